@@ -1,0 +1,432 @@
+"""Settings of every service, read once from the environment and ``.env``, typed, one class per concern.
+
+Importing this module reads and creates nothing: ``load()`` does the reading, at the start of a process.
+``python -m config`` prints ``.env.example``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self, TypeVar
+
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+
+
+def _http_url(value: str) -> str:
+    """Check an operator's URL and keep its spelling, less a trailing slash."""
+    TypeAdapter(HttpUrl).validate_python(value)
+    return value.rstrip("/")
+
+
+BaseUrl = Annotated[str, AfterValidator(_http_url)]
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Engine(StrEnum):
+    """Where objects are kept."""
+
+    LOCAL = "local"
+    S3 = "s3"
+
+
+class LogFormat(StrEnum):
+    """``json`` for machines, ``console`` for people; one event per line either way."""
+
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class Section(BaseSettings):
+    """Base of the settings classes: environment first, then ``.env``; an empty value means the default."""
+
+    title: ClassVar[str]
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
+    )
+
+
+class ApiSettings(Section):
+    title = "The front door"
+
+    host: str = Field("127.0.0.1", alias="API_HOST", description="Address to listen on.")
+    port: Port = Field(8000, alias="API_PORT", description="Port to listen on.")
+    username: str | None = Field(
+        None, alias="BASIC_AUTH_USERNAME", description="Required by the API; there is no default."
+    )
+    password: SecretStr | None = Field(
+        None, alias="BASIC_AUTH_PASSWORD", description="Required by the API; there is no default."
+    )
+    max_request_bytes: Count = Field(
+        64 * KIB, alias="MAX_REQUEST_BYTES", description="Largest body of a request, bytes."
+    )
+    accept_timeout: Seconds = Field(
+        1.5,
+        alias="ACCEPT_TIMEOUT",
+        description="Longest wait for the broker before a request is answered 503, s.",
+    )
+
+    def require_credentials(self) -> tuple[str, str]:
+        """The user name and the password. Raises ConfigError unless both are set and not empty."""
+        password = self.password.get_secret_value() if self.password else ""
+        missing = [
+            name
+            for name, value in (("BASIC_AUTH_USERNAME", self.username), ("BASIC_AUTH_PASSWORD", password))
+            if not value
+        ]
+        if missing:
+            raise ConfigError(f"{' and '.join(missing)} must be set: the API does not start without credentials.")
+        return self.username or "", password
+
+
+class KafkaSettings(Section):
+    title = "The broker (unset bootstrap servers: the embedded transport, one machine, no server)"
+
+    bootstrap_servers: str | None = Field(
+        None, alias="KAFKA_BOOTSTRAP_SERVERS", description="host:port[,host:port…]; unset: embedded."
+    )
+    task_topic: str = Field("uvr_tasks", alias="KAFKA_TASK_TOPIC", description="Jobs for the processors.")
+    result_topic: str = Field("uvr_results", alias="KAFKA_RESULT_TOPIC", description="Results for the uploaders.")
+    event_topic: str = Field("uvr_events", alias="KAFKA_EVENT_TOPIC", description="Progress reports.")
+    dead_letter_topic: str = Field(
+        "uvr_dead_letters", alias="KAFKA_DEAD_LETTER_TOPIC", description="Messages that nobody can work on."
+    )
+    processor_group: str = Field(
+        "uvr_processors", alias="KAFKA_PROCESSOR_GROUP_ID", description="Consumer group of the processors."
+    )
+    uploader_group: str = Field(
+        "uvr_uploaders", alias="KAFKA_UPLOADER_GROUP_ID", description="Consumer group of the uploaders."
+    )
+    max_poll_interval_ms: int | None = Field(
+        None,
+        ge=1000,
+        alias="KAFKA_MAX_POLL_INTERVAL_MS",
+        description="After this long without a poll a hung client loses its jobs, ms. "
+        "Unset: 600000 for the processor, 300000 for the uploader. A job may take longer.",
+    )
+    session_timeout_ms: int = Field(
+        30_000,
+        ge=1000,
+        alias="KAFKA_SESSION_TIMEOUT_MS",
+        description="After this long a dead member is replaced, ms.",
+    )
+    partitions: Count = Field(
+        12,
+        alias="KAFKA_PARTITIONS",
+        description="Partitions of topics that are created: the most processors that can share the load.",
+    )
+    replication_factor: Count = Field(
+        1,
+        alias="KAFKA_REPLICATION_FACTOR",
+        description="Replicas of topics that are created; 3 on a cluster.",
+    )
+    publish_timeout: Seconds = Field(
+        30.0,
+        alias="KAFKA_PUBLISH_TIMEOUT",
+        description="Longest wait of a worker for the broker to take a message, s.",
+    )
+
+
+class StateSettings(Section):
+    title = "State on this machine"
+
+    data_dir: Path = Field(Path(".local"), alias="DATA_DIR", description="Embedded transport, local storage, hand-off.")
+    temp_dir: Path | None = Field(
+        None, alias="TEMP_DIR", description="Working files of running jobs. Unset: DATA_DIR/tmp."
+    )
+    output_dir: Path | None = Field(
+        None, alias="OUTPUT_DIR", description="Finished stems when STORAGE=local. Unset: DATA_DIR/stems."
+    )
+    lease_seconds: Seconds = Field(
+        15.0,
+        alias="EMBEDDED_LEASE",
+        description="After this long a dead worker's job goes to another (embedded), s.",
+    )
+    retention_seconds: Seconds = Field(
+        7 * 86400.0,
+        alias="EMBEDDED_RETENTION",
+        description="How long settled messages are kept (embedded), s.",
+    )
+
+    @property
+    def broker_file(self) -> Path:
+        """The embedded transport's database."""
+        return self.data_dir / "broker.sqlite"
+
+    @property
+    def stems_dir(self) -> Path:
+        """Finished stems of the local store."""
+        return self.output_dir or self.data_dir / "stems"
+
+    @property
+    def handoff_dir(self) -> Path:
+        """Stems on their way from processor to uploader."""
+        return self.data_dir / "handoff"
+
+    @property
+    def work_dir(self) -> Path:
+        """Working files of running jobs."""
+        return self.temp_dir or self.data_dir / "tmp"
+
+    @property
+    def link_key_file(self) -> Path:
+        """The key that signs links to local stems, made at first use."""
+        return self.data_dir / "link.key"
+
+
+class StorageSettings(Section):
+    title = "Where finished stems go"
+
+    storage: Engine | None = Field(
+        None, alias="STORAGE", description="local or s3. Unset: s3 if S3_BUCKET_NAME is set, else local."
+    )
+    handoff: Engine = Field(
+        Engine.LOCAL,
+        alias="HANDOFF",
+        description="How stems get to the uploader: local (a shared DATA_DIR) or s3 (a prefix of the bucket).",
+    )
+    s3_endpoint_url: BaseUrl | None = Field(
+        None, alias="S3_ENDPOINT_URL", description="Unset: AWS. Set it for any other S3 server."
+    )
+    s3_bucket: str | None = Field(None, alias="S3_BUCKET_NAME", description="Must exist.")
+    s3_public_domain: BaseUrl | None = Field(
+        None,
+        alias="S3_PUBLIC_DOMAIN",
+        description="Links become S3_PUBLIC_DOMAIN/key. Unset: presigned links.",
+    )
+    aws_access_key_id: SecretStr | None = Field(
+        None,
+        alias="AWS_ACCESS_KEY_ID",
+        description="Unset: boto3 looks where it always looks (role, profile).",
+    )
+    aws_secret_access_key: SecretStr | None = Field(None, alias="AWS_SECRET_ACCESS_KEY", description="See above.")
+    aws_region: str = Field("us-east-1", alias="AWS_REGION", description="Region of the bucket.")
+    result_url_ttl: int = Field(
+        86_400,
+        ge=60,
+        le=604_800,
+        alias="RESULT_URL_TTL",
+        description="How long presigned links are valid, s (7 days at most).",
+    )
+    result_base_url: BaseUrl | None = Field(
+        None,
+        alias="RESULT_BASE_URL",
+        description="Address under which clients reach the API, for links to local stems. Unset: API_HOST:API_PORT.",
+    )
+
+    @property
+    def engine(self) -> Engine:
+        """Where finished stems are kept."""
+        return self.storage or (Engine.S3 if self.s3_bucket else Engine.LOCAL)
+
+    @model_validator(mode="after")
+    def _bucket_where_needed(self) -> Self:
+        if Engine.S3 in (self.engine, self.handoff) and not self.s3_bucket:
+            raise ValueError("S3_BUCKET_NAME must be set when STORAGE or HANDOFF is s3")
+        if (self.aws_access_key_id is None) != (self.aws_secret_access_key is None):
+            raise ValueError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set together")
+        return self
+
+
+class ModelSettings(Section):
+    title = "The model"
+
+    model_name: str = Field(
+        "UVR-MDX-NET-Inst_HQ_4.onnx",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._ ()+-]{0,127}$",
+        alias="MODEL_NAME",
+        description="File name of the model that is loaded at start; fetched into MODEL_FILE_DIR if it is not there.",
+    )
+    model_dir: Path = Field(
+        Path("models"), alias="MODEL_FILE_DIR", description="Model files and their json descriptions."
+    )
+    require_gpu: bool = Field(
+        False, alias="REQUIRE_GPU", description="true: refuse to start when separation would run on the CPU."
+    )
+
+
+class DownloadSettings(Section):
+    title = "What may be fetched"
+
+    allow_private_networks: bool = Field(
+        False,
+        alias="ALLOW_PRIVATE_NETWORKS",
+        description="true: allow audio and webhooks on loopback and private addresses.",
+    )
+    max_audio_bytes: Count = Field(500 * MIB, alias="MAX_AUDIO_BYTES", description="Largest source file, bytes.")
+    max_audio_seconds: Seconds = Field(3600.0, alias="MAX_AUDIO_SECONDS", description="Longest song, s.")
+    download_timeout: Seconds = Field(600.0, alias="DOWNLOAD_TIMEOUT", description="Longest download of one source, s.")
+    connect_timeout: Seconds = Field(
+        10.0, alias="DOWNLOAD_CONNECT_TIMEOUT", description="Longest wait for a connection, s."
+    )
+    stall_timeout: Seconds = Field(
+        30.0, alias="DOWNLOAD_STALL_TIMEOUT", description="Longest wait for the next bytes, s."
+    )
+    chunk_bytes: Count = Field(1 * MIB, alias="DOWNLOAD_CHUNK_BYTES", description="Bytes per read and write.")
+
+
+class WorkerSettings(Section):
+    title = "The workers"
+
+    processor_health_host: str = Field(
+        "127.0.0.1",
+        alias="PROCESSOR_HEALTH_HOST",
+        description="Address of the processor's /health and /ready.",
+    )
+    processor_health_port: Port = Field(
+        8001,
+        alias="PROCESSOR_HEALTH_PORT",
+        description="Port of the processor's /health and /ready; 0: any free one.",
+    )
+    uploader_health_host: str = Field(
+        "127.0.0.1", alias="UPLOADER_HEALTH_HOST", description="Address of the uploader's /health and /ready."
+    )
+    uploader_health_port: Port = Field(
+        8002,
+        alias="UPLOADER_HEALTH_PORT",
+        description="Port of the uploader's /health and /ready; 0: any free one.",
+    )
+    shutdown_grace: Seconds = Field(
+        30.0,
+        alias="SHUTDOWN_GRACE",
+        description="After SIGTERM, time to finish the job in hand before it is given back, s.",
+    )
+    job_timeout: Seconds = Field(
+        7200.0, alias="JOB_TIMEOUT", description="Longest separation of one song; a hung one is ended, s."
+    )
+    max_attempts: Count = Field(
+        4, alias="MAX_ATTEMPTS", description="Tries of a job whose source answers with passing errors."
+    )
+    max_crashes: Count = Field(
+        2, alias="MAX_CRASHES", description="Workers that one job may take down before it is dead-lettered."
+    )
+    retry_base: Seconds = Field(1.0, alias="RETRY_BASE_DELAY", description="First delay between two tries, s; doubles.")
+    retry_cap: Seconds = Field(30.0, alias="RETRY_MAX_DELAY", description="Longest delay between two tries, s.")
+
+
+def _webhook_secret(value: SecretStr) -> SecretStr:
+    """Check the Standard Webhooks form: ``whsec_`` and the base64 of 24 to 64 bytes; two, while rotating."""
+    for secret in value.get_secret_value().split():
+        try:
+            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
+            raise ValueError("must be whsec_ followed by the base64 of 24 to 64 random bytes")
+    return value
+
+
+class WebhookSettings(Section):
+    title = "The webhook"
+
+    secret: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = Field(
+        None,
+        alias="WEBHOOK_SECRET",
+        description="Signs webhooks: whsec_ and the base64 of 24 to 64 bytes; two, separated by a space, "
+        "while rotating. Unset: webhooks are not signed.",
+    )
+    timeout: Seconds = Field(15.0, alias="WEBHOOK_TIMEOUT", description="Longest wait for the receiver, s.")
+    max_attempts: Count = Field(
+        6, alias="WEBHOOK_MAX_ATTEMPTS", description="Tries before the result is dead-lettered."
+    )
+    retry_base: Seconds = Field(
+        1.0, alias="WEBHOOK_RETRY_BASE_DELAY", description="First delay between two tries, s; doubles."
+    )
+    retry_cap: Seconds = Field(30.0, alias="WEBHOOK_RETRY_MAX_DELAY", description="Longest delay between two tries, s.")
+
+
+class LogSettings(Section):
+    title = "Logs"
+
+    level: str = Field(
+        "INFO",
+        pattern="^(DEBUG|INFO|WARNING|ERROR)$",
+        alias="LOG_LEVEL",
+        description="Least severe line that is written.",
+    )
+    format: LogFormat = Field(LogFormat.JSON, alias="LOG_FORMAT", description="json or console.")
+
+
+class ConfigError(Exception):
+    """The settings cannot be used; the message names the variable and what to do."""
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+class Settings:
+    """All settings. Each concern is read on first use, so that a service needs only what it uses."""
+
+    def __init__(self, env_file: Path | None = Path(".env")) -> None:
+        def read(section: type[SectionT]) -> SectionT:
+            return section(_env_file=env_file)
+
+        self.api = read(ApiSettings)
+        self.kafka = read(KafkaSettings)
+        self.state = read(StateSettings)
+        self.storage = read(StorageSettings)
+        self.model = read(ModelSettings)
+        self.download = read(DownloadSettings)
+        self.worker = read(WorkerSettings)
+        self.webhook = read(WebhookSettings)
+        self.log = read(LogSettings)
+
+
+SECTIONS: tuple[type[Section], ...] = (
+    ApiSettings,
+    KafkaSettings,
+    StateSettings,
+    StorageSettings,
+    ModelSettings,
+    DownloadSettings,
+    WorkerSettings,
+    WebhookSettings,
+    LogSettings,
+)
+
+
+def load(env_file: Path | None = Path(".env")) -> Settings:
+    """Read and check every setting. Raises ConfigError naming each variable that cannot be used."""
+    try:
+        return Settings(env_file)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_sentences(error))) from None
+
+
+def _sentences(error: ValidationError) -> Iterator[str]:
+    """One sentence per wrong variable; the value itself is left out, since it may be a secret."""
+    for item in error.errors(include_input=False, include_url=False):
+        name = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        yield f"{name}: {message}" if name else message
+
+
+def env_example() -> str:
+    """The text of ``.env.example``: every variable with its description and default."""
+    lines = ["# Every setting with its default. Copy to .env and change what you need.", ""]
+    for section in SECTIONS:
+        lines += [f"# --- {section.title} ---", ""]
+        for field in section.model_fields.values():
+            lines += [f"# {field.description}", f"{field.alias}={_shown_default(field)}", ""]
+    return "\n".join(lines)
+
+
+def _shown_default(field: FieldInfo) -> str:
+    default: Any = field.default
+    if default is None:
+        return ""
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(env_example())

@@ -1,0 +1,128 @@
+"""The error taxonomy: every failure is classified once, at the boundary where it enters the pipeline.
+
+    PipelineError
+    ├── PermanentError        this job can never succeed: fail it at once
+    ├── TransientError        this job may succeed later: spend an attempt, try again
+    ├── InfrastructureError   nothing is wrong with the job: keep it, spend nothing, wait
+    ├── PoisonError           the job took its worker down
+    └── CancelledError        the work must stop and its result must not be published
+
+Code above a boundary never sees an exception of kafka, boto3, requests, PyAV, torch or audio-separator.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class ErrorKind(StrEnum):
+    """What a failure means for the job that met it."""
+
+    PERMANENT = "permanent"
+    TRANSIENT = "transient"
+    INFRASTRUCTURE = "infrastructure"
+    POISON = "poison"
+    CANCELLED = "cancelled"
+
+
+class ErrorCode(StrEnum):
+    """Machine-readable reasons, as they appear in webhooks and logs. Codes are added, never renamed."""
+
+    # The source of the audio, and the receiver of the webhook.
+    URL_INVALID = "url_invalid"
+    URL_FORBIDDEN = "url_forbidden"
+    SOURCE_NOT_FOUND = "source_not_found"
+    SOURCE_REFUSED = "source_refused"
+    SOURCE_UNAVAILABLE = "source_unavailable"
+    SOURCE_TIMEOUT = "source_timeout"
+    SOURCE_INCOMPLETE = "source_incomplete"
+    SOURCE_TOO_LARGE = "source_too_large"
+    SOURCE_PROTOCOL = "source_protocol"
+    # The audio itself.
+    NOT_AUDIO = "not_audio"
+    AUDIO_EMPTY = "audio_empty"
+    AUDIO_TOO_LONG = "audio_too_long"
+    AUDIO_CORRUPT = "audio_corrupt"
+    # The separation.
+    MODEL_UNKNOWN = "model_unknown"
+    MODEL_UNAVAILABLE = "model_unavailable"
+    STEM_UNKNOWN = "stem_unknown"
+    STEM_MISSING = "stem_missing"
+    SEPARATION_FAILED = "separation_failed"
+    WORKER_DIED = "worker_died"
+    WORKER_TIMEOUT = "worker_timeout"
+    DEVICE_UNAVAILABLE = "device_unavailable"
+    # The hand-off, the storage, the webhook.
+    HANDOFF_MISSING = "handoff_missing"
+    OBJECT_MISSING = "object_missing"
+    STORAGE_UNAVAILABLE = "storage_unavailable"
+    STORAGE_REFUSED = "storage_refused"
+    DISK_FULL = "disk_full"
+    WEBHOOK_FAILED = "webhook_failed"
+    WEBHOOK_GONE = "webhook_gone"
+    # The transport.
+    BROKER_UNAVAILABLE = "broker_unavailable"
+    BROKER_REFUSED = "broker_refused"
+    MESSAGE_TOO_LARGE = "message_too_large"
+    MESSAGE_INVALID = "message_invalid"
+    DELIVERY_LOST = "delivery_lost"
+    SHUTTING_DOWN = "shutting_down"
+    # A defect of ours.
+    INTERNAL = "internal"
+
+
+class PipelineError(Exception):
+    """Base of every classified failure.
+
+    ``message`` is one clear sentence that may be shown to the client: no secrets, no local paths, no addresses.
+    """
+
+    kind: ClassVar[ErrorKind]
+
+    def __init__(self, message: str, *, code: ErrorCode) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+    @property
+    def retryable(self) -> bool:
+        """Whether sending the same request again later can help."""
+        return self.kind is not ErrorKind.PERMANENT
+
+
+class PermanentError(PipelineError):
+    """The job can never succeed as it was asked for: 404, not audio, too long, unknown model."""
+
+    kind = ErrorKind.PERMANENT
+
+
+class TransientError(PipelineError):
+    """The job may succeed later: 503, time-out, reset. Spends one attempt.
+
+    ``retry_after`` (s) is the delay that the other side asked for, if it did.
+    """
+
+    kind = ErrorKind.TRANSIENT
+
+    def __init__(self, message: str, *, code: ErrorCode, retry_after: float | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
+
+
+class InfrastructureError(PipelineError):
+    """Our own surroundings are broken (broker, storage, disk): keep the job, spend nobody's attempt."""
+
+    kind = ErrorKind.INFRASTRUCTURE
+
+
+class PoisonError(PipelineError):
+    """The job took down the process that worked on it."""
+
+    kind = ErrorKind.POISON
+
+
+class CancelledError(PipelineError):
+    """The work must stop now; whatever it produced so far is not published."""
+
+    kind = ErrorKind.CANCELLED

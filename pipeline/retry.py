@@ -1,0 +1,92 @@
+"""Retry policy as pure data: (error, attempts) → decision. No clock, no sleep, no I/O."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pipeline.errors import ErrorKind, PipelineError, TransientError
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential back-off with full jitter on its upper half: delay ∈ [d/2, d], d = min(cap, base·2ⁿ⁻¹).
+
+    The lower half is kept so that a retry never comes at once, the jitter so that workers which failed together
+    do not come back together.
+    """
+
+    base: float
+    """First delay in s."""
+    cap: float
+    """Longest delay in s."""
+
+    def delay(self, failures: int, rng: random.Random) -> float:
+        """Delay in s before the next try, after ``failures`` ≥ 1 tries in a row have failed."""
+        # The exponent is bounded so that an outage of days cannot overflow the float.
+        ceiling = min(self.cap, self.base * 2.0 ** min(failures - 1, 60))
+        return ceiling * (0.5 + 0.5 * rng.random())
+
+
+class Action(Enum):
+    """What to do with a job whose handling raised."""
+
+    RETRY = "retry"  # try again after the delay; an attempt is spent
+    HOLD = "hold"  # keep the job and try again after the delay; nothing is spent
+    FAIL = "fail"  # publish the failed outcome
+    GIVE_BACK = "give_back"  # back to the transport, the death counted; the next delivery decides
+    QUARANTINE = "quarantine"  # publish the failed outcome and a dead letter
+    ABANDON = "abandon"  # stop without an outcome: the job is not ours to finish
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    action: Action
+    delay: float = 0.0
+    """Seconds to wait first."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how patiently each kind of failure is tried again."""
+
+    max_attempts: int = 4
+    """Tries of a job whose failures are transient, the first one included."""
+    max_crashes: int = 2
+    """Workers that one job may take down before it is quarantined."""
+    transient: Backoff = field(default_factory=lambda: Backoff(base=1.0, cap=30.0))
+    infrastructure: Backoff = field(default_factory=lambda: Backoff(base=0.5, cap=30.0))
+    retry_after_cap: float = 60.0
+    """Longest ``Retry-After`` (s) that is honoured while the job is held in memory."""
+
+    def is_poison(self, deliveries: int) -> bool:
+        """Whether a job that is being delivered for the ``deliveries``-th time killed its worker too often.
+
+        Only deliveries that ended with neither an outcome nor a clean return are counted by the transport.
+        """
+        return deliveries > self.max_crashes
+
+    def decide(self, error: PipelineError, *, failures: int, deliveries: int, rng: random.Random) -> Decision:
+        """What to do after ``failures`` ≥ 1 failures in a row of this kind, in the ``deliveries``-th delivery."""
+        match error.kind:
+            case ErrorKind.PERMANENT:
+                return Decision(Action.FAIL)
+            case ErrorKind.TRANSIENT:
+                return self._after_transient(error, failures, rng)
+            case ErrorKind.INFRASTRUCTURE:
+                return Decision(Action.HOLD, self.infrastructure.delay(failures, rng))
+            case ErrorKind.POISON:
+                poison = self.is_poison(deliveries + 1)
+                return Decision(Action.QUARANTINE if poison else Action.GIVE_BACK)
+            case ErrorKind.CANCELLED:
+                return Decision(Action.ABANDON)
+
+    def _after_transient(self, error: PipelineError, failures: int, rng: random.Random) -> Decision:
+        if failures >= self.max_attempts:
+            return Decision(Action.FAIL)
+        delay = self.transient.delay(failures, rng)
+        asked = error.retry_after if isinstance(error, TransientError) else None
+        if asked is not None:
+            delay = max(delay, min(asked, self.retry_after_cap))
+        return Decision(Action.RETRY, delay)
