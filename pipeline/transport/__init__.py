@@ -1,0 +1,5 @@
+"""Brokers behind one protocol: ``embedded`` for a single machine, ``kafka`` for everything beyond it."""
+
+from pipeline.transport.protocol import Delivery, Message, Subscription, Topic, Transport
+
+__all__ = ["Delivery", "Message", "Subscription", "Topic", "Transport"]

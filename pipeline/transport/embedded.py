@@ -1,0 +1,343 @@
+"""The embedded engine: a durable broker in one SQLite file, for one machine and no server.
+
+Members of a group compete for messages. A taken message is leased; a member renews its leases from a thread of its
+own, so a job may run for hours, and the lease of a member that died runs out and its message comes again.
+Settling writes the outputs and the new low-water mark in one transaction.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib import resources
+from pathlib import Path
+
+from pipeline.cancel import CancelToken
+from pipeline.errors import CancelledError, ErrorCode, InfrastructureError
+from pipeline.telemetry import get_logger
+from pipeline.transport.protocol import Delivery, Message, Topic
+
+log = get_logger(__name__)
+
+#: How often an idle member looks for messages that another process published, s.
+POLL_INTERVAL = 0.05
+#: Longest wait for another process's transaction, s.
+BUSY_TIMEOUT = 10.0
+#: How often settled messages past their retention are dropped, s.
+PURGE_INTERVAL = 600.0
+
+# A message is ready when nobody holds it and no earlier message with its key is unsettled. A lease that ends later
+# than a whole lease from now was written before the clock was set back: it counts as over.
+_READY = """
+SELECT m.seq, m.topic, m.key, m.value, m.headers, coalesce(d.attempts, 0)
+FROM messages m
+LEFT JOIN low_water_marks w ON w.grp = :grp AND w.topic = m.topic
+LEFT JOIN deliveries d ON d.grp = :grp AND d.seq = m.seq
+WHERE m.topic = :topic AND m.seq >= coalesce(w.seq, 0)
+  AND coalesce(d.settled, 0) = 0
+  AND (d.owner IS NULL OR d.lease_until < :now OR d.lease_until > :now + :lease + 1)
+  AND NOT EXISTS (
+    SELECT 1 FROM messages e
+    LEFT JOIN deliveries f ON f.grp = :grp AND f.seq = e.seq
+    WHERE e.topic = m.topic AND e.key = m.key AND e.seq < m.seq AND e.seq >= coalesce(w.seq, 0)
+      AND coalesce(f.settled, 0) = 0)
+ORDER BY m.seq LIMIT 1
+"""
+_CLAIM = """
+INSERT INTO deliveries (grp, seq, owner, lease_until, attempts) VALUES (:grp, :seq, :owner, :until, 1)
+ON CONFLICT (grp, seq) DO UPDATE SET owner = :owner, lease_until = :until, attempts = attempts + 1
+"""
+_FIRST_UNSETTLED = """
+SELECT min(m.seq) FROM messages m
+LEFT JOIN deliveries d ON d.grp = :grp AND d.seq = m.seq
+WHERE m.topic = :topic AND coalesce(d.settled, 0) = 0
+  AND m.seq >= coalesce((SELECT seq FROM low_water_marks WHERE grp = :grp AND topic = :topic), 0)
+"""
+_PURGE = """
+DELETE FROM messages WHERE seq IN (
+  SELECT m.seq FROM messages m JOIN topics t ON t.name = m.topic
+  WHERE t.retention IS NOT NULL AND m.published < :now - t.retention
+    AND (t.reports OR m.seq < (SELECT min(w.seq) FROM low_water_marks w WHERE w.topic = m.topic)))
+"""
+
+
+class Database:
+    """One SQLite connection, used by one thread at a time, whose errors are translated."""
+
+    def __init__(self, path: Path, *, durable: bool) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.RLock()
+        with _translated():
+            self._connection = sqlite3.connect(
+                path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+            )
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            # FULL: a commit is on the disk when it returns. NORMAL: it may be lost with the power, never torn.
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            schema = resources.files(__package__).joinpath("schema.sql").read_text("utf-8")
+            self._connection.executescript(schema)
+
+    def query(self, sql: str, values: Mapping[str, object]) -> list[tuple[object, ...]]:
+        """Rows of a reading statement."""
+        with self._lock, _translated():
+            return self._connection.execute(sql, values).fetchall()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, seen by no other process before it is complete."""
+        with self._lock, _translated():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # SQLite itself rolls back when the disk is full
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        with self._lock, _translated():
+            self._connection.close()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The boundary between SQLite's exceptions and ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise InfrastructureError("the disk that holds the queue is full", code=ErrorCode.DISK_FULL) from error
+        raise InfrastructureError(
+            f"the embedded queue does not answer: {error}", code=ErrorCode.BROKER_UNAVAILABLE
+        ) from error
+
+
+class EmbeddedTransport:
+    """See ``pipeline.transport.protocol.Transport``.
+
+    ``lease``: s after which a dead member's message comes again.
+    """
+
+    def __init__(self, path: Path, *, lease: float = 15.0) -> None:
+        self._path = path
+        self._lease = lease
+        self._database = Database(path, durable=True)
+        self._reports = Database(path, durable=False)
+        self._subscriptions: list[EmbeddedSubscription] = []
+
+    def ensure_topics(self, topics: Sequence[Topic]) -> None:
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO topics (name, retention, reports) VALUES (?, ?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET retention = excluded.retention, reports = excluded.reports",
+                [(topic.name, topic.retention, topic.reports) for topic in topics],
+            )
+
+    def publish(self, *messages: Message) -> None:
+        with self._database.transaction() as connection:
+            _insert(connection, messages)
+
+    def emit(self, *messages: Message) -> None:
+        try:
+            with self._reports.transaction() as connection:
+                _insert(connection, messages)
+        except InfrastructureError as error:
+            log.warning("report_lost", error=error.message)
+
+    def subscribe(self, topics: Sequence[str], group: str) -> EmbeddedSubscription:
+        subscription = EmbeddedSubscription(Database(self._path, durable=True), topics, group, self._lease)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    def check(self) -> None:
+        with self._database.transaction():
+            pass  # took and gave back the right to write
+
+    def close(self) -> None:
+        for subscription in self._subscriptions:
+            subscription.close()
+        self._reports.close()
+        self._database.close()
+
+
+class EmbeddedSubscription:
+    """See ``pipeline.transport.protocol.Subscription``."""
+
+    def __init__(self, database: Database, topics: Sequence[str], group: str, lease: float) -> None:
+        self._database = database
+        self._topics = tuple(topics)
+        self._group = group
+        self._lease = lease
+        self._owner = uuid.uuid4().hex
+        self._open: dict[int, Delivery] = {}
+        self._open_lock = threading.Lock()
+        self._closed = threading.Event()
+        self._keeper = threading.Thread(target=self._keep_alive, name=f"lease-{group}", daemon=True)
+        with database.transaction() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO low_water_marks (grp, topic, seq) VALUES (?, ?, 0)",
+                [(group, topic) for topic in self._topics],
+            )
+        self._keeper.start()
+
+    def receive(self, timeout: float) -> Delivery | None:
+        deadline = time.monotonic() + timeout
+        while True:
+            delivery = self._take()
+            if delivery is not None:
+                return delivery
+            left = deadline - time.monotonic()
+            if left <= 0 or self._closed.wait(min(left, POLL_INTERVAL)):
+                return None
+
+    def settle(self, delivery: Delivery, *outputs: Message) -> None:
+        with self._database.transaction() as connection:
+            self._require_ownership(connection, delivery)
+            _insert(connection, outputs)
+            connection.execute(
+                "UPDATE deliveries SET settled = 1, owner = NULL WHERE grp = ? AND seq = ?",
+                (self._group, delivery.offset),
+            )
+            self._advance_mark(connection, delivery.message.topic)
+        self._forget(delivery)
+
+    def release(self, delivery: Delivery, *, count_attempt: bool) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE deliveries SET owner = NULL, lease_until = 0, attempts = attempts - ? "
+                "WHERE grp = ? AND seq = ? AND owner = ?",
+                (0 if count_attempt else 1, self._group, delivery.offset, self._owner),
+            )
+        self._forget(delivery)
+
+    def close(self) -> None:
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._keeper.join()
+        for delivery in self._open_deliveries():
+            delivery.cancel.cancel(ErrorCode.DELIVERY_LOST)
+            # If even this fails, the lease runs out by itself.
+            with suppress(InfrastructureError):
+                self.release(delivery, count_attempt=False)
+        self._database.close()
+
+    def _take(self) -> Delivery | None:
+        # Looking first without the right to write keeps idle members from queueing for it.
+        if not any(self._ready(topic) for topic in self._topics):
+            return None
+        with self._database.transaction() as connection:
+            delivery = self._claim_first(connection)
+        if delivery is not None:
+            with self._open_lock:
+                self._open[delivery.offset] = delivery
+        return delivery
+
+    def _ready(self, topic: str) -> bool:
+        return bool(self._database.query(_READY, self._ready_values(topic)))
+
+    def _ready_values(self, topic: str) -> dict[str, object]:
+        return {"grp": self._group, "topic": topic, "now": time.time(), "lease": self._lease}
+
+    def _claim_first(self, connection: sqlite3.Connection) -> Delivery | None:
+        for topic in self._topics:
+            row = connection.execute(_READY, self._ready_values(topic)).fetchone()
+            if row is not None:
+                return self._claim(connection, row)
+        return None
+
+    def _claim(self, connection: sqlite3.Connection, row: tuple[int, str, str, bytes, str, int]) -> Delivery:
+        seq, topic, key, value, headers, attempts = row
+        connection.execute(
+            _CLAIM,
+            {"grp": self._group, "seq": seq, "owner": self._owner, "until": time.time() + self._lease},
+        )
+        message = Message(topic, key, value, _decode_headers(headers))
+        return Delivery(message, partition=0, offset=seq, attempt=attempts + 1, cancel=CancelToken())
+
+    def _require_ownership(self, connection: sqlite3.Connection, delivery: Delivery) -> None:
+        row = connection.execute(
+            "SELECT owner FROM deliveries WHERE grp = ? AND seq = ?", (self._group, delivery.offset)
+        ).fetchone()
+        if row is None or row[0] != self._owner:
+            delivery.cancel.cancel(ErrorCode.DELIVERY_LOST)
+            self._forget(delivery)
+            raise CancelledError("the job now belongs to another consumer", code=ErrorCode.DELIVERY_LOST)
+
+    def _advance_mark(self, connection: sqlite3.Connection, topic: str) -> None:
+        values = {"grp": self._group, "topic": topic}
+        (mark,) = connection.execute(_FIRST_UNSETTLED, values).fetchone()
+        if mark is None:
+            (mark,) = connection.execute("SELECT max(seq) + 1 FROM messages WHERE topic = :topic", values).fetchone()
+        connection.execute("UPDATE low_water_marks SET seq = ? WHERE grp = ? AND topic = ?", (mark, self._group, topic))
+        connection.execute(
+            "DELETE FROM deliveries WHERE grp = ? AND seq < ? "
+            "AND EXISTS (SELECT 1 FROM messages m WHERE m.seq = deliveries.seq AND m.topic = ?)",
+            (self._group, mark, topic),
+        )
+
+    def _open_deliveries(self) -> tuple[Delivery, ...]:
+        with self._open_lock:
+            return tuple(self._open.values())
+
+    def _forget(self, delivery: Delivery) -> None:
+        with self._open_lock:
+            self._open.pop(delivery.offset, None)
+
+    def _keep_alive(self) -> None:
+        next_purge = 0.0
+        while not self._closed.wait(self._lease / 4):
+            try:
+                self._renew_leases()
+                if time.monotonic() >= next_purge:
+                    self._purge()
+                    next_purge = time.monotonic() + PURGE_INTERVAL
+            except InfrastructureError as error:
+                # Ownership is checked again when the delivery is settled, so nothing is published twice unnoticed.
+                log.warning("lease_not_renewed", group=self._group, error=error.message)
+
+    def _renew_leases(self) -> None:
+        deliveries = self._open_deliveries()
+        if not deliveries:
+            return
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE deliveries SET lease_until = ? WHERE grp = ? AND owner = ? AND settled = 0",
+                (time.time() + self._lease, self._group, self._owner),
+            )
+            rows = connection.execute(
+                "SELECT seq FROM deliveries WHERE grp = ? AND owner = ?", (self._group, self._owner)
+            ).fetchall()
+        owned = {seq for (seq,) in rows}
+        for delivery in deliveries:
+            # Still open now, so neither settled nor released between the two looks.
+            if delivery.offset not in owned and delivery in self._open_deliveries():
+                self._forget(delivery)
+                delivery.cancel.cancel(ErrorCode.DELIVERY_LOST)
+
+    def _purge(self) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(_PURGE, {"now": time.time()})
+
+
+def _insert(connection: sqlite3.Connection, messages: Sequence[Message]) -> None:
+    now = time.time()
+    connection.executemany(
+        "INSERT INTO messages (topic, key, value, headers, published) VALUES (?, ?, ?, ?, ?)",
+        [(m.topic, m.key, m.value, _encode_headers(m.headers), now) for m in messages],
+    )
+
+
+def _encode_headers(headers: Mapping[str, bytes]) -> str:
+    return json.dumps({name: base64.b64encode(value).decode("ascii") for name, value in headers.items()})
+
+
+def _decode_headers(text: str) -> dict[str, bytes]:
+    return {name: base64.b64decode(value) for name, value in json.loads(text).items()}

@@ -1,0 +1,113 @@
+"""The protocol that the services speak to a broker, and the promises every engine keeps.
+
+1. Messages with the same key are delivered in the order in which they were published.
+2. ``publish`` returns when the messages are durable.
+3. At least once: a delivery that was neither settled nor released comes again, to this or another consumer.
+4. ``settle`` makes the outputs durable first and only then advances the offset. A crash in between repeats the
+   job's last step, never loses it.
+5. The engine keeps the membership alive by itself: a job may run for hours.
+6. A delivery that now belongs to another consumer has its ``cancel`` token set, and can no longer be settled.
+7. ``attempt`` counts deliveries that ended in neither ``settle`` nor an uncounted ``release``; the count
+   survives the death of every process involved.
+
+The conformance suite in ``tests/conformance`` holds every engine to these sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline.cancel import CancelToken
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Bytes on their way to a topic. Messages with the same key keep their order."""
+
+    topic: str
+    key: str
+    value: bytes
+    headers: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message in the hands of one consumer, until it is settled, released or lost."""
+
+    message: Message
+    partition: int
+    offset: int
+    attempt: int
+    """1 for the first delivery; +1 for each earlier one that ended without an outcome."""
+    cancel: CancelToken
+
+    @property
+    def position(self) -> str:
+        """Where the message lies, for logs: ``topic/partition@offset``."""
+        return f"{self.message.topic}/{self.partition}@{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic as it is created."""
+
+    name: str
+    retention: float | None
+    """How long messages are kept, s; None: for ever. No engine drops a message before then; the embedded one also
+    keeps what a group has not settled yet, unless ``reports``."""
+    reports: bool = False
+    """Messages are reports (see ``emit``): they may be dropped unread."""
+
+
+class Subscription(Protocol):
+    """A member of a consumer group. Used by one thread at a time; several deliveries may be open at once."""
+
+    def receive(self, timeout: float) -> Delivery | None:
+        """The next delivery, or None after ``timeout`` s.
+
+        Raises InfrastructureError while the broker cannot be reached.
+        """
+
+    def settle(self, delivery: Delivery, *outputs: Message) -> None:
+        """Make ``outputs`` durable, then mark the delivery as done. May be called again after a failure.
+
+        Raises InfrastructureError if the broker does not take it (nothing is acknowledged then), PermanentError
+        if an output can never be stored, CancelledError if the delivery now belongs to another consumer.
+        """
+
+    def release(self, delivery: Delivery, *, count_attempt: bool) -> None:
+        """Give the delivery back; it comes again, to this or another consumer.
+
+        With ``count_attempt`` the next delivery carries ``attempt + 1``, else the same number.
+        """
+
+    def close(self) -> None:
+        """Give back what is open, uncounted, and leave the group at once."""
+
+
+class Transport(Protocol):
+    """A connection to one broker. Thread-safe but for the subscriptions that it hands out."""
+
+    def ensure_topics(self, topics: Sequence[Topic]) -> None:
+        """Create the topics that do not exist; existing ones are left as they are. Raises InfrastructureError."""
+
+    def publish(self, *messages: Message) -> None:
+        """Store the messages; returns when they are durable.
+
+        Raises InfrastructureError if the broker does not take them, PermanentError if one can never be stored
+        (too large).
+        """
+
+    def emit(self, *messages: Message) -> None:
+        """Send reports whose loss does no harm: never blocks for long, never raises on a broken broker."""
+
+    def subscribe(self, topics: Sequence[str], group: str) -> Subscription:
+        """Join ``group``; a new group starts with the oldest message."""
+
+    def check(self) -> None:
+        """Raise InfrastructureError unless the broker answers now."""
+
+    def close(self) -> None:
+        """Send what is buffered and let go of the connection."""

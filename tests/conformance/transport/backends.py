@@ -1,0 +1,126 @@
+"""The engines that the suite runs against, each behind the same few calls."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.transport.embedded import EmbeddedTransport
+from pipeline.transport.kafka import KafkaTransport
+from pipeline.transport.protocol import Topic, Transport
+
+ROOT = Path(__file__).parents[3]
+
+#: Short, so that deaths are noticed within a test's patience; services use 30 s and 10 min.
+SESSION_TIMEOUT_MS = 2000
+MAX_POLL_INTERVAL_MS = 3000
+LEASE = 1.0
+#: Longer than every time-out above, s: work that lasts this long needs to be kept alive.
+LONG_JOB = 4.0
+
+
+def open_transport(description: dict[str, Any]) -> Transport:
+    """The engine that ``description`` (JSON-serialisable, so that another process can do the same) stands for."""
+    if description["engine"] == "embedded":
+        return EmbeddedTransport(Path(description["path"]), lease=LEASE)
+    return KafkaTransport(
+        description["bootstrap_servers"],
+        max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+        session_timeout_ms=SESSION_TIMEOUT_MS,
+        publish_timeout=10.0,
+        partitions=description["partitions"],
+    )
+
+
+class Member:
+    """A consumer in a process of its own, which can be killed."""
+
+    def __init__(self, description: dict[str, Any], **job: str) -> None:
+        command = [sys.executable, "-m", "tests.support.transport_member", json.dumps({**description, **job})]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def says(self) -> dict[str, Any]:
+        """The next thing the member reports; fails with an AssertionError if it has died."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"the member ended with status {self.process.wait()}"
+        report: dict[str, Any] = json.loads(line)
+        return report
+
+    def tell(self, command: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@dataclass
+class Backend:
+    """One engine under test."""
+
+    description: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self._opened: list[Transport] = []
+        self._members: list[Member] = []
+
+    @property
+    def partitions(self) -> int:
+        return int(self.description["partitions"])
+
+    @property
+    def stores_outputs_with_the_offset(self) -> bool:
+        """Whether outputs and offset become durable in one step, so that a crash can part them nowhere."""
+        return bool(self.description["engine"] == "embedded")
+
+    def open(self) -> Transport:
+        """A connection of its own, closed after the test."""
+        transport = open_transport(self.description)
+        self._opened.append(transport)
+        return transport
+
+    def topic(self, purpose: str = "jobs") -> str:
+        """A new, empty topic."""
+        name = f"{purpose}-{uuid.uuid4().hex[:12]}"
+        self.open().ensure_topics([Topic(name, retention=3600)])
+        return name
+
+    def member(self, topic: str, group: str, **job: str) -> Member:
+        """A member of ``group`` in another process."""
+        member = Member(self.description, topic=topic, group=group, **job)
+        self._members.append(member)
+        return member
+
+    def close(self) -> None:
+        for member in self._members:
+            member.end()
+        closers = [threading.Thread(target=transport.close) for transport in self._opened]
+        for closer in closers:
+            closer.start()
+        for closer in closers:
+            closer.join()
+
+
+@contextmanager
+def embedded(path: Path) -> Iterator[Backend]:
+    backend = Backend({"engine": "embedded", "path": str(path / "broker.sqlite"), "partitions": 1})
+    yield backend
+    backend.close()
+
+
+@contextmanager
+def kafka(bootstrap_servers: str, partitions: int) -> Iterator[Backend]:
+    backend = Backend({"engine": "kafka", "bootstrap_servers": bootstrap_servers, "partitions": partitions})
+    yield backend
+    backend.close()

@@ -1,0 +1,43 @@
+"""Every test of this folder runs on every engine."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.transport import backends
+from tests.conformance.transport.backends import Backend
+
+ENGINES = [
+    "embedded",
+    pytest.param("kafka-1", marks=pytest.mark.kafka),
+    pytest.param("kafka-3", marks=pytest.mark.kafka),
+]
+
+
+@pytest.fixture(params=ENGINES)
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    engine = request.param
+    if engine == "embedded":
+        with backends.embedded(tmp_path) as opened:
+            yield opened
+        return
+    broker = request.getfixturevalue("kafka_broker")
+    with backends.kafka(broker.bootstrap_servers, partitions=int(engine.removeprefix("kafka-"))) as opened:
+        yield opened
+
+
+@pytest.fixture
+def topic(backend: Backend) -> str:
+    return backend.topic()
+
+
+@pytest.fixture
+def group() -> str:
+    """A group of its own: members that a test has killed are members of their group for a while yet."""
+    return f"group-{uuid.uuid4().hex[:12]}"
+
+

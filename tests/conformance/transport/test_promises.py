@@ -1,0 +1,281 @@
+"""The promises of ``pipeline.transport.protocol``, in the order in which they are written there."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter, defaultdict
+
+import pytest
+
+from pipeline.errors import CancelledError
+from pipeline.transport.protocol import Delivery, Message, Subscription
+from tests.conformance.transport.backends import LONG_JOB, Backend
+
+PATIENCE = 30.0
+
+
+def receive(subscription: Subscription) -> Delivery:
+    """The next delivery; a rebalance or a lease that has to run out may take a moment."""
+    delivery = subscription.receive(PATIENCE)
+    assert delivery is not None, "nothing came"
+    return delivery
+
+
+def collect(subscription: Subscription, count: int) -> list[Delivery]:
+    """Receive and settle ``count`` messages."""
+    deliveries = []
+    for _ in range(count):
+        deliveries.append(receive(subscription))
+        subscription.settle(deliveries[-1])
+    return deliveries
+
+
+def jobs(topic: str, *keys: str) -> list[Message]:
+    return [Message(topic, key, f"{number}".encode()) for number, key in enumerate(keys)]
+
+
+class TestOrder:
+    def test_messages_of_a_key_come_in_the_order_of_their_publishing(
+        self, backend: Backend, topic: str, group: str
+    ) -> None:
+        keys = [f"key-{number % 5}" for number in range(30)]
+        backend.open().publish(*jobs(topic, *keys))
+
+        seen = defaultdict(list)
+        for delivery in collect(backend.open().subscribe([topic], group), 30):
+            seen[delivery.message.key].append(int(delivery.message.value))
+
+        assert sum(map(len, seen.values())) == 30
+        assert all(numbers == sorted(numbers) for numbers in seen.values())
+
+    def test_a_message_given_back_comes_before_later_ones_of_its_key(
+        self, backend: Backend, topic: str, group: str
+    ) -> None:
+        backend.open().publish(*jobs(topic, "k", "k"))
+        subscription = backend.open().subscribe([topic], group)
+
+        subscription.release(receive(subscription), count_attempt=False)
+
+        assert [d.message.value for d in collect(subscription, 2)] == [b"0", b"1"]
+
+
+class TestDurablePublish:
+    def test_a_message_arrives_as_it_was_sent(self, backend: Backend, topic: str, group: str) -> None:
+        sent = Message(topic, "schlüssel", b"\x00\xff\n", {"a": b"1", "b": b"\xff"})
+        backend.open().publish(sent)
+
+        delivery = receive(backend.open().subscribe([topic], group))
+
+        assert delivery.message == sent
+        assert delivery.attempt == 1
+
+    def test_what_was_published_outlives_its_publisher(self, backend: Backend, topic: str, group: str) -> None:
+        publisher = backend.open()
+        publisher.publish(*jobs(topic, "a", "b"))
+        publisher.close()
+
+        assert {d.message.key for d in collect(backend.open().subscribe([topic], group), 2)} == {"a", "b"}
+
+    def test_a_report_arrives_as_well(self, backend: Backend, topic: str, group: str) -> None:
+        backend.open().emit(Message(topic, "k", b"50 %"))
+
+        assert receive(backend.open().subscribe([topic], group)).message.value == b"50 %"
+
+
+class TestGroups:
+    def test_a_new_group_starts_with_the_oldest_message(self, backend: Backend, topic: str, group: str) -> None:
+        backend.open().publish(*jobs(topic, "a"))
+
+        first = collect(backend.open().subscribe([topic], f"{group}-1"), 1)
+        second = collect(backend.open().subscribe([topic], f"{group}-2"), 1)
+
+        assert first[0].message == second[0].message
+
+    def test_nothing_comes_from_an_empty_topic(self, backend: Backend, topic: str, group: str) -> None:
+        assert backend.open().subscribe([topic], group).receive(0.2) is None
+
+    def test_one_subscription_reads_several_topics(self, backend: Backend, topic: str, group: str) -> None:
+        other = backend.topic("other")
+        backend.open().publish(Message(topic, "a", b""), Message(other, "b", b""))
+
+        deliveries = collect(backend.open().subscribe([topic, other], group), 2)
+
+        assert {d.message.topic for d in deliveries} == {topic, other}
+
+
+class TestAtLeastOnce:
+    def test_what_is_settled_does_not_come_again(self, backend: Backend, topic: str, group: str) -> None:
+        backend.open().publish(*jobs(topic, "a", "b", "c"))
+        first = backend.open()
+        settled = collect(first.subscribe([topic], group), 2)
+        first.close()
+
+        (rest,) = collect(backend.open().subscribe([topic], group), 1)
+
+        assert rest.message.key not in {d.message.key for d in settled}
+
+    def test_what_was_not_settled_comes_again_after_a_kill(self, backend: Backend, topic: str, group: str) -> None:
+        backend.open().publish(*jobs(topic, "a"))
+        member = backend.member(topic, group, mode="hold")
+        assert member.says()["key"] == "a"
+        member.end()
+
+        assert receive(backend.open().subscribe([topic], group)).message.key == "a"
+
+    def test_settling_out_of_order_loses_nothing(self, backend: Backend, topic: str, group: str) -> None:
+        backend.open().publish(*jobs(topic, "a", "b", "c", "d"))
+        first = backend.open()
+        subscription = first.subscribe([topic], group)
+        deliveries = [receive(subscription) for _ in range(4)]
+        subscription.settle(deliveries[3])
+        subscription.settle(deliveries[1])
+        first.close()
+
+        again = backend.open().subscribe([topic], group)
+        keys = set()
+        while not {deliveries[0].message.key, deliveries[2].message.key} <= keys:
+            (delivery,) = collect(again, 1)
+            keys.add(delivery.message.key)
+
+
+class TestSettle:
+    def test_outputs_are_there_when_settle_returns(self, backend: Backend, topic: str, group: str) -> None:
+        results = backend.topic("results")
+        backend.open().publish(*jobs(topic, "a"))
+        subscription = backend.open().subscribe([topic], group)
+
+        subscription.settle(receive(subscription), Message(results, "a", b"1"), Message(results, "a", b"2"))
+
+        assert [d.message.value for d in collect(backend.open().subscribe([results], group), 2)] == [b"1", b"2"]
+
+    def test_a_death_between_outputs_and_offset_repeats_the_job(self, backend: Backend, topic: str, group: str) -> None:
+        results = backend.topic("results")
+        backend.open().publish(*jobs(topic, "a"))
+        member = backend.member(topic, group, mode="die-in-settle", output=results)
+        member.says()
+        assert member.process.wait(PATIENCE) == 9
+
+        subscription = backend.open().subscribe([topic], group)
+        delivery = receive(subscription)
+        subscription.settle(delivery, Message(results, "a", b"again"))
+
+        assert delivery.message.key == "a"
+        expected = [b"again"] if backend.stores_outputs_with_the_offset else [b"done", b"again"]
+        outputs = collect(backend.open().subscribe([results], group), len(expected))
+        assert [d.message.value for d in outputs] == expected
+
+
+class TestKeepAlive:
+    @pytest.mark.slow
+    def test_a_job_may_outlast_every_time_out(self, backend: Backend, topic: str, group: str) -> None:
+        backend.open().publish(*jobs(topic, "a"))
+        subscription = backend.open().subscribe([topic], group)
+        delivery = receive(subscription)
+        rival = backend.open().subscribe([topic], group)
+
+        assert rival.receive(LONG_JOB) is None
+        assert not delivery.cancel.is_set()
+        subscription.settle(delivery)
+        assert rival.receive(0.2) is None
+
+
+class TestOwnership:
+    @pytest.mark.slow
+    def test_a_frozen_member_loses_its_job_and_cannot_settle_it(self, backend: Backend, topic: str, group: str) -> None:
+        backend.open().publish(*jobs(topic, "a"))
+        frozen = backend.member(topic, group, mode="hold")
+        frozen.says()
+        frozen.process.send_signal(signal.SIGSTOP)
+
+        subscription = backend.open().subscribe([topic], group)
+        delivery = receive(subscription)
+        frozen.process.send_signal(signal.SIGCONT)
+        frozen.tell("settle")
+
+        assert frozen.says() == {"event": "refused", "cancelled": True}
+        subscription.settle(delivery)
+
+    def test_closing_cancels_what_is_open(self, backend: Backend, topic: str, group: str) -> None:
+        backend.open().publish(*jobs(topic, "a"))
+        subscription = backend.open().subscribe([topic], group)
+        delivery = receive(subscription)
+
+        subscription.close()
+
+        with pytest.raises(CancelledError):
+            delivery.cancel.raise_if_set()
+
+
+class TestAttempts:
+    def test_a_counted_release_raises_the_attempt(self, backend: Backend, topic: str, group: str) -> None:
+        backend.open().publish(*jobs(topic, "a"))
+        subscription = backend.open().subscribe([topic], group)
+
+        subscription.release(receive(subscription), count_attempt=True)
+        second = receive(subscription)
+        subscription.release(second, count_attempt=False)
+        third = receive(subscription)
+
+        assert (second.attempt, third.attempt) == (2, 2)
+
+    def test_leaving_in_good_order_counts_nothing(self, backend: Backend, topic: str, group: str) -> None:
+        backend.open().publish(*jobs(topic, "a"))
+        first = backend.open()
+        receive(first.subscribe([topic], group))
+        first.close()
+
+        assert receive(backend.open().subscribe([topic], group)).attempt == 1
+
+    @pytest.mark.slow
+    def test_the_count_survives_the_death_of_every_process(self, backend: Backend, topic: str, group: str) -> None:
+        backend.open().publish(*jobs(topic, "a"))
+
+        attempts = []
+        for _ in range(3):
+            member = backend.member(topic, group, mode="hold")
+            attempts.append(member.says()["attempt"])
+            member.end()
+
+        assert attempts == [1, 2, 3]
+
+    def test_the_count_belongs_to_one_message(self, backend: Backend, topic: str, group: str) -> None:
+        backend.open().publish(*jobs(topic, "k", "k"))
+        subscription = backend.open().subscribe([topic], group)
+        subscription.release(receive(subscription), count_attempt=True)
+
+        assert [d.attempt for d in collect(subscription, 2)] == [2, 1]
+
+
+class TestRebalance:
+    @pytest.mark.slow
+    def test_members_come_and_go_and_nothing_is_lost(self, backend: Backend, topic: str, group: str) -> None:
+        keys = [f"job-{number}" for number in range(60)]
+        backend.open().publish(*jobs(topic, *keys))
+        seen: Counter[str] = Counter()
+        lock = threading.Lock()
+        all_seen = threading.Event()
+
+        def listen(member: object) -> None:
+            while (report := member.says())["event"] != "left":  # type: ignore[attr-defined]
+                with lock:
+                    seen[report["key"]] += 1
+                    if len(seen) == len(keys):
+                        all_seen.set()
+
+        members = []
+        listeners = []
+        for _ in range(3):
+            members.append(backend.member(topic, group, mode="drain"))
+            listeners.append(threading.Thread(target=listen, args=(members[-1],)))
+            listeners[-1].start()
+        members[0].tell("leave")
+        assert all_seen.wait(PATIENCE), f"missing: {set(keys) - set(seen)}"
+        for member in members[1:]:
+            member.tell("leave")
+        for listener in listeners:
+            listener.join(PATIENCE)
+
+        assert set(seen) == set(keys)
+        assert backend.open().subscribe([topic], group).receive(1.0) is None
