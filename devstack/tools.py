@@ -1,0 +1,103 @@
+"""The folder of fetched tools: where it is, and how each tool gets there once and whole."""
+
+import fcntl
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from devstack.errors import ToolUnavailableError
+from devstack.spawn import signal_group, spawn
+
+logger = logging.getLogger(__name__)
+
+_MARKER = ".complete"
+_EXCERPT_CHARACTERS = 300
+# Addresses may carry credentials of a private mirror, and say nothing to the reader.
+_ADDRESS = re.compile(r"\(?\w+://\S+")
+
+
+def tools_folder(default: Path) -> Path:
+    """Where tools are kept: the environment's UVR_TOOLS_DIR, else `default`; absolute."""
+    return Path(os.environ.get("UVR_TOOLS_DIR") or default).expanduser().absolute()
+
+
+def install_once(target: Path, key: str, build: Callable[[Path], None]) -> Path:
+    """`target`, filled by `build(folder)` unless it already holds what `key` names.
+
+    `build` fills a folder beside `target`, which is renamed when complete: a crash leaves nothing that looks
+    finished. Processes and threads that ask at the same time wait for the first one (by a lock file, which the
+    kernel releases when its holder dies). What `build` raises is passed on.
+    """
+    if _holds(target, key):
+        return target
+    with _lock(target.with_name(f"{target.name}.lock")):
+        if not _holds(target, key):
+            logger.info("fetching %s", target.name)
+            _install(target, key, build)
+    return target
+
+
+def run_tool(command: Sequence[str], *, timeout: float, failure: str, env: Mapping[str, str] | None = None) -> str:
+    """Run a fetching command to its end and return its output.
+
+    Raises ToolUnavailableError, `failure` plus the reason in a few words, when it fails or takes longer than
+    `timeout` seconds; whatever it started is then killed.
+    """
+    with tempfile.TemporaryFile() as output:
+        process = spawn(command, output=output, env=env)
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise ToolUnavailableError(f"{failure} ({Path(command[0]).name} took over {timeout:.0f} s)") from None
+        finally:
+            signal_group(process, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        text = output.read().decode("utf-8", "replace")
+    if code != 0:
+        raise ToolUnavailableError(f"{failure} ({Path(command[0]).name}: {_essence(text)})")
+    return text
+
+
+def _holds(target: Path, key: str) -> bool:
+    try:
+        return (target / _MARKER).read_text(encoding="utf-8") == key
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _install(target: Path, key: str, build: Callable[[Path], None]) -> None:
+    staging = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        build(staging)
+        (staging / _MARKER).write_text(key, encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _essence(output: str) -> str:
+    """The line of a failed command's output that says most: the first that is marked as an error, else the last."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", output)
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
+    marked = [line for line in lines if re.match(r"\[?(error|fatal)\b", line, re.IGNORECASE)]
+    line = next(iter(marked or lines[-1:]), "it gave no reason")
+    return _ADDRESS.sub("(address)", line)[:_EXCERPT_CHARACTERS]
