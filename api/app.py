@@ -1,0 +1,62 @@
+"""Puts the front door together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from api import __version__
+from api.auth import BasicAuth
+from api.errors import install_error_handlers
+from api.files import files_router
+from api.generate import generate_router
+from api.health import health_router
+from api.limits import BodyLimit
+from api.queue import JobQueue
+from api.urls import UrlCheck
+from pipeline.download.guard import UrlGuard
+from pipeline.events import Reporter
+from pipeline.storage import ObjectStore
+from pipeline.storage.links import LinkSigner, load_or_create_key
+from pipeline.storage.local import LocalStore
+from pipeline.transport import Transport
+
+if TYPE_CHECKING:
+    from config import Settings
+
+_DESCRIPTION = """\
+Post the URL of a song; its stems (voice, accompaniment) are separated and stored, and your webhook receives links to
+them. `202` means that the job is durable. Every error has the form `{"error": "one clear sentence", "details": ...}`.
+"""
+_TAGS = [
+    {"name": "jobs", "description": "Ask for work."},
+    {"name": "files", "description": "Finished stems, when they are kept on this machine."},
+    {"name": "health", "description": "For probes and operators."},
+]
+
+
+def create_app(settings: Settings, transport: Transport, store: ObjectStore, guard: UrlGuard) -> FastAPI:
+    """The ASGI application. What it is given stays the caller's to close.
+
+    Raises ConfigError without credentials, InfrastructureError if the key of the local store's links cannot be read.
+    """
+    auth = BasicAuth(*settings.api.require_credentials())
+    queue = JobQueue(transport, settings.kafka.task_topic, Reporter(transport, settings.kafka.event_topic))
+    # The documentation's scripts come from this machine, so that it works in closed networks.
+    app = FastAPIOffline(
+        title="UVR-API",
+        version=__version__,
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    install_error_handlers(app)
+    app.add_middleware(BodyLimit, limit=settings.api.max_request_bytes)
+    app.include_router(generate_router(queue, UrlCheck(guard), auth))
+    app.include_router(health_router(transport, store))
+    if isinstance(store, LocalStore):
+        app.include_router(files_router(store, LinkSigner(load_or_create_key(settings.state.link_key_file))))
+    return app

@@ -1,0 +1,109 @@
+"""Every answer that is not a success: ``{"error": "one clear sentence", "details": ...}``, never internals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from api.models import ErrorBody
+from pipeline.errors import InfrastructureError
+from pipeline.telemetry import get_logger
+
+log = get_logger(__name__)
+
+#: What clients are told to wait after a 503, s: most restarts of a broker or a store take about as long.
+RETRY_AFTER = 5
+
+_DESCRIPTIONS: dict[int, str] = {
+    400: "The request is malformed, or a required field is missing.",
+    401: "The credentials are missing or wrong.",
+    403: "A URL is refused, or a link is wrong or has expired.",
+    404: "There is nothing here.",
+    413: "The body is too large.",
+    416: "The range lies outside the file.",
+    422: "A value is out of range.",
+    500: "A defect of the service.",
+    503: f"A part of the service does not answer; nothing was accepted. Try again after {RETRY_AFTER} s.",
+}
+
+
+class ApiError(Exception):
+    """An answer with an error status. ``error`` is one clear sentence for the client."""
+
+    def __init__(
+        self,
+        status: int,
+        error: str,
+        *,
+        details: dict[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(error)
+        self.status = status
+        self.error = error
+        self.details = details
+        self.headers = dict(headers or {})
+
+
+def unavailable(error: str, *, details: dict[str, Any] | None = None) -> ApiError:
+    """503 with ``Retry-After``."""
+    return ApiError(503, error, details=details, headers={"Retry-After": str(RETRY_AFTER)})
+
+
+def error_response(
+    status: int, error: str, *, details: dict[str, Any] | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The one form of every error."""
+    body = ErrorBody(error=error, details=details).model_dump(mode="json")
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route that may answer with these statuses, for the OpenAPI document."""
+    return {status: {"model": ErrorBody, "description": _DESCRIPTIONS[status]} for status in statuses}
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Give every error of ``app`` the form of ``ErrorBody``."""
+
+    @app.exception_handler(ApiError)
+    async def refused(request: Request, error: ApiError) -> JSONResponse:
+        # The raw path is percent-encoded, so nothing in it can pass for another line of the log.
+        path = request.scope.get("raw_path", b"").decode("ascii", "replace")
+        log.info("request_refused", method=request.method, path=path, status=error.status, error=error.error)
+        return error_response(error.status, error.error, details=error.details, headers=error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def framework(_request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            return JSONResponse({"error": "Endpoint not found"}, status_code=404)
+        sentence = HTTPStatus(error.status_code).phrase.capitalize()
+        return error_response(error.status_code, sentence, headers=error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        problems = [{"field": ".".join(map(str, item["loc"])), "problem": item["msg"]} for item in error.errors()]
+        return error_response(422, "A value is out of range", details={"problems": problems})
+
+    @app.exception_handler(InfrastructureError)
+    async def broken(request: Request, error: InfrastructureError) -> JSONResponse:
+        log.warning("service_unavailable", code=error.code, error=error.message)
+        return await refused(
+            request, unavailable("A part of the service does not answer", details={"code": error.code})
+        )
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_request: Request, _error: ClientDisconnect) -> JSONResponse:
+        return error_response(400, "The request was cut short")  # nobody reads it
+
+    @app.exception_handler(Exception)
+    async def defect(_request: Request, _error: Exception) -> JSONResponse:
+        # The server logs the traceback; the client learns nothing of it.
+        return error_response(500, "Internal server error")

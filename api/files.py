@@ -1,0 +1,98 @@
+"""Finished stems of the local store, under signed links that expire. An S3 server serves its own."""
+
+from __future__ import annotations
+
+import os
+import time
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import FileResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from api.errors import ApiError, documented, error_response
+from api.models import ErrorBody
+from pipeline.errors import PermanentError
+from pipeline.messages import OutputFormat
+from pipeline.storage.links import LinkSigner
+from pipeline.storage.local import LocalStore
+
+_CONTENT_TYPES = {f".{OutputFormat.WAV}": "audio/wav", f".{OutputFormat.FLAC}": "audio/flac"}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {kind: {} for kind in _CONTENT_TYPES.values()}, "description": "The stem."},
+    206: {"description": "The ranges of the stem that were asked for."},
+    **documented(403, 404, 416, 500),
+    "default": {"model": ErrorBody, "description": "Any other error."},
+}
+
+
+class StemResponse(FileResponse):
+    """A file, or a range of it, whose refusal of a bad ``Range`` header has the form of our errors too."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal: Message | None = None
+
+        async def send_unless_refused(message: Message) -> None:
+            nonlocal refusal
+            if message["type"] == "http.response.start" and message["status"] >= HTTPStatus.BAD_REQUEST:
+                refusal = message
+            if refusal is None:
+                await send(message)
+
+        await super().__call__(scope, receive, send_unless_refused)
+        if refusal is not None:
+            response = _range_error(refusal)
+            await response(scope, receive, send)
+
+
+def _range_error(refusal: Message) -> Response:
+    kept = {name.decode(): value.decode() for name, value in refusal["headers"] if name == b"content-range"}
+    if refusal["status"] == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        return error_response(416, "The range lies outside the file", headers=kept)
+    return error_response(refusal["status"], "The Range header is malformed")
+
+
+def files_router(store: LocalStore, links: LinkSigner) -> APIRouter:
+    """``GET /files/{key}``, open to everybody who holds a link that ``links`` has signed."""
+    router = APIRouter(tags=["files"])
+
+    @router.head("/files/{key:path}", include_in_schema=False)
+    @router.get("/files/{key:path}", summary="Fetch a finished stem", response_class=StemResponse, responses=_RESPONSES)
+    def fetch(
+        key: str,
+        expires: Annotated[str, Query(description="End of the link, Unix time in s.")] = "",
+        signature: Annotated[str, Query(description="Proves that the link is ours.")] = "",
+    ) -> Response:
+        """The links are those of the webhook: do not build them. `Range` is honoured."""
+        if not _is_valid(links, key, expires, signature):
+            raise ApiError(403, "The link is not valid or has expired")
+        found = _find(store, key)
+        if found is None:
+            raise ApiError(404, "The file is not there any more")
+        path, status = found
+        return StemResponse(
+            path,
+            media_type=_CONTENT_TYPES.get(path.suffix),
+            filename=path.name,
+            stat_result=status,
+            headers={"Cache-Control": "private", "X-Content-Type-Options": "nosniff"},
+        )
+
+    return router
+
+
+def _find(store: LocalStore, key: str) -> tuple[Path, os.stat_result] | None:
+    try:
+        path = store.path_of(key)
+        return None if path is None else (path, path.stat())
+    except (PermanentError, FileNotFoundError):
+        return None  # a key that the store would never have taken, or a file that was removed this moment
+
+
+def _is_valid(links: LinkSigner, key: str, expires: str, signature: str) -> bool:
+    # Long enough for any date, and short enough that no conversion is expensive.
+    if not (expires.isascii() and expires.isdecimal() and len(expires) <= 20):
+        return False
+    return links.verify(key, int(expires), signature, time.time())

@@ -1,0 +1,81 @@
+"""Whether the process is alive (``/health``) and whether jobs can be accepted now (``/ready``)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import anyio.to_thread
+from fastapi import APIRouter, Response
+
+from api import __version__
+from api.models import Component, Components, Health, Readiness
+from pipeline.errors import PipelineError
+from pipeline.storage import ObjectStore
+from pipeline.telemetry import get_logger
+from pipeline.transport import Transport
+
+log = get_logger(__name__)
+
+#: Longest wait for a component's answer, s; below the usual time-out of probes.
+CHECK_TIMEOUT = 2.0
+
+
+class Probe:
+    """A blocking check, run in a thread and waited for within bounds.
+
+    Requests that arrive while a check runs share it, so a component that hangs holds one thread, however often it
+    is asked for.
+    """
+
+    def __init__(self, name: str, check: Callable[[], None], timeout: float = CHECK_TIMEOUT) -> None:
+        self._name = name
+        self._check = check
+        self._timeout = timeout
+        self._running: asyncio.Task[str | None] | None = None
+
+    async def component(self) -> Component:
+        """How the component is, within the time-out."""
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
+        done, _ = await asyncio.wait({self._running}, timeout=self._timeout)
+        error = self._running.result() if done else f"no answer within {self._timeout:g} s"
+        return Component(status="unavailable", error=error) if error else Component(status="ready")
+
+    async def _run(self) -> str | None:
+        """One sentence about what is wrong, or None."""
+        try:
+            await anyio.to_thread.run_sync(self._check, abandon_on_cancel=True)
+        except PipelineError as error:
+            log.warning("component_unavailable", component=self._name, code=error.code, error=error.message)
+            return error.message
+        except Exception:  # the boundary of /ready: a broken check is an unavailable component, not a 500
+            log.exception("check_failed", component=self._name)
+            return "the check itself failed"
+        return None
+
+
+def health_router(transport: Transport, store: ObjectStore) -> APIRouter:
+    """``/health`` and ``/ready``, open to everybody."""
+    router = APIRouter(tags=["health"])
+    broker, storage = Probe("broker", transport.check), Probe("storage", store.check)
+
+    @router.get("/health", summary="Is the process alive?")
+    async def health() -> Health:
+        return Health(timestamp=int(time.time()), version=__version__)
+
+    @router.get(
+        "/ready",
+        summary="Can jobs be accepted now?",
+        response_model_exclude_none=True,
+        responses={503: {"model": Readiness, "description": "A component is unavailable; `components` says which."}},
+    )
+    async def ready(response: Response) -> Readiness:
+        states = await asyncio.gather(broker.component(), storage.component())
+        found = Components(broker=states[0], storage=states[1])
+        everything = found.broker.status == found.storage.status == "ready"
+        response.status_code = 200 if everything else 503
+        return Readiness(status="ready" if everything else "unavailable", components=found)
+
+    return router

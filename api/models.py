@@ -1,0 +1,126 @@
+"""Bodies of requests and answers, as the clients see them."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, field_validator
+from pydantic.config import JsonDict
+
+from pipeline.messages import ModelName, OutputFormat, StemName
+
+#: Largest ``metadata`` object, bytes of compact JSON. It travels in every message of the job and in the webhook.
+MAX_METADATA_BYTES = 16 * 1024
+#: More stems than any known model separates.
+MAX_STEMS = 32
+
+_EXAMPLE: JsonDict = {"audio": "https://example.com/song.mp3", "hook_url": "https://example.com/hook"}
+
+
+def _small_enough(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    try:
+        # JSON has no infinity, but a number such as 1e999 is read as one and could not be echoed back.
+        size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode())
+    except ValueError:
+        raise ValueError("contains a number that is out of range") from None
+    if size > MAX_METADATA_BYTES:
+        raise ValueError(f"is {size} bytes long")
+    return metadata
+
+
+def _without_repeats(stems: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    return stems and tuple(dict.fromkeys(stems))
+
+
+# Inline schemas: the request body is documented by hand, where references to named schemas would lead nowhere.
+_Format = Annotated[OutputFormat, WithJsonSchema({"type": "string", "enum": [item.value for item in OutputFormat]})]
+_Metadata = Annotated[
+    dict[str, JsonValue],
+    AfterValidator(_small_enough),
+    WithJsonSchema({"type": "object", "additionalProperties": True}),
+]
+
+
+class GenerateRequest(BaseModel):
+    """A job. Fields that are not listed here are ignored."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                _EXAMPLE,
+                {**_EXAMPLE, "output_format": "flac", "stems": ["vocals"], "metadata": {"album": 7}},
+            ]
+        },
+    )
+
+    audio: Annotated[str, Field(description="HTTP(S) URL of the song.")]
+    hook_url: Annotated[str, Field(description="HTTP(S) URL that receives the webhook when the job has ended.")]
+    model: Annotated[
+        ModelName | None,
+        Field(description="File name of the model, never a path. Default: the one the service was started with."),
+    ] = None
+    stems: Annotated[
+        tuple[StemName, ...] | None,
+        Field(min_length=1, max_length=MAX_STEMS, description="Names of the stems to keep. Default: all of them."),
+        AfterValidator(_without_repeats),
+    ] = None
+    output_format: Annotated[_Format, Field(description="File format of the stems.")] = OutputFormat.WAV
+    metadata: Annotated[
+        _Metadata | None,
+        Field(description=f"Anything; echoed back in the webhook. At most {MAX_METADATA_BYTES} bytes of JSON."),
+    ] = None
+
+    @field_validator("output_format", mode="before")
+    @classmethod
+    def _null_is_default(cls, value: Any) -> Any:
+        return OutputFormat.WAV if value is None else value
+
+
+class Accepted(BaseModel):
+    """The job is durable: it will end in exactly one webhook outcome."""
+
+    message: Literal["Task has been queued for processing"] = "Task has been queued for processing"
+    status: Literal["queued"] = "queued"
+    task_uuid: UUID
+
+
+class Health(BaseModel):
+    """The process is alive."""
+
+    status: Literal["healthy"] = "healthy"
+    timestamp: Annotated[int, Field(description="Unix time, s.")]
+    version: str
+
+
+class Component(BaseModel):
+    """One thing that the service needs."""
+
+    status: Literal["ready", "unavailable"]
+    error: Annotated[str | None, Field(description="Why it is unavailable.")] = None
+
+
+class Components(BaseModel):
+    """Everything that the service needs, by name."""
+
+    broker: Component
+    storage: Component
+
+
+class Readiness(BaseModel):
+    """Whether jobs can be accepted now."""
+
+    status: Literal["ready", "unavailable"]
+    components: Components
+
+
+class ErrorBody(BaseModel):
+    """Every error has this form."""
+
+    error: Annotated[str, Field(description="One clear sentence.")]
+    details: Annotated[
+        dict[str, Any] | None, Field(description="More for programs, such as the field; null if there is none.")
+    ] = None

@@ -1,0 +1,71 @@
+"""What a client may ask of ``POST /generate``, checked in the order that the contract gives its errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from api.errors import ApiError
+from api.models import MAX_METADATA_BYTES, GenerateRequest
+from pipeline.messages import OutputFormat
+
+_JSON = "application/json"
+
+#: What each optional field may be, as the sentence that a client reads.
+_SENTENCES = {
+    "model": "model must be the file name of a model, such as UVR-MDX-NET-Inst_HQ_4.onnx, not a path",
+    "stems": 'stems must be a list of stem names, such as ["vocals", "instrumental"]',
+    "output_format": f"output_format must be one of: {', '.join(OutputFormat)}",
+    "metadata": f"metadata must be a JSON object of at most {MAX_METADATA_BYTES} bytes",
+}
+
+
+async def read_fields(request: Request) -> dict[str, Any]:
+    """The JSON object in the body. Raises ApiError 400, or 413 if the body is too large."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != _JSON:
+        raise ApiError(400, f"Content-Type must be {_JSON}")
+    body = await request.body()
+    if not body.strip():
+        raise ApiError(400, "Request body is required")
+    try:
+        # Stricter than the standard library: bounded depth, valid UTF-8, no lone surrogates, no NaN.
+        fields = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise ApiError(400, "Request body must be valid JSON", details={"problem": str(error)}) from None
+    if not isinstance(fields, dict):
+        raise ApiError(400, "Request body must be a JSON object")
+    return fields
+
+
+def required_urls(fields: dict[str, Any]) -> dict[str, str]:
+    """``audio`` and ``hook_url``. Raises ApiError 400 if one is missing or no text; what it says is not checked."""
+    for name in ("audio", "hook_url"):
+        if fields.get(name) in (None, ""):
+            raise ApiError(400, f"{name} field is required", details={"field": name})
+    for name in ("audio", "hook_url"):
+        if not isinstance(fields[name], str):
+            raise invalid_url(name, "it is no text")
+    return {"audio": fields["audio"], "hook_url": fields["hook_url"]}
+
+
+def invalid_url(name: str, problem: str) -> ApiError:
+    """The field holds no URL that could be asked for; ``problem`` says why."""
+    return ApiError(400, f"{name} must be a valid HTTP(S) URL", details={"field": name, "problem": problem})
+
+
+def validated(fields: dict[str, Any]) -> GenerateRequest:
+    """The whole request. Raises ApiError 422 about the first optional field that is out of range."""
+    try:
+        return GenerateRequest.model_validate(fields)
+    except ValidationError as error:
+        # What was sent is left out of the answer: it may be long, and the client knows it.
+        problems = [
+            {"field": ".".join(map(str, item["loc"])), "problem": item["msg"].removeprefix("Value error, ")}
+            for item in error.errors(include_url=False, include_context=False, include_input=False)
+        ]
+    name = problems[0]["field"].partition(".")[0]
+    raise ApiError(422, _SENTENCES[name], details={"field": name, "problems": problems})

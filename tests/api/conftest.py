@@ -1,0 +1,145 @@
+"""One API on the embedded transport and the local store, behind a real server, for most tests of the front door."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from api.app import create_app
+from config import SECTIONS, Settings
+from pipeline.download.guard import UrlGuard
+from pipeline.messages import SeparationTask, TaskEvent
+from pipeline.storage import ObjectStore
+from pipeline.storage.factory import open_store
+from pipeline.transport import Delivery, Subscription, Transport
+from pipeline.transport.factory import open_transport, topics
+from tests.api.http_client import Client, serving
+
+CREDENTIALS = ("operator", "correct horse: battery")
+MAX_REQUEST_BYTES = 60_000
+
+#: The names of these tests. No question goes to a real name server.
+ADDRESSES = {
+    "cdn.example.com": "93.184.215.14",
+    "app.example.com": "93.184.215.15",
+    "private.example.com": "10.0.0.7",
+    "metadata.example.com": "169.254.169.254",
+}
+
+
+def resolve(host: str, port: int, **_hints: object) -> list[tuple[Any, ...]]:
+    """Answers like ``socket.getaddrinfo``."""
+    if host not in ADDRESSES:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ADDRESSES[host], port))]
+
+
+@dataclass
+class Queue:
+    """What the API has put on one topic since it was last looked at."""
+
+    subscription: Subscription
+
+    def drain(self) -> list[bytes]:
+        values = []
+        while (delivery := self.subscription.receive(0.0)) is not None:
+            values.append(self._settled(delivery))
+        return values
+
+    def _settled(self, delivery: Delivery) -> bytes:
+        self.subscription.settle(delivery)
+        return delivery.message.value
+
+
+@dataclass
+class Service:
+    """An API and everything it stands on."""
+
+    client: Client
+    settings: Settings
+    transport: Transport
+    store: ObjectStore
+    guard: UrlGuard
+    tasks: Queue
+    events: Queue
+
+    def queued(self) -> list[SeparationTask]:
+        return [SeparationTask.model_validate_json(value) for value in self.tasks.drain()]
+
+    def reported(self) -> list[TaskEvent]:
+        return [TaskEvent.model_validate_json(value) for value in self.events.drain()]
+
+
+@pytest.fixture(scope="session")
+def make_settings(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
+    """Settings of a data folder of their own; the environment of whoever runs the tests changes nothing."""
+
+    def make(**variables: str) -> Settings:
+        with pytest.MonkeyPatch.context() as patch:
+            for section in SECTIONS:
+                for field in section.model_fields.values():
+                    patch.delenv(str(field.alias), raising=False)
+            defaults = {
+                "BASIC_AUTH_USERNAME": CREDENTIALS[0],
+                "BASIC_AUTH_PASSWORD": CREDENTIALS[1],
+                "DATA_DIR": str(tmp_path_factory.mktemp("data")),
+                "MAX_REQUEST_BYTES": str(MAX_REQUEST_BYTES),
+            }
+            for name, value in {**defaults, **variables}.items():
+                patch.setenv(name, value)
+            return Settings(env_file=None)
+
+    return make
+
+
+@contextmanager
+def serve(settings: Settings, transport: Transport | None = None, guard: UrlGuard | None = None) -> Iterator[Service]:
+    """The API of ``settings`` behind a real server, with everything it stands on."""
+    transport = transport or open_transport(settings, max_poll_interval_ms=300_000)
+    transport.ensure_topics(topics(settings.kafka, settings.state.retention_seconds))
+    guard = guard or UrlGuard(False, resolver=resolve)
+    store = open_store(settings)
+    tasks = Queue(transport.subscribe([settings.kafka.task_topic], "tests"))
+    events = Queue(transport.subscribe([settings.kafka.event_topic], "tests"))
+    try:
+        with serving(create_app(settings, transport, store, guard), settings.api.require_credentials()) as client:
+            yield Service(client, settings, transport, store, guard, tasks, events)
+    finally:
+        transport.close()
+
+
+@pytest.fixture(scope="session")
+def _shared(make_settings: Callable[..., Settings]) -> Iterator[Service]:
+    with serve(make_settings()) as service:
+        yield service
+
+
+@pytest.fixture
+def service(_shared: Service) -> Service:
+    """The service that most tests share; its queues are empty when a test begins."""
+    _shared.queued()
+    _shared.reported()
+    return _shared
+
+
+@pytest.fixture
+def client(service: Service) -> Client:
+    return service.client
+
+
+@pytest.fixture
+def own_service(make_settings: Callable[..., Settings]) -> Iterator[Service]:
+    """A service that the test may break."""
+    with serve(make_settings()) as service:
+        yield service
+
+
+@pytest.fixture
+def job() -> dict[str, Any]:
+    """The least that a client must send."""
+    return {"audio": "https://cdn.example.com/song.mp3?token=s3cret", "hook_url": "https://app.example.com/hook"}

@@ -1,0 +1,166 @@
+"""What a client sees when something behind the door is broken, and when it knocks at no door at all."""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config import Settings
+from pipeline.download.guard import UrlGuard
+from pipeline.errors import ErrorCode, PermanentError
+from pipeline.transport import Message
+from pipeline.transport.embedded import EmbeddedTransport
+from tests.api.conftest import Service, resolve, serve
+from tests.api.http_client import DEADLINE, Client
+
+Job = dict[str, Any]
+
+
+@contextmanager
+def broken_queue(service: Service) -> Iterator[None]:
+    """The broker's table is gone for a while."""
+    with closing(sqlite3.connect(service.settings.state.broker_file)) as connection:
+        connection.execute("ALTER TABLE messages RENAME TO elsewhere")
+        try:
+            yield
+        finally:
+            connection.execute("ALTER TABLE elsewhere RENAME TO messages")
+
+
+def test_a_broken_broker_accepts_nothing(own_service: Service, job: Job) -> None:
+    with broken_queue(own_service):
+        answer = own_service.client.post(job)
+
+    assert answer.status == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert answer.json["error"] == "The queue does not take jobs now; nothing was accepted, try again later"
+    assert answer.json["details"] == {"code": "broker_unavailable"}
+    assert own_service.queued() == []
+    assert own_service.reported() == []
+    assert own_service.client.post(job).status == 202
+    assert len(own_service.queued()) == 1
+
+
+class SlowTransport(EmbeddedTransport):
+    """A broker that takes its time."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.asked, self.goes_on = threading.Event(), threading.Event()
+
+    def publish(self, *messages: Message) -> None:
+        self.asked.set()
+        assert self.goes_on.wait(DEADLINE)
+        super().publish(*messages)
+
+
+def test_a_slow_broker_holds_up_nobody_else(make_settings: Callable[..., Settings], job: Job) -> None:
+    settings = make_settings()
+    transport = SlowTransport(settings.state.broker_file)
+
+    with serve(settings, transport) as service, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(service.client.post, job)
+        try:
+            assert transport.asked.wait(DEADLINE)
+            assert service.client.get("/health").status == 200
+            assert not waiting.done()
+        finally:
+            transport.goes_on.set()
+
+        assert waiting.result(DEADLINE).status == 202
+
+
+class NarrowTransport(EmbeddedTransport):
+    """A broker that takes no message at all, as Kafka does with one over its limit."""
+
+    def publish(self, *messages: Message) -> None:
+        raise PermanentError("the message is too large", code=ErrorCode.MESSAGE_TOO_LARGE)
+
+
+class DefectiveTransport(EmbeddedTransport):
+    """A broker with a bug."""
+
+    def publish(self, *messages: Message) -> None:
+        raise RuntimeError("password is hunter2 in /srv/secret.py")
+
+
+def test_a_job_that_no_broker_takes_is_too_large(make_settings: Callable[..., Settings], job: Job) -> None:
+    settings = make_settings()
+
+    with serve(settings, NarrowTransport(settings.state.broker_file)) as service:
+        answer = service.client.post(job)
+
+    assert (answer.status, answer.json["details"]) == (413, {"code": "message_too_large"})
+
+
+def test_a_defect_shows_no_internals(make_settings: Callable[..., Settings], job: Job) -> None:
+    settings = make_settings()
+
+    with serve(settings, DefectiveTransport(settings.state.broker_file)) as service:
+        answer = service.client.post(job)
+
+        assert (answer.status, answer.json) == (500, {"error": "Internal server error", "details": None})
+        assert service.client.get("/health").status == 200
+
+
+def test_a_name_server_that_hangs_does_not_hold_up_the_door(make_settings: Callable[..., Settings], job: Job) -> None:
+    answered = threading.Event()
+
+    def hang(host: str, port: int, **hints: object) -> list[tuple[Any, ...]]:
+        answered.wait()
+        return resolve(host, port, **hints)
+
+    with serve(make_settings(), guard=UrlGuard(False, resolver=hang, resolve_timeout=0.05)) as service:
+        try:
+            assert service.client.post(job).status == 202
+        finally:
+            answered.set()
+        assert len(service.queued()) == 1
+
+
+def test_a_client_that_hangs_up_leaves_the_service_well(service: Service, job: Job) -> None:
+    head = (
+        f"POST /generate HTTP/1.1\r\nHost: x\r\nAuthorization: {service.client.authorization}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+    )
+    with socket.create_connection(("127.0.0.1", service.client.port)) as connection:
+        connection.sendall(head.encode())
+
+    assert service.client.post(job).status == 202
+    assert len(service.queued()) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("GET", "/nothing"),
+        ("POST", "/generate/"),
+        ("GET", "/tasks"),
+        ("GET", "/health/x"),
+        ("POST", "//generate"),
+    ],
+)
+def test_an_unknown_path_is_not_found(client: Client, method: str, path: str) -> None:
+    answer = client.request(method, path)
+
+    assert (answer.status, answer.json) == (404, {"error": "Endpoint not found"})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/generate", "POST"), ("DELETE", "/generate", "POST"), ("POST", "/health", "GET")],
+)
+def test_an_unknown_method_is_not_allowed(client: Client, method: str, path: str, allowed: str) -> None:
+    answer = client.request(method, path)
+
+    assert (answer.status, answer.json) == (405, {"error": "Method not allowed", "details": None})
+    assert answer.headers["allow"] == allowed

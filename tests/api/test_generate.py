@@ -1,0 +1,365 @@
+"""``POST /generate``: what is accepted, and what is refused in which words."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from api.models import MAX_METADATA_BYTES
+from pipeline.messages import OutputFormat, TaskState
+from pipeline.transport.embedded import EmbeddedTransport
+from tests.api.conftest import MAX_REQUEST_BYTES, Service
+from tests.api.http_client import DEADLINE, Client
+
+Job = dict[str, Any]
+
+
+def test_a_job_is_accepted_in_the_words_of_the_contract(service: Service, job: Job) -> None:
+    answer = service.client.post(job)
+
+    assert answer.status == 202
+    task_uuid = answer.json["task_uuid"]
+    assert answer.json == {
+        "message": "Task has been queued for processing",
+        "status": "queued",
+        "task_uuid": task_uuid,
+    }
+    assert UUID(task_uuid).version == 4
+    assert str(UUID(task_uuid)) == task_uuid
+
+
+def test_the_queued_task_carries_what_was_asked_for(service: Service, job: Job) -> None:
+    options = {
+        "model": "UVR-MDX-NET-Voc_FT.onnx",
+        "stems": ["vocals", "instrumental"],
+        "output_format": "flac",
+        "metadata": {"album": 7, "nested": {"käse": [1, 2.5, None, True]}},
+    }
+
+    answer = service.client.post({**job, **options})
+
+    (task,) = service.queued()
+    assert str(task.task_uuid) == answer.json["task_uuid"]
+    assert (task.audio, task.hook_url) == (job["audio"], job["hook_url"])
+    assert task.model == options["model"]
+    assert task.stems == ("vocals", "instrumental")
+    assert task.output_format is OutputFormat.FLAC
+    assert task.metadata == options["metadata"]
+
+
+def test_a_stem_that_is_named_twice_is_wanted_once(service: Service, job: Job) -> None:
+    service.client.post({**job, "stems": ["vocals", "drums", "vocals"]})
+
+    (task,) = service.queued()
+    assert task.stems == ("vocals", "drums")
+
+
+def test_without_options_the_defaults_hold(service: Service, job: Job) -> None:
+    service.client.post(job)
+    service.client.post({**job, "model": None, "stems": None, "output_format": None, "metadata": None})
+
+    for task in service.queued():
+        assert (task.model, task.stems, task.metadata) == (None, None, None)
+        assert task.output_format is OutputFormat.WAV
+
+
+def test_fields_that_nobody_knows_are_ignored(service: Service, job: Job) -> None:
+    extras = {"priority": "not a number", "bitrate": -1, "callback": {"x": []}, "task_uuid": "mine", "submitted_at": 0}
+
+    answer = service.client.post({**job, **extras}, {"Idempotency-Key": "k"})
+
+    assert answer.status == 202
+    (task,) = service.queued()
+    assert str(task.task_uuid) == answer.json["task_uuid"] != "mine"
+    assert task.submitted_at > 0
+
+
+def test_accepted_means_durable(service: Service, job: Job) -> None:
+    answer = service.client.post(job)
+
+    # Another connection to the same broker, as another process would have it.
+    elsewhere = EmbeddedTransport(service.settings.state.broker_file)
+    try:
+        subscription = elsewhere.subscribe([service.settings.kafka.task_topic], f"group-{answer.json['task_uuid']}")
+        keys = []
+        while (delivery := subscription.receive(0.0)) is not None:
+            keys.append(delivery.message.key)
+            subscription.settle(delivery)
+    finally:
+        elsewhere.close()
+    assert answer.json["task_uuid"] in keys
+
+
+def test_acceptance_is_reported(service: Service, job: Job) -> None:
+    answer = service.client.post(job)
+
+    (event,) = service.reported()
+    assert str(event.task_uuid) == answer.json["task_uuid"]
+    assert event.status is TaskState.QUEUED
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8", " application/json "],
+)
+def test_json_may_be_announced_with_parameters(client: Client, job: Job, content_type: str) -> None:
+    assert client.post(job, {"Content-Type": content_type}).status == 202
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None,
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/jsonp",
+        "text/json",
+        "multipart/form-data; boundary=x",
+    ],
+)
+def test_another_content_type_is_refused(service: Service, job: Job, content_type: str | None) -> None:
+    answer = service.client.post(job, {"Content-Type": content_type})
+
+    assert (answer.status, answer.json["error"]) == (400, "Content-Type must be application/json")
+    assert service.queued() == []
+
+
+@pytest.mark.parametrize("body", [b"", b" \r\n\t"])
+def test_a_body_is_required(client: Client, body: bytes) -> None:
+    answer = client.post(body)
+
+    assert (answer.status, answer.json["error"]) == (400, "Request body is required")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"audio=https://cdn.example.com/song.mp3",
+        b'{"audio": NaN}',
+        b'{"audio": "\xff"}',
+        b'{"audio": "\\ud800"}',
+        b'{"a": 1} trailing',
+        b"[" * 30_000,
+        b'{"a":' * 5000,
+        b"1" * 30_000,
+    ],
+)
+def test_a_body_that_is_not_json_is_refused(client: Client, body: bytes) -> None:
+    answer = client.post(body)
+
+    assert (answer.status, answer.json["error"]) == (400, "Request body must be valid JSON")
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b'"text"', b"1", b"true"])
+def test_a_body_that_is_no_object_is_refused(client: Client, body: bytes) -> None:
+    answer = client.post(body)
+
+    assert (answer.status, answer.json["error"]) == (400, "Request body must be a JSON object")
+
+
+@pytest.mark.parametrize("field", ["audio", "hook_url"])
+@pytest.mark.parametrize("absent", ["missing", None, ""])
+def test_both_urls_are_required(service: Service, job: Job, field: str, absent: str | None) -> None:
+    if absent == "missing":
+        del job[field]
+    else:
+        job[field] = absent
+
+    answer = service.client.post(job)
+
+    assert (answer.status, answer.json["error"]) == (400, f"{field} field is required")
+    assert answer.json["details"]["field"] == field
+    assert service.queued() == []
+
+
+_NO_URLS = [
+    "song.mp3",
+    "/song.mp3",
+    "//cdn.example.com/song.mp3",
+    "ftp://cdn.example.com/song.mp3",
+    "file:///etc/passwd",
+    "javascript:alert(1)",
+    "data:audio/wav;base64,AAAA",
+    "http://",
+    "http:///song.mp3",
+    "http://cdn.example.com:99999/",
+    "http://user:password@cdn.example.com/",
+    "http://cdn.example.com/a b",
+    "http://cdn.example.com/\r\nX-Injected: 1",
+    "http://2130706433/",
+    "http://0x7f.1/",
+    "http://127.1/",
+    " ",
+    7,
+    True,
+    ["https://cdn.example.com/song.mp3"],
+    {"url": "https://cdn.example.com/song.mp3"},
+]
+_FORBIDDEN_URLS = [
+    "http://127.0.0.1/song.mp3",
+    "http://localhost/song.mp3",
+    "http://[::1]/song.mp3",
+    "http://10.0.0.1/song.mp3",
+    "http://192.168.1.1/song.mp3",
+    "http://169.254.169.254/latest/meta-data/",
+    "http://[::ffff:127.0.0.1]/",
+    "http://0.0.0.0/",
+    "https://private.example.com/song.mp3",
+    "https://metadata.example.com/",
+    "https://cdn.example.com:22/",
+]
+
+
+@pytest.mark.parametrize("field", ["audio", "hook_url"])
+@pytest.mark.parametrize("url", _NO_URLS, ids=str)
+def test_what_is_no_http_url_is_refused(service: Service, job: Job, field: str, url: object) -> None:
+    answer = service.client.post({**job, field: url})
+
+    assert (answer.status, answer.json["error"]) == (400, f"{field} must be a valid HTTP(S) URL")
+    assert answer.json["details"]["field"] == field
+    assert service.queued() == []
+
+
+@pytest.mark.parametrize("field", ["audio", "hook_url"])
+@pytest.mark.parametrize("url", _FORBIDDEN_URLS)
+def test_a_url_into_a_private_network_is_refused(service: Service, job: Job, field: str, url: str) -> None:
+    answer = service.client.post({**job, field: url})
+
+    assert answer.status == 403
+    assert answer.json["error"].startswith(f"{field} is refused: ")
+    assert answer.json["details"] == {"field": field, "code": "url_forbidden"}
+    assert service.queued() == []
+
+
+def test_a_name_that_does_not_resolve_now_is_accepted(service: Service, job: Job) -> None:
+    answer = service.client.post({**job, "audio": "https://later.example.com/song.mp3"})
+
+    assert answer.status == 202
+    assert len(service.queued()) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("model", "../../etc/passwd", "model must be the file name of a model"),
+        ("model", "/models/a.onnx", "model must be the file name of a model"),
+        ("model", "a\\b.onnx", "model must be the file name of a model"),
+        ("model", ".hidden", "model must be the file name of a model"),
+        ("model", "a.onnx\n", "model must be the file name of a model"),
+        ("model", "x" * 129, "model must be the file name of a model"),
+        ("model", "", "model must be the file name of a model"),
+        ("model", 4, "model must be the file name of a model"),
+        ("stems", "vocals", "stems must be a list of stem names"),
+        ("stems", [], "stems must be a list of stem names"),
+        ("stems", ["Vocals"], "stems must be a list of stem names"),
+        ("stems", ["../vocals"], "stems must be a list of stem names"),
+        ("stems", [None], "stems must be a list of stem names"),
+        ("stems", ["vocals"] * 33, "stems must be a list of stem names"),
+        ("output_format", "mp3", "output_format must be one of: wav, flac"),
+        ("output_format", "WAV", "output_format must be one of: wav, flac"),
+        ("output_format", 1, "output_format must be one of: wav, flac"),
+        ("metadata", "text", "metadata must be a JSON object of at most 16384 bytes"),
+        ("metadata", ["a"], "metadata must be a JSON object of at most 16384 bytes"),
+        ("metadata", {"a": "é" * (MAX_METADATA_BYTES // 2)}, "metadata must be a JSON object of at most 16384 bytes"),
+    ],
+)
+def test_an_optional_value_out_of_range_is_refused(
+    service: Service, job: Job, field: str, value: object, sentence: str
+) -> None:
+    answer = service.client.post({**job, field: value})
+
+    assert answer.status == 422
+    assert answer.json["error"].startswith(sentence)
+    assert answer.json["details"]["field"] == field
+    assert service.queued() == []
+
+
+def test_metadata_with_a_number_beyond_json_is_refused(client: Client, job: Job) -> None:
+    body = json.dumps({**job, "metadata": {"n": 0}}).replace('"n": 0', '"n": 1e999').encode()
+
+    assert client.post(body).status == 422
+
+
+def test_metadata_may_be_as_large_as_it_says(client: Client, job: Job) -> None:
+    filling = "x" * (MAX_METADATA_BYTES - len('{"a":""}'))
+
+    assert client.post({**job, "metadata": {"a": filling}}).status == 202
+    assert client.post({**job, "metadata": {"a": filling + "x"}}).status == 422
+
+
+#: One fault for each check, in the order of the contract: (header or field, bad value, status, sentence).
+_FAULTS: list[tuple[str, Any, int, str]] = [
+    ("Authorization", "Basic bm86bm8=", 401, "Valid credentials are required"),
+    ("Content-Type", "text/plain", 400, "Content-Type must be application/json"),
+    ("audio", None, 400, "audio field is required"),
+    ("hook_url", "", 400, "hook_url field is required"),
+    ("audio", "ftp://x", 400, "audio must be a valid HTTP(S) URL"),
+    ("hook_url", "hook", 400, "hook_url must be a valid HTTP(S) URL"),
+    ("audio", "http://127.0.0.1/", 403, "audio is refused"),
+    ("hook_url", "http://10.0.0.1/", 403, "hook_url is refused"),
+    ("model", "../x", 422, "model must be"),
+    ("stems", 3, 422, "stems must be"),
+    ("output_format", "ogg", 422, "output_format must be"),
+    ("metadata", 3, 422, "metadata must be"),
+]
+
+
+@pytest.mark.parametrize("first", range(len(_FAULTS)))
+def test_of_several_faults_the_first_check_answers(client: Client, job: Job, first: int) -> None:
+    headers: dict[str, str | None] = {}
+    for name, value, _, _ in reversed(_FAULTS[first:]):  # the earlier fault of a field replaces the later one
+        if name in ("Authorization", "Content-Type"):
+            headers[name] = value
+        else:
+            job[name] = value
+
+    answer = client.post(job, headers)
+
+    assert answer.status == _FAULTS[first][2]
+    assert answer.json["error"].startswith(_FAULTS[first][3])
+
+
+def test_a_body_over_the_limit_is_refused(service: Service, job: Job) -> None:
+    fits = json.dumps(job).encode().ljust(MAX_REQUEST_BYTES)
+
+    assert service.client.post(fits).status == 202
+    answer = service.client.post(fits + b" ")
+
+    assert answer.status == 413
+    assert answer.json["error"] == f"Request body must not be larger than {MAX_REQUEST_BYTES} bytes"
+    assert len(service.queued()) == 1
+
+
+def test_an_announced_length_over_the_limit_is_refused_before_the_body_is_sent(client: Client) -> None:
+    head = (
+        f"POST /generate HTTP/1.1\r\nHost: x\r\nAuthorization: {client.authorization}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {MAX_REQUEST_BYTES + 1}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", client.port), timeout=DEADLINE) as connection:
+        connection.sendall(head.encode())
+
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413")
+
+
+def test_a_chunked_body_over_the_limit_is_refused(service: Service, job: Job) -> None:
+    fits = json.dumps(job).encode().ljust(MAX_REQUEST_BYTES)
+    headers = {"Content-Type": "application/json"}
+
+    def post(body: bytes) -> int:
+        chunks = [body[start : start + 7000] for start in range(0, len(body), 7000)]
+        return service.client.request("POST", "/generate", iter(chunks), headers).status
+
+    assert post(fits) == 202
+    assert post(fits + b" ") == 413
+    assert post(fits * 100) == 413
+    assert len(service.queued()) == 1
+
+
+def test_whoever_may_not_ask_is_told_that_before_anything_about_the_body(client: Client) -> None:
+    assert client.post(b"x" * (MAX_REQUEST_BYTES + 1), {"Authorization": None}).status == 401

@@ -1,0 +1,101 @@
+"""``/health`` and ``/ready``."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+from api.health import Probe
+from pipeline.errors import ErrorCode, InfrastructureError
+from tests.api.conftest import Service
+from tests.api.http_client import DEADLINE, Client
+from tests.api.test_failures import broken_queue
+
+
+def test_a_process_that_answers_is_healthy(client: Client) -> None:
+    answer = client.get("/health")
+
+    assert answer.status == 200
+    assert answer.json["status"] == "healthy"
+    assert type(answer.json["timestamp"]) is int
+    assert abs(answer.json["timestamp"] - time.time()) < DEADLINE
+    assert set(answer.json) == {"status", "timestamp", "version"}
+
+
+def test_ready_when_everything_answers(client: Client) -> None:
+    answer = client.get("/ready")
+
+    assert answer.status == 200
+    assert answer.json == {
+        "status": "ready",
+        "components": {"broker": {"status": "ready"}, "storage": {"status": "ready"}},
+    }
+
+
+def test_a_broken_store_is_named(own_service: Service) -> None:
+    folder = own_service.settings.state.stems_dir
+    own_service.client.get("/ready")
+    for path in (*folder.iterdir(), folder):
+        path.rmdir()
+    folder.write_text("a file where the folder should be")
+
+    answer = own_service.client.get("/ready")
+
+    assert (answer.status, answer.json["status"]) == (503, "unavailable")
+    assert answer.json["components"]["broker"] == {"status": "ready"}
+    assert answer.json["components"]["storage"]["status"] == "unavailable"
+    assert answer.json["components"]["storage"]["error"].startswith("a local file cannot be read or written")
+    assert str(folder) not in answer.body.decode()
+
+
+def test_readiness_comes_back_by_itself(own_service: Service) -> None:
+    folder = own_service.settings.state.stems_dir
+    folder.write_text("a file where the folder should be")
+    assert own_service.client.get("/ready").status == 503
+
+    folder.unlink()
+
+    assert own_service.client.get("/ready").status == 200
+
+
+def test_health_does_not_depend_on_the_broker(own_service: Service) -> None:
+    with broken_queue(own_service):
+        assert own_service.client.get("/health").status == 200
+
+
+def test_a_check_that_hangs_is_waited_for_once() -> None:
+    answered = threading.Event()
+    calls: list[None] = []
+
+    def hang() -> None:
+        calls.append(None)
+        answered.wait(DEADLINE)
+
+    async def ask() -> None:
+        probe = Probe("broker", hang, timeout=0.02)
+        hanging = await asyncio.gather(*(probe.component() for _ in range(5)))
+        hanging.append(await probe.component())
+        assert {component.status for component in hanging} == {"unavailable"}
+        assert hanging[0].error == "no answer within 0.02 s"
+        assert len(calls) == 1  # five impatient askers hold one thread
+        answered.set()
+        async with asyncio.timeout(DEADLINE):
+            while (await probe.component()).status != "ready":
+                pass
+
+    asyncio.run(ask())
+
+
+def test_a_check_says_why_and_a_broken_one_does_not_say_more() -> None:
+    def unavailable() -> None:
+        raise InfrastructureError("the broker does not answer", code=ErrorCode.BROKER_UNAVAILABLE)
+
+    def defective() -> None:
+        raise RuntimeError("password=hunter2")
+
+    async def ask() -> None:
+        assert (await Probe("broker", unavailable).component()).error == "the broker does not answer"
+        assert (await Probe("broker", defective).component()).error == "the check itself failed"
+
+    asyncio.run(ask())

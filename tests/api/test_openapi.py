@@ -1,0 +1,105 @@
+"""The OpenAPI document and the page that shows it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import api
+from api.models import GenerateRequest
+from tests.api.http_client import Client
+
+#: What each call may answer, from the contract.
+CALLS = {
+    ("post", "/generate"): {202, 400, 401, 403, 413, 422, 500, 503},
+    ("get", "/health"): {200},
+    ("get", "/ready"): {200, 503},
+    ("get", "/files/{key}"): {200, 206, 403, 404, 416, 500},
+}
+
+
+@pytest.fixture
+def document(client: Client) -> dict[str, Any]:
+    document: dict[str, Any] = client.get("/openapi.json").json
+    return document
+
+
+def test_every_call_is_documented_with_every_answer(document: dict[str, Any]) -> None:
+    found = {
+        (method, path): {int(status) for status in operation["responses"] if status.isdecimal()}
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    }
+
+    assert found == CALLS
+
+
+def test_every_error_has_the_one_form(document: dict[str, Any]) -> None:
+    for operations in document["paths"].values():
+        for path_operation in operations.values():
+            for status, response in path_operation["responses"].items():
+                is_readiness = path_operation["summary"].startswith("Can jobs")
+                if status.isdecimal() and int(status) >= 400 and not is_readiness:
+                    schema = response["content"]["application/json"]["schema"]
+                    assert schema == {"$ref": "#/components/schemas/ErrorBody"}
+
+    form = document["components"]["schemas"]["ErrorBody"]
+    assert set(form["properties"]) == {"error", "details"}
+    assert form["required"] == ["error"]
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    def references(node: object) -> Iterator[str]:
+        if isinstance(node, dict):
+            if isinstance(node.get("$ref"), str):
+                yield node["$ref"]
+            for child in node.values():
+                yield from references(child)
+        elif isinstance(node, list):
+            for child in node:
+                yield from references(child)
+
+    for reference in references(document):
+        target: Any = document
+        for step in reference.removeprefix("#/").split("/"):
+            target = target[step]
+        assert target
+
+
+def test_only_jobs_need_credentials(document: dict[str, Any]) -> None:
+    assert document["components"]["securitySchemes"]["Basic"]["scheme"] == "basic"
+    assert document["paths"]["/generate"]["post"]["security"] == [{"Basic": []}]
+    for path in ("/health", "/ready", "/files/{key}"):
+        assert "security" not in document["paths"][path]["get"]
+
+
+def test_the_body_is_documented_with_examples_that_hold(document: dict[str, Any]) -> None:
+    schema = document["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+
+    assert schema["required"] == ["audio", "hook_url"]
+    assert schema["properties"]["output_format"]["enum"] == ["wav", "flac"]
+    assert all("description" in field for field in schema["properties"].values())
+    assert schema["examples"]
+    for example in schema["examples"]:
+        GenerateRequest.model_validate(example)
+
+
+def test_the_page_needs_nothing_from_the_internet(client: Client) -> None:
+    page = client.get("/docs").body.decode()
+
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert assets
+    for asset in assets:
+        assert asset.startswith("/")
+        assert client.get(asset).status == 200
+    assert not re.search(r"https?://", page)
+
+
+def test_the_version_is_the_project_s(document: dict[str, Any], pytestconfig: pytest.Config) -> None:
+    project = (pytestconfig.rootpath / "pyproject.toml").read_text("utf-8")
+
+    assert document["info"]["version"] == api.__version__
+    assert f'version = "{api.__version__}"' in project

@@ -1,0 +1,170 @@
+"""``python -m api`` as a process: how it starts, what it logs, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.__main__ import main
+from config import SECTIONS
+from pipeline.lifecycle import ExitCode
+from tests.api.http_client import DEADLINE, Client
+
+ROOT = Path(__file__).parents[2]
+CREDENTIALS = ("operator", "pa55word-of-the-process")
+KNOWN = {str(field.alias) for section in SECTIONS for field in section.model_fields.values()}
+
+
+@contextmanager
+def process(folder: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """``python -m api`` in a folder without ``.env``, with these settings and no others."""
+    inherited = {name: value for name, value in os.environ.items() if name not in KNOWN}
+    environment = {**inherited, "PYTHONPATH": str(ROOT), "DATA_DIR": str(folder / "data"), "API_PORT": "0", **variables}
+    with subprocess.Popen(
+        [sys.executable, "-m", "api"], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def run(folder: Path, **variables: str) -> tuple[int, str]:
+    """Exit status and standard error of a process that ends by itself."""
+    with process(folder, **variables) as running:
+        _, stderr = running.communicate(timeout=DEADLINE)
+    return running.returncode, stderr
+
+
+def lines_until(running: subprocess.Popen[str], event: str) -> list[dict[str, Any]]:
+    """Log lines up to the first that tells of ``event``."""
+    assert running.stderr is not None
+    lines = []
+    for text in running.stderr:
+        lines.append(json.loads(text))
+        if lines[-1]["event"] == event:
+            return lines
+    raise AssertionError(f"{event} was never logged: {lines}")
+
+
+def credentials() -> dict[str, str]:
+    return dict(zip(("BASIC_AUTH_USERNAME", "BASIC_AUTH_PASSWORD"), CREDENTIALS, strict=True))
+
+
+def test_a_job_from_start_to_stop_leaves_no_secret_in_the_log(tmp_path: Path) -> None:
+    with process(tmp_path, **credentials()) as running:
+        lines = lines_until(running, "listening")
+        client = Client(lines[-1]["port"], CREDENTIALS)
+        assert client.get("/ready").status == 200
+        wanted = {
+            # An address, so that no name server is asked.
+            "audio": "https://93.184.215.14/song.mp3?token=query-secret",
+            "hook_url": "https://93.184.215.14/hook/path-secret?key=hook-secret",
+        }
+        accepted = client.post(wanted)
+        refused = client.post({**wanted, "audio": "http://127.0.0.1/song.mp3?token=query-secret"})
+        unknown = client.post(wanted, {"Authorization": "Basic d3Jvbmc6d3Jvbmctc2VjcmV0"})  # wrong:wrong-secret
+        running.send_signal(signal.SIGTERM)
+        lines += lines_until(running, "stopped")
+        status = running.wait(DEADLINE)
+
+    assert (accepted.status, refused.status, unknown.status, status) == (202, 403, 401, ExitCode.OK)
+    (acceptance,) = (line for line in lines if line["event"] == "job_accepted")
+    assert acceptance["task_uuid"] == accepted.json["task_uuid"]
+    assert acceptance["audio"] == "https://93.184.215.14/song.mp3"
+    assert [line["status"] for line in lines if line["event"] == "request_refused"] == [403, 401]
+    text = json.dumps(lines)
+    for secret in ("secret", CREDENTIALS[1], client.authorization, "d3Jvbmc6"):
+        assert secret not in text
+
+
+def test_a_job_in_hand_is_answered_before_the_end(tmp_path: Path) -> None:
+    with process(tmp_path, **credentials()) as running:
+        (*_, listening) = lines_until(running, "listening")
+        body = b'{"audio": "https://93.184.215.14/a.mp3", "hook_url": "https://93.184.215.14/b"}'
+        head = (
+            f"POST /generate HTTP/1.1\r\nHost: x\r\nAuthorization: {Client(0, CREDENTIALS).authorization}\r\n"
+            f"Content-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", listening["port"]), timeout=DEADLINE) as connection:
+            connection.sendall(head.encode())
+            assert connection.recv(1000).startswith(b"HTTP/1.1 100")  # the request is in hand
+            running.send_signal(signal.SIGTERM)
+            lines_until(running, "stopping")
+            connection.sendall(body)
+            assert connection.recv(1000).startswith(b"HTTP/1.1 202")
+        assert running.wait(DEADLINE) == ExitCode.OK
+
+
+def test_while_the_broker_is_away_the_api_is_up_and_accepts_nothing(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        nobody = f"127.0.0.1:{reserved.getsockname()[1]}"
+    with process(tmp_path, **credentials(), KAFKA_BOOTSTRAP_SERVERS=nobody, ACCEPT_TIMEOUT="0.3") as running:
+        (*_, listening) = lines_until(running, "listening")
+        client = Client(listening["port"], CREDENTIALS)
+
+        answer = client.post({"audio": "https://93.184.215.14/a.mp3", "hook_url": "https://93.184.215.14/b"})
+        readiness = client.get("/ready")
+        alive = client.get("/health")
+        running.terminate()
+        status = running.wait(DEADLINE)
+
+    assert (answer.status, answer.json["details"]) == (503, {"code": "broker_unavailable"})
+    assert "retry-after" in answer.headers
+    assert readiness.status == 503
+    assert readiness.json["components"]["broker"]["status"] == "unavailable"
+    assert readiness.json["components"]["storage"] == {"status": "ready"}
+    assert (alive.status, status) == (200, ExitCode.OK)
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({}, "BASIC_AUTH_USERNAME and BASIC_AUTH_PASSWORD must be set: the API does not start without credentials."),
+        ({"BASIC_AUTH_USERNAME": "operator"}, "BASIC_AUTH_PASSWORD must be set"),
+        ({**credentials(), "API_PORT": "eighty"}, "API_PORT: "),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variables: dict[str, str],
+    sentence: str,
+) -> None:
+    for name in KNOWN:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+
+    assert main() is ExitCode.CONFIG
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(sentence)
+    assert len(stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_setting_that_cannot_be_used_is_the_exit_status(tmp_path: Path) -> None:
+    status, stderr = run(tmp_path)
+
+    assert status == 78
+    assert stderr.startswith("BASIC_AUTH_USERNAME and BASIC_AUTH_PASSWORD must be set")
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        status, stderr = run(tmp_path, **credentials(), API_PORT=str(other.getsockname()[1]))
+
+    assert status == ExitCode.UNAVAILABLE
+    assert "address already in use" in json.loads(stderr.splitlines()[-1])["event"]
