@@ -1,0 +1,42 @@
+# One door for contributors. Everything below works on a fresh checkout: the virtual environment is made when needed.
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+SOURCES := config.py api processor uploader pipeline demo devstack
+
+# Kept byte code saves seconds at every start.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help install lint format test test-fast test-kafka demo lock
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+install: ## the virtual environment, with the development tools
+	@./start_local.sh install dev
+
+lint: install ## style, types, house rules, dead code, shell, compose, Dockerfile
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy $(SOURCES) tests
+	.venv/bin/lint-imports
+	$(PYTHON) -m vulture
+	bash -n start_local.sh requirements/compile.sh .ci/run
+
+format: install ## rewrite the sources in the house style
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+test: install ## everything; the Kafka and S3 part where it can be had, or else (REQUIRE_KAFKA=1) failing
+	$(PYTEST)
+
+test-fast: install ## what takes seconds and needs no server
+	$(PYTEST) -m "not slow and not kafka and not s3"
+
+test-kafka: install ## what needs a real Kafka and a real S3 server
+	REQUIRE_KAFKA=1 $(PYTEST) -m "kafka or s3"
+
+demo: ## a song in, its stems out
+	@./start_local.sh demo
+
+lock: install ## write the lock files anew from requirements/*.in
+	PATH="$(CURDIR)/.venv/bin:$$PATH" requirements/compile.sh

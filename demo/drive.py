@@ -1,0 +1,123 @@
+"""The demo as a client sees the service: post a song, watch it, receive the webhook, fetch the stems, measure them."""
+
+from __future__ import annotations
+
+import json
+import queue
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import requests
+import soundfile
+
+from config import Settings
+from demo.listener import Listener, Received
+from demo.sdr import sdr_db
+from demo.song import Song, render_song, write_song
+from pipeline.messages import TaskEvent, from_message
+from pipeline.transport import Subscription
+from pipeline.transport.factory import open_transport
+
+#: Longest wait for the end of the demo, s; a song of 24 s takes a few seconds.
+PATIENCE = 600.0
+_REQUEST_SECONDS = 60.0
+_WATCH_SECONDS = 0.25
+
+
+class DemoError(Exception):
+    """The demo did not end as it should; the message says where."""
+
+
+def run_demo(settings: Settings, api_url: str, data_dir: Path, *, watch: Callable[[], None]) -> Path:
+    """Run the whole way of one job against the services at `api_url`; returns the folder with the stems.
+
+    `watch` is called while waiting; it raises if the services are no longer there. Raises DemoError.
+    """
+    song = render_song()
+    mixture = write_song(song, data_dir / "song").mixture
+    secret = settings.webhook.secret
+    with (
+        Listener(mixture, secret.get_secret_value().split()[0] if secret else None) as listener,
+        _events(settings) as events,
+    ):
+        task_uuid = _post(settings, api_url, listener)
+        _say(f"accepted     task {task_uuid}")
+        received = _follow(task_uuid, events, listener, watch)
+    _say("webhook      " + json.dumps(received.body, indent=2).replace("\n", "\n             "))
+    if received.body["status"] != "success":
+        raise DemoError(f"the task has failed: {received.body.get('error_message')}")
+    if secret and not received.verified:
+        raise DemoError("the webhook's signature is wrong")
+    folder = _fetch(received.body["stems"], data_dir / "result" / task_uuid)
+    _measure(song, folder)
+    _say(f"stems        {folder}")
+    return folder
+
+
+def _post(settings: Settings, api_url: str, listener: Listener) -> str:
+    answer = requests.post(
+        f"{api_url}/generate",
+        json={"audio": listener.song_url, "hook_url": listener.hook_url, "metadata": {"from": "demo"}},
+        auth=settings.api.require_credentials(),
+        timeout=_REQUEST_SECONDS,
+    )
+    if answer.status_code != requests.codes.accepted:
+        raise DemoError(f"POST /generate answered {answer.status_code}: {answer.text}")
+    return str(answer.json()["task_uuid"])
+
+
+@contextmanager
+def _events(settings: Settings) -> Iterator[Subscription]:
+    """The service's progress reports, to a group of the demo's own."""
+    transport = open_transport(settings, max_poll_interval_ms=300_000)
+    try:
+        yield transport.subscribe([settings.kafka.event_topic], f"demo-{uuid.uuid4().hex[:8]}")
+    finally:
+        transport.close()
+
+
+def _follow(task_uuid: str, events: Subscription, listener: Listener, watch: Callable[[], None]) -> Received:
+    """Tell the progress until the webhook comes."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        delivery = events.receive(_WATCH_SECONDS)
+        if delivery is not None:
+            event = from_message(TaskEvent, delivery.message)
+            if str(event.task_uuid) == task_uuid:
+                _say(f"{event.status.value:<12} {event.progress:4.0%}")
+            events.settle(delivery)
+            continue
+        watch()
+        try:
+            return listener.received.get_nowait()
+        except queue.Empty:
+            pass
+    raise DemoError(f"no webhook came within {PATIENCE:.0f} s")
+
+
+def _fetch(stems: list[dict[str, Any]], folder: Path) -> Path:
+    """Fetch every stem by its link, as a client would."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem in stems:
+        answer = requests.get(stem["url"], timeout=_REQUEST_SECONDS)
+        if answer.status_code != requests.codes.ok:
+            raise DemoError(f"the link to {stem['name']} answered {answer.status_code}")
+        (folder / f"{stem['name']}.{stem['format']}").write_bytes(answer.content)
+    return folder
+
+
+def _measure(song: Song, folder: Path) -> None:
+    """Compare the stems with the true ones. SDR in dB: how much louder the truth is than the error."""
+    for name, truth in (("vocals", song.vocals), ("instrumental", song.instrumental)):
+        samples, _rate = soundfile.read(folder / f"{name}.wav", dtype="float32", always_2d=True)
+        before, after = sdr_db(truth, song.mixture), sdr_db(truth, np.ascontiguousarray(samples.T))
+        _say(f"SDR          {name:<12} mixture {before:6.2f} dB, separated {after:5.2f} dB ({after - before:+.2f} dB)")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201  the demo's output is for a person
