@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
-from pipeline.messages import TaskEvent, TaskState
+from pipeline.messages import TaskEvent, TaskState, to_message
 from pipeline.transport.protocol import Message, Transport
 
 #: Shortest time between two progress reports of one task, s.
@@ -35,8 +35,9 @@ class Reporter:
 
     def event(self, task_uuid: UUID, state: TaskState, progress: float = 0.0, message: str | None = None) -> Message:
         """The report as a message, to be settled with an outcome: a terminal state must not be lost."""
-        event = TaskEvent(task_uuid=task_uuid, status=state, progress=min(max(progress, 0.0), 1.0), message=message)
-        return Message(self._topic, str(task_uuid), event.model_dump_json().encode())
+        share = min(max(progress, 0.0), 1.0)
+        event = TaskEvent(task_uuid=task_uuid, status=state, progress=share, message=message)
+        return to_message(self._topic, event)
 
     def _is_due(self, task_uuid: UUID) -> bool:
         now = self._clock()

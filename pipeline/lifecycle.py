@@ -38,6 +38,7 @@ class StopSignal:
         self._expired = threading.Event()
         self._lock = threading.Lock()
         self._listeners: dict[object, Callable[[], None]] = {}
+        self._on_request: list[Callable[[], None]] = []
 
     def install(self) -> None:
         """Listen to SIGTERM and SIGINT. Call from the main thread."""
@@ -60,6 +61,12 @@ class StopSignal:
         timer = threading.Timer(self._grace, self._expire)
         timer.daemon = True
         timer.start()
+        for listener in self._on_request:
+            listener()
+
+    def on_request(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` when the shutdown begins."""
+        self._on_request.append(listener)
 
     def is_set(self) -> bool:
         """Whether the service should take no new work."""

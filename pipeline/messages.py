@@ -68,7 +68,7 @@ class SeparationTask(TaskMessage):
 class StemFile(WireModel):
     """A separated stem in the hand-off store: a reference and a hash, never the audio itself.
 
-    The file is a float32 WAV, so that nothing has been rounded or clipped before the uploader encodes it.
+    The file is a float32 WAV (RF64), so that nothing has been rounded or clipped before the uploader encodes it.
     """
 
     name: StemName

@@ -158,12 +158,13 @@ class _Producer:
             self._lock.release()
 
     def _discard(self, client: KafkaProducer) -> None:
+        # Closing may wait for a broker that is gone; the caller has waited long enough.
+        closing = threading.Thread(target=client.close, kwargs={"timeout": 0}, daemon=True)
         with self._lock:
             if self._client is not client:
                 return
             self._client = None
-        # Closing may wait for a broker that is gone; the caller has waited long enough.
-        threading.Thread(target=client.close, kwargs={"timeout": 0}, daemon=True).start()
+        closing.start()
 
 
 class _Reports:

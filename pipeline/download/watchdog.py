@@ -1,0 +1,145 @@
+"""Deadlines and cancellation that fire on a blocked socket.
+
+A deadline that is checked between reads never fires on a server that drips: the read, the header parser or the wait
+for the end of ``100 Continue`` answers goes on, and closing the response from another thread does not wake it. What
+does is shutting the socket down. To the HTTP library that can look like a clean end, so the verdict is kept here and
+must be asked for after every step.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from enum import Enum, auto
+from types import TracebackType
+from typing import Any, Self
+
+from pipeline.cancel import CancelToken
+from pipeline.errors import ErrorCode, TransientError
+
+
+class _Verdict(Enum):
+    TOO_LONG = auto()
+    STALLED = auto()
+    CANCELLED = auto()
+
+
+class Watchdog:
+    """Ends one exchange when it takes too long, stands still, or is cancelled. A context manager, used once.
+
+    ``subject`` names the exchange in error messages. ``total``: s from entering to leaving the block. ``stall``: s of
+    waiting for the other side, measured from ``expect`` to the next ``expect`` or ``rest``.
+    """
+
+    def __init__(self, subject: str, *, total: float, stall: float, cancel: CancelToken) -> None:
+        self._subject = subject
+        self._total = total
+        self._stall = stall
+        self._cancel = cancel
+        self._condition = threading.Condition()
+        self._closed = False
+        self._verdict: _Verdict | None = None
+        self._sockets: list[socket.socket] = []
+        self._calls: list[Future[Any]] = []
+        self._total_at = math.inf
+        self._stall_at = math.inf
+
+    def __enter__(self) -> Self:
+        self._total_at = time.monotonic() + self._total
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        self._cancel.on_cancel(_weakly(self._on_cancel))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+            for handle in self._sockets:
+                handle.close()
+
+    def guard_socket(self, connection: socket.socket) -> None:
+        """Shut ``connection`` down when the time comes. Call right after connecting; the other side is expected."""
+        with self._condition:
+            # A handle of our own: TLS detaches the socket object that it wraps, and a descriptor that the HTTP
+            # library has closed may already belong to somebody else.
+            self._sockets.append(connection.dup())
+            if self._verdict is not None:
+                self._break()
+        self.expect()
+
+    def guard_call(self, outcome: Future[Any]) -> None:
+        """Cancel ``outcome`` when the time comes."""
+        with self._condition:
+            self._calls.append(outcome)
+            if self._verdict is not None:
+                self._break()
+
+    def expect(self) -> None:
+        """From now on we wait for the other side."""
+        self._stall_at = time.monotonic() + self._stall
+
+    def rest(self) -> None:
+        """From now on the other side waits for us."""
+        self._stall_at = math.inf
+
+    def raise_if_fired(self) -> None:
+        """Raise TransientError (``source_timeout``) or CancelledError if the exchange was ended from here."""
+        match self._verdict:
+            case _Verdict.CANCELLED:
+                self._cancel.raise_if_set()
+            case _Verdict.TOO_LONG:
+                raise self._timeout(f"did not finish within {self._total:g} s")
+            case _Verdict.STALLED:
+                raise self._timeout(f"sent nothing for {self._stall:g} s")
+
+    def _timeout(self, what: str) -> TransientError:
+        return TransientError(f"{self._subject} {what}", code=ErrorCode.SOURCE_TIMEOUT)
+
+    def _on_cancel(self) -> None:
+        with self._condition:
+            self._fire(_Verdict.CANCELLED)
+
+    def _watch(self) -> None:
+        with self._condition:
+            while not self._closed and self._verdict is None:
+                now = time.monotonic()
+                if now >= self._total_at:
+                    self._fire(_Verdict.TOO_LONG)
+                elif now >= self._stall_at:
+                    self._fire(_Verdict.STALLED)
+                else:
+                    # Never longer than ``stall``: ``expect`` is called for every read and wakes nobody.
+                    self._condition.wait(min(self._total_at - now, self._stall_at - now, self._stall))
+
+    def _fire(self, verdict: _Verdict) -> None:
+        if self._closed or self._verdict is not None:
+            return
+        self._verdict = verdict
+        self._break()
+
+    def _break(self) -> None:
+        for handle in self._sockets:
+            with suppress(OSError):  # the other side was faster
+                handle.shutdown(socket.SHUT_RDWR)
+        for outcome in self._calls:
+            outcome.cancel()
+
+
+def _weakly(listener: Callable[[], None]) -> Callable[[], None]:
+    """``listener`` without keeping its object alive: a token may live much longer than one exchange."""
+    reference = weakref.WeakMethod(listener)
+
+    def call() -> None:
+        target = reference()
+        if target is not None:
+            target()
+
+    return call

@@ -1,0 +1,105 @@
+"""``/health`` and ``/ready`` of a worker, for probes and for whoever starts it. Readiness is asked, never slept for."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Self
+
+from pipeline.errors import ErrorCode, InfrastructureError, PipelineError
+from pipeline.telemetry import get_logger
+
+log = get_logger(__name__)
+
+Check = Callable[[], None]
+"""Raises a PipelineError unless its component is in order."""
+
+
+class HealthServer:
+    """Answers on ``host:port`` from the moment it is entered until it is left; port 0 picks a free one.
+
+    Entering raises InfrastructureError if the port cannot be had; ``setting`` is the variable that names it.
+    """
+
+    def __init__(self, host: str, port: int, setting: str, checks: Mapping[str, Check]) -> None:
+        self._address = (host, port)
+        self._setting = setting
+        self._checks = checks
+        self._server: ThreadingHTTPServer | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._server = _Server(self._address, _Handler)
+        except OSError as error:
+            raise InfrastructureError(
+                f"{self._setting}={self._address[1]} cannot be listened on ({error.strerror}): "
+                "set another port, or 0 for any free one",
+                code=ErrorCode.INTERNAL,
+            ) from error
+        self._server.checks = self._checks
+        threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
+        host, port = self._server.server_address[:2]
+        log.info("listening", host=host, port=port)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        return int(self._server.server_address[1]) if self._server else self._address[1]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    checks: Mapping[str, Check]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = 5.0
+
+    def do_GET(self) -> None:
+        if self.path == "/health":
+            self._answer(HTTPStatus.OK, {"status": "healthy", "timestamp": int(time.time())})
+        elif self.path == "/ready":
+            self._answer(*readiness(self.server.checks))
+        else:
+            self._answer(HTTPStatus.NOT_FOUND, {"error": "Endpoint not found", "details": None})
+
+    def _answer(self, status: HTTPStatus, body: object) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Probes come every few seconds and are not worth a line each."""
+
+
+def readiness(checks: Mapping[str, Check]) -> tuple[HTTPStatus, dict[str, object]]:
+    """Ask each component; 503 if one is not in order."""
+    components = {name: _component(check) for name, check in checks.items()}
+    ready = all(component["status"] == "ready" for component in components.values())
+    status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+    return status, {"status": "ready" if ready else "unavailable", "components": components}
+
+
+def _component(check: Check) -> dict[str, str]:
+    try:
+        check()
+    except PipelineError as error:
+        return {"status": "unavailable", "error": error.message}
+    return {"status": "ready"}

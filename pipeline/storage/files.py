@@ -1,0 +1,57 @@
+"""Local files: written whole or not at all, with the operating system's errors translated."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from pipeline.errors import ErrorCode, InfrastructureError
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@contextmanager
+def local_errors() -> Iterator[None]:
+    """The boundary between the file system's exceptions and ours: InfrastructureError for every OSError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise InfrastructureError("the disk is full", code=ErrorCode.DISK_FULL) from error
+        reason = os.strerror(error.errno) if error.errno else "unknown error"
+        raise InfrastructureError(
+            f"a local file cannot be read or written: {reason}", code=ErrorCode.STORAGE_UNAVAILABLE
+        ) from error
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A path beside ``target`` to write to; it becomes ``target`` at the end of the block, or vanishes on an error."""
+    partial = target.with_name(f".{uuid4().hex}.partial")
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the file's content is on the disk."""
+    _sync(path, os.O_RDONLY)
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the folder's entries are on the disk: a new name survives a power cut only after this."""
+    _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,49 @@
+"""The one place that builds and checks object keys.
+
+A key is a sequence of ``/``-separated segments of ``[A-Za-z0-9._-]``: the same key is harmless as a path of the local
+store, as an S3 key and as the path of a link, and needs quoting in none of them.
+"""
+
+from __future__ import annotations
+
+import re
+from uuid import UUID
+
+from pipeline.errors import ErrorCode, PermanentError
+from pipeline.messages import OutputFormat
+
+#: S3 allows keys of 1024 bytes; file systems allow file names of 255 bytes.
+MAX_KEY_LENGTH = 1024
+MAX_SEGMENT_LENGTH = 255
+
+_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def stem_key(task_uuid: UUID, stem: str, format: OutputFormat) -> str:
+    """Where a finished stem lies: ``{task_uuid}_{stem}.{format}``."""
+    return check_key(f"{task_uuid}_{_segment(stem)}.{format.value}")
+
+
+def handoff_key(task_uuid: UUID, stem: str) -> str:
+    """Where a stem lies on its way from processor to uploader: ``handoff/{task_uuid}/{stem}.wav``."""
+    return check_key(f"handoff/{task_uuid}/{_segment(stem)}.wav")
+
+
+def check_key(key: str) -> str:
+    """``key`` itself. Raises PermanentError (code ``storage_refused``) unless it is well formed."""
+    if len(key) > MAX_KEY_LENGTH:
+        raise _malformed()
+    for segment in key.split("/"):
+        _segment(segment)
+    return key
+
+
+def _segment(text: str) -> str:
+    """``text`` itself, unless it is more than one segment, or none."""
+    if len(text) > MAX_SEGMENT_LENGTH or ".." in text or text == "." or not _SEGMENT.fullmatch(text):
+        raise _malformed()
+    return text
+
+
+def _malformed() -> PermanentError:
+    return PermanentError("the object key is malformed", code=ErrorCode.STORAGE_REFUSED)

@@ -1,0 +1,87 @@
+"""Working files of running jobs: one locked folder per process, gone with the job, swept up after a crash."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from pipeline.errors import ErrorCode, InfrastructureError
+from pipeline.telemetry import get_logger
+
+log = get_logger(__name__)
+
+_PREFIX = "job-files-"
+_LOCK = "lock"
+
+
+class WorkDir:
+    """A folder of this process below ``root``, locked for as long as the process lives.
+
+    Raises InfrastructureError if it cannot be made.
+    """
+
+    def __init__(self, root: Path) -> None:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            _sweep(root)
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root)).resolve()
+            self._lock = _locked(self.path / _LOCK)
+        except OSError as error:
+            raise InfrastructureError(
+                f"TEMP_DIR cannot be used: {error.strerror}", code=ErrorCode.STORAGE_UNAVAILABLE
+            ) from error
+
+    @contextmanager
+    def job(self) -> Iterator[Path]:
+        """A new empty folder, removed with all it holds when the block is left. No name in it comes from outside."""
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="job-", dir=self.path))
+        except OSError as error:
+            raise disk_error(error) from error
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+
+
+def disk_error(error: OSError) -> InfrastructureError:
+    """The classified form of a failure to write a working file."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    code = ErrorCode.DISK_FULL if full else ErrorCode.STORAGE_UNAVAILABLE
+    return InfrastructureError(f"a working file could not be written: {error.strerror}", code=code)
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """The file, open and locked; None if another process holds the lock."""
+    handle = path.open("a")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        return None
+    return handle
+
+
+def _sweep(root: Path) -> None:
+    """Remove the folders of processes that did not live to do it."""
+    for folder in root.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            lock = _locked(folder / _LOCK)
+            if lock is None:
+                continue
+            with lock:
+                shutil.rmtree(folder)
+            log.info("stale_work_removed", folder=os.path.basename(folder))

@@ -1,0 +1,1 @@
+"""One job at a time per device: fetch, decode, separate, hand off."""

@@ -1,0 +1,55 @@
+"""The two engines under test, and how to open the same place again, in this process or another."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from devstack.s3 import S3Server
+from pipeline.storage import ObjectStore
+from pipeline.storage.links import LinkSigner
+from pipeline.storage.local import LocalStore
+from pipeline.storage.s3 import S3Options, S3Store
+
+SIGNER = LinkSigner(b"0123456789abcdef0123456789abcdef")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where objects are kept, described so that another process can open it."""
+
+    engine: str
+    options: dict[str, Any]
+
+    def open(self) -> ObjectStore:
+        """A handle of its own on the same objects."""
+        if self.engine == "local":
+            return LocalStore(Path(self.options["root"]), self.options["base_url"], SIGNER)
+        return S3Store(S3Options(**self.options))
+
+    def to_json(self) -> str:
+        return json.dumps({"engine": self.engine, "options": self.options})
+
+    @classmethod
+    def from_json(cls, text: str) -> Place:
+        return cls(**json.loads(text))
+
+
+def local_place(root: Path, base_url: str = "http://127.0.0.1:8000") -> Place:
+    return Place("local", {"root": str(root), "base_url": base_url})
+
+
+def s3_place(server: S3Server) -> Place:
+    """A new bucket."""
+    options: dict[str, Any] = {
+        "bucket": f"stems-{uuid4().hex[:12]}",
+        "region": server.region,
+        "endpoint_url": server.endpoint_url,
+        "access_key_id": server.access_key,
+        "secret_access_key": server.secret_key,
+    }
+    S3Store(S3Options(**options)).ensure_bucket()
+    return Place("s3", options)

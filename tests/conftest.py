@@ -1,0 +1,40 @@
+"""The real servers that tests of several folders share: started once, by the first test that needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devstack.s3 import S3Server, fetch_s3_server
+from devstack.tools import tools_folder
+from tests.support.servers import require
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def tools_dir() -> Path:
+    """Fetched tools are kept in the checkout, so that a second run of the suite fetches nothing."""
+    return tools_folder(REPOSITORY / ".local" / "tools")
+
+
+@pytest.fixture(scope="session")
+def _s3_tools(tools_dir: Path) -> Path:
+    require(lambda: fetch_s3_server(tools_dir))
+    return tools_dir
+
+
+@pytest.fixture(scope="session")
+def _s3_process(_s3_tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with S3Server(_s3_tools, tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_server(_s3_process: S3Server) -> Iterator[S3Server]:
+    """A real S3 server; a test may stop, kill or pause it."""
+    yield _s3_process
+    _s3_process.resume()
+    _s3_process.start()

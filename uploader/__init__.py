@@ -1,0 +1,1 @@
+"""The uploader: encodes separated stems, puts them into the store and calls the webhook."""
