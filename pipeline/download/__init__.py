@@ -1,8 +1,11 @@
 """Fetching what a client's URL points at, without being turned against our own network.
 
-``guard``       which URLs and addresses may be talked to
-``connection``  HTTP connections that go to the very address that was checked
+``syntax``      URLs as strings: plain, or refused
+``addresses``   which IP addresses are on the public internet
+``guard``       which URLs may be talked to: at the front door, and for every connection
+``connection``  HTTP sessions that go to the very address that was checked
 ``watchdog``    deadlines and cancellation that fire on a blocked socket
+``faults``      the boundary where the HTTP libraries' exceptions become ours
 ``stream``      one file over one connection
 """
 

@@ -29,8 +29,6 @@ def translated(subject: str, watchdog: Watchdog) -> Iterator[None]:
     try:
         yield
     except PipelineError:
-        # A call that the watchdog broke off may have been answered by the guard's own error meanwhile.
-        watchdog.raise_if_fired()
         raise
     except (rq.RequestException, u3.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
         watchdog.raise_if_fired()

@@ -28,8 +28,7 @@ class PartialFile:
         self.bytes = 0
         """Written so far."""
         with local_errors():
-            self._raw = io.FileIO(self._path, "w")
-        self._file = io.BufferedWriter(self._raw, buffer_bytes)
+            self._file = io.BufferedWriter(io.FileIO(self._path, "w"), buffer_bytes)
 
     def __enter__(self) -> Self:
         return self
@@ -37,9 +36,8 @@ class PartialFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(OSError):
-            # The raw file, because closing the buffered one writes what is left, and may fail a second time.
-            self._raw.close()
+        with suppress(OSError):  # closing writes what is left, and may fail as the write before did
+            self._file.close()
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
 

@@ -20,7 +20,7 @@ from pipeline.download.partial import PartialFile
 from pipeline.download.progress import INTERVAL, DownloadProgress, Reporter
 from pipeline.download.syntax import ParsedUrl, join_url
 from pipeline.download.watchdog import Watchdog
-from pipeline.errors import ErrorCode, PermanentError, TransientError
+from pipeline.errors import ErrorCode, PermanentError
 from pipeline.telemetry import get_logger, loggable_url
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def download(
         guarded_session(
             guard,
             connect_timeout=limits.connect_timeout,
-            read_timeout=limits.stall_timeout,
+            read_timeout=limits.total_timeout,  # the watchdog is stricter
             watchdog=watchdog,
             wire=wire,
         ) as session,
@@ -160,17 +160,15 @@ class _Exchange:
         while missing is None or missing > 0:
             self.watchdog.expect()
             with translated(self.subject, self.watchdog):
-                # read1 returns what there is; read would wait until the chunk is full.
+                # read1 returns what there is; read would wait until the chunk is full. It raises at a premature end.
                 wanted = chunk_bytes if missing is None else min(chunk_bytes, missing)
                 piece: bytes = response.raw.read1(wanted, decode_content=False)
             # The other side is not to blame for the time that our disk and our listeners take.
             self.watchdog.rest()
             if not piece:
-                break
+                return
             yield piece
             missing = None if missing is None else missing - len(piece)
-        if missing:
-            raise TransientError(f"{self.subject} ended {missing} bytes too early", code=ErrorCode.SOURCE_INCOMPLETE)
 
 
 def _receive(

@@ -16,7 +16,7 @@ import urllib3.exceptions
 from pipeline.cancel import CancelToken
 from pipeline.download import Watchdog, translated
 from pipeline.download.faults import fault
-from pipeline.errors import ErrorCode, ErrorKind, PermanentError, PipelineError
+from pipeline.errors import CancelledError, ErrorCode, ErrorKind, PermanentError, PipelineError
 
 TRANSIENT, PERMANENT = ErrorKind.TRANSIENT, ErrorKind.PERMANENT
 UNAVAILABLE = (TRANSIENT, ErrorCode.SOURCE_UNAVAILABLE)
@@ -175,6 +175,17 @@ def test_the_secrets_in_the_librarys_text_stay_behind(watchdog: Watchdog, capfd:
     assert "secret" not in caught.value.message
     assert caught.value.__suppress_context__
     assert "secret" not in "".join(capfd.readouterr())
+
+
+def test_what_ended_the_exchange_outweighs_how_it_looks() -> None:
+    """A connection that was shut down can look like an answer that is complete, or like a fault of the source."""
+    token = CancelToken()
+    token.cancel(ErrorCode.SHUTTING_DOWN)
+    with Watchdog("the source", total=60, stall=60, cancel=token) as fired:
+        with pytest.raises(CancelledError), translated("the source", fired):
+            pass
+        with pytest.raises(CancelledError), translated("the source", fired):
+            raise ConnectionResetError
 
 
 def test_our_own_errors_pass_unchanged(watchdog: Watchdog) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from config import DownloadSettings
 from pipeline.cancel import CancelToken
-from pipeline.download import DownloadProgress
+from pipeline.download import DownloadLimits, DownloadProgress
 from pipeline.errors import (
     CancelledError,
     ErrorCode,
@@ -97,9 +98,14 @@ def test_an_older_file_is_replaced_only_by_a_whole_one(server: SourceServer, fet
         announced(SONG, len(SONG), len(SONG)),
         announced(SONG, f"{len(SONG)}, {len(SONG)}"),
         announced(SONG + b"more than was announced", len(SONG)),
+        raw(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: Chunked\r\n\r\n2DC6C1\r\n"
+            + SONG
+            + b"\r\n0\r\n\r\n"
+        ),
         answer(203, body=SONG),
     ],
-    ids=["chunked", "until the end", "lengths agree", "lengths agree in one line", "too much", "203"],
+    ids=["chunked", "until the end", "lengths agree", "lengths agree in one line", "too much", "both framings", "203"],
 )
 def test_every_proper_framing_is_read(behaviour: Behaviour, server: SourceServer, fetcher: Fetcher) -> None:
     server.add("/song", behaviour)
@@ -179,6 +185,7 @@ def test_retry_after_as_a_date(server: SourceServer, fetcher: Fetcher) -> None:
         (announced(b"", 10), TransientError, ErrorCode.SOURCE_INCOMPLETE),
         (chunked(SONG, finished=False), TransientError, ErrorCode.SOURCE_INCOMPLETE),
         (announced(SONG, 0, len(SONG)), PermanentError, ErrorCode.SOURCE_PROTOCOL),
+        (announced(SONG, len(SONG), f"0{len(SONG)}"), PermanentError, ErrorCode.SOURCE_PROTOCOL),
         (announced(SONG, -1), PermanentError, ErrorCode.SOURCE_PROTOCOL),
         (announced(SONG, f"{len(SONG):_}"), PermanentError, ErrorCode.SOURCE_PROTOCOL),
         (announced(SONG, f"+{len(SONG)}"), PermanentError, ErrorCode.SOURCE_PROTOCOL),
@@ -202,6 +209,7 @@ def test_retry_after_as_a_date(server: SourceServer, fetcher: Fetcher) -> None:
     ],
     ids=[
         *("empty", "empty chunked", "length too large", "nothing but a length", "chunks without end", "two lengths"),
+        "two spellings of a length",
         *("negative length", "length with underscores", "length with sign", "length in words", "empty length"),
         *("gzip bomb", "brotli", "compressed transfer", "many headers", "endless header", "not HTTP", "bad chunk"),
         *("closed at once", "reset after head", "reset in the middle", "reset at once"),
@@ -255,24 +263,30 @@ def test_a_folder_that_is_not_there(server: SourceServer, tmp_path: Path) -> Non
     assert "missing" not in caught.value.message
 
 
+SLOW = {
+    "silence": silence,
+    "stall in the middle": stall_after(SONG, 100_000),
+    "stall after the head": stall_after(SONG, 0),
+    "drip": drip(SONG, 0.02),
+    "dripped headers": drip_headers(0.02),
+    "endless continue": endless_continue(0.02),
+}
+
+
 @pytest.mark.parametrize(
-    ("behaviour", "limit"),
+    ("slowness", "limit"),
     [
-        (silence, "stall_timeout"),
-        (stall_after(SONG, 100_000), "stall_timeout"),
-        (stall_after(SONG, 0), "stall_timeout"),
-        (drip_headers(0.02), "stall_timeout"),
-        (endless_continue(0.02), "stall_timeout"),
-        (silence, "total_timeout"),
-        (stall_after(SONG, 100_000), "total_timeout"),
-        (drip(SONG, 0.02), "total_timeout"),
-        (drip_headers(0.02), "total_timeout"),
-        (endless_continue(0.02), "total_timeout"),
+        (slowness, limit)
+        for slowness in SLOW
+        for limit in ("stall_timeout", "total_timeout")
+        if (slowness, limit) != ("drip", "stall_timeout")
     ],
 )
-def test_deadlines(behaviour: Behaviour, limit: str, server: SourceServer, fetcher: Fetcher) -> None:
-    server.add("/song", behaviour)
-    fetcher.fail(server.url("/song?token=secret"), TransientError, ErrorCode.SOURCE_TIMEOUT, **{limit: 0.4})
+def test_deadlines(slowness: str, limit: str, server: SourceServer, fetcher: Fetcher) -> None:
+    server.add("/song", SLOW[slowness])
+    error = fetcher.fail(server.url("/song?token=secret"), TransientError, ErrorCode.SOURCE_TIMEOUT, **{limit: 0.4})
+    expected = {"stall_timeout": "sent nothing for 0.4 s", "total_timeout": "did not finish within 0.4 s"}
+    assert expected[limit] in error.message
 
 
 def test_a_slow_file_is_not_a_stalled_one(server: SourceServer, fetcher: Fetcher) -> None:
@@ -291,13 +305,9 @@ def test_our_own_slowness_is_not_the_sources(server: SourceServer, fetcher: Fetc
     assert_song(fetcher)
 
 
-@pytest.mark.parametrize(
-    "behaviour",
-    [silence, stall_after(SONG, 100_000), drip(SONG, 0.05), drip_headers(0.05), endless_continue(0.05)],
-    ids=["silence", "stall", "drip", "dripped headers", "endless continue"],
-)
-def test_a_cancel_ends_the_wait_for_a_source(behaviour: Behaviour, server: SourceServer, fetcher: Fetcher) -> None:
-    server.add("/song", behaviour)
+@pytest.mark.parametrize("slowness", SLOW)
+def test_a_cancel_ends_the_wait_for_a_source(slowness: str, server: SourceServer, fetcher: Fetcher) -> None:
+    server.add("/song", SLOW[slowness])
 
     def cancel_when_asked() -> None:
         server.wait_for_requests(1)
@@ -319,6 +329,17 @@ def test_a_cancel_in_the_middle_of_a_fast_download(server: SourceServer, fetcher
         max_bytes=10**15,
         progress_interval=0,
         on_progress=lambda _: fetcher.cancel.cancel(ErrorCode.DELIVERY_LOST),
+    )
+
+
+def test_a_cancel_at_the_last_moment(server: SourceServer, fetcher: Fetcher) -> None:
+    server.add("/song", content(SONG))
+    fetcher.fail(
+        server.url("/song"),
+        CancelledError,
+        ErrorCode.SHUTTING_DOWN,
+        progress_interval=60,
+        on_progress=lambda _: fetcher.cancel.cancel(ErrorCode.SHUTTING_DOWN),
     )
 
 
@@ -437,3 +458,15 @@ def test_names_from_outside_are_never_more_than_a_known_extension(
 
 def test_invalid_urls_are_refused_before_anything_else(fetcher: Fetcher) -> None:
     fetcher.fail("http://user:secret@127.0.0.1/", PermanentError, ErrorCode.URL_INVALID)
+
+
+def test_limits_come_from_the_settings() -> None:
+    settings = DownloadSettings(
+        MAX_AUDIO_BYTES=1,
+        DOWNLOAD_CONNECT_TIMEOUT=2,
+        DOWNLOAD_STALL_TIMEOUT=3,
+        DOWNLOAD_TIMEOUT=4,
+        DOWNLOAD_CHUNK_BYTES=5,
+        _env_file=None,
+    )
+    assert DownloadLimits.from_settings(settings) == DownloadLimits(1, 2, 3, 4, 5)

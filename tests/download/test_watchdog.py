@@ -76,6 +76,15 @@ def test_a_connection_that_is_made_too_late_is_shut_down_at_once(pair: tuple[soc
         assert ours.recv(1) == b""
 
 
+def test_a_call_that_is_made_too_late_is_broken_off_at_once() -> None:
+    token = CancelToken()
+    token.cancel(ErrorCode.SHUTTING_DOWN)
+    outcome = Future[int]()
+    with watchdog(cancel=token) as subject:
+        subject.guard_call(outcome)
+    assert outcome.cancelled()
+
+
 def test_nothing_happens_while_the_other_side_waits_for_us(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     with watchdog(stall=0.1) as subject:
