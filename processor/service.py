@@ -127,7 +127,7 @@ class Processor:
         )
 
     def _hand_off(self, task: SeparationTask, stem: Stem) -> StemFile:
-        key = handoff_key(task.task_uuid, stem.name)
+        key = handoff_key(task.task_uuid, stem.name, stem.sha256)
         self.handoff.put(key, stem.path, content_type="audio/wav")
         return StemFile(
             name=stem.name,

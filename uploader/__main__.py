@@ -15,6 +15,7 @@ from pipeline.storage.factory import open_handoff, open_store
 from pipeline.telemetry import configure_logging, get_logger
 from pipeline.transport import Transport
 from pipeline.transport.factory import open_transport, topics
+from pipeline.workdir import WorkDir
 from pipeline.worker import HealthAddress, WorkerProcess
 from uploader.publish import StemPublisher
 from uploader.service import Uploader
@@ -51,27 +52,31 @@ def main() -> ExitCode:
 
 def _consume(settings: Settings, transport: Transport, stop: StopSignal) -> None:
     handoff, store = open_handoff(settings), open_store(settings)
+    workdir = WorkDir(settings.state.work_dir)
     secret = settings.webhook.secret
     guard = UrlGuard(settings.download.allow_private_networks)
     uploader = Uploader(
-        StemPublisher(handoff, store, settings.state.work_dir),
+        StemPublisher(handoff, store, workdir),
         WebhookSender(guard, secret.get_secret_value().split() if secret else (), settings.webhook.timeout),
         Reporter(transport, settings.kafka.event_topic),
         result_topic=settings.kafka.result_topic,
         dead_letter_topic=settings.kafka.dead_letter_topic,
     )
-    worker = settings.worker
-    WorkerProcess(
-        settings=settings,
-        transport=transport,
-        topic=settings.kafka.result_topic,
-        group=settings.kafka.uploader_group,
-        job=SeparationResult,
-        worker=uploader,
-        policy=webhook_policy(settings.webhook, worker.max_crashes),
-        health=HealthAddress(worker.uploader_health_host, worker.uploader_health_port, "UPLOADER_HEALTH_PORT"),
-        checks={"handoff": handoff.check, "storage": store.check},
-    ).run(topics(settings.kafka, settings.state.retention_seconds), stop)
+    try:
+        worker = settings.worker
+        WorkerProcess(
+            settings=settings,
+            transport=transport,
+            topic=settings.kafka.result_topic,
+            group=settings.kafka.uploader_group,
+            job=SeparationResult,
+            worker=uploader,
+            policy=webhook_policy(settings.webhook, worker.max_crashes),
+            health=HealthAddress(worker.uploader_health_host, worker.uploader_health_port, "UPLOADER_HEALTH_PORT"),
+            checks={"handoff": handoff.check, "storage": store.check},
+        ).run(topics(settings.kafka, settings.state.retention_seconds), stop)
+    finally:
+        workdir.close()
 
 
 def webhook_policy(settings: WebhookSettings, max_crashes: int) -> RetryPolicy:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from pathlib import Path
 from uuid import UUID
 
@@ -13,6 +12,7 @@ from pipeline.storage.files import local_errors
 from pipeline.storage.keys import stem_key
 from pipeline.storage.protocol import ObjectStore
 from pipeline.telemetry import get_logger
+from pipeline.workdir import WorkDir
 from uploader.encode import CONTENT_TYPES, EncodedFile, encode
 from uploader.payload import PublishedStem
 
@@ -20,12 +20,12 @@ log = get_logger(__name__)
 
 
 class StemPublisher:
-    """Encodes stems and puts them into the store, in a private folder below ``work_dir`` that is gone afterwards."""
+    """Encodes stems and puts them into the store; its working files are gone afterwards."""
 
-    def __init__(self, handoff: ObjectStore, store: ObjectStore, work_dir: Path) -> None:
+    def __init__(self, handoff: ObjectStore, store: ObjectStore, workdir: WorkDir) -> None:
         self._handoff = handoff
         self._store = store
-        self._work_dir = work_dir
+        self._workdir = workdir
 
     def publish(self, task_uuid: UUID, stem: StemFile, output_format: OutputFormat, gain: float) -> PublishedStem:
         """Store the stem under its key; doing it twice overwrites the object with itself.
@@ -34,15 +34,13 @@ class StemPublisher:
         stored it. Raises PermanentError (code ``handoff_missing``) if it is neither here nor there.
         """
         key = stem_key(task_uuid, stem.name, output_format)
-        with local_errors():
-            self._work_dir.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="upload-", dir=self._work_dir) as folder:
-                raw, finished = Path(folder, "raw.wav"), Path(folder, f"stem.{output_format.value}")
-                if self._fetch(stem, raw):
-                    file = encode(raw, finished, output_format, gain)
-                    self._store.put(key, finished, content_type=CONTENT_TYPES[output_format])
-                else:
-                    file = self._published_before(stem, key, finished)
+        with local_errors(), self._workdir.job() as folder:
+            raw, finished = folder / "raw.wav", folder / f"stem.{output_format.value}"
+            if self._fetch(stem, raw):
+                file = encode(raw, finished, output_format, gain)
+                self._store.put(key, finished, content_type=CONTENT_TYPES[output_format])
+            else:
+                file = self._published_before(stem, key, finished)
         return PublishedStem(
             name=stem.name,
             url=self._store.url(key),

@@ -46,7 +46,8 @@ class _Job:
 class Uploader:
     """The worker behind the uploader's consumer loop. See ``pipeline.consumer.Worker``.
 
-    Everything it does may be repeated: objects are overwritten with themselves, and the webhook's id stays the same.
+    Used by one thread. Everything it does may be repeated: objects are overwritten with themselves, and the webhook's
+    id stays the same.
     """
 
     def __init__(

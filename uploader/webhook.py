@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
 
@@ -81,12 +81,12 @@ class WebhookSender:
                 read_timeout=self._timeout,
                 watchdog=watchdog,
             ) as session,
+            ExitStack() as closing,
         ):
             # The verdict of the watchdog comes before the status: headers that it cut off can look complete.
             with translated(_RECEIVER, watchdog):
-                answer = session.post(url, data=body, headers=headers, stream=True)
-            with answer:
-                _drain(answer)
+                answer = closing.enter_context(session.post(url, data=body, headers=headers, stream=True))
+            _drain(answer)
             return answer
 
 

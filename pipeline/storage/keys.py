@@ -12,9 +12,10 @@ from uuid import UUID
 from pipeline.errors import ErrorCode, PermanentError
 from pipeline.messages import OutputFormat
 
-#: S3 allows keys of 1024 bytes; file systems allow file names of 255 bytes.
+#: S3 allows keys of 1024 bytes. File systems allow file names of 255 bytes, from which servers that keep objects in
+#: files take some for the names of their drafts.
 MAX_KEY_LENGTH = 1024
-MAX_SEGMENT_LENGTH = 255
+MAX_SEGMENT_LENGTH = 200
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -24,9 +25,13 @@ def stem_key(task_uuid: UUID, stem: str, format: OutputFormat) -> str:
     return check_key(f"{task_uuid}_{_segment(stem)}.{format.value}")
 
 
-def handoff_key(task_uuid: UUID, stem: str) -> str:
-    """Where a stem lies on its way from processor to uploader: ``handoff/{task_uuid}/{stem}.wav``."""
-    return check_key(f"handoff/{task_uuid}/{_segment(stem)}.wav")
+def handoff_key(task_uuid: UUID, stem: str, sha256: str) -> str:
+    """Where a stem lies on its way from processor to uploader: ``handoff/{task_uuid}/{stem}-{hash}.wav``.
+
+    With part of the content's hash in it, since a GPU may not give the same bits twice: the stems of a repeated job
+    must not replace those that an earlier result still points at.
+    """
+    return check_key(f"handoff/{task_uuid}/{_segment(stem)}-{_segment(sha256[:16])}.wav")
 
 
 def check_key(key: str) -> str:

@@ -90,6 +90,7 @@ class S3Store:
             with s3_errors(), replacing(target) as partial:
                 self._client.download_file(self._bucket, key, str(partial), Config=_TRANSFER)
         except PermanentError:
+            # Whether a download begins with a HEAD request is up to boto3.
             self._require_bucket()
             raise
 

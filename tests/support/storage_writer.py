@@ -1,10 +1,12 @@
-"""A process that puts one large object after the other until it is killed; it tells of each that was stored."""
+"""A process that puts one large object after the other until it is killed; it tells of each that was stored.
+
+Arguments: the place as JSON, and a path for the file that it puts.
+"""
 
 from __future__ import annotations
 
 import itertools
 import sys
-import tempfile
 from pathlib import Path
 
 from tests.conformance.storage.backends import Place
@@ -19,12 +21,11 @@ def content(number: int) -> bytes:
 
 if __name__ == "__main__":
     store = Place.from_json(sys.argv[1]).open()
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "source")
-        for number in itertools.count():
-            source.write_bytes(content(number))
-            sys.stdout.write(f"begun {number}\n")
-            sys.stdout.flush()
-            store.put(f"object-{number}", source, content_type="audio/wav")
-            sys.stdout.write(f"stored {number}\n")
-            sys.stdout.flush()
+    source = Path(sys.argv[2])
+    for number in itertools.count():
+        source.write_bytes(content(number))
+        sys.stdout.write(f"begun {number}\n")
+        sys.stdout.flush()
+        store.put(f"object-{number}", source, content_type="audio/wav")
+        sys.stdout.write(f"stored {number}\n")
+        sys.stdout.flush()

@@ -204,11 +204,6 @@ def test_a_status_counts_although_the_body_drips(receiver: WebhookReceiver) -> N
     deliver(receiver.url, timeout=BRIEF)
 
 
-def test_a_compressed_answer_is_not_unpacked(receiver: WebhookReceiver) -> None:
-    receiver.answer(status(200, b"this is not gzip", Content_Encoding="gzip"))
-    deliver(receiver.url)
-
-
 def test_a_cancelled_job_does_not_wait_for_the_receiver(receiver: WebhookReceiver) -> None:
     cancel = CancelToken()
 
@@ -243,8 +238,7 @@ def test_a_name_that_does_not_resolve_may_do_so_later() -> None:
     assert refusal("https://hooks.example.com/", guard=guard).code is ErrorCode.WEBHOOK_FAILED
 
 
-def test_an_untrusted_certificate_may_be_renewed(receiver: WebhookReceiver) -> None:
-    """A receiver that speaks no TLS at all is met in the same way."""
+def test_tls_that_fails_may_be_mended(receiver: WebhookReceiver) -> None:
     error = refusal(receiver.url.replace("http:", "https:"), timeout=BRIEF)
     assert isinstance(error, TransientError)
     assert error.code is ErrorCode.WEBHOOK_FAILED

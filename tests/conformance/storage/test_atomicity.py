@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.errors import InfrastructureError
 from pipeline.storage import ObjectStore
 from tests.conformance.storage.backends import Place
 from tests.conformance.storage.test_promises import KEY, MakeFile, read
@@ -49,8 +50,8 @@ def test_readers_see_whole_objects_while_it_is_replaced(
 
 
 @contextmanager
-def writing(place: Place) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "tests.support.storage_writer", place.to_json()]
+def writing(place: Place, source: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "tests.support.storage_writer", place.to_json(), str(source)]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -59,7 +60,7 @@ def writing(place: Place) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_killed_writer_leaves_no_half_object(place: Place, tmp_path: Path) -> None:
-    with writing(place) as process:
+    with writing(place, tmp_path / "source") as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
         assert "begun 3\n" in lines  # and it is killed while it is storing that
@@ -75,18 +76,31 @@ def test_a_killed_writer_leaves_no_half_object(place: Place, tmp_path: Path) -> 
         assert store.stat(key) is None or read(store, tmp_path / "got", key) == storage_writer.content(number)
 
 
-def test_puts_and_deletes_side_by_side_lose_nothing_else(
-    store: ObjectStore, make_file: MakeFile, tmp_path: Path
-) -> None:
+def insist(engine: str, call: Callable[[], object]) -> None:
+    """Hold on while it is infrastructure, as the consumer loop does.
+
+    VersityGW prunes folders as well, and now and then refuses a put because another key's folder is going away.
+    """
+    for _ in range(20 if engine == "s3" else 0):
+        try:
+            call()
+        except InfrastructureError:
+            continue
+        return
+    call()
+
+
+def test_puts_and_deletes_side_by_side_lose_nothing_else(place: Place, make_file: MakeFile, tmp_path: Path) -> None:
     """Deleting prunes folders of the local store, which puts of neighbours are making at the same time."""
     source = make_file(b"stem")
+    store = place.open()
 
     def work(worker: int) -> None:
         key = f"handoff/task/{worker}.wav"
         for _ in range(20):
-            store.put(key, source, content_type="audio/wav")
+            insist(place.engine, lambda: store.put(key, source, content_type="audio/wav"))
             assert read(store, tmp_path / f"got-{worker}", key) == b"stem"
-            store.delete(key)
+            insist(place.engine, lambda: store.delete(key))
             assert store.stat(key) is None
 
     with ThreadPoolExecutor(4) as pool:

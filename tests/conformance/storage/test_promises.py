@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ErrorCode, PermanentError
+from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
 from pipeline.storage import ObjectStore, StoredObject
 from tests.conformance.storage.backends import Place
 
@@ -43,7 +43,7 @@ HOSTILE = [
     "a?b",
     "a#b",
     "drafts~/x",
-    "x" * 256,
+    "x" * 201,
     "/".join(["x" * 200] * 6),
 ]
 
@@ -67,7 +67,7 @@ def test_what_is_put_can_be_got(place: Place, make_file: MakeFile, tmp_path: Pat
     assert read(other, tmp_path / "got") == content
 
 
-@pytest.mark.parametrize("key", ["a", "a.b-c_D.9", "a/b", "x" * 255, "-/_/.x"])
+@pytest.mark.parametrize("key", ["a", "a.b-c_D.9", "a/b", "x" * 200, "-/_/.x"])
 def test_harmless_keys_are_taken(store: ObjectStore, make_file: MakeFile, tmp_path: Path, key: str) -> None:
     put(store, make_file, b"stem", key)
     assert read(store, tmp_path / "got", key) == b"stem"
@@ -124,6 +124,17 @@ def test_a_missing_object_is_told(store: ObjectStore, tmp_path: Path) -> None:
     assert target.read_bytes() == b"what was there"
     assert store.stat(KEY) is None
     assert [path.name for path in tmp_path.glob("*.partial")] == []
+
+
+def test_local_files_that_cannot_be_used_are_infrastructure(
+    store: ObjectStore, make_file: MakeFile, tmp_path: Path
+) -> None:
+    put(store, make_file, b"stem")
+    with pytest.raises(InfrastructureError):
+        store.get(KEY, tmp_path / "no-such-folder" / "target")
+    with pytest.raises(InfrastructureError):
+        store.put(KEY, tmp_path / "no-such-file", content_type="audio/wav")
+    assert read(store, tmp_path / "got") == b"stem"
 
 
 def test_the_parent_of_an_object_is_not_one(store: ObjectStore, make_file: MakeFile) -> None:

@@ -1,0 +1,125 @@
+"""What only the local engine does; the promises of every store are in the conformance suite."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
+from pipeline.storage.files import local_errors
+from pipeline.storage.links import LinkSigner
+from pipeline.storage.local import LocalStore
+
+SIGNER = LinkSigner(b"k" * 32)
+KEY = "handoff/task/vocals.wav"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def store(root: Path) -> LocalStore:
+    return LocalStore(root)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(b"stem")
+    return path
+
+
+def tree(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def test_nothing_is_made_before_it_is_needed(root: Path, store: LocalStore, tmp_path: Path) -> None:
+    assert store.stat(KEY) is None
+    store.delete(KEY)
+    with pytest.raises(PermanentError):
+        store.get(KEY, tmp_path / "target")
+    assert not root.exists()
+
+
+def test_no_drafts_stay(root: Path, store: LocalStore, file: Path, tmp_path: Path) -> None:
+    store.put(KEY, file, content_type="audio/wav")
+    store.put(KEY, file, content_type="audio/wav")
+    store.copy_from(store, KEY, "copy.wav", content_type="audio/wav")
+    store.copy_from(store, KEY, "copy.wav", content_type="audio/wav")
+    store.check()
+    with pytest.raises(InfrastructureError):
+        store.put("other.wav", tmp_path / "missing", content_type="audio/wav")
+    assert tree(root) == {KEY, "copy.wav"}
+
+
+def test_a_copy_within_a_file_system_takes_no_room(root: Path, store: LocalStore, file: Path) -> None:
+    store.put(KEY, file, content_type="audio/wav")
+    LocalStore(root.parent / "other").copy_from(store, KEY, "copy.wav", content_type="audio/wav")
+    assert (root / KEY).samefile(root.parent / "other" / "copy.wav")
+
+
+def test_deleting_prunes_empty_folders_but_not_the_root(root: Path, store: LocalStore, file: Path) -> None:
+    store.put(KEY, file, content_type="audio/wav")
+    store.put("handoff/other/vocals.wav", file, content_type="audio/wav")
+    store.delete(KEY)
+    assert not (root / "handoff" / "task").exists()
+    store.delete("handoff/other/vocals.wav")
+    assert not (root / "handoff").exists()
+    assert root.is_dir()
+
+
+def test_only_old_drafts_are_swept(root: Path, store: LocalStore, file: Path) -> None:
+    drafts = root / "drafts~"
+    drafts.mkdir(parents=True)
+    two_days_ago = time.time() - 2 * 86400
+    (drafts / "left-by-a-dead-process").write_bytes(b"half")
+    os.utime(drafts / "left-by-a-dead-process", (two_days_ago, two_days_ago))
+    (drafts / "being-written").write_bytes(b"half")
+    store.put(KEY, file, content_type="audio/wav")
+    assert tree(root) == {KEY, "drafts~/being-written"}
+
+
+def test_an_object_cannot_be_a_folder_as_well(store: LocalStore, file: Path) -> None:
+    store.put("a/b", file, content_type="audio/wav")
+    for key in ("a", "a/b/c"):
+        with pytest.raises(PermanentError) as caught:
+            store.put(key, file, content_type="audio/wav")
+        assert caught.value.code is ErrorCode.STORAGE_REFUSED
+        assert store.stat(key) is None
+
+
+def test_a_root_that_cannot_be_used_is_infrastructure(tmp_path: Path, file: Path) -> None:
+    store = LocalStore(file / "below-a-file")
+    for call in (store.check, lambda: store.put(KEY, file, content_type="audio/wav")):
+        with pytest.raises(InfrastructureError) as caught:
+            call()
+        assert caught.value.code is ErrorCode.STORAGE_UNAVAILABLE
+        assert str(tmp_path) not in caught.value.message
+
+
+def test_a_full_disk_is_told_as_such() -> None:
+    with pytest.raises(InfrastructureError) as caught, local_errors(), open("/dev/full", "wb", buffering=0) as full:
+        full.write(b"stem")
+    assert caught.value.code is ErrorCode.DISK_FULL
+
+
+def test_a_link_is_signed_and_ends_after_its_time(root: Path) -> None:
+    before = int(time.time())
+    url = LocalStore(root, "https://stems.example.com/", SIGNER, ttl=3600).url("task_vocals.wav")
+    parts = urlsplit(url)
+    query = parse_qs(parts.query, strict_parsing=True)
+    expires = int(query["expires"][0])
+    assert (parts.scheme, parts.netloc, parts.path) == ("https", "stems.example.com", "/files/task_vocals.wav")
+    assert before + 3600 <= expires <= time.time() + 3600
+    assert SIGNER.verify("task_vocals.wav", expires, query["signature"][0], now=expires - 1)
+
+
+def test_a_store_without_a_signer_has_no_links(store: LocalStore) -> None:
+    with pytest.raises(PermanentError, match="serves no links"):
+        store.url(KEY)
