@@ -1,7 +1,7 @@
 # One door for contributors. Everything below works on a fresh checkout: the virtual environment is made when needed.
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
-SOURCES := config.py api processor uploader pipeline demo devstack
+SOURCES := config.py api processor uploader pipeline demo devstack deploy
 
 # Kept byte code saves seconds at every start.
 unexport PYTHONDONTWRITEBYTECODE
@@ -20,7 +20,8 @@ lint: install ## style, types, house rules, dead code, shell, compose, Dockerfil
 	$(PYTHON) -m mypy $(SOURCES) tests
 	.venv/bin/lint-imports
 	$(PYTHON) -m vulture
-	bash -n start_local.sh requirements/compile.sh .ci/run
+	.venv/bin/hadolint Dockerfile
+	for script in start_local.sh requirements/compile.sh .ci/run; do bash -n $$script || exit; done
 
 format: install ## rewrite the sources in the house style
 	$(PYTHON) -m ruff check --fix .

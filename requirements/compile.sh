@@ -9,8 +9,8 @@ compile() { uv pip compile --quiet --universal --python-version 3.11 --no-emit-i
 all=$(mktemp)
 trap 'rm -f "$all"' EXIT
 cat ./*.lock >"$all" 2>/dev/null || true
-inputs=(service.in separation.in onnxruntime-cpu.in dev.in)
-compile --no-annotate "$@" "${inputs[@]}" --output-file "$all"
+compile --no-annotate --override overrides.txt "$@" \
+    service.in separation.in onnxruntime-cpu.in dev.in --output-file "$all"
 # onnxruntime-gpu has to be the version of onnxruntime.
 version=$(sed -n 's/^onnxruntime==\([^ ]*\).*/\1/p' "$all")
 
@@ -24,8 +24,9 @@ with_torch=$(sed -n 's/^\(torch\|torchvision\|triton\|nvidia-[a-z0-9-]*\|cuda-[a
 
 compile --generate-hashes -c "$all" service.in --output-file service.lock
 # shellcheck disable=SC2086
-compile --generate-hashes -c "$all" separation.in $with_torch --output-file separation.lock
-compile --generate-hashes --no-deps -c "$all" onnxruntime-cpu.in --output-file onnxruntime-cpu.lock
-compile --generate-hashes --no-deps <(echo "onnxruntime-gpu==$version") --output-file onnxruntime-gpu.lock
+compile --generate-hashes --override overrides.txt -c "$all" separation.in $with_torch --output-file separation.lock
+compile --generate-hashes -c "$all" onnxruntime-cpu.in --output-file onnxruntime-cpu.lock
+compile --generate-hashes -c "$all" -c torch-cuda.lock onnxruntime-gpu.in <(echo "onnxruntime-gpu==$version") \
+    --output-file onnxruntime-gpu.lock
 compile --generate-hashes -c "$all" dev.in --output-file dev.lock
 compile --generate-hashes uv.in --output-file uv.lock

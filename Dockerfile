@@ -1,0 +1,151 @@
+# One file, four images: api, uploader, processor-cpu, processor-gpu. docker-compose.yml builds and runs them all:
+#
+#   docker build --target processor-gpu --tag uvr-api/processor-gpu .
+#
+# Needs BuildKit (Docker 23 or newer). Packages come from wherever pip and uv are told to look, each of them with the
+# hash that requirements/*.lock gives it; the CPU builds of torch alone have none.
+
+
+# --- Virtual environments. Nothing of these stages but /opt/venv gets into an image. ---
+
+# Not the slim variant: diffq, which audio-separator depends on, comes as source and takes a C compiler.
+FROM python:3.11.15-bookworm AS build
+# Byte code that never asks for its source's date: layers may be rewritten with other dates.
+ENV UV_COMPILE_BYTECODE=1 \
+    PYC_INVALIDATION_MODE=UNCHECKED_HASH \
+    UV_LINK_MODE=copy \
+    UV_PYTHON_DOWNLOADS=never \
+    VIRTUAL_ENV=/opt/venv
+# hadolint ignore=DL3042
+RUN --mount=type=cache,target=/root/.cache \
+    --mount=type=bind,source=requirements,target=/requirements \
+    pip install --disable-pip-version-check --root-user-action=ignore --require-hashes -r /requirements/uv.lock \
+    && uv venv --python /usr/local/bin/python3 /opt/venv
+
+# What every service needs, and all that the api and the uploader need.
+FROM build AS services
+RUN --mount=type=cache,target=/root/.cache \
+    --mount=type=bind,source=requirements,target=/requirements \
+    uv pip install --no-deps --require-hashes -r /requirements/service.lock
+
+# The CPU builds of torch are a tenth of the size, but live on an index of their own, which may be out of reach: a look
+# at it ends within seconds, and the builds with CUDA work on a CPU just as well.
+FROM services AS separation-cpu
+RUN --mount=type=cache,target=/root/.cache \
+    --mount=type=bind,source=requirements,target=/requirements \
+    if UV_HTTP_TIMEOUT=5 UV_HTTP_RETRIES=0 timeout 20 \
+        uv pip install --no-deps --dry-run --torch-backend cpu -r /requirements/torch-cpu.lock; \
+    then uv pip install --no-deps --torch-backend cpu -r /requirements/torch-cpu.lock; \
+    else echo "no CPU builds of torch to be had: taking those with CUDA" >&2 \
+        && uv pip install --no-deps --require-hashes -r /requirements/torch-cuda.lock; \
+    fi
+# hadolint ignore=DL3059
+RUN --mount=type=cache,target=/root/.cache \
+    --mount=type=bind,source=requirements,target=/requirements \
+    uv pip install --no-deps --require-hashes \
+        -r /requirements/separation.lock -r /requirements/onnxruntime-cpu.lock
+
+# The CUDA libraries come in wheels, so the base image needs none; the driver is the host's. Plain onnxruntime must not
+# lie beside onnxruntime-gpu: they are the same folder, and the model would run on the CPU.
+FROM services AS separation-gpu
+RUN --mount=type=cache,target=/root/.cache \
+    --mount=type=bind,source=requirements,target=/requirements \
+    uv pip install --no-deps --require-hashes -r /requirements/torch-cuda.lock
+# hadolint ignore=DL3059
+RUN --mount=type=cache,target=/root/.cache \
+    --mount=type=bind,source=requirements,target=/requirements \
+    uv pip install --no-deps --require-hashes \
+        -r /requirements/separation.lock -r /requirements/onnxruntime-gpu.lock
+
+
+# --- Images ---
+
+FROM python:3.11.15-slim-bookworm AS runtime
+LABEL org.opencontainers.image.title="UVR-API" \
+      org.opencontainers.image.description="Self-hosted audio separation: a URL goes in, stems and a webhook come out." \
+      org.opencontainers.image.licenses="MIT"
+# The root file system may be mounted read-only: what is written goes to DATA_DIR, MODEL_FILE_DIR and /tmp.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    DATA_DIR=/data \
+    MODEL_FILE_DIR=/models
+# New volumes take over the owner of the folder that they are mounted on.
+RUN groupadd --gid 10001 uvr \
+    && useradd --uid 10001 --gid uvr --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin uvr \
+    && install --directory --owner uvr --group uvr /data /models
+WORKDIR /app
+STOPSIGNAL SIGTERM
+
+# What the services share.
+FROM runtime AS shared
+COPY config.py ./
+COPY deploy/*.py deploy/
+COPY pipeline/ pipeline/
+# A checkout that its owner alone can read (umask 077) must not make an image that nobody can run.
+RUN chmod -R a+rX . && python -m compileall -q --invalidation-mode unchecked-hash .
+
+FROM runtime AS api
+COPY --link --from=services /opt/venv /opt/venv
+COPY --link --from=shared /app /app
+COPY api/ api/
+# The import fails the build, not the first start, if anything is missing.
+RUN chmod -R a+rX api && python -m compileall -q --invalidation-mode unchecked-hash api \
+    && python -c "import api.__main__"
+ENV API_HOST=0.0.0.0 \
+    API_PORT=8000
+EXPOSE 8000
+USER 10001:10001
+# Alive, not ready: whoever restarts unhealthy containers should not do so because the broker is away.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-m", "deploy.probe", "/health", "API_PORT"]
+ENTRYPOINT ["python", "-m", "api"]
+
+FROM runtime AS uploader
+COPY --link --from=services /opt/venv /opt/venv
+COPY --link --from=shared /app /app
+COPY uploader/ uploader/
+RUN chmod -R a+rX uploader && python -m compileall -q --invalidation-mode unchecked-hash uploader \
+    && python -c "import uploader.__main__"
+ENV UPLOADER_HEALTH_HOST=0.0.0.0 \
+    UPLOADER_HEALTH_PORT=8002
+EXPOSE 8002
+USER 10001:10001
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-m", "deploy.probe", "/health", "UPLOADER_HEALTH_PORT"]
+ENTRYPOINT ["python", "-m", "uploader"]
+
+FROM runtime AS processor
+# VR models are resampled with libsamplerate, which the wheel samplerate brings along for every system but Linux.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libsamplerate0 \
+    && rm -rf /var/lib/apt/lists/*
+COPY --link --from=shared /app /app
+COPY processor/ processor/
+RUN chmod -R a+rX processor && python -m compileall -q --invalidation-mode unchecked-hash processor
+# numba keeps compiled functions beside their source, or in the home directory, or fails: it has neither here. On a
+# volume they outlive the container, and the first song after a start is not a quarter of a minute late.
+# onnxruntime's own builds report to their maker unless they are told not to.
+ENV PROCESSOR_HEALTH_HOST=0.0.0.0 \
+    PROCESSOR_HEALTH_PORT=8001 \
+    NUMBA_CACHE_DIR=/data/numba \
+    ORT_DISABLE_TELEMETRY=1
+EXPOSE 8001
+USER 10001:10001
+# The processor answers once its model is loaded, and may have to download it first.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=1800s --retries=3 \
+    CMD ["python", "-m", "deploy.probe", "/health", "PROCESSOR_HEALTH_PORT"]
+ENTRYPOINT ["python", "-m", "processor"]
+
+# The environment is a linked layer: a change of the sources before it does not write its gigabytes anew.
+FROM processor AS processor-cpu
+COPY --link --from=separation-cpu /opt/venv /opt/venv
+RUN ["python", "-c", "import processor.engine, samplerate"]
+
+FROM processor AS processor-gpu
+COPY --link --from=separation-gpu /opt/venv /opt/venv
+RUN ["python", "-c", "import processor.engine, samplerate"]
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    REQUIRE_GPU=true

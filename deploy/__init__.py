@@ -1,0 +1,1 @@
+"""What the images and ``docker-compose.yml`` need besides the services themselves."""

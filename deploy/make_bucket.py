@@ -1,0 +1,37 @@
+"""``python -m deploy.make_bucket``: makes the bucket of the settings unless it is there. Exits with an ``ExitCode``."""
+
+from __future__ import annotations
+
+import sys
+
+from config import ConfigError, load
+from pipeline.errors import PipelineError
+from pipeline.lifecycle import ExitCode
+from pipeline.storage.factory import s3_options
+from pipeline.storage.s3 import S3Store
+from pipeline.telemetry import configure_logging, get_logger
+
+log = get_logger("make_bucket")
+
+
+def main() -> ExitCode:
+    """Try once."""
+    try:
+        settings = load()
+        if settings.storage.s3_bucket is None:
+            raise ConfigError("S3_BUCKET_NAME must be set: it names the bucket that is to be made.")
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return ExitCode.CONFIG
+    configure_logging("make_bucket", settings.log)
+    try:
+        S3Store(s3_options(settings.storage)).ensure_bucket()
+    except PipelineError as error:
+        log.error("bucket_not_made", code=error.code, error=error.message)
+        return ExitCode.UNAVAILABLE
+    log.info("bucket_ready", bucket=settings.storage.s3_bucket)
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

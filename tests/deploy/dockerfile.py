@@ -1,0 +1,86 @@
+"""A Dockerfile, read as far as the checks need it: stages, instructions, flags, the exec form."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_FLAG = re.compile(r"--([a-z-]+)=?(\S*)\s+")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction; comments and continuations are resolved."""
+
+    keyword: str
+    flags: tuple[tuple[str, str], ...]
+    arguments: str
+
+    @property
+    def exec_form(self) -> list[str] | None:
+        """The words of ``["a", "b"]``; None for the shell form."""
+        if not self.arguments.startswith("["):
+            return None
+        words: list[str] = json.loads(self.arguments)
+        return words
+
+    def flag(self, name: str) -> str | None:
+        return dict(self.flags).get(name)
+
+
+@dataclass
+class Stage:
+    """What lies between two FROMs. ``base`` is an image or another stage."""
+
+    name: str
+    base: str
+    instructions: list[Instruction] = field(default_factory=list)
+
+
+class Dockerfile:
+    """The stages of a Dockerfile, by name."""
+
+    def __init__(self, text: str) -> None:
+        self.stages: dict[str, Stage] = {}
+        for instruction in _instructions(text):
+            if instruction.keyword == "FROM":
+                base, _, name = instruction.arguments.partition(" AS ")
+                stage = self.stages[name] = Stage(name, base)
+            else:
+                stage.instructions.append(instruction)
+
+    @classmethod
+    def read(cls, path: Path) -> Dockerfile:
+        return cls(path.read_text(encoding="utf-8"))
+
+    @property
+    def base_images(self) -> set[str]:
+        return {stage.base for stage in self.stages.values()} - set(self.stages)
+
+    def lineage(self, name: str) -> list[Instruction]:
+        """Every instruction that makes the stage, those of the stages that it builds on first."""
+        stage = self.stages[name]
+        inherited = self.lineage(stage.base) if stage.base in self.stages else []
+        return [*inherited, *stage.instructions]
+
+    def all_of(self, name: str, keyword: str) -> list[Instruction]:
+        return [instruction for instruction in self.lineage(name) if instruction.keyword == keyword]
+
+    def environment(self, name: str) -> dict[str, str]:
+        """The stage's ENV, as written."""
+        pairs = (re.findall(r"(\w+)=(\S+)", env.arguments) for env in self.all_of(name, "ENV"))
+        return {key: value for found in pairs for key, value in found}
+
+
+def _instructions(text: str) -> Iterator[Instruction]:
+    lines = (line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
+    for logical in re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines():
+        keyword, rest = logical.split(maxsplit=1)
+        flags = []
+        while match := _FLAG.match(rest):
+            flags.append((match[1], match[2]))
+            rest = rest[match.end() :]
+        yield Instruction(keyword, tuple(flags), rest.strip())

@@ -1,0 +1,259 @@
+"""What docker-compose.yml promises: everything pinned, every setting real, no default for a secret."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from config import Engine, Settings, load
+from tests.deploy.compose import ComposeFile, MissingVariableError, interpolate, variables_of
+from tests.deploy.conftest import REQUIRED, ROOT, SETTINGS
+from tests.deploy.dockerfile import Dockerfile
+from tests.deploy.test_dockerfile import IMAGES, PINNED
+
+SettingsOf = Callable[..., Settings]
+"""``settings_of(service, **variables)``: the settings as the service in its container sees them."""
+
+SERVICES = ("api", "processor", "processor-gpu", "uploader")
+CREDENTIALS = set(REQUIRED)
+SECRETS = {name for name, field in SETTINGS.items() if SecretStr.__name__ in str(field.annotation)}
+#: Settings that mean nothing here: of the embedded transport and the local store, or fixed by the image.
+FIXED = {
+    *("API_HOST", "API_PORT", "PROCESSOR_HEALTH_HOST", "PROCESSOR_HEALTH_PORT"),
+    *("UPLOADER_HEALTH_HOST", "UPLOADER_HEALTH_PORT"),
+    *("DATA_DIR", "TEMP_DIR", "OUTPUT_DIR", "MODEL_FILE_DIR", "EMBEDDED_LEASE", "RESULT_BASE_URL"),
+}
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every text in a piece of YAML."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings(item)
+
+
+def seconds(duration: str) -> int:
+    number, unit = int(duration[:-1]), duration[-1]
+    return number * {"s": 1, "m": 60}[unit]
+
+
+@pytest.fixture
+def settings_of(
+    compose: ComposeFile, dockerfile: Dockerfile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> SettingsOf:
+    def read(service: str, **variables: str) -> Settings:
+        for name in SETTINGS:
+            monkeypatch.delenv(name, raising=False)
+        environment = dockerfile.environment(compose.built[service])
+        environment |= compose.environment(service, REQUIRED | variables)
+        for name in SETTINGS.keys() & environment.keys():
+            monkeypatch.setenv(name, environment[name])
+        monkeypatch.chdir(tmp_path)
+        return load()
+
+    return read
+
+
+def test_images_of_others_are_pinned_by_exact_version(compose: ComposeFile) -> None:
+    foreign = {name: service["image"] for name, service in compose.services.items() if "image" in service}
+    assert set(foreign) | set(compose.built) == set(compose.services)
+    assert all(PINNED.fullmatch(image.replace(":v", ":")) for image in foreign.values()), foreign
+
+
+def test_every_target_is_built_by_the_dockerfile(compose: ComposeFile, dockerfile: Dockerfile) -> None:
+    assert set(compose.built.values()) == set(IMAGES)
+    assert set(IMAGES) <= set(dockerfile.stages)
+
+
+def test_services_are_given_settings_that_exist(compose: ComposeFile) -> None:
+    for name in compose.built:
+        assert set(compose.services[name]["environment"]) <= set(SETTINGS), name
+
+
+def test_every_setting_can_be_set(compose: ComposeFile) -> None:
+    reachable = {setting for name in compose.built for setting in compose.services[name]["environment"]}
+    assert reachable | FIXED == set(SETTINGS), "a setting is missing in docker-compose.yml, or in FIXED above"
+    assert not reachable & FIXED
+
+
+def test_secrets_go_where_they_are_needed(compose: ComposeFile) -> None:
+    given = {name: set(compose.services[name]["environment"]) for name in compose.built}
+    holders = {secret: {name for name, settings in given.items() if secret in settings} for secret in SECRETS}
+    assert holders.pop("BASIC_AUTH_PASSWORD") == {"api"}
+    assert holders.pop("WEBHOOK_SECRET") == {"uploader"}
+    assert set(holders) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+
+
+def test_no_secret_has_a_default(compose: ComposeFile) -> None:
+    used = list(variables_of(compose.text))
+    assert {name for name, _, _ in used} >= CREDENTIALS
+    for name, operator, _ in used:
+        assert (operator == ":?") == (name in CREDENTIALS | SECRETS), name
+    for name, service in compose.services.items():
+        for setting in SECRETS & set(service.get("environment", {})):
+            assert str(service["environment"][setting] or "").startswith("${") or setting == "WEBHOOK_SECRET", name
+
+
+@pytest.mark.parametrize("missing", sorted(CREDENTIALS))
+def test_does_not_start_without_credentials(compose: ComposeFile, missing: str) -> None:
+    present = {name: value for name, value in REQUIRED.items() if name != missing}
+    with pytest.raises(MissingVariableError, match=missing):
+        interpolate("\n".join(strings(compose.services)), present)
+
+
+def test_every_variable_of_its_own_is_explained(compose: ComposeFile) -> None:
+    header = compose.text.partition("\nname:")[0]
+    used = {name for name, _, _ in variables_of(compose.text)}
+    assert used - set(SETTINGS)
+    assert all(re.search(rf"\b{name}\b", header) for name in used - set(SETTINGS))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_settings_are_complete_and_safe(settings_of: SettingsOf, service: str) -> None:
+    settings = settings_of(service)
+    assert settings.kafka.bootstrap_servers == "kafka:9092"
+    assert (settings.storage.engine, settings.storage.handoff) == (Engine.S3, Engine.S3)
+    assert settings.storage.s3_endpoint_url == "http://s3.localhost:7070"
+    assert settings.storage.s3_bucket == "uvr"
+    assert not settings.download.allow_private_networks
+    assert settings.model.require_gpu == (service == "processor-gpu")
+    if service == "api":
+        assert settings.api.require_credentials() == ("listener", REQUIRED["BASIC_AUTH_PASSWORD"])
+
+
+def test_a_users_setting_gets_through(settings_of: SettingsOf) -> None:
+    assert settings_of("processor", MODEL_NAME="another.onnx", JOB_TIMEOUT="5").model.model_name == "another.onnx"
+    assert settings_of("uploader", WEBHOOK_TIMEOUT="3").webhook.timeout == 3
+    assert settings_of("api", ALLOW_PRIVATE_NETWORKS="true").download.allow_private_networks is False
+
+
+def test_a_processor_elsewhere_is_told_where_the_servers_are(settings_of: SettingsOf) -> None:
+    elsewhere = {"KAFKA_BOOTSTRAP_SERVERS": "10.0.0.1:19092", "S3_ENDPOINT_URL": "http://stems.test:7070"}
+    settings = settings_of("processor-gpu", **elsewhere)
+    assert settings.kafka.bootstrap_servers == elsewhere["KAFKA_BOOTSTRAP_SERVERS"]
+    assert settings.storage.s3_endpoint_url == elsewhere["S3_ENDPOINT_URL"]
+
+
+def test_links_lead_to_the_s3_server_from_inside_and_outside(compose: ComposeFile, settings_of: SettingsOf) -> None:
+    chosen = {"S3_HOST": "stems.test", "S3_PORT": "9000", "S3_BIND": "192.0.2.7"}
+    assert settings_of("uploader", **chosen).storage.s3_endpoint_url == "http://stems.test:9000"
+    s3 = compose.services["s3"]
+    assert [interpolate(name, chosen) for name in s3["networks"]["default"]["aliases"]] == ["stems.test"]
+    assert [interpolate(port, chosen) for port in s3["ports"]] == ["192.0.2.7:9000:9000"]
+    assert interpolate(s3["command"][0], chosen) == "--port=:9000"
+    # The account of the server is the one that the services use.
+    server, client = compose.environment("s3", REQUIRED), compose.environment("uploader", REQUIRED)
+    assert server["ROOT_ACCESS_KEY"] == client["AWS_ACCESS_KEY_ID"]
+    assert server["ROOT_SECRET_KEY"] == client["AWS_SECRET_ACCESS_KEY"]
+
+
+def test_ports_are_published_on_loopback_unless_told_otherwise(compose: ComposeFile) -> None:
+    ports = [interpolate(port, {}) for service in compose.services.values() for port in service.get("ports", [])]
+    assert sorted(ports) == ["127.0.0.1:19092:19092", "127.0.0.1:7070:7070", "127.0.0.1:8000:8000"]
+
+
+def test_everything_has_a_health_check(compose: ComposeFile, dockerfile: Dockerfile) -> None:
+    for name, service in compose.services.items():
+        if name == "bucket":  # runs once
+            continue
+        check = service["healthcheck"]
+        assert check["test"][0] == "CMD", name
+        assert seconds(check["timeout"]) <= seconds(check["interval"]), name
+        assert check["start_period"], name
+        if name in compose.built:
+            *command, path, variable = check["test"][1:]
+            assert (command, path) == (["python", "-m", "deploy.probe"], "/ready"), name
+            assert variable in dockerfile.environment(compose.built[name]), name
+
+
+@pytest.mark.parametrize("service", [*SERVICES, "bucket"])
+def test_containers_of_ours_may_do_little(compose: ComposeFile, service: str) -> None:
+    written = compose.services[service]
+    assert written["read_only"] is written["init"] is True
+    assert written["cap_drop"] == ["ALL"]
+    assert written["security_opt"] == ["no-new-privileges:true"]
+    assert written["tmpfs"] == ["/tmp"]
+
+
+def test_what_is_written_goes_to_named_volumes(compose: ComposeFile, dockerfile: Dockerfile) -> None:
+    mounts = {name: dict(v.split(":")[::-1] for v in s.get("volumes", [])) for name, s in compose.services.items()}
+    assert {volume for found in mounts.values() for volume in found.values()} == compose.volumes
+    assert "api" not in {name for name, found in mounts.items() if found}
+    for name in SERVICES[1:]:
+        environment = dockerfile.environment(compose.built[name])
+        assert environment["DATA_DIR"] in mounts[name], name
+        if name != "uploader":
+            assert environment["MODEL_FILE_DIR"] in mounts[name], name
+            assert environment["NUMBA_CACHE_DIR"].startswith(f"{environment['DATA_DIR']}/"), name
+    assert compose.services["kafka"]["environment"]["KAFKA_LOG_DIRS"] in mounts["kafka"]
+
+
+def test_a_container_is_given_the_time_that_its_service_takes_to_stop(compose: ComposeFile) -> None:
+    grace = SETTINGS["SHUTDOWN_GRACE"].default
+    for service in SERVICES:
+        # The job is given back at the end of the grace, and then the clients are closed.
+        assert seconds(interpolate(compose.services[service]["stop_grace_period"], {})) >= grace + 15
+
+
+def test_services_wait_for_what_they_need(compose: ComposeFile) -> None:
+    for service in SERVICES:
+        assert compose.services[service]["depends_on"] == {
+            "kafka": {"condition": "service_healthy"},
+            "bucket": {"condition": "service_completed_successfully"},
+        }
+        assert compose.services[service]["restart"] == "unless-stopped"
+    assert compose.services["bucket"]["depends_on"] == {"s3": {"condition": "service_healthy"}}
+    assert compose.services["bucket"]["restart"] == "on-failure"
+
+
+def test_the_gpu_processor_is_the_processor_on_a_gpu(compose: ComposeFile) -> None:
+    cpu, gpu = compose.services["processor"], compose.services["processor-gpu"]
+    assert gpu["profiles"] == ["gpu"]
+    assert "profiles" not in cpu
+    (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    assert gpu["environment"] == cpu["environment"] | {"REQUIRE_GPU": "true"}
+    assert gpu["volumes"] == cpu["volumes"]
+
+
+def compose_command() -> list[str]:
+    """Docker Compose, where it is installed: as a plugin or by itself."""
+    for program, *rest in (["docker", "compose"], ["docker-compose"]):
+        path = shutil.which(program)
+        if path and subprocess.run([path, *rest, "version"], capture_output=True).returncode == 0:
+            return [path, *rest]
+    pytest.skip("Docker Compose is not installed here, so that only this reader has read docker-compose.yml")
+
+
+def test_docker_compose_reads_it_the_same_way(compose: ComposeFile, tmp_path: Path) -> None:
+    env_file = tmp_path / "env"
+    variables = REQUIRED | {"S3_HOST": "stems.test", "LOG_LEVEL": "DEBUG"}
+    env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+    command = [*compose_command(), "--env-file", str(env_file), "--profile", "gpu"]
+    shown = subprocess.run(
+        [*command, "config", "--format", "json"],
+        cwd=ROOT,
+        env={name: os.environ[name] for name in ("PATH", "HOME")},
+        capture_output=True,
+        text=True,
+    )
+    assert shown.returncode == 0, shown.stderr
+    read = json.loads(shown.stdout)["services"]
+    assert set(read) == set(compose.services)
+    for name in compose.services:
+        there = {key: value for key, value in read[name].get("environment", {}).items() if value is not None}
+        assert there == compose.environment(name, variables), name

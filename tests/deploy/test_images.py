@@ -1,0 +1,149 @@
+"""The images' contents, put together without Docker: exactly the files that are copied, exactly the packages that are
+locked, the environment of the Dockerfile and of docker-compose.yml. Each service has to start, answer its health check
+and stop.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
+from devstack.process import free_port
+from pipeline.lifecycle import ExitCode
+from tests.deploy.compose import ComposeFile
+from tests.deploy.conftest import REQUIRED, ROOT
+from tests.deploy.dockerfile import Dockerfile
+from tests.deploy.test_dockerfile import copied, locks_of
+
+pytestmark = pytest.mark.slow
+
+#: s; longer than it takes to load a model on a busy machine.
+DEADLINE = 90.0
+LIGHT = ("api", "uploader")
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+for name in sys.argv[1:]:
+    package = importlib.import_module(name)
+    for module in pkgutil.walk_packages(getattr(package, "__path__", ()), name + "."):
+        importlib.import_module(module.name)
+"""
+
+
+@pytest.fixture(scope="module")
+def light_python(dockerfile: Dockerfile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of the virtual environment that the api and the uploader share."""
+    (locks,) = {tuple(locks_of(dockerfile, image)) for image in LIGHT}
+    uv = shutil.which("uv", path=str(Path(sys.prefix, "bin"))) or shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv, with which the images are made, is not installed here")
+    environment = tmp_path_factory.mktemp("light") / "venv"
+    python = environment / "bin" / "python"
+    files = [word for lock in locks if lock != "uv.lock" for word in ("-r", str(ROOT / "requirements" / lock))]
+    run([uv, "venv", "--quiet", "--python", sys.executable, str(environment)])
+    run([uv, "pip", "install", "--quiet", "--python", str(python), "--no-deps", "--require-hashes", *files])
+    run([uv, "pip", "check", "--quiet", "--python", str(python)])
+    return python
+
+
+def run(command: list[str], cwd: Path | None = None) -> None:
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=DEADLINE)
+    assert result.returncode == 0, result.stderr
+
+
+class Image:
+    """An image's files below ``root``, and what its container's environment is when it is run there."""
+
+    def __init__(self, dockerfile: Dockerfile, compose: ComposeFile, name: str, service: str, root: Path) -> None:
+        self.app = root / "app"
+        self.entrypoint = dockerfile.all_of(name, "ENTRYPOINT")[-1].exec_form or []
+        self.probe: list[str] = json.loads(dockerfile.all_of(name, "HEALTHCHECK")[-1].arguments.removeprefix("CMD "))
+        self.environment = container_environment(dockerfile.environment(name), compose, service, root)
+        self.environment[self.probe[-1]] = str(free_port())
+        for source in copied(dockerfile, name):
+            for path in ROOT.glob(source.rstrip("/")):
+                copy(path, self.app / path.relative_to(ROOT))
+
+    @property
+    def files(self) -> set[Path]:
+        return set(self.app.rglob("*"))
+
+    @contextmanager
+    def running(self, python: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """The service, alive; killed at the end if it is still there."""
+        command = [str(python), *self.entrypoint[1:]]
+        with log.open("wb") as output:
+            service = subprocess.Popen(command, cwd=self.app, env=self.environment, stderr=output)
+            try:
+                self._await_health(service, python, log)
+                yield service
+            finally:
+                service.kill()
+                service.wait()
+
+    def _await_health(self, service: subprocess.Popen[bytes], python: Path, log: Path) -> None:
+        deadline = time.monotonic() + DEADLINE
+        while not self._is_healthy(python):
+            assert service.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+
+    def _is_healthy(self, python: Path) -> bool:
+        probe = [str(python), *self.probe[1:]]
+        return subprocess.run(probe, cwd=self.app, env=self.environment, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def container_environment(image: Mapping[str, str], compose: ComposeFile, service: str, root: Path) -> dict[str, str]:
+    """What a container of the service sees, with its folders below ``root`` and its servers out of reach."""
+    away = {
+        "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}",
+        "S3_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
+        "MODEL_NAME": DEMO_MODEL_NAME,
+    }
+    seen = {**image, **compose.environment(service, REQUIRED | away), "HOME": "/nonexistent"}
+    del seen["PATH"]
+    for folder in ("/data", "/models"):
+        seen = {name: str(root) + value if value.startswith(folder) else value for name, value in seen.items()}
+    return seen
+
+
+def copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy(source, target)
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_images_need_nothing_but_their_packages(
+    name: str, dockerfile: Dockerfile, compose: ComposeFile, light_python: Path, tmp_path: Path
+) -> None:
+    image = Image(dockerfile, compose, name, name, tmp_path)
+    shipped = image.files
+    run([str(light_python), "-B", "-c", IMPORT_ALL, "config", "deploy", "pipeline", name], cwd=image.app)
+    with image.running(light_python, tmp_path / "log") as service:
+        service.terminate()
+        assert service.wait(DEADLINE) == ExitCode.OK
+    assert image.files == shipped, "the file system of the image is read-only"
+
+
+def test_the_processors_image_holds_all_of_its_files(
+    dockerfile: Dockerfile, compose: ComposeFile, tmp_path: Path
+) -> None:
+    """Its packages are those of this environment: a virtual environment of its own takes gigabytes."""
+    image = Image(dockerfile, compose, "processor-cpu", "processor", tmp_path)
+    shipped = image.files
+    write_demo_model(tmp_path / "models")
+    with image.running(Path(sys.executable), tmp_path / "log") as service:
+        service.terminate()
+        assert service.wait(DEADLINE) == ExitCode.OK
+    assert image.files == shipped, "the file system of the image is read-only"
+    assert not list((tmp_path / "data").rglob("job-files-*")), "its working files are left behind"
