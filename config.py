@@ -12,11 +12,11 @@ import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
 
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
@@ -52,8 +52,28 @@ class Section(BaseSettings):
 
     title: ClassVar[str]
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        dotenv_filtering="only_existing",
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Names of fields are for our own code: a stray ``PORT`` or ``PASSWORD`` in the environment is no setting."""
+        for source in (env_settings, dotenv_settings):
+            source.config = SettingsConfigDict(**{**source.config, "populate_by_name": False})
+        return init_settings, env_settings, dotenv_settings
 
 
 class ApiSettings(Section):
@@ -365,11 +385,17 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 
 class Settings:
-    """All settings. Each concern is read on first use, so that a service needs only what it uses."""
+    """All settings, read at once. Raises ConfigError naming each variable that cannot be used."""
 
     def __init__(self, env_file: Path | None = Path(".env")) -> None:
+        problems: list[str] = []
+
         def read(section: type[SectionT]) -> SectionT:
-            return section(_env_file=env_file)
+            try:
+                return section(_env_file=env_file)
+            except ValidationError as error:
+                problems.extend(_sentences(error))
+                return cast(SectionT, section.model_construct())  # never seen: the problems are raised below
 
         self.api = read(ApiSettings)
         self.kafka = read(KafkaSettings)
@@ -380,6 +406,8 @@ class Settings:
         self.worker = read(WorkerSettings)
         self.webhook = read(WebhookSettings)
         self.log = read(LogSettings)
+        if problems:
+            raise ConfigError("; ".join(problems))
 
 
 SECTIONS: tuple[type[Section], ...] = (
@@ -397,10 +425,7 @@ SECTIONS: tuple[type[Section], ...] = (
 
 def load(env_file: Path | None = Path(".env")) -> Settings:
     """Read and check every setting. Raises ConfigError naming each variable that cannot be used."""
-    try:
-        return Settings(env_file)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_sentences(error))) from None
+    return Settings(env_file)
 
 
 def _sentences(error: ValidationError) -> Iterator[str]:

@@ -15,16 +15,30 @@ unset PYTHONDONTWRITEBYTECODE # byte code that is kept saves seconds at every la
 
 say() { printf '%s\n' "$*" >&2; }
 
+usage() { sed -n '2,/^set /s/^# \{0,1\}//p' start_local.sh; }
+
+# Before anything is installed for it.
+check_arguments() {
+    local word
+    for word in "$@"; do
+        case $word in
+        -h | --help) usage && exit ;;
+        --kafka | run | demo | status | stop | install | dev) ;;
+        *) say "./start_local.sh knows no \"$word\"; ./start_local.sh --help tells what it knows." && exit 64 ;;
+        esac
+    done
+}
+
 find_python() {
     local candidate
-    for candidate in "${PYTHON:-}" python3.11 python3.12 python3.13 python3; do
+    for candidate in "${PYTHON:-}" python3.11 python3.12 python3; do
         if [ -n "$candidate" ] && command -v "$candidate" >/dev/null &&
-            "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+            "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
             printf '%s\n' "$candidate"
             return
         fi
     done
-    say "Python 3.11, 3.12 or 3.13 is needed: install it, or set PYTHON to one."
+    say "Python 3.11 or 3.12 is needed: install it, or set PYTHON to one."
     return 1
 }
 
@@ -68,8 +82,9 @@ ensure_venv() { # dev or not
     # An environment that has the development tools serves without them as well.
     if [ "$kind" = run ] && [ -f $stamp ] && grep -q '^dev ' $stamp; then kind=dev; fi
     wanted="$kind $device $(cat $locks/*.lock | cksum)"
-    if [ -f $stamp ] && [ "$(cat $stamp)" = "$wanted" ]; then return; fi
-    if [ ! -x $venv/bin/python ]; then
+    if [ -x $venv/bin/python ] && [ -f $stamp ] && [ "$(cat $stamp)" = "$wanted" ]; then return; fi
+    # An environment whose making was cut short has no pip yet.
+    if ! $venv/bin/python -c 'import pip' 2>/dev/null; then
         python=$(find_python)
         say "making $venv with $($python --version)"
         "$python" -m venv $venv || {
@@ -84,9 +99,15 @@ ensure_venv() { # dev or not
     printf '%s\n' "$wanted" >$stamp
 }
 
+check_arguments "$@"
 if [ "${1:-}" = install ]; then
     ensure_venv "${2:-run}"
     exit
 fi
-ensure_venv run
+# Nothing is installed for a question: whatever runs has its environment already.
+case " $* " in
+*" stop "*) [ -x $venv/bin/python ] || { printf 'not running\n' && exit 0; } ;;
+*" status "*) [ -x $venv/bin/python ] || { printf 'not running\n' && exit 3; } ;;
+*) ensure_venv run ;;
+esac
 exec $venv/bin/python -m devstack "$@"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import queue
 import time
@@ -33,13 +34,14 @@ class DemoError(Exception):
     """The demo did not end as it should; the message says where."""
 
 
-def run_demo(settings: Settings, api_url: str, data_dir: Path, *, watch: Callable[[], None]) -> Path:
+def run_demo(settings: Settings, api_url: str, folder: Path, *, watch: Callable[[], None]) -> Path:
     """Run the whole way of one job against the services at `api_url`; returns the folder with the stems.
 
-    `watch` is called while waiting; it raises if the services are no longer there. Raises DemoError.
+    Song and stems are written below `folder`. `watch` is called while waiting; it raises if the services are no
+    longer there. Raises DemoError.
     """
     song = render_song()
-    mixture = write_song(song, data_dir / "song").mixture
+    mixture = write_song(song, folder / "song").mixture
     secret = settings.webhook.secret
     with (
         Listener(mixture, secret.get_secret_value().split()[0] if secret else None) as listener,
@@ -48,27 +50,32 @@ def run_demo(settings: Settings, api_url: str, data_dir: Path, *, watch: Callabl
         task_uuid = _post(settings, api_url, listener)
         _say(f"accepted     task {task_uuid}")
         received = _follow(task_uuid, events, listener, watch)
-    _say("webhook      " + json.dumps(received.body, indent=2).replace("\n", "\n             "))
-    if received.body["status"] != "success":
-        raise DemoError(f"the task has failed: {received.body.get('error_message')}")
-    if secret and not received.verified:
-        raise DemoError("the webhook's signature is wrong")
-    folder = _fetch(received.body["stems"], data_dir / "result" / task_uuid)
-    _measure(song, folder)
-    _say(f"stems        {folder}")
-    return folder
+    _tell(received, signed=secret is not None)
+    stems = _fetch(received.body["stems"], folder / "result" / task_uuid)
+    _measure(song, stems)
+    _say(f"stems        {stems}")
+    return stems
 
 
 def _post(settings: Settings, api_url: str, listener: Listener) -> str:
-    answer = requests.post(
+    answer = _request(
+        "POST",
         f"{api_url}/generate",
         json={"audio": listener.song_url, "hook_url": listener.hook_url, "metadata": {"from": "demo"}},
         auth=settings.api.require_credentials(),
-        timeout=_REQUEST_SECONDS,
     )
     if answer.status_code != requests.codes.accepted:
         raise DemoError(f"POST /generate answered {answer.status_code}: {answer.text}")
     return str(answer.json()["task_uuid"])
+
+
+def _request(method: str, url: str, **content: Any) -> requests.Response:
+    with requests.Session() as session:
+        session.trust_env = False  # the services are on this machine, where no proxy leads
+        try:
+            return session.request(method, url, timeout=_REQUEST_SECONDS, **content)
+        except requests.RequestException as error:
+            raise DemoError(f"{method} {url.partition('?')[0]} got no answer ({type(error).__name__})") from error
 
 
 @contextmanager
@@ -84,29 +91,46 @@ def _events(settings: Settings) -> Iterator[Subscription]:
 def _follow(task_uuid: str, events: Subscription, listener: Listener, watch: Callable[[], None]) -> Received:
     """Tell the progress until the webhook comes."""
     deadline = time.monotonic() + PATIENCE
+    told = ""
     while time.monotonic() < deadline:
         delivery = events.receive(_WATCH_SECONDS)
         if delivery is not None:
             event = from_message(TaskEvent, delivery.message)
-            if str(event.task_uuid) == task_uuid:
-                _say(f"{event.status.value:<12} {event.progress:4.0%}")
+            line = f"{event.status.value:<12} {event.progress:4.0%}"
+            if str(event.task_uuid) == task_uuid and line != told:
+                _say(line)
+                told = line
             events.settle(delivery)
             continue
         watch()
         try:
-            return listener.received.get_nowait()
+            received = listener.received.get_nowait()
         except queue.Empty:
-            pass
+            continue
+        if received.body["task_uuid"] == task_uuid:
+            return received
     raise DemoError(f"no webhook came within {PATIENCE:.0f} s")
 
 
+def _tell(received: Received, *, signed: bool) -> None:
+    """Show the webhook. Raises DemoError unless it is genuine and tells of a success."""
+    _say("webhook      " + json.dumps(received.body, indent=2).replace("\n", "\n             "))
+    if signed and not received.verified:
+        raise DemoError("the webhook's signature is wrong")
+    _say(f"signature    {'verified' if signed else 'none: WEBHOOK_SECRET is not set'}")
+    if received.body["status"] != "success":
+        raise DemoError(f"the task has failed: {received.body.get('error_message')}")
+
+
 def _fetch(stems: list[dict[str, Any]], folder: Path) -> Path:
-    """Fetch every stem by its link, as a client would."""
+    """Fetch every stem by its link, as a client would, and check that it is what the webhook told of."""
     folder.mkdir(parents=True, exist_ok=True)
     for stem in stems:
-        answer = requests.get(stem["url"], timeout=_REQUEST_SECONDS)
+        answer = _request("GET", stem["url"])
         if answer.status_code != requests.codes.ok:
             raise DemoError(f"the link to {stem['name']} answered {answer.status_code}")
+        if hashlib.sha256(answer.content).hexdigest() != stem["sha256"]:
+            raise DemoError(f"what the link to {stem['name']} gave is not what the webhook told of")
         (folder / f"{stem['name']}.{stem['format']}").write_bytes(answer.content)
     return folder
 

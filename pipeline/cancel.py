@@ -6,6 +6,9 @@ import threading
 from collections.abc import Callable
 
 from pipeline.errors import CancelledError, ErrorCode
+from pipeline.telemetry import get_logger
+
+log = get_logger(__name__)
 
 _REASONS = {
     ErrorCode.DELIVERY_LOST: "the job now belongs to another consumer",
@@ -36,7 +39,10 @@ class CancelToken:
             listeners = tuple(self._listeners)
         self._event.set()
         for listener in listeners:
-            listener()
+            try:
+                listener()
+            except Exception:  # the boundary: whoever cancels has other work to stop, and a membership to keep
+                log.exception("cancel_listener_failed")
 
     def on_cancel(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` (from the cancelling thread) when the token is set, or now if it already is."""

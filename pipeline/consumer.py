@@ -40,6 +40,11 @@ log = get_logger(__name__)
 #: How long one ``receive`` waits, s: the longest that an idle consumer takes to see a stop.
 RECEIVE_TIMEOUT = 0.5
 
+#: What is kept of the key (characters) and the value (bytes) of a dead letter that is too large as it is.
+KEPT_KEY, KEPT_VALUE = 256, 100_000
+
+_OWN_HEADERS = ("original-topic", "error-kind", "error-code", "error-message", "failed-at")
+
 Job = TypeVar("Job")
 JobIn = TypeVar("JobIn", contravariant=True)
 
@@ -105,23 +110,24 @@ class Consumer(Generic[Job]):
 
     def _process(self, delivery: Delivery) -> None:
         key = delivery.message.key
-        self.stop.on_deadline(delivery.offset, lambda: delivery.cancel.cancel(ErrorCode.SHUTTING_DOWN))
+        self.stop.on_deadline(delivery.position, lambda: delivery.cancel.cancel(ErrorCode.SHUTTING_DOWN))
         try:
             with log_context(task_uuid=key, position=delivery.position, attempt=delivery.attempt):
                 self._work(delivery)
         finally:
-            self.stop.forget(delivery.offset)
+            self.stop.forget(delivery.position)
 
     def _work(self, delivery: Delivery) -> None:
         started = time.monotonic()
+        job: Job | None = None
         try:
             job = self.parse(delivery.message)
         except PermanentError as error:
             log.error("message_unparsable", error=error.message)
-            self._settle(delivery, Outcome((self._dead_letter(delivery.message, error),)))
-            return
-        outcome = self._outcome_of(job, delivery)
-        if outcome is not None and self._settle(delivery, outcome):
+            outcome: Outcome | None = Outcome((self._dead_letter(delivery, error),))
+        else:
+            outcome = self._outcome_of(job, delivery)
+        if outcome is not None and self._settle_storable(job, delivery, outcome):
             log.info("job_settled", seconds=round(time.monotonic() - started, 3))
 
     def _outcome_of(self, job: Job, delivery: Delivery) -> Outcome | None:
@@ -165,15 +171,35 @@ class Consumer(Generic[Job]):
                 self._release(delivery, count_attempt=False)
                 return None
             case _:
-                return self.worker.on_failure(job, error)
+                return self._failed(job, delivery, error)
+
+    def _failed(self, job: Job, delivery: Delivery, error: PipelineError) -> Outcome:
+        return self._reported(job, error) or Outcome((self._dead_letter(delivery, error),))
 
     def _quarantined(self, job: Job, delivery: Delivery, error: PipelineError) -> Outcome:
         log.error("job_quarantined", error=error.message, code=error.code)
-        failed = self.worker.on_failure(job, error)
-        return Outcome((*failed.outputs, self._dead_letter(delivery.message, error)), failed.after_settled)
+        failed = self._reported(job, error) or Outcome()
+        return Outcome((*failed.outputs, self._dead_letter(delivery, error)), failed.after_settled)
 
-    def _dead_letter(self, message: Message, error: PipelineError) -> Message:
-        return dead_letter(self.dead_letter_topic, message, error)
+    def _reported(self, job: Job, error: PipelineError) -> Outcome | None:
+        try:
+            return self.worker.on_failure(job, error)
+        except Exception:  # the boundary: a job that cannot even fail must not come again for ever
+            log.exception("failure_not_reported")
+            return None
+
+    def _dead_letter(self, delivery: Delivery, error: PipelineError) -> Message:
+        return dead_letter(self.dead_letter_topic, delivery.message, error)
+
+    def _settle_storable(self, job: Job | None, delivery: Delivery, outcome: Outcome) -> bool:
+        """Settle the outcome or, if it is larger than the broker takes, a failure that is not."""
+        try:
+            return self._settle(delivery, outcome)
+        except PermanentError as error:
+            log.error("outcome_not_storable", error=error.message)
+            failed = (self._reported(job, error) if job is not None else None) or Outcome()
+            letter = shortened(self._dead_letter(delivery, error))
+            return self._settle(delivery, Outcome((*failed.outputs, letter), outcome.after_settled))
 
     def _settle(self, delivery: Delivery, outcome: Outcome) -> bool:
         """Make the outcome durable, however long the broker is away; False if the job was lost meanwhile."""
@@ -201,8 +227,8 @@ class Consumer(Generic[Job]):
             return
         try:
             outcome.after_settled()
-        except PipelineError as error:
-            log.warning("tidy_up_failed", error=error.message)
+        except Exception:  # the boundary: the job is done, whatever is left lying about
+            log.warning("tidy_up_failed", exc_info=True)
 
     def _release(self, delivery: Delivery, *, count_attempt: bool) -> None:
         try:
@@ -214,15 +240,16 @@ class Consumer(Generic[Job]):
 
 def dead_letter(topic: str, message: Message, error: PipelineError) -> Message:
     """``message`` with its raw bytes, on its way to the dead letters; headers say where it came from and why."""
-    headers = {
-        **message.headers,
-        "original-topic": message.topic.encode(),
-        "error-kind": error.kind.encode(),
-        "error-code": error.code.encode(),
-        "error-message": error.message.encode(),
-        "failed-at": f"{time.time():.3f}".encode(),
-    }
-    return Message(topic, message.key, message.value, headers)
+    facts = (message.topic, error.kind, error.code, error.message, f"{time.time():.3f}")
+    own = {name: fact.encode() for name, fact in zip(_OWN_HEADERS, facts, strict=True)}
+    return Message(topic, message.key, message.value, {**message.headers, **own})
+
+
+def shortened(letter: Message) -> Message:
+    """As much of a dead letter as every engine takes; a header says how long its value was."""
+    headers = {name: letter.headers[name] for name in _OWN_HEADERS}
+    headers["original-bytes"] = str(len(letter.value)).encode()
+    return Message(letter.topic, letter.key[:KEPT_KEY], letter.value[:KEPT_VALUE], headers)
 
 
 def _log_decision(error: PipelineError, decision: Decision) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pipeline.errors import ErrorCode, InfrastructureError, PipelineError
 from pipeline.telemetry import get_logger
 
 log = get_logger(__name__)
+
+#: How often the server looks whether it is to stop, s.
+_STOP_LOOKS = 0.1
 
 Check = Callable[[], None]
 """Raises a PipelineError unless its component is in order."""
@@ -34,17 +39,16 @@ class HealthServer:
 
     def __enter__(self) -> Self:
         try:
-            self._server = _Server(self._address, _Handler)
+            self._server = _Server(self._address, self._checks)
         except OSError as error:
             raise InfrastructureError(
                 f"{self._setting}={self._address[1]} cannot be listened on ({error.strerror}): "
                 "set another port, or 0 for any free one",
                 code=ErrorCode.INTERNAL,
             ) from error
-        self._server.checks = self._checks
-        threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
-        host, port = self._server.server_address[:2]
-        log.info("listening", host=host, port=port)
+        serve = self._server.serve_forever
+        threading.Thread(target=serve, args=(_STOP_LOOKS,), name="health", daemon=True).start()
+        log.info("listening", host=self._address[0], port=self.port)
         return self
 
     def __exit__(
@@ -62,7 +66,19 @@ class HealthServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    checks: Mapping[str, Check]
+
+    def __init__(self, address: tuple[str, int], checks: Mapping[str, Check]) -> None:
+        self.checks = checks
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        # The base class would ask the name server for a name that nobody needs, and wait for it where there is none.
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("probe_left_early", exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -70,9 +86,10 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 5.0
 
     def do_GET(self) -> None:
-        if self.path == "/health":
+        path = self.path.partition("?")[0]
+        if path == "/health":
             self._answer(HTTPStatus.OK, {"status": "healthy", "timestamp": int(time.time())})
-        elif self.path == "/ready":
+        elif path == "/ready":
             self._answer(*readiness(self.server.checks))
         else:
             self._answer(HTTPStatus.NOT_FOUND, {"error": "Endpoint not found", "details": None})
@@ -91,15 +108,18 @@ class _Handler(BaseHTTPRequestHandler):
 
 def readiness(checks: Mapping[str, Check]) -> tuple[HTTPStatus, dict[str, object]]:
     """Ask each component; 503 if one is not in order."""
-    components = {name: _component(check) for name, check in checks.items()}
+    components = {name: _component(name, check) for name, check in checks.items()}
     ready = all(component["status"] == "ready" for component in components.values())
     status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
     return status, {"status": "ready" if ready else "unavailable", "components": components}
 
 
-def _component(check: Check) -> dict[str, str]:
+def _component(name: str, check: Check) -> dict[str, str]:
     try:
         check()
     except PipelineError as error:
         return {"status": "unavailable", "error": error.message}
+    except Exception:  # the boundary: a probe is answered, whatever is wrong with a component
+        log.exception("check_failed", component=name)
+        return {"status": "unavailable", "error": "the check itself has failed"}
     return {"status": "ready"}

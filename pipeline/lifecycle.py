@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from enum import IntEnum
 from types import FrameType
 
@@ -28,12 +29,11 @@ class StopSignal:
     """Asks the service to stop: the first signal politely, the second at once.
 
     After the first, ``on_deadline`` listeners are called once ``grace`` s have passed, so that work which is
-    still running can be given back.
+    still running can be given back. Thread-safe.
     """
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
-        self._signalled = False
         self._requested = threading.Event()
         self._expired = threading.Event()
         self._lock = threading.Lock()
@@ -41,32 +41,48 @@ class StopSignal:
         self._on_request: list[Callable[[], None]] = []
 
     def install(self) -> None:
-        """Listen to SIGTERM and SIGINT. Call from the main thread."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        """Listen to SIGTERM and SIGINT. Call from the main thread, once."""
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._signalled:
-            # No clean-up: whoever sends a second signal wants the process gone. Unsettled jobs come again.
-            os._exit(ExitCode.KILLED)
-        self._signalled = True
-        self._requested.set()
-        # The handler interrupts arbitrary code of the main thread, which may hold the log's lock.
-        threading.Thread(target=self.request, args=(signal.Signals(number).name,), daemon=True).start()
+        def tell(number: int, _frame: FrameType | None) -> None:
+            # The handler interrupts the main thread anywhere, with any lock held: it may do nothing but this.
+            with suppress(BlockingIOError):
+                os.write(writing, bytes([number]))
+
+        threading.Thread(target=self._watch, args=(reading,), name="signals", daemon=True).start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, tell)
+
+    def _watch(self, reading: int) -> None:
+        (first,) = os.read(reading, 1)
+        # A thread of its own, so that no listener keeps the second signal waiting.
+        threading.Thread(target=self.request, args=(signal.Signals(first).name,), daemon=True).start()
+        os.read(reading, 1)
+        # No clean-up: whoever sends a second signal wants the process gone. Unsettled jobs come again.
+        os._exit(ExitCode.KILLED)
 
     def request(self, why: str) -> None:
-        """Begin the shutdown."""
+        """Begin the shutdown; a second call changes nothing."""
+        with self._lock:
+            if self._requested.is_set():
+                return
+            self._requested.set()
+            listeners = tuple(self._on_request)
         log.info("stopping", why=why, grace_seconds=self._grace)
-        self._requested.set()
         timer = threading.Timer(self._grace, self._expire)
         timer.daemon = True
         timer.start()
-        for listener in self._on_request:
+        for listener in listeners:
             listener()
 
     def on_request(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` when the shutdown begins."""
-        self._on_request.append(listener)
+        """Call ``listener`` when the shutdown begins (now, if it already has)."""
+        with self._lock:
+            if not self._requested.is_set():
+                self._on_request.append(listener)
+                return
+        listener()
 
     def is_set(self) -> bool:
         """Whether the service should take no new work."""
@@ -79,9 +95,10 @@ class StopSignal:
     def on_deadline(self, key: object, listener: Callable[[], None]) -> None:
         """Call ``listener`` when the grace is over (now, if it already is); ``forget(key)`` takes it back."""
         with self._lock:
-            self._listeners[key] = listener
-        if self._expired.is_set():
-            listener()
+            if not self._expired.is_set():
+                self._listeners[key] = listener
+                return
+        listener()
 
     def forget(self, key: object) -> None:
         """Take back the listener of ``on_deadline``."""
@@ -89,8 +106,10 @@ class StopSignal:
             self._listeners.pop(key, None)
 
     def _expire(self) -> None:
-        self._expired.set()
         with self._lock:
+            self._expired.set()
             listeners = tuple(self._listeners.values())
+        if listeners:
+            log.warning("grace_over", jobs_given_back=len(listeners))
         for listener in listeners:
             listener()

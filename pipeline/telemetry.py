@@ -40,10 +40,16 @@ def configure_logging(service: str, settings: LogSettings) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+    def add_service(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        # Not a context variable: those stay behind in the thread that set them.
+        return {"service": service, **event}
+
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            add_service,
             *_renderers(settings),
         ],
     )
@@ -55,7 +61,6 @@ def configure_logging(service: str, settings: LogSettings) -> None:
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
-    structlog.contextvars.bind_contextvars(service=service)
 
 
 def _renderers(settings: LogSettings) -> list[structlog.typing.Processor]:
@@ -82,6 +87,7 @@ def loggable_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
+        host = f"[{host}]" if ":" in host else host  # an IPv6 address
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         return "<malformed URL>"

@@ -19,6 +19,8 @@ log = get_logger(__name__)
 
 _PREFIX = "job-files-"
 _LOCK = "lock"
+#: Held while a process sweeps and makes its own folder, which another one would otherwise find without its lock.
+_ROOT_LOCK = ".job-files.lock"
 
 
 class WorkDir:
@@ -30,12 +32,13 @@ class WorkDir:
     def __init__(self, root: Path) -> None:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            _sweep(root)
-            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root)).resolve()
-            self._lock = _locked(self.path / _LOCK)
+            with _locked(root / _ROOT_LOCK, wait=True):
+                _sweep(root)
+                self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root)).resolve()
+                self._lock = _locked(self.path / _LOCK)
         except OSError as error:
             raise InfrastructureError(
-                f"TEMP_DIR cannot be used: {error.strerror}", code=ErrorCode.STORAGE_UNAVAILABLE
+                f"TEMP_DIR cannot be used: {_reason(error)}", code=ErrorCode.STORAGE_UNAVAILABLE
             ) from error
 
     @contextmanager
@@ -53,35 +56,35 @@ class WorkDir:
     def close(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock is not None:
-            self._lock.close()
+        self._lock.close()
 
 
 def disk_error(error: OSError) -> InfrastructureError:
-    """The classified form of a failure to write a working file."""
+    """The classified form of a failure to read or write a working file."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     code = ErrorCode.DISK_FULL if full else ErrorCode.STORAGE_UNAVAILABLE
-    return InfrastructureError(f"a working file could not be written: {error.strerror}", code=code)
+    return InfrastructureError(f"a working file cannot be read or written: {_reason(error)}", code=code)
 
 
-def _locked(path: Path) -> IO[str] | None:
-    """The file, open and locked; None if another process holds the lock."""
+def _reason(error: OSError) -> str:
+    # Not str(error), which has the path in it.
+    return os.strerror(error.errno) if error.errno else "unknown error"
+
+
+def _locked(path: Path, *, wait: bool = False) -> IO[str]:
+    """The file, open and locked until it is closed. Raises BlockingIOError if another process holds the lock."""
     handle = path.open("a")
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
         handle.close()
-        return None
+        raise
     return handle
 
 
 def _sweep(root: Path) -> None:
     """Remove the folders of processes that did not live to do it."""
     for folder in root.glob(f"{_PREFIX}*"):
-        with suppress(OSError):
-            lock = _locked(folder / _LOCK)
-            if lock is None:
-                continue
-            with lock:
-                shutil.rmtree(folder)
-            log.info("stale_work_removed", folder=os.path.basename(folder))
+        with suppress(OSError), _locked(folder / _LOCK):
+            shutil.rmtree(folder)
+            log.info("stale_work_removed", folder=folder.name)

@@ -56,6 +56,8 @@ def _run(settings: Settings, stop: StopSignal) -> None:
             model_name=settings.model.model_name,
             require_gpu=settings.model.require_gpu,
             scratch_dir=workdir.path,
+            allow_private_networks=settings.download.allow_private_networks,
+            log=settings.log,
         )
     )
     try:

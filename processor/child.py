@@ -18,11 +18,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config import load
 from pipeline.cancel import CancelToken
-from pipeline.errors import ErrorCode, InfrastructureError, PipelineError
+from pipeline.download import UrlGuard
+from pipeline.errors import ErrorCode, PipelineError
 from pipeline.lifecycle import ExitCode
-from pipeline.telemetry import configure_logging, get_logger
+from pipeline.telemetry import configure_logging, get_logger, log_context
 from processor.protocol import (
     Cancel,
     ChildSettings,
@@ -30,11 +30,13 @@ from processor.protocol import (
     Done,
     Failed,
     Fatal,
+    JobReport,
     Progress,
     Ready,
     Report,
     Separate,
     SetupFailed,
+    Started,
 )
 
 if TYPE_CHECKING:
@@ -71,18 +73,20 @@ class Parent:
             self._connection.send(report)
 
     def _read(self) -> None:
-        while True:
-            try:
-                command: Command = self._connection.recv()
-            except (EOFError, OSError):
-                # The parent is gone, and with it everybody who could want the result.
-                os._exit(ExitCode.OK)
-            match command:
-                case Separate():
-                    self._tokens = {command.job: CancelToken()}
-                    self._jobs.put((command, self._tokens[command.job]))
-                case Cancel() if command.job in self._tokens:
-                    self._tokens[command.job].cancel(ErrorCode.SHUTTING_DOWN)
+        try:
+            while True:
+                self._obey(self._connection.recv())
+        finally:
+            # The parent is gone, and with it everybody who could want the result.
+            os._exit(ExitCode.OK)
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Separate():
+                self._tokens = {command.job: CancelToken()}
+                self._jobs.put((command, self._tokens[command.job]))
+            case Cancel() if command.job in self._tokens:
+                self._tokens[command.job].cancel(ErrorCode.SHUTTING_DOWN)
 
 
 def main(descriptor: int) -> int:
@@ -91,48 +95,60 @@ def main(descriptor: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+    os.set_inheritable(descriptor, False)
+    # No progress bars in a service's log.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    # onnxruntime reports to its makers unless it is told not to.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     connection = Connection(descriptor)
-    settings: ChildSettings = connection.recv()
-    configure_logging("processor-child", load().log)
+    try:
+        settings: ChildSettings = connection.recv()
+    except EOFError:
+        return ExitCode.OK
+    configure_logging("processor-child", settings.log)
     parent = Parent(connection)
     parent.listen()
     started = time.monotonic()
-    try:
-        engine = _engine(settings)
-    except PipelineError as error:
-        parent.tell(SetupFailed(error.code, error.message))
-        return ExitCode.UNAVAILABLE
-    if settings.require_gpu and engine.device == "cpu":
-        parent.tell(
-            SetupFailed(ErrorCode.DEVICE_UNAVAILABLE, "REQUIRE_GPU is set, but separation would run on the CPU")
-        )
+    engine = _set_up(settings, parent)
+    if engine is None:
         return ExitCode.UNAVAILABLE
     parent.tell(Ready(settings.model_name, engine.device, round(time.monotonic() - started, 3)))
     while True:
         job, cancel = parent.next_job()
-        report = _separate(engine, job, cancel, parent)
+        with log_context(task_uuid=job.task_uuid):
+            report = _separate(engine, job, cancel, parent)
         parent.tell(report)
         if isinstance(report, Fatal):
             return ExitCode.INTERNAL
         gc.collect()
 
 
-def _engine(settings: ChildSettings) -> StockEngine:
-    # A minute of imports and loading, so late that the parent's end is being watched for meanwhile.
-    from processor.engine import StockEngine
+def _set_up(settings: ChildSettings, parent: Parent) -> StockEngine | None:
+    """The engine with its model loaded; None, and the parent is told why, if that cannot be."""
+    try:
+        # A minute of imports and loading, so late that the parent's end is being watched for meanwhile.
+        from processor.engine import StockEngine
 
-    engine = StockEngine(settings.model_dir, settings.scratch_dir)
-    engine.load(settings.model_name)
-    if settings.require_gpu and engine.device == "cpu":
-        raise InfrastructureError(
-            "REQUIRE_GPU is set, but the model would run on the CPU: check the driver, and that CUDA builds of torch "
-            "and onnxruntime are installed",
-            code=ErrorCode.DEVICE_UNAVAILABLE,
+        engine = StockEngine(
+            settings.model_dir,
+            settings.scratch_dir,
+            guard=UrlGuard(settings.allow_private_networks),
+            require_gpu=settings.require_gpu,
         )
+        engine.load(settings.model_name)
+        engine.warm_up(settings.scratch_dir)
+    except PipelineError as error:
+        parent.tell(SetupFailed(error.code, error.message))
+        return None
+    except Exception as error:  # the boundary between the library's exceptions and ours
+        log.exception("setup_failed")
+        why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        parent.tell(SetupFailed(ErrorCode.INTERNAL, f"the separation cannot be set up: {why}"))
+        return None
     return engine
 
 
-def _separate(engine: StockEngine, job: Separate, cancel: CancelToken, parent: Parent) -> Report:
+def _separate(engine: StockEngine, job: Separate, cancel: CancelToken, parent: Parent) -> JobReport:
     from processor.engine import classify
 
     last = 0.0
@@ -144,6 +160,7 @@ def _separate(engine: StockEngine, job: Separate, cancel: CancelToken, parent: P
             last = time.monotonic()
             parent.tell(Progress(job.job, fraction))
 
+    parent.tell(Started(job.job))
     try:
         stems = engine.separate(job, on_progress)
     except Exception as error:  # the boundary between the library's exceptions and ours
@@ -151,6 +168,8 @@ def _separate(engine: StockEngine, job: Separate, cancel: CancelToken, parent: P
         if known is None:
             log.exception("separation_crashed")
             return Fatal(job.job, f"the separation ended with {type(error).__name__}")
+        if known is not error:
+            log.exception("separation_failed")
         return Failed(job.job, known.kind, known.code, known.message)
     return Done(job.job, stems, job.model, engine.device)
 

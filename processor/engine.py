@@ -7,59 +7,75 @@ Runs in the child process only. What is changed against the stock way, and why:
 * stems are taken as float arrays where the library would write them: it writes 16 bits, truncated, under names that
   would have to be guessed from;
 * the MDX path's second pass over the song is left out: its result is thrown away unless ``invert_using_spec`` is on,
-  which it is not. The stems are bit for bit the same.
+  which it is not. The stems are bit for bit the same;
+* model files come through our own download, which places them whole or not at all.
 """
 
 from __future__ import annotations
 
-import errno
+import functools
 import hashlib
 import inspect
 import logging
 import os
+import random
+import re
 import shutil
 import sys
-import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
-from audio_separator.separator import InvalidAudioDataError, Separator
-from numpy.typing import NDArray
+from audio_separator.separator import Separator
 
-from pipeline.errors import ErrorCode, PermanentError, PipelineError
+from pipeline.download import UrlGuard
+from pipeline.errors import ErrorCode, PermanentError, PipelineError, TransientError
 from pipeline.telemetry import get_logger
 from pipeline.workdir import disk_error
-from processor.decode import CONTAINER, SAMPLE_RATE
-from processor.models import ensure_model, unavailable
+from processor.models import NotServedError, fetch, missing, unknown, unreadable
 from processor.protocol import Separate, Stem
+from processor.wav import BLOCK_FRAMES, SAMPLE_RATE, Samples, write_wav
 
 log = get_logger(__name__)
 
-Samples = NDArray[np.float32]
+#: How far a stem's length may be from the song's, frames: the VR path gives whole hops of its transform.
+_FIT = SAMPLE_RATE // 10
+
+#: Where Demucs loops over a song; the other architectures do it in the module of their model.
+_DEMUCS_LOOP = "audio_separator.separator.uvr_lib_v5.demucs.apply"
+
 OnProgress = Callable[[float], None]
 """Takes the share that is done, 0 to 1; raises CancelledError to stop the work."""
 
 
-class StockEngine:
-    """One ``audio_separator.Separator`` with one loaded model, which later jobs find warm."""
+class StemMissingError(Exception):
+    """The library returned without an error and without a stem."""
 
-    def __init__(self, model_dir: Path, scratch_dir: Path) -> None:
+
+class StockEngine:
+    """One ``audio_separator.Separator`` with one loaded model, which later jobs find warm.
+
+    ``model_dir`` is made if need be. Raises OSError if it or ``scratch_dir`` cannot be used.
+    """
+
+    def __init__(self, model_dir: Path, scratch_dir: Path, *, guard: UrlGuard, require_gpu: bool = False) -> None:
         # The library reads this variable behind our back, and prefers it to what it is told.
         os.environ.pop("AUDIO_SEPARATOR_MODEL_DIR", None)
         _put_ffmpeg_on_path(scratch_dir)
-        self._model_dir = model_dir
-        self._scratch = Path(tempfile.mkdtemp(prefix="engine-", dir=scratch_dir))
+        self._require_gpu = require_gpu
+        self._loaded: str | None = None
         self._separator: Any = Separator(
             log_level=logging.WARNING,
             model_file_dir=str(model_dir),
-            output_dir=str(self._scratch),
+            output_dir=str(scratch_dir),
             output_format="WAV",
             normalization_threshold=1.0,
             amplification_threshold=0.0,
         )
+        self._separator.download_file_if_not_exists = functools.partial(fetch, guard=guard)
 
     @property
     def device(self) -> str:
@@ -71,79 +87,178 @@ class StockEngine:
     def load(self, name: str) -> None:
         """Load the model ``name``, unless it is the one that is loaded.
 
-        Raises PermanentError (code ``model_unknown``) or TransientError (code ``model_unavailable``).
+        Raises PermanentError (code ``model_unknown``), TransientError (``model_unavailable``; ``device_unavailable``
+        if a GPU is required and the model would run on the CPU) or InfrastructureError.
         """
-        ensure_model(name, self._model_dir)
-        try:
-            self._separator.load_model(name)
-        except (Exception, SystemExit) as error:  # the library ends the process over a corrupt checkpoint
-            log.exception("model_load_failed", model=name)
-            raise unavailable(name, self._model_dir, error) from error
+        if name == self._loaded:
+            return
+        self._loaded = None
+        self._fetch_and_load(name)
+        if self._require_gpu and self.device == "cpu":
+            raise TransientError(
+                f"REQUIRE_GPU is set, but the model {name} would run on the CPU: check the driver, and that CUDA "
+                "builds of torch and onnxruntime are installed",
+                code=ErrorCode.DEVICE_UNAVAILABLE,
+            )
+        self._loaded = name
+
+    def warm_up(self, folder: Path) -> None:
+        """Run the loaded model on a second of noise: what is imported, compiled and allocated at first use is not
+        the first job's to pay for. Raises whatever the library raises."""
+        noise = folder / "warm-up.wav"
+        samples = np.random.default_rng(0).uniform(-1.0, 1.0, (SAMPLE_RATE, 2)).astype(np.float32)
+        write_wav(noise, [samples], channels=2)
+        started = time.monotonic()
+        with _instrumented(self._separator.model_instance, {}, lambda _fraction: None):
+            self._separator.separate(str(noise))
+        noise.unlink()
+        log.info("model_warmed_up", seconds=round(time.monotonic() - started, 3))
 
     def separate(self, job: Separate, on_progress: OnProgress) -> tuple[Stem, ...]:
         """Separate one song and write the stems that are wanted.
 
-        Raises PermanentError for a stem that the model does not have, CancelledError from ``on_progress``.
+        Raises what ``load`` raises, PermanentError for a stem that the model does not have, CancelledError from
+        ``on_progress``, StemMissingError, and whatever the library raises.
         """
         self.load(job.model)
-        sources = self._run(job.mixture, on_progress)
-        wanted = _wanted(sources, job.stems)
-        return tuple(_written(name, sources[name], job) for name in wanted)
-
-    def _run(self, mixture: Path, on_progress: OnProgress) -> dict[str, Samples]:
         model = self._separator.model_instance
+        promised = _promised(model)
+        if promised:
+            _require_known(job.stems, promised)
         sources: dict[str, Samples] = {}
+        random.seed(0)  # Demucs shifts the song by random amounts; twice the same song must give the same stems
+        with _instrumented(model, sources, on_progress):
+            self._separator.separate(str(job.mixture))
+        absent = (promised or _keys(model.demucs_source_map)) - sources.keys()
+        if absent:
+            raise StemMissingError(f"the model gave no {' and no '.join(sorted(absent))}")
+        _require_known(job.stems, sources)
+        return tuple(_written(name, sources[name], job) for name in dict.fromkeys(job.stems or sources))
 
-        def capture(_path: str, source: Samples, stem_name: str) -> dict[str, Samples]:
-            sources[stem_key(stem_name)] = np.asarray(source, dtype=np.float32)
-            return {stem_name: source}
+    def _fetch_and_load(self, name: str) -> None:
+        try:
+            self._know(name)
+            self._separator.load_model(name)
+        except (NotServedError, TransientError) as error:
+            log.error("model_not_fetched", model=name, error=str(error))
+            raise missing(name, error.code) from error
+        except PipelineError:
+            raise
+        except (Exception, SystemExit) as error:  # the library ends the process over a corrupt checkpoint
+            log.error("model_load_failed", model=name, error=repr(error))
+            raise unreadable(name, error) from error
 
-        model.final_process = capture
-        _skip_discarded_pass(model)
-        _report_progress(model, on_progress)
-        self._separator.separate(str(mixture))
-        missing = {stem_key(name) for name in (model.primary_stem_name, model.secondary_stem_name)} - set(sources)
-        if missing or not sources:
-            raise StemMissingError(f"the model gave no {' and no '.join(sorted(missing)) or 'stems'}")
-        return sources
-
-    def close(self) -> None:
-        """Remove the engine's own working files."""
-        shutil.rmtree(self._scratch, ignore_errors=True)
-
-
-class StemMissingError(Exception):
-    """The library returned without an error and without a stem."""
+    def _know(self, name: str) -> None:
+        """Have the model's files. Raises PermanentError if there is no such model."""
+        models = self._separator.list_supported_model_files()
+        known = (model for group in models.values() for model in group.values())
+        if not any(name == model["filename"] or name in model["download_files"] for model in known):
+            raise unknown(name)
 
 
 def stem_key(name: str) -> str:
-    """A model's name for a stem as it appears in keys and messages: ``No Drums`` → ``no_drums``."""
-    return "_".join(name.lower().split())
+    """A model's name for a stem as it appears in keys, file names and messages: ``No Drums`` → ``no_drums``."""
+    return re.sub("[^a-z0-9_-]+", "_", name.lower()).strip("_-") or "stem"
 
 
-def _wanted(sources: dict[str, Samples], asked: tuple[str, ...] | None) -> tuple[str, ...]:
-    unknown = set(asked or ()) - set(sources)
-    if unknown:
+def _keys(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(map(stem_key, names))
+
+
+def _promised(model: Any) -> frozenset[str] | None:
+    """The stems that the loaded model has to give; None if only its run tells, as with Demucs."""
+    if hasattr(model, "demucs_source_map"):
+        return None
+    training = model.model_data.get("training", {})
+    instruments = training.get("instruments") or ()
+    if len(instruments) > 2 and not training.get("target_instrument"):
+        return _keys(instruments)
+    return _keys((model.primary_stem_name, model.secondary_stem_name))
+
+
+def _require_known(asked: tuple[str, ...] | None, has: Iterable[str]) -> None:
+    has = set(has)
+    strange = set(asked or ()) - has
+    if strange:
         raise PermanentError(
-            f"the model has no stem named {', '.join(sorted(unknown))}; it has {', '.join(sorted(sources))}",
+            f"the model has no stem named {', '.join(sorted(strange))}; it has {', '.join(sorted(has))}",
             code=ErrorCode.STEM_UNKNOWN,
         )
-    return asked or tuple(sources)
+
+
+@contextmanager
+def _instrumented(model: Any, sources: dict[str, Samples], on_progress: OnProgress) -> Iterator[None]:
+    """Let the model run our way; afterwards it is as it was, and keeps none of the song in memory."""
+
+    def capture(_path: str, source: Samples, stem_name: str) -> dict[str, Samples]:
+        sources[stem_key(stem_name)] = np.asarray(source, dtype=np.float32)
+        return {stem_name: source}
+
+    steps = _Steps(on_progress)
+    with (
+        _replaced(sys.modules[type(model).__module__], "tqdm", steps),
+        _replaced(sys.modules.get(_DEMUCS_LOOP), "tqdm", steps),
+        _replaced(model, "final_process", capture),
+        _replaced(model, "demix", _without_discarded_pass(model)),
+    ):
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, substitute: object) -> Iterator[None]:
+    """``owner.name`` for a while, if the owner has such a thing."""
+    if not hasattr(owner, name):
+        yield
+        return
+    own = vars(owner).get(name)
+    setattr(owner, name, substitute)
+    try:
+        yield
+    finally:
+        if own is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, own)
+
+
+def _without_discarded_pass(model: Any) -> object:
+    """The model's ``demix``, less the MDX path's second pass over the song, whose result nobody reads."""
+    demix = getattr(model, "demix", None)
+    if demix is None or model.invert_using_spec or "is_match_mix" not in inspect.signature(demix).parameters:
+        return demix
+    return lambda mix, is_match_mix=False: None if is_match_mix else demix(mix)
+
+
+class _Steps:
+    """Stands in for ``tqdm``, through which the library loops over a song, and hears of every segment.
+
+    Some models loop more than once: the progress never goes back.
+    """
+
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
+        self._done = 0.0
+        #: Some import the function, some the module of the same name.
+        self.tqdm = self
+
+    def __call__(self, items: Iterable[Any] = (), *_: object, **__: object) -> Iterator[Any]:
+        steps = list(items)
+        for number, item in enumerate(steps):
+            self._tell(number / len(steps))
+            yield item
+        self._tell(1.0)
+
+    def _tell(self, fraction: float) -> None:
+        self._done = max(self._done, fraction)
+        self._on_progress(self._done)
 
 
 def _written(name: str, source: Samples, job: Separate) -> Stem:
     """Write one stem ``(samples, channels)`` at the song's own level."""
-    if source.shape[0] != job.frames:
-        raise StemMissingError(f"{name} has {source.shape[0]} samples, the song has {job.frames}")
-    if not np.isfinite(source).all():
-        raise StemMissingError(f"{name} has samples that are no numbers")
-    level = source * np.float32(job.peak)
+    if abs(len(source) - job.frames) > _FIT:
+        raise StemMissingError(f"{name} has {len(source)} samples, the song has {job.frames}")
     path = job.folder / f"{name}.wav"
-    try:
-        soundfile.write(path, level, SAMPLE_RATE, subtype="FLOAT", format=CONTAINER)
-    except soundfile.LibsndfileError as error:
-        # libsndfile does not say which; writing a plain file to an open folder has no other way to fail.
-        raise OSError(errno.ENOSPC, "the disk is full") from error
+    written = write_wav(path, _at_level(name, source, job), channels=source.shape[1])
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Stem(
@@ -151,32 +266,21 @@ def _written(name: str, source: Samples, job: Separate) -> Stem:
         path=path,
         sha256=digest,
         bytes=path.stat().st_size,
-        frames=level.shape[0],
+        frames=written.frames,
         sample_rate=SAMPLE_RATE,
-        channels=level.shape[1],
-        peak=float(np.abs(level).max(initial=0.0)),
+        channels=source.shape[1],
+        peak=written.peak,
     )
 
 
-def _skip_discarded_pass(model: Any) -> None:
-    """Leave out the MDX path's pass over the song whose result nobody reads."""
-    demix = getattr(model, "demix", None)
-    if demix is None or model.invert_using_spec or "is_match_mix" not in inspect.signature(demix).parameters:
-        return
-    model.demix = lambda mix, is_match_mix=False: None if is_match_mix else demix(mix)
-
-
-def _report_progress(model: Any, on_progress: OnProgress) -> None:
-    """Hear of every segment: the library's loops over the song go through a ``tqdm`` of their module."""
-
-    def report(items: Iterable[Any] = (), *_: object, **__: object) -> Iterator[Any]:
-        steps = list(items)
-        for number, item in enumerate(steps):
-            on_progress(number / len(steps))
-            yield item
-        on_progress(1.0)
-
-    sys.modules[type(model).__module__].tqdm = report  # type: ignore[attr-defined]
+def _at_level(name: str, source: Samples, job: Separate) -> Iterator[Samples]:
+    """The stem's blocks, as many frames in all as the song has."""
+    for start in range(0, job.frames, BLOCK_FRAMES):
+        block = source[start : min(start + BLOCK_FRAMES, job.frames)] * np.float32(job.peak)
+        if not np.isfinite(block).all():
+            raise StemMissingError(f"{name} has samples that are no numbers")
+        lacking = min(BLOCK_FRAMES, job.frames - start) - len(block)
+        yield np.pad(block, ((0, lacking), (0, 0))) if lacking else block
 
 
 _DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda", "CoreMLExecutionProvider": "mps"}
@@ -215,9 +319,11 @@ def classify(error: Exception) -> PipelineError | None:
             return error
         case StemMissingError():
             return PermanentError(f"the separation failed: {error}", code=ErrorCode.STEM_MISSING)
-        case OSError():
+        case OSError(errno=int()):
             return disk_error(error)
-        case InvalidAudioDataError() | ValueError():
+        case OSError():  # raised by a package whose shared library is not on this machine
+            return PermanentError("the model cannot be run on this machine", code=ErrorCode.SEPARATION_FAILED)
+        case ValueError():  # InvalidAudioDataError among them
             return PermanentError("the model cannot separate this audio", code=ErrorCode.SEPARATION_FAILED)
         case _:
             return None

@@ -1,67 +1,89 @@
-"""Models on disk: found, or fetched the way audio-separator fetches them, but placed whole or not at all."""
+"""How model files arrive: audio-separator knows what a model consists of; a file appears whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
-import requests
-
-from pipeline.errors import ErrorCode, PermanentError, PipelineError, TransientError
+from pipeline.cancel import CancelToken
+from pipeline.download import DownloadLimits, UrlGuard, download
+from pipeline.errors import ErrorCode, PermanentError, TransientError
+from pipeline.storage.files import local_errors, sync_directory, sync_file
 from pipeline.telemetry import get_logger
 
 log = get_logger(__name__)
 
+#: The largest of UVR's models has 1.6 GB, and models grow. An address that does not answer is given up in seconds.
+LIMITS = DownloadLimits(max_bytes=16 * 1024**3, connect_timeout=10.0, stall_timeout=60.0, total_timeout=7200.0)
+
 _INCOMING = ".incoming-"
+#: Files that came in and were not put in their place for so long (s) were left by a process that died.
+_STALE = 86_400.0
 
 
-def ensure_model(name: str, model_dir: Path) -> None:
-    """Have the model ``name`` and its description in ``model_dir``.
+class NotServedError(RuntimeError):
+    """An address does not serve the file. audio-separator takes a RuntimeError as the sign to try another one."""
 
-    Raises PermanentError (code ``model_unknown``) if nobody knows such a model, TransientError (code
-    ``model_unavailable``) if it is neither on disk nor can be downloaded now.
+    def __init__(self, error: PermanentError) -> None:
+        super().__init__(error.message)
+        self.code = error.code
+
+
+def fetch(url: str, path: str, guard: UrlGuard) -> None:
+    """Have the file ``path``: download it from ``url`` unless it is there. The folder of ``path`` must exist.
+
+    Raises NotServedError where asking again cannot help, TransientError, InfrastructureError.
     """
-    if (model_dir / name).is_file():
+    target = Path(path)
+    if target.is_file():
         return
-    model_dir.mkdir(parents=True, exist_ok=True)
-    incoming = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=model_dir))
+    _sweep(target.parent)
+    with local_errors():
+        incoming = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=target.parent))
     try:
-        # The lists that are here already say which models there are; they are not fetched again.
-        for description in model_dir.glob("*.json"):
-            shutil.copy2(description, incoming)
-        _download(name, incoming, model_dir)
-        _place(incoming, model_dir, last=name)
+        arrived = download(url, incoming / "file", guard=guard, limits=LIMITS, cancel=CancelToken()).path
+        with local_errors():
+            sync_file(arrived)
+            os.replace(arrived, target)
+            sync_directory(target.parent)
+    except PermanentError as error:
+        raise NotServedError(error) from error
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
-    log.info("model_fetched", model=name)
+    log.info("model_file_fetched", file=target.name)
 
 
-def _download(name: str, folder: Path, model_dir: Path) -> None:
-    from audio_separator.separator import Separator
-
-    try:
-        Separator(info_only=True, model_file_dir=str(folder), output_dir=str(folder)).download_model_files(name)
-    except ValueError as error:
-        raise PermanentError(
-            f"there is no model named {name}: it is neither in the model folder nor in the list of known models",
-            code=ErrorCode.MODEL_UNKNOWN,
-        ) from error
-    except (requests.RequestException, RuntimeError, OSError) as error:
-        raise unavailable(name, model_dir, error) from error
+def _sweep(folder: Path) -> None:
+    oldest = time.time() - _STALE
+    for incoming in folder.glob(f"{_INCOMING}*"):
+        with suppress(OSError):
+            if incoming.stat().st_mtime < oldest:
+                shutil.rmtree(incoming)
+                log.info("stale_model_file_removed", folder=incoming.name)
 
 
-def _place(incoming: Path, model_dir: Path, last: str) -> None:
-    """Move what came in to its place; the file that marks the model as present comes last."""
-    for file in sorted(incoming.iterdir(), key=lambda path: path.name == last):
-        os.replace(file, model_dir / file.name)
+def unknown(name: str) -> PermanentError:
+    """There is no such model."""
+    return PermanentError(f"there is no model named {name}: no list of models has it", code=ErrorCode.MODEL_UNKNOWN)
 
 
-def unavailable(name: str, model_dir: Path, error: BaseException) -> PipelineError:
-    """The one sentence for a model that is neither on disk nor downloadable."""
+def missing(name: str, why: ErrorCode) -> TransientError:
+    """The one sentence for a model that is neither on disk nor can be downloaded."""
     return TransientError(
-        f"the model {name} is not complete in MODEL_FILE_DIR ({model_dir.name}) and cannot be downloaded "
-        f"({type(error).__name__}): put its files there, name a model that is there, or allow the download",
+        f"the model {name} is not complete in MODEL_FILE_DIR and cannot be downloaded ({why.replace('_', ' ')}): put "
+        "its files there, let MODEL_NAME name a model that is there, or allow the download",
+        code=ErrorCode.MODEL_UNAVAILABLE,
+    )
+
+
+def unreadable(name: str, error: BaseException) -> TransientError:
+    """The one sentence for a model that is on disk and cannot be loaded."""
+    return TransientError(
+        f"the model {name} cannot be loaded ({type(error).__name__}): if its files in MODEL_FILE_DIR are damaged, "
+        "remove them to have them fetched again",
         code=ErrorCode.MODEL_UNAVAILABLE,
     )

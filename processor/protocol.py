@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from config import LogSettings
 from pipeline.errors import ErrorCode, ErrorKind
 
 
@@ -17,6 +18,9 @@ class ChildSettings:
     require_gpu: bool
     scratch_dir: Path
     """For the child's own working files."""
+    allow_private_networks: bool = False
+    """Whether model files may come from loopback and private addresses."""
+    log: LogSettings = field(default_factory=LogSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class Separate:
     model: str
     stems: tuple[str, ...] | None
     """Which stems are wanted; None: all."""
+    task_uuid: str | None = None
+    """For the child's log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The model is loaded and has been run once."""
+    """The model is loaded."""
 
     model: str
     device: str
@@ -71,10 +77,17 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class SetupFailed:
-    """The child cannot work at all; it has ended."""
+    """The child cannot work at all; it ends."""
 
     code: ErrorCode
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The child works on the job: if it ends from here on, the job has to do with it."""
+
+    job: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,4 +127,5 @@ class Fatal:
 
 
 Command = Separate | Cancel
-Report = Ready | SetupFailed | Progress | Done | Failed | Fatal
+JobReport = Started | Progress | Done | Failed | Fatal
+Report = Ready | SetupFailed | JobReport

@@ -1,18 +1,25 @@
-"""The parent's side of the child process: start it, feed it, watch it, replace it."""
+"""The parent's side of the child process: start it, feed it, watch it, replace it.
+
+spawned ──Ready──▶ warm ──Separate──▶ started ──Done, Failed──▶ warm …
+   │                │                    │
+   │ SetupFailed,   │ ends: nobody's     │ ends, Fatal, too slow: the job's doing (PoisonError)
+   │ ends: ours     │ doing; replaced    │ cancelled and deaf: nobody's doing; replaced
+   ▼                ▼                    ▼
+   gone, until somebody needs one        a new one is spawned at once and loads meanwhile
+"""
 
 from __future__ import annotations
 
 import itertools
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from structlog.contextvars import get_contextvars
 
 from pipeline.cancel import CancelToken
 from pipeline.errors import (
@@ -25,7 +32,7 @@ from pipeline.errors import (
     PoisonError,
     TransientError,
 )
-from pipeline.telemetry import get_logger
+from processor.child_process import ChildProcess, Ended
 from processor.decode import Mixture
 from processor.protocol import (
     Cancel,
@@ -33,56 +40,49 @@ from processor.protocol import (
     Done,
     Failed,
     Fatal,
+    JobReport,
     Progress,
     Ready,
-    Report,
     Separate,
     SetupFailed,
+    Started,
 )
 
-log = get_logger(__name__)
-
-#: How often a wait looks up, s: the delay with which a cancel or a death is noticed.
-TICK = 0.1
-#: How long a child may take to honour a cancel before it is killed, s.
-CANCEL_GRACE = 3.0
-#: How long a child may take to end by itself, s.
-EXIT_GRACE = 2.0
+#: What runs in the child; the number of the pipe's descriptor is added.
+COMMAND = (sys.executable, "-m", "processor.child")
+#: How long a warm child may take to begin with a job before it counts as hung, s.
+START_GRACE = 30.0
+#: How long a child may take to honour a cancel before it is killed, s: a segment on a slow device.
+CANCEL_GRACE = 5.0
+#: Children that may die under a job before they have begun with it.
+MOST_STILLBORN = 3
 
 OnProgress = Callable[[float], None]
 
+_ERRORS: Mapping[ErrorKind, Callable[..., PipelineError]] = {
+    ErrorKind.PERMANENT: PermanentError,
+    ErrorKind.TRANSIENT: TransientError,
+    ErrorKind.INFRASTRUCTURE: InfrastructureError,
+    ErrorKind.POISON: PoisonError,
+    ErrorKind.CANCELLED: CancelledError,
+}
 
-@dataclass(slots=True)
-class _Child:
-    process: subprocess.Popen[bytes]
-    connection: Connection
-    ready: Ready | None = None
 
-    def receive(self, timeout: float) -> Report | None:
-        """The next report; None if there is none yet. Raises EOFError when the child is gone."""
-        try:
-            if self.connection.poll(timeout):
-                report: Report = self.connection.recv()
-                return report
-        except OSError as error:
-            raise EOFError from error
-        return None
-
-    def end(self) -> int:
-        """Make sure that the process is gone; returns its exit status."""
-        self.connection.close()
-        with suppress(subprocess.TimeoutExpired):
-            return self.process.wait(EXIT_GRACE)
-        self.process.kill()
-        return self.process.wait()
+class _NeverBegunError(Exception):
+    """The child ended, or hung, before it had begun with the job."""
 
 
 class SeparationProcess:
-    """A child process with a warm model, replaced when it dies. One job at a time."""
+    """A child process with a warm model, replaced when it dies. One job at a time; ``check`` from any thread.
 
-    def __init__(self, settings: ChildSettings) -> None:
+    ``command`` is what is run, less the last argument: the number of the descriptor it is spoken to over.
+    """
+
+    def __init__(self, settings: ChildSettings, command: Sequence[str] = COMMAND) -> None:
         self._settings = settings
-        self._child: _Child | None = None
+        self._command = command
+        self._child: ChildProcess | None = None
+        self._closed = False
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -92,24 +92,15 @@ class SeparationProcess:
         Raises InfrastructureError if the child cannot work at all (no model, no GPU where one is required), and
         CancelledError.
         """
-        child = self._running()
-        while child.ready is None:
-            self._require_going_on(child, cancel)
-            match self._receive(child):
-                case Ready() as ready:
-                    child.ready = ready
-                    log.info("model_loaded", model=ready.model, device=ready.device, seconds=ready.seconds)
-                case SetupFailed() as failed:
-                    self._replace(child, respawn=False)
-                    raise InfrastructureError(failed.message, code=failed.code)
-                case _:
-                    pass
-        return child.ready
+        _, ready = self._warm(cancel, timeout=None)
+        return ready
 
     def check(self) -> None:
         """Raise InfrastructureError unless a model is loaded."""
         child = self._child
-        if child is None or child.ready is None or child.process.poll() is not None:
+        if child is None:
+            raise InfrastructureError("no separation process is running", code=ErrorCode.MODEL_UNAVAILABLE)
+        if child.ready is None:
             raise InfrastructureError("the model is being loaded", code=ErrorCode.MODEL_UNAVAILABLE)
 
     def separate(
@@ -126,13 +117,12 @@ class SeparationProcess:
         """Separate a song into ``folder``. ``timeout``: s after which the child counts as hung.
 
         Raises PermanentError or TransientError as the child says, PoisonError if the job ended or hung the child,
-        CancelledError.
+        InfrastructureError if there is no child to be had, CancelledError.
         """
-        self.start(cancel)
-        child = self._running()
-        job = next(self._numbers)
-        with suppress(OSError):  # gone since: the first wait below finds out
-            child.connection.send(
+        for _ in range(MOST_STILLBORN):
+            child, _ready = self._warm(cancel, timeout)
+            job = next(self._numbers)
+            child.send(
                 Separate(
                     job=job,
                     mixture=mixture.path,
@@ -141,112 +131,135 @@ class SeparationProcess:
                     folder=folder,
                     model=model or self._settings.model_name,
                     stems=stems,
+                    task_uuid=get_contextvars().get("task_uuid"),
                 )
             )
-        return self._await_done(child, job, timeout, cancel, on_progress)
+            with suppress(_NeverBegunError):
+                return _Job(child, job, timeout, cancel).wait(on_progress)
+        raise InfrastructureError("the separation process ends before it begins", code=ErrorCode.WORKER_DIED)
 
-    def _await_done(
-        self, child: _Child, job: int, timeout: float, cancel: CancelToken, on_progress: OnProgress
-    ) -> Done:
-        deadline = time.monotonic() + timeout
+    def close(self) -> None:
+        """End the child; there will be no other."""
+        with self._lock:
+            self._closed = True
+            child = self._child
+        if child is not None:
+            child.kill()  # between two jobs it holds nothing that is worth waiting for
+
+    def _warm(self, cancel: CancelToken, timeout: float | None) -> tuple[ChildProcess, Ready]:
+        """A child that is ready for work."""
+        child = self._running()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while child.ready is None:
+            cancel.raise_if_set()
+            if deadline is not None and time.monotonic() > deadline:
+                child.kill()
+                raise InfrastructureError("the model is not loaded in time", code=ErrorCode.WORKER_TIMEOUT)
+            match child.report():
+                case SetupFailed() as failed:
+                    child.kill()
+                    raise InfrastructureError(failed.message, code=failed.code)
+                case Ended() as ended:
+                    raise InfrastructureError(
+                        f"the separation process {ended} while it loaded the model", code=ErrorCode.WORKER_DIED
+                    )
+                case _:
+                    pass
+        return child, child.ready
+
+    def _running(self) -> ChildProcess:
+        with self._lock:
+            if self._closed:
+                raise CancelledError("the service is shutting down", code=ErrorCode.SHUTTING_DOWN)
+            if self._child is None:
+                try:
+                    self._child = self._spawn()
+                except OSError as error:
+                    raise InfrastructureError(
+                        f"no separation process can be started: {error.strerror}", code=ErrorCode.WORKER_DIED
+                    ) from error
+            return self._child
+
+    def _spawn(self) -> ChildProcess:
+        return ChildProcess(self._settings, self._command, self._replace)
+
+    def _replace(self, child: ChildProcess) -> None:
+        """Called when ``child`` is gone: the next one loads while the next song is fetched.
+
+        Unless it never got ready. Then its like would not either, and whoever needs one decides when to try again.
+        """
+        with self._lock:
+            if self._child is not child:
+                return
+            self._child = None
+            if child.ready is not None and not self._closed:
+                with suppress(OSError):
+                    self._child = self._spawn()
+
+
+@dataclass(slots=True)
+class _Job:
+    """One job in the hands of one child."""
+
+    child: ChildProcess
+    number: int
+    timeout: float
+    cancel: CancelToken
+    sent: float = field(default_factory=time.monotonic)
+    begun: bool = False
+
+    def wait(self, on_progress: OnProgress) -> Done:
+        """Wait for the end. Raises _NeverBegunError, and what ``SeparationProcess.separate`` raises."""
         while True:
-            if cancel.is_set():
-                self._cancel(child, job)
-                cancel.raise_if_set()
-            if time.monotonic() > deadline:
-                self._replace(child, kill=True)
-                raise PoisonError(f"the separation took longer than {timeout:g} s", code=ErrorCode.WORKER_TIMEOUT)
-            match self._receive(child, job):
+            if self.cancel.is_set():
+                self._stop()
+                self.cancel.raise_if_set()
+            self._require_time()
+            match self._report():
+                case Started():
+                    self.begun = True
                 case Progress() as progress:
                     on_progress(progress.fraction)
                 case Done() as done:
                     return done
-                case Failed() as failed:
-                    raise _error(failed)
-                case Fatal() as fatal:
-                    self._replace(child)
-                    raise PoisonError(fatal.message, code=ErrorCode.WORKER_DIED)
-                case _:
+                case None:
                     pass
+                case end:
+                    raise self._failure(end)
 
-    def close(self) -> None:
-        """End the child."""
-        with self._lock:
-            child, self._child = self._child, None
-        if child is not None:
-            child.process.kill()  # between two jobs it holds nothing that is worth waiting for
-            child.end()
+    def _require_time(self) -> None:
+        elapsed = time.monotonic() - self.sent
+        if not self.begun and elapsed > min(START_GRACE, self.timeout):
+            self.child.kill()
+            raise _NeverBegunError
+        if elapsed > self.timeout:
+            self.child.kill()
+            raise PoisonError(f"the separation took longer than {self.timeout:g} s", code=ErrorCode.WORKER_TIMEOUT)
 
-    def _running(self) -> _Child:
-        """The child; a new one if there is none or the last one died between two jobs, which is no job's fault."""
-        with self._lock:
-            if self._child is not None and self._child.process.poll() is not None:
-                log.warning("separation_process_ended", status=self._child.end())
-                self._child = None
-            if self._child is None:
-                self._child = _spawn(self._settings)
-            return self._child
+    def _failure(self, end: Failed | Fatal | Ended) -> Exception:
+        match end:
+            case Failed():
+                return _ERRORS[end.kind](end.message, code=end.code)
+            case Fatal():
+                self.child.kill()
+                return PoisonError(end.message, code=ErrorCode.WORKER_DIED)
+            case Ended() if self.begun:
+                return PoisonError(f"the separation process {end}", code=ErrorCode.WORKER_DIED)
+            case _:
+                return _NeverBegunError()
 
-    def _receive(self, child: _Child, job: int | None = None) -> Report | None:
-        """The next report about ``job``; a late one about an earlier job is dropped."""
-        try:
-            report = child.receive(TICK)
-        except EOFError:
-            status = self._replace(child)
-            raise PoisonError(f"the separation process {_end(status)}", code=ErrorCode.WORKER_DIED) from None
-        about = getattr(report, "job", job)
-        return report if about == job else None
+    def _report(self) -> JobReport | Ended | None:
+        """The next report about this job; a late one about an earlier job, or the child's setting up, is dropped."""
+        report = self.child.report()
+        if isinstance(report, Ended):
+            return report
+        return report if isinstance(report, JobReport) and report.job == self.number else None
 
-    def _require_going_on(self, child: _Child, cancel: CancelToken) -> None:
-        if cancel.is_set():
-            self._replace(child, kill=True, respawn=False)
-            cancel.raise_if_set()
-
-    def _cancel(self, child: _Child, job: int) -> None:
+    def _stop(self) -> None:
         """Ask the child to stop, and end it if it does not. It stays warm if it does."""
+        self.child.send(Cancel(self.number))
         deadline = time.monotonic() + CANCEL_GRACE
-        with suppress(OSError):
-            child.connection.send(Cancel(job))
-        with suppress(PoisonError):
-            while time.monotonic() < deadline:
-                if isinstance(self._receive(child, job), Failed | Done | Fatal):
-                    return
-            self._replace(child, kill=True)
-
-    def _replace(self, child: _Child, *, kill: bool = False, respawn: bool = True) -> int:
-        """End the child; the next one is started at once, so that it loads while the next song is fetched."""
-        if kill:
-            child.process.kill()
-        status = child.end()
-        log.warning("separation_process_ended", status=status)
-        with self._lock:
-            if self._child is child:
-                self._child = _spawn(self._settings) if respawn else None
-        return status
-
-
-def _spawn(settings: ChildSettings) -> _Child:
-    ours, theirs = Pipe()
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "processor.child", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-        )
-    ours.send(settings)
-    return _Child(process, ours)
-
-
-def _error(failed: Failed) -> PipelineError:
-    kinds: dict[ErrorKind, Callable[..., PipelineError]] = {
-        ErrorKind.PERMANENT: PermanentError,
-        ErrorKind.TRANSIENT: TransientError,
-        ErrorKind.INFRASTRUCTURE: InfrastructureError,
-        ErrorKind.POISON: PoisonError,
-        ErrorKind.CANCELLED: CancelledError,
-    }
-    return kinds[failed.kind](failed.message, code=failed.code)
-
-
-def _end(status: int) -> str:
-    return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        while time.monotonic() < deadline:
+            if isinstance(self._report(), Done | Failed | Ended):
+                return
+        self.child.kill()

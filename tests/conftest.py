@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from devstack.kafka import KafkaBroker
 from devstack.s3 import S3Server, fetch_s3_server
 from devstack.tools import tools_folder
 from tests.support.servers import require
@@ -38,3 +39,19 @@ def s3_server(_s3_process: S3Server) -> Iterator[S3Server]:
     yield _s3_process
     _s3_process.resume()
     _s3_process.start()
+
+
+@pytest.fixture(scope="session")
+def _kafka_process(tools_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    broker = KafkaBroker(tools_dir, tmp_path_factory.mktemp("kafka"))
+    require(broker.start)  # fetches it as well, which on a new machine takes minutes
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def kafka_broker(_kafka_process: KafkaBroker) -> Iterator[KafkaBroker]:
+    """A real Apache Kafka; a test may stop, kill or pause it."""
+    yield _kafka_process
+    _kafka_process.resume()
+    _kafka_process.start()

@@ -13,39 +13,40 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from importlib import resources
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.cancel import CancelToken
-from pipeline.errors import CancelledError, ErrorCode, InfrastructureError
+from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, PipelineError
 from pipeline.telemetry import get_logger
-from pipeline.transport.protocol import Delivery, Message, Topic
+from pipeline.transport.embedded_database import Database
+from pipeline.transport.protocol import Delivery, Message, Topic, require_storable
 
 log = get_logger(__name__)
 
 #: How often an idle member looks for messages that another process published, s.
 POLL_INTERVAL = 0.05
-#: Longest wait for another process's transaction, s.
-BUSY_TIMEOUT = 10.0
 #: How often settled messages past their retention are dropped, s.
 PURGE_INTERVAL = 600.0
 
-# A message is ready when nobody holds it and no earlier message with its key is unsettled. A lease that ends later
-# than a whole lease from now was written before the clock was set back: it counts as over.
+# A message is ready when nobody holds it and no earlier message with its key is unsettled. Leases are told in the
+# machine's monotonic clock, which all its processes share and which nobody sets; it starts anew when the machine does,
+# so a lease that ends later than a whole lease from now is one from before: it counts as over. What this member has
+# open itself is never ready, however late its lease is renewed.
 _READY = """
 SELECT m.seq, m.topic, m.key, m.value, m.headers, coalesce(d.attempts, 0)
 FROM messages m
-LEFT JOIN low_water_marks w ON w.grp = :grp AND w.topic = m.topic
 LEFT JOIN deliveries d ON d.grp = :grp AND d.seq = m.seq
-WHERE m.topic = :topic AND m.seq >= coalesce(w.seq, 0)
+WHERE m.topic = :topic AND m.seq >= (SELECT seq FROM low_water_marks WHERE grp = :grp AND topic = :topic)
   AND coalesce(d.settled, 0) = 0
   AND (d.owner IS NULL OR d.lease_until < :now OR d.lease_until > :now + :lease + 1)
+  AND m.seq NOT IN (SELECT value FROM json_each(:open))
   AND NOT EXISTS (
     SELECT 1 FROM messages e
     LEFT JOIN deliveries f ON f.grp = :grp AND f.seq = e.seq
-    WHERE e.topic = m.topic AND e.key = m.key AND e.seq < m.seq AND e.seq >= coalesce(w.seq, 0)
+    WHERE e.topic = m.topic AND e.key = m.key AND e.seq < m.seq
+      AND e.seq >= (SELECT seq FROM low_water_marks WHERE grp = :grp AND topic = :topic)
       AND coalesce(f.settled, 0) = 0)
 ORDER BY m.seq LIMIT 1
 """
@@ -54,69 +55,23 @@ INSERT INTO deliveries (grp, seq, owner, lease_until, attempts) VALUES (:grp, :s
 ON CONFLICT (grp, seq) DO UPDATE SET owner = :owner, lease_until = :until, attempts = attempts + 1
 """
 _FIRST_UNSETTLED = """
-SELECT min(m.seq) FROM messages m
+SELECT m.seq FROM messages m
 LEFT JOIN deliveries d ON d.grp = :grp AND d.seq = m.seq
 WHERE m.topic = :topic AND coalesce(d.settled, 0) = 0
-  AND m.seq >= coalesce((SELECT seq FROM low_water_marks WHERE grp = :grp AND topic = :topic), 0)
+  AND m.seq >= (SELECT seq FROM low_water_marks WHERE grp = :grp AND topic = :topic)
+ORDER BY m.seq LIMIT 1
 """
+# What has been settled is a message that exists or, a report, has been dropped already: never less than its offset.
+_NEXT = "SELECT max(coalesce(max(seq), 0), :settled) + 1 FROM messages WHERE topic = :topic"
 _PURGE = """
 DELETE FROM messages WHERE seq IN (
   SELECT m.seq FROM messages m JOIN topics t ON t.name = m.topic
   WHERE t.retention IS NOT NULL AND m.published < :now - t.retention
     AND (t.reports OR m.seq < (SELECT min(w.seq) FROM low_water_marks w WHERE w.topic = m.topic)))
 """
-
-
-class Database:
-    """One SQLite connection, used by one thread at a time, whose errors are translated."""
-
-    def __init__(self, path: Path, *, durable: bool) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.RLock()
-        with _translated():
-            self._connection = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
-            )
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            # FULL: a commit is on the disk when it returns. NORMAL: it may be lost with the power, never torn.
-            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            schema = resources.files(__package__).joinpath("schema.sql").read_text("utf-8")
-            self._connection.executescript(schema)
-
-    def query(self, sql: str, values: Mapping[str, object]) -> list[tuple[object, ...]]:
-        """Rows of a reading statement."""
-        with self._lock, _translated():
-            return self._connection.execute(sql, values).fetchall()
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, seen by no other process before it is complete."""
-        with self._lock, _translated():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:  # SQLite itself rolls back when the disk is full
-                    self._connection.execute("ROLLBACK")
-                raise
-
-    def close(self) -> None:
-        with self._lock, _translated():
-            self._connection.close()
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """The boundary between SQLite's exceptions and ours."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            raise InfrastructureError("the disk that holds the queue is full", code=ErrorCode.DISK_FULL) from error
-        raise InfrastructureError(
-            f"the embedded queue does not answer: {error}", code=ErrorCode.BROKER_UNAVAILABLE
-        ) from error
+_PURGE_DELIVERIES = """
+DELETE FROM deliveries WHERE owner IS NULL AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.seq = deliveries.seq)
+"""
 
 
 class EmbeddedTransport:
@@ -141,14 +96,16 @@ class EmbeddedTransport:
             )
 
     def publish(self, *messages: Message) -> None:
+        require_storable(messages)
         with self._database.transaction() as connection:
             _insert(connection, messages)
 
     def emit(self, *messages: Message) -> None:
         try:
+            require_storable(messages)
             with self._reports.transaction() as connection:
                 _insert(connection, messages)
-        except InfrastructureError as error:
+        except PipelineError as error:
             log.warning("report_lost", error=error.message)
 
     def subscribe(self, topics: Sequence[str], group: str) -> EmbeddedSubscription:
@@ -189,15 +146,17 @@ class EmbeddedSubscription:
 
     def receive(self, timeout: float) -> Delivery | None:
         deadline = time.monotonic() + timeout
-        while True:
+        while not self._closed.is_set():
             delivery = self._take()
             if delivery is not None:
                 return delivery
             left = deadline - time.monotonic()
             if left <= 0 or self._closed.wait(min(left, POLL_INTERVAL)):
-                return None
+                break
+        return None
 
     def settle(self, delivery: Delivery, *outputs: Message) -> None:
+        require_storable(outputs)
         with self._database.transaction() as connection:
             self._require_ownership(connection, delivery)
             _insert(connection, outputs)
@@ -205,17 +164,18 @@ class EmbeddedSubscription:
                 "UPDATE deliveries SET settled = 1, owner = NULL WHERE grp = ? AND seq = ?",
                 (self._group, delivery.offset),
             )
-            self._advance_mark(connection, delivery.message.topic)
+            self._advance_mark(connection, delivery)
         self._forget(delivery)
 
     def release(self, delivery: Delivery, *, count_attempt: bool) -> None:
+        # First, so that its lease runs out if even this fails.
+        self._forget(delivery)
         with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE deliveries SET owner = NULL, lease_until = 0, attempts = attempts - ? "
                 "WHERE grp = ? AND seq = ? AND owner = ?",
                 (0 if count_attempt else 1, self._group, delivery.offset, self._owner),
             )
-        self._forget(delivery)
 
     def close(self) -> None:
         if self._closed.is_set():
@@ -244,7 +204,13 @@ class EmbeddedSubscription:
         return bool(self._database.query(_READY, self._ready_values(topic)))
 
     def _ready_values(self, topic: str) -> dict[str, object]:
-        return {"grp": self._group, "topic": topic, "now": time.time(), "lease": self._lease}
+        return {
+            "grp": self._group,
+            "topic": topic,
+            "now": time.monotonic(),
+            "lease": self._lease,
+            "open": json.dumps([delivery.offset for delivery in self._open_deliveries()]),
+        }
 
     def _claim_first(self, connection: sqlite3.Connection) -> Delivery | None:
         for topic in self._topics:
@@ -257,7 +223,7 @@ class EmbeddedSubscription:
         seq, topic, key, value, headers, attempts = row
         connection.execute(
             _CLAIM,
-            {"grp": self._group, "seq": seq, "owner": self._owner, "until": time.time() + self._lease},
+            {"grp": self._group, "seq": seq, "owner": self._owner, "until": time.monotonic() + self._lease},
         )
         message = Message(topic, key, value, _decode_headers(headers))
         return Delivery(message, partition=0, offset=seq, attempt=attempts + 1, cancel=CancelToken())
@@ -271,11 +237,11 @@ class EmbeddedSubscription:
             self._forget(delivery)
             raise CancelledError("the job now belongs to another consumer", code=ErrorCode.DELIVERY_LOST)
 
-    def _advance_mark(self, connection: sqlite3.Connection, topic: str) -> None:
-        values = {"grp": self._group, "topic": topic}
-        (mark,) = connection.execute(_FIRST_UNSETTLED, values).fetchone()
-        if mark is None:
-            (mark,) = connection.execute("SELECT max(seq) + 1 FROM messages WHERE topic = :topic", values).fetchone()
+    def _advance_mark(self, connection: sqlite3.Connection, delivery: Delivery) -> None:
+        topic = delivery.message.topic
+        values = {"grp": self._group, "topic": topic, "settled": delivery.offset}
+        first_unsettled = connection.execute(_FIRST_UNSETTLED, values).fetchone()
+        (mark,) = first_unsettled or connection.execute(_NEXT, values).fetchone()
         connection.execute("UPDATE low_water_marks SET seq = ? WHERE grp = ? AND topic = ?", (mark, self._group, topic))
         connection.execute(
             "DELETE FROM deliveries WHERE grp = ? AND seq < ? "
@@ -308,9 +274,10 @@ class EmbeddedSubscription:
         if not deliveries:
             return
         with self._database.transaction() as connection:
-            connection.execute(
-                "UPDATE deliveries SET lease_until = ? WHERE grp = ? AND owner = ? AND settled = 0",
-                (time.time() + self._lease, self._group, self._owner),
+            until = time.monotonic() + self._lease
+            connection.executemany(
+                "UPDATE deliveries SET lease_until = ? WHERE grp = ? AND seq = ? AND owner = ?",
+                [(until, self._group, delivery.offset, self._owner) for delivery in deliveries],
             )
             rows = connection.execute(
                 "SELECT seq FROM deliveries WHERE grp = ? AND owner = ?", (self._group, self._owner)
@@ -325,6 +292,7 @@ class EmbeddedSubscription:
     def _purge(self) -> None:
         with self._database.transaction() as connection:
             connection.execute(_PURGE, {"now": time.time()})
+            connection.execute(_PURGE_DELIVERIES)
 
 
 def _insert(connection: sqlite3.Connection, messages: Sequence[Message]) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from kafka import KafkaAdminClient, KafkaProducer
-from kafka.errors import TopicAlreadyExistsError
+from kafka.errors import IllegalStateError, TopicAlreadyExistsError
 
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError, PipelineError
 from pipeline.telemetry import get_logger
-from pipeline.transport.kafka_client import KafkaClients
+from pipeline.transport.kafka_client import KafkaClients, force_close
 from pipeline.transport.kafka_errors import CLIENT_ERRORS, translate, translated
 from pipeline.transport.kafka_subscription import KafkaSubscription
-from pipeline.transport.protocol import Message, Topic
+from pipeline.transport.protocol import Message, Topic, require_storable
 
 log = get_logger(__name__)
 
@@ -53,8 +53,7 @@ class KafkaTransport:
         self._subscriptions: list[KafkaSubscription] = []
 
     def ensure_topics(self, topics: Sequence[Topic]) -> None:
-        with translated(), self._admin_lock:
-            admin = self._connected_admin()
+        with self._connected_admin() as admin:
             existing = set(admin.list_topics())
             for topic in topics:
                 if topic.name not in existing:
@@ -74,12 +73,8 @@ class KafkaTransport:
         return subscription
 
     def check(self) -> None:
-        with self._admin_lock:
-            try:
-                self._connected_admin().describe_cluster()
-            except CLIENT_ERRORS as error:
-                self._discard_admin()
-                raise translate(error) from error
+        with self._connected_admin() as admin:
+            admin.describe_cluster()
 
     def close(self) -> None:
         for subscription in self._subscriptions:
@@ -89,10 +84,17 @@ class KafkaTransport:
         with self._admin_lock:
             self._discard_admin()
 
-    def _connected_admin(self) -> KafkaAdminClient:
-        if self._admin is None:
-            self._admin = self._clients.admin()
-        return self._admin
+    @contextmanager
+    def _connected_admin(self) -> Iterator[KafkaAdminClient]:
+        """The admin client, for one thread at a time; made anew after a failure."""
+        with self._admin_lock:
+            try:
+                if self._admin is None:
+                    self._admin = self._clients.admin()
+                yield self._admin
+            except CLIENT_ERRORS as error:
+                self._discard_admin()
+                raise translate(error) from error
 
     def _discard_admin(self) -> None:
         admin, self._admin = self._admin, None
@@ -116,24 +118,29 @@ class KafkaTransport:
 class _Producer:
     """One idempotent producer for the whole process, made on first use and made anew after a failure.
 
-    A failed producer is thrown away with whatever it still held, so that nothing is sent after its publisher was
-    told that it was not.
+    A failed producer is ended with whatever it still held, so that nothing is sent after its publisher was told that
+    it was not. What a broker had received but not answered by then may be stored all the same: nobody can tell.
     """
 
     def __init__(self, clients: KafkaClients) -> None:
         self._clients = clients
         self._lock = threading.Lock()
         self._client: KafkaProducer | None = None
+        self._closed = False
 
     def publish(self, messages: Sequence[Message]) -> None:
         if not messages:
             return
+        require_storable(messages)
         deadline = time.monotonic() + self._clients.publish_timeout
         client = self._connected(deadline)
         try:
             futures = [client.send(**_record(message)) for message in messages]
             for future in futures:
                 future.get(timeout=max(0.01, deadline - time.monotonic()))
+        except IllegalStateError as error:
+            # Another publisher's failure has ended the client that we shared.
+            raise _no_answer() from error
         except CLIENT_ERRORS as error:
             failure = translate(error)
             if not isinstance(failure, PermanentError):
@@ -141,30 +148,39 @@ class _Producer:
             raise failure from error
 
     def close(self) -> None:
-        client = self._client
-        if client is not None:
+        """Send what is buffered, and refuse what comes later."""
+        with self._lock:
+            self._closed = True
+            client, self._client = self._client, None
+        if client is None:
+            return
+        try:
             client.close(timeout=CLOSE_TIMEOUT)
+        except CLIENT_ERRORS as error:
+            log.warning("messages_unsent", error=type(error).__name__)
+            force_close(client)
 
     def _connected(self, deadline: float) -> KafkaProducer:
         # Bounded, so that a crowd of publishers does not queue up behind one broker that is away.
         if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise InfrastructureError("the broker does not answer", code=ErrorCode.BROKER_UNAVAILABLE)
+            raise _no_answer()
         try:
+            left = deadline - time.monotonic()
+            if self._closed or left <= 0:
+                raise _no_answer()
             if self._client is None:
                 with translated():
-                    self._client = self._clients.producer()
+                    self._client = self._clients.producer(bootstrap_timeout=left)
             return self._client
         finally:
             self._lock.release()
 
     def _discard(self, client: KafkaProducer) -> None:
-        # Closing may wait for a broker that is gone; the caller has waited long enough.
-        closing = threading.Thread(target=client.close, kwargs={"timeout": 0}, daemon=True)
         with self._lock:
             if self._client is not client:
                 return
             self._client = None
-        closing.start()
+        force_close(client)
 
 
 class _Reports:
@@ -197,6 +213,10 @@ class _Reports:
                 self._producer.publish(messages)
             except PipelineError as error:
                 log.warning("report_lost", error=error.message)
+
+
+def _no_answer() -> InfrastructureError:
+    return InfrastructureError("the broker does not answer", code=ErrorCode.BROKER_UNAVAILABLE)
 
 
 def _record(message: Message) -> dict[str, object]:

@@ -1,18 +1,32 @@
-"""How this service configures kafka-python: one place for every client setting, with its reason."""
+"""How this service configures kafka-python: one place for every client setting, with its reason.
+
+What the client's own interface leaves open (3.0.12) is here as well: the only code that knows its inner parts.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import KafkaError
+from kafka.net.compat import KafkaNetClient
+
+from pipeline.transport.kafka_assignor import StickyAssignor
 
 #: A poll hands over everything that the client has fetched. A partition that is paused while the client still holds
 #: records of it can stay silent after it is resumed (kafka-python 3.0.12), so nothing may be left behind.
 ALL_RECORDS = 1_000_000
-#: What may be waiting in memory per partition instead, bytes. Task messages are about 1 kB.
+#: What may be waiting in memory per partition instead, bytes. Task messages are about 1 kB; a larger one comes alone.
 FETCH_BYTES = 256 * 1024
+#: Longest wait for the answer to one request of a consumer, ms: after it a broker that hangs is given up.
+REQUEST_MS = 10_000
+#: How long to wait for the thread of a force-closed producer, s. It may be busy finding a broker, but sends no more.
+FORCE_CLOSE_TIMEOUT = 0.2
+
+ClientT = TypeVar("ClientT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,59 +41,108 @@ class KafkaClients:
     check_timeout: float = 2.0
     """s"""
 
-    def producer(self) -> KafkaProducer:
+    def producer(self, bootstrap_timeout: float) -> KafkaProducer:
+        """``bootstrap_timeout``: s to find the broker in."""
         milliseconds = int(self.publish_timeout * 1000)
-        return KafkaProducer(
-            **self._common(milliseconds),
+        return _made(
+            KafkaProducer,
+            **self._common(int(bootstrap_timeout * 1000)),
             acks="all",
             enable_idempotence=True,
-            # All three end together: when ``publish`` gives up, the client has given up as well, and a request that
-            # was answered 503 is not sent behind the caller's back.
+            # All three end together: when ``publish`` gives up, the client has given up as well.
             max_block_ms=milliseconds,
             delivery_timeout_ms=milliseconds,
             request_timeout_ms=max(1, milliseconds - 100),
+            allow_auto_create_topics=False,
             metrics_enabled=False,
         )
 
     def consumer(self, group: str) -> KafkaConsumer:
-        return KafkaConsumer(
-            **self._common(10_000),
+        return _made(
+            KafkaConsumer,
+            **self._common(REQUEST_MS // 2),
             group_id=group,
             # Offsets are committed by ``settle`` alone, one message after its outcome.
             enable_auto_commit=False,
             # A new group starts with the oldest job, not with the next one.
             auto_offset_reset="earliest",
             # Members keep what they have while others join or leave. Never mixed with an eager assignor.
-            partition_assignment_strategy=[CooperativeStickyAssignor],
+            partition_assignment_strategy=[StickyAssignor],
             max_poll_interval_ms=self.max_poll_interval_ms,
             session_timeout_ms=self.session_timeout_ms,
             heartbeat_interval_ms=min(3000, self.session_timeout_ms // 4),
             max_poll_records=ALL_RECORDS,
             max_partition_fetch_bytes=FETCH_BYTES,
+            request_timeout_ms=REQUEST_MS,
+            # Topics are created with their settings by ``ensure_topics``, never by a look at them.
+            allow_auto_create_topics=False,
             metrics_enabled=False,
         )
 
     def admin(self) -> KafkaAdminClient:
         milliseconds = int(self.check_timeout * 1000)
-        return KafkaAdminClient(**self._common(milliseconds), request_timeout_ms=milliseconds)
+        return _made(KafkaAdminClient, **self._common(milliseconds), request_timeout_ms=milliseconds)
 
     def _common(self, bootstrap_timeout_ms: int) -> dict[str, Any]:
         return {
             "bootstrap_servers": self.bootstrap_servers.split(","),
             "client_id": "uvr-api",
-            "bootstrap_timeout_ms": bootstrap_timeout_ms,
+            "bootstrap_timeout_ms": max(1, bootstrap_timeout_ms),
             "reconnect_backoff_max_ms": 2000,
             # Partitions that are added to a topic are seen and shared out within this time.
             "metadata_max_age_ms": 10_000,
         }
 
 
+def _made(kind: Callable[..., ClientT], **settings: Any) -> ClientT:
+    """A client, or nothing at all.
+
+    A constructor of kafka-python that finds no broker leaves its thread and four file descriptors behind (3.0.12): a
+    service that waits an hour for its broker would run out of them.
+    """
+    opened: list[KafkaNetClient] = []
+
+    def open_network(**network_settings: Any) -> KafkaNetClient:
+        opened.append(KafkaNetClient(**network_settings))
+        return opened[-1]
+
+    try:
+        return kind(**settings, kafka_client=open_network)
+    except BaseException:
+        for network in opened:
+            network.close()
+        raise
+
+
+def force_close(producer: KafkaProducer) -> None:
+    """End a producer with whatever it still holds; nothing is sent after this returns.
+
+    ``close(timeout=0)`` does not do it (kafka-python 3.0.12): it waits for what is unsent, raises that this has not
+    been sent in time, and leaves the sender at work.
+    """
+    sender = producer._sender
+    sender.force_close()
+    sender.join(FORCE_CLOSE_TIMEOUT)
+    with suppress(KafkaError):
+        producer.close(timeout=0)
+
+
+def is_joining(consumer: KafkaConsumer) -> bool:
+    """Whether a join of the group is under way or due: poll without pause, and long, until it is over.
+
+    A join that is over while nobody polls is thrown away and begun anew (kafka-python 3.0.12). Short polls with pauses
+    between them may so rejoin for ever, and make the whole group do the same.
+    """
+    coordinator = consumer._coordinator
+    return bool(coordinator._join_task is not None or coordinator.need_rejoin())
+
+
 def finish_interrupted_join(consumer: KafkaConsumer) -> None:
     """Keep a member from standing still for ever after a poll ended while it was joining. Call after each poll.
 
     When the group's leader rejoins because a topic's metadata changed, and the poll's time-out ends before the join
-    does, kafka-python 3.0.12 finds the metadata unchanged in the next poll and never takes up the finished join:
-    heartbeats stay off, commits fail, and nothing says so. Asking to rejoin makes it take up that same join.
+    does, kafka-python 3.0.12 finds the metadata unchanged in the next poll and never takes up the join: heartbeats
+    stay off, commits fail, and nothing says so. Asking to rejoin makes it take the join up, or begin it anew.
     """
     coordinator = consumer._coordinator
     if coordinator._join_task is not None and not coordinator.need_rejoin():

@@ -18,19 +18,30 @@ _REFUSED = (
     kafka_errors.AuthorizationError,
     kafka_errors.UnsupportedSaslMechanismError,
 )
-
-
 #: Mistakes in how we call the client: defects of ours, which no waiting mends.
 _DEFECTS = (
     kafka_errors.KafkaConfigurationError,
     kafka_errors.IllegalArgumentError,
     kafka_errors.IllegalStateError,
 )
+#: Nobody has answered: the network, or a broker that is down or hangs.
+_NO_ANSWER = (
+    kafka_errors.KafkaTimeoutError,
+    kafka_errors.KafkaConnectionError,
+    kafka_errors.NodeNotReadyError,
+    kafka_errors.RequestTimedOutError,
+    kafka_errors.NetworkExceptionError,
+    OSError,
+)
 
 
 def translate(error: Exception) -> PipelineError:
-    """The classified form of what kafka-python raised. Raises ``error`` itself if it shows a defect of ours."""
-    if isinstance(error, _DEFECTS):
+    """The classified form of what kafka-python raised.
+
+    Raises ``error`` itself if it shows a defect: a mistake in how we call the client, or anything that no call of it is
+    known to raise.
+    """
+    if isinstance(error, _DEFECTS) or not isinstance(error, CLIENT_ERRORS):
         raise error
     name = type(error).__name__
     if isinstance(error, _TOO_LARGE):
@@ -39,7 +50,9 @@ def translate(error: Exception) -> PipelineError:
         return InfrastructureError(
             f"the broker refuses this service ({name}): check its credentials and rights", code=ErrorCode.BROKER_REFUSED
         )
-    return InfrastructureError(f"the broker does not answer ({name})", code=ErrorCode.BROKER_UNAVAILABLE)
+    if isinstance(error, _NO_ANSWER):
+        return InfrastructureError(f"the broker does not answer ({name})", code=ErrorCode.BROKER_UNAVAILABLE)
+    return InfrastructureError(f"the broker cannot do what was asked ({name})", code=ErrorCode.BROKER_UNAVAILABLE)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.cancel import CancelToken
+from pipeline.errors import ErrorCode, PermanentError
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,21 @@ class Topic:
     """Messages are reports (see ``emit``): they may be dropped unread."""
 
 
+#: Longest value of a message, bytes: Kafka takes 1 MiB with key and headers, unless it is told otherwise. What is
+#: larger belongs into the hand-off store, its reference into the message (claim check).
+MAX_VALUE_BYTES = 1_000_000
+#: Longest key and headers together, bytes: the rest of Kafka's 1 MiB.
+MAX_HEADER_BYTES = 32_000
+
+
+def require_storable(messages: Sequence[Message]) -> None:
+    """Raise PermanentError (code ``message_too_large``) if one of the messages is larger than the engines take."""
+    for message in messages:
+        headers = sum(len(name.encode()) + len(value) + 16 for name, value in message.headers.items())
+        if len(message.value) > MAX_VALUE_BYTES or len(message.key.encode()) + headers > MAX_HEADER_BYTES:
+            raise PermanentError("the message is larger than the broker takes", code=ErrorCode.MESSAGE_TOO_LARGE)
+
+
 class Subscription(Protocol):
     """A member of a consumer group. Used by one thread at a time; several deliveries may be open at once."""
 
@@ -96,8 +112,9 @@ class Transport(Protocol):
     def publish(self, *messages: Message) -> None:
         """Store the messages; returns when they are durable.
 
-        Raises InfrastructureError if the broker does not take them, PermanentError if one can never be stored
-        (too large).
+        Raises PermanentError if one can never be stored (too large), and nothing is stored then. Raises
+        InfrastructureError if the broker does not confirm them: nothing is sent after that, but what the broker
+        received without being able to answer may be stored nevertheless.
         """
 
     def emit(self, *messages: Message) -> None:

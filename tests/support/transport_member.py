@@ -4,6 +4,7 @@ Takes one JSON argument; reports on standard output, one JSON object a line; tak
 
 mode ``hold``: receives one message, reports it, then obeys ``settle`` or waits to be killed.
 mode ``drain``: receives and settles until told anything.
+mode ``work``: runs the consumer loop with a worker that reports the job it has begun and never ends it.
 mode ``die-in-settle``: receives one message and ends, as by a power cut, inside ``settle``: after the outputs have
 been sent (Kafka) or written (embedded), before the offset has advanced.
 """
@@ -17,7 +18,10 @@ import threading
 from typing import Any
 
 from config import LogFormat, LogSettings
-from pipeline.errors import CancelledError
+from pipeline.consumer import Consumer, JobContext, Outcome
+from pipeline.errors import CancelledError, PipelineError
+from pipeline.lifecycle import StopSignal
+from pipeline.retry import RetryPolicy
 from pipeline.telemetry import configure_logging
 from pipeline.transport.embedded import EmbeddedSubscription
 from pipeline.transport.kafka_subscription import KafkaSubscription
@@ -53,7 +57,12 @@ def hold(subscription: Subscription, job: dict[str, Any]) -> None:
 
 def drain(subscription: Subscription, job: dict[str, Any]) -> None:
     stop = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.readline(), stop.set()), daemon=True).start()
+
+    def await_command() -> None:
+        sys.stdin.readline()
+        stop.set()
+
+    threading.Thread(target=await_command, daemon=True).start()
     while not stop.is_set():
         delivery = subscription.receive(0.2)
         if delivery is None:
@@ -69,12 +78,35 @@ def drain(subscription: Subscription, job: dict[str, Any]) -> None:
 
 def die_in_settle(subscription: Subscription, job: dict[str, Any]) -> None:
     delivery = receive(subscription)
-    last_step = {KafkaSubscription: "_commit", EmbeddedSubscription: "_advance_mark"}[type(subscription)]  # type: ignore[index]
+    last_step = {KafkaSubscription: "_commit", EmbeddedSubscription: "_advance_mark"}[type(subscription)]
     setattr(type(subscription), last_step, lambda *_: os._exit(9))
     subscription.settle(delivery, *outputs(job, delivery))
 
 
-MODES = {"hold": hold, "drain": drain, "die-in-settle": die_in_settle}
+class EndlessWorker:
+    """Reports what it has begun, and waits to be killed."""
+
+    def handle(self, job: str, context: JobContext) -> Outcome:
+        report(event="working", key=job, attempt=context.attempt)
+        threading.Event().wait()
+        raise AssertionError("nobody wakes it")
+
+    def on_failure(self, job: str, error: PipelineError) -> Outcome:
+        raise AssertionError("it never ends")
+
+
+def work(subscription: Subscription, job: dict[str, Any]) -> None:
+    Consumer(
+        subscription=subscription,
+        parse=lambda message: message.key,
+        worker=EndlessWorker(),
+        policy=RetryPolicy(),
+        dead_letter_topic="unused",
+        stop=StopSignal(60.0),
+    ).run()
+
+
+MODES = {"hold": hold, "drain": drain, "work": work, "die-in-settle": die_in_settle}
 
 if __name__ == "__main__":
     configure_logging("member", LogSettings(format=LogFormat.CONSOLE))

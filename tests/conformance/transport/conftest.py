@@ -11,10 +11,12 @@ import pytest
 from tests.conformance.transport import backends
 from tests.conformance.transport.backends import Backend
 
+# The first test that needs Kafka may have to fetch it, which takes minutes.
+_KAFKA = [pytest.mark.kafka, pytest.mark.timeout(1200)]
 ENGINES = [
     "embedded",
-    pytest.param("kafka-1", marks=pytest.mark.kafka),
-    pytest.param("kafka-3", marks=pytest.mark.kafka),
+    pytest.param("kafka-1", marks=_KAFKA),
+    pytest.param("kafka-3", marks=_KAFKA),
 ]
 
 
@@ -39,5 +41,3 @@ def topic(backend: Backend) -> str:
 def group() -> str:
     """A group of its own: members that a test has killed are members of their group for a while yet."""
     return f"group-{uuid.uuid4().hex[:12]}"
-
-

@@ -1,1 +1,423 @@
-"""The consumer loop on every engine: what it settles, what it tries again, what it puts aside."""
+"""The consumer loop on every engine: what it settles, what it tries again, what it puts aside, how it stops."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from pipeline.consumer import KEPT_VALUE, Consumer, JobContext, Outcome
+from pipeline.errors import (
+    ErrorCode,
+    InfrastructureError,
+    PermanentError,
+    PipelineError,
+    TransientError,
+)
+from pipeline.lifecycle import StopSignal
+from pipeline.retry import Backoff, RetryPolicy
+from pipeline.transport.protocol import MAX_HEADER_BYTES, MAX_VALUE_BYTES, Delivery, Message, Subscription
+from tests.conformance.transport.backends import LONG_JOB, Backend
+
+PATIENCE = 30.0
+SHORT = Backoff(base=0.01, cap=0.05)
+POLICY = RetryPolicy(max_attempts=3, max_crashes=2, transient=SHORT, infrastructure=SHORT)
+
+NOT_FOUND = PermanentError("the source answers 404", code=ErrorCode.SOURCE_NOT_FOUND)
+UNAVAILABLE = TransientError("the source answers 503", code=ErrorCode.SOURCE_UNAVAILABLE)
+STORAGE_DOWN = InfrastructureError("the storage does not answer", code=ErrorCode.STORAGE_UNAVAILABLE)
+
+
+def parse(message: Message) -> str:
+    """A job is text."""
+    try:
+        return message.value.decode("ascii")
+    except UnicodeDecodeError:
+        raise PermanentError("the message is not text", code=ErrorCode.MESSAGE_INVALID) from None
+
+
+@dataclass
+class Topics:
+    jobs: str
+    results: str
+    dead_letters: str
+
+
+@pytest.fixture
+def topics(backend: Backend) -> Topics:
+    return Topics(backend.topic("jobs"), backend.topic("results"), backend.topic("dead-letters"))
+
+
+Step = Exception | Callable[[JobContext], None] | None
+
+
+@dataclass
+class ScriptedWorker:
+    """Does what its script says, a step a call, and succeeds when the script is over."""
+
+    results: str
+    script: list[Step] = field(default_factory=list)
+    after_settled: Callable[[], None] | None = None
+    output: bytes = b"done"
+    handled: list[tuple[str, int]] = field(default_factory=list)
+    """Each call of ``handle``: the job, and which delivery it was."""
+    done: threading.Event = field(default_factory=threading.Event)
+    """Set when a job has succeeded and is about to be settled."""
+
+    def handle(self, job: str, context: JobContext) -> Outcome:
+        self.handled.append((job, context.attempt))
+        step = self.script.pop(0) if self.script else None
+        if isinstance(step, Exception):
+            raise step
+        if step is not None:
+            step(context)
+        self.done.set()
+        return Outcome((Message(self.results, "k", self.output),), self.after_settled)
+
+    def on_failure(self, job: str, error: PipelineError) -> Outcome:
+        return Outcome((Message(self.results, "k", f"failed: {job}: {error.code}".encode()),), self.after_settled)
+
+
+class Loop:
+    """A consumer loop in a thread of its own."""
+
+    def __init__(self, subscription: Subscription, topics: Topics, worker: ScriptedWorker, grace: float) -> None:
+        self.stop = StopSignal(grace)
+        self._consumer = Consumer(
+            subscription=subscription,
+            parse=parse,
+            worker=worker,
+            policy=POLICY,
+            dead_letter_topic=topics.dead_letters,
+            stop=self.stop,
+        )
+        self._died_of: list[BaseException] = []
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._consumer.run()
+        except BaseException as error:  # noqa: BLE001  told by end()
+            self._died_of.append(error)
+
+    def end(self) -> None:
+        """Stop it, and fail if it did not, or had stopped by itself."""
+        self.stop.request("the end of the test")
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+        assert self._died_of == []
+
+
+@dataclass
+class Stage:
+    """Everything that a test needs to let loops run."""
+
+    backend: Backend
+    topics: Topics
+    group: str
+    loops: list[Loop] = field(default_factory=list)
+
+    def publish(self, *values: bytes) -> None:
+        self.backend.open().publish(*[Message(self.topics.jobs, "k", value) for value in values])
+
+    def subscribe(self) -> Subscription:
+        return self.backend.open().subscribe([self.topics.jobs], self.group)
+
+    def worker(self, *script: Step) -> ScriptedWorker:
+        return ScriptedWorker(self.topics.results, list(script))
+
+    def run(self, worker: ScriptedWorker, *, grace: float = PATIENCE, subscription: Subscription | None = None) -> Loop:
+        loop = Loop(subscription or self.subscribe(), self.topics, worker, grace)
+        self.loops.append(loop)
+        return loop
+
+    def outputs(self, results: int, dead_letters: int = 0) -> tuple[list[bytes], list[Message]]:
+        """So many of each, and no more, once every job is settled and the loops have left."""
+        found: list[Message] = []
+        both = [self.topics.results, self.topics.dead_letters]
+        subscription = self.backend.open().subscribe(both, f"{self.group}-outputs")
+        while len(found) < results + dead_letters:
+            delivery = subscription.receive(PATIENCE)
+            assert delivery is not None, f"only {found}"
+            subscription.settle(delivery)
+            found.append(delivery.message)
+        for loop in self.loops:
+            loop.end()
+        assert subscription.receive(0.2) is None
+        values = [message.value for message in found if message.topic == self.topics.results]
+        letters = [message for message in found if message.topic == self.topics.dead_letters]
+        assert (len(values), len(letters)) == (results, dead_letters)
+        return values, letters
+
+    def left(self) -> Delivery:
+        """The next job that is there for a consumer that comes later."""
+        delivery = self.subscribe().receive(PATIENCE)
+        assert delivery is not None, "nothing is left"
+        return delivery
+
+    def nothing_is_left(self) -> bool:
+        self.publish(b"sentinel")
+        return self.left().message.value == b"sentinel"
+
+
+@pytest.fixture
+def stage(backend: Backend, topics: Topics, group: str) -> Iterator[Stage]:
+    stage = Stage(backend, topics, group)
+    yield stage
+    for loop in stage.loops:
+        loop.end()
+
+
+class TestOutcomes:
+    def test_a_success_is_settled_with_its_outputs(self, stage: Stage) -> None:
+        stage.publish(b"one", b"two")
+        worker = stage.worker()
+        stage.run(worker)
+        assert stage.outputs(2) == ([b"done", b"done"], [])
+        assert worker.handled == [("one", 1), ("two", 1)]
+        assert stage.nothing_is_left()
+
+    def test_a_permanent_failure_is_reported_at_once(self, stage: Stage) -> None:
+        stage.publish(b"one", b"two")
+        worker = stage.worker(NOT_FOUND)
+        stage.run(worker)
+        assert stage.outputs(2) == ([b"failed: one: source_not_found", b"done"], [])
+        assert worker.handled == [("one", 1), ("two", 1)]
+
+    def test_a_transient_failure_is_tried_again(self, stage: Stage) -> None:
+        stage.publish(b"one")
+        worker = stage.worker(UNAVAILABLE, UNAVAILABLE)
+        stage.run(worker)
+        assert stage.outputs(1) == ([b"done"], [])
+        assert worker.handled == [("one", 1)] * 3
+
+    def test_once_too_often_it_is_reported(self, stage: Stage) -> None:
+        stage.publish(b"one")
+        worker = stage.worker(*[UNAVAILABLE] * 5)
+        stage.run(worker)
+        assert stage.outputs(1) == ([b"failed: one: source_unavailable"], [])
+        assert worker.handled == [("one", 1)] * POLICY.max_attempts
+
+    def test_a_failure_of_our_own_surroundings_spends_nobodys_attempt(self, stage: Stage) -> None:
+        stage.publish(b"one")
+        outage: list[Step] = [STORAGE_DOWN] * (POLICY.max_attempts * 3)
+        worker = stage.worker(UNAVAILABLE, *outage, UNAVAILABLE)
+        stage.run(worker)
+        assert stage.outputs(1) == ([b"done"], [])
+        assert worker.handled == [("one", 1)] * (len(outage) + 3)
+
+
+class TestPoison:
+    @pytest.mark.slow
+    def test_a_job_that_killed_its_process_twice_is_put_aside(self, stage: Stage) -> None:
+        stage.publish(b"one", b"two")
+        for attempt in (1, 2):
+            member = stage.backend.member(stage.topics.jobs, stage.group, mode="work")
+            assert member.says() == {"event": "working", "key": "k", "attempt": attempt}
+            member.end()
+        worker = stage.worker()
+        stage.run(worker)
+
+        results, (letter,) = stage.outputs(2, dead_letters=1)
+
+        assert results == [b"failed: one: worker_died", b"done"]
+        assert worker.handled == [("two", 1)]
+        assert (letter.key, letter.value) == ("k", b"one")
+        assert letter.headers["error-code"] == b"worker_died"
+        assert letter.headers["original-topic"] == stage.topics.jobs.encode()
+
+    def test_a_defect_counts_as_a_death(self, stage: Stage) -> None:
+        stage.publish(b"one", b"two")
+        worker = stage.worker(ZeroDivisionError("a defect"), ZeroDivisionError("a defect"))
+        stage.run(worker)
+
+        results, (letter,) = stage.outputs(2, dead_letters=1)
+
+        assert results == [b"failed: one: internal", b"done"]
+        assert worker.handled == [("one", 1), ("one", 2), ("two", 1)]
+        assert letter.value == b"one"
+
+    def test_a_job_that_cannot_even_fail_is_put_aside(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        stage.publish(b"one", b"two")
+        worker = stage.worker(NOT_FOUND)
+        monkeypatch.setattr(worker, "on_failure", lambda *_: 1 / 0)
+        stage.run(worker)
+
+        results, (letter,) = stage.outputs(1, dead_letters=1)
+
+        assert results == [b"done"]
+        assert (letter.value, letter.headers["error-code"]) == (b"one", b"source_not_found")
+
+
+class TestUnparsable:
+    def test_it_becomes_a_dead_letter_as_it_is_and_the_next_job_is_done(self, stage: Stage) -> None:
+        stage.backend.open().publish(
+            Message(stage.topics.jobs, "k", b"\xff\x00raw", {"trace": b"\x01"}), Message(stage.topics.jobs, "k", b"two")
+        )
+        worker = stage.worker()
+        stage.run(worker)
+
+        results, (letter,) = stage.outputs(1, dead_letters=1)
+
+        assert results == [b"done"]
+        assert worker.handled == [("two", 1)]
+        assert (letter.key, letter.value, letter.headers["trace"]) == ("k", b"\xff\x00raw", b"\x01")
+        assert letter.headers["error-kind"] == b"permanent"
+        assert letter.headers["error-message"] == b"the message is not text"
+        assert float(letter.headers["failed-at"]) > 0
+
+    def test_one_too_large_for_a_dead_letter_is_shortened(self, stage: Stage) -> None:
+        value = b"\xff" * MAX_VALUE_BYTES
+        full = Message(stage.topics.jobs, "k", value, {"h": bytes(MAX_HEADER_BYTES - 100)})
+        stage.backend.open().publish(full, Message(stage.topics.jobs, "k", b"two"))
+        stage.run(stage.worker())
+
+        results, (letter,) = stage.outputs(1, dead_letters=1)
+
+        assert results == [b"done"]
+        assert letter.value == value[:KEPT_VALUE]
+        assert letter.headers["original-bytes"] == str(MAX_VALUE_BYTES).encode()
+
+
+class TestTooLargeOutcomes:
+    def test_the_job_fails_instead_of_coming_again_for_ever(self, stage: Stage) -> None:
+        stage.publish(b"one")
+        worker = stage.worker()
+        worker.output = bytes(MAX_VALUE_BYTES + 1)
+        stage.run(worker)
+
+        results, (letter,) = stage.outputs(1, dead_letters=1)
+
+        assert results == [b"failed: one: message_too_large"]
+        assert letter.value == b"one"
+
+
+class TestTidyingUp:
+    def test_it_comes_after_settling(self, stage: Stage) -> None:
+        order: list[str] = []
+
+        class Watched:
+            """The real subscription, with a witness."""
+
+            def __init__(self, subscription: Subscription) -> None:
+                self.receive = subscription.receive
+                self.release = subscription.release
+                self.close = subscription.close
+                self._settle = subscription.settle
+
+            def settle(self, delivery: Delivery, *outputs: Message) -> None:
+                self._settle(delivery, *outputs)
+                order.append("settled")
+
+        stage.publish(b"one", b"two")
+        worker = stage.worker(None, NOT_FOUND)
+        worker.after_settled = lambda: order.append("tidied up")
+        stage.run(worker, subscription=Watched(stage.subscribe()))
+        stage.outputs(2)
+        assert order == ["settled", "tidied up"] * 2
+
+    def test_a_job_that_was_lost_is_neither_settled_nor_tidied_up(self, stage: Stage) -> None:
+        tidied: list[str] = []
+        subscription = stage.subscribe()
+        stage.publish(b"one")
+        worker = stage.worker(lambda _: subscription.close())  # the surest way to lose a job
+        worker.after_settled = lambda: tidied.append("one")
+        loop = stage.run(worker, subscription=subscription)
+        assert worker.done.wait(PATIENCE)
+        loop.end()
+
+        again = stage.worker()
+        stage.run(again)
+
+        assert stage.outputs(1) == ([b"done"], [])
+        assert again.handled == [("one", 1)]
+        assert tidied == []
+
+    def test_its_failure_harms_nobody(self, stage: Stage) -> None:
+        def fail() -> None:
+            raise OSError("the file is gone already")
+
+        stage.publish(b"one", b"two")
+        worker = stage.worker()
+        worker.after_settled = fail
+        stage.run(worker)
+        assert stage.outputs(2) == ([b"done", b"done"], [])
+        assert stage.nothing_is_left()
+
+
+class TestStopping:
+    def test_the_job_in_hand_is_finished_and_no_other_begun(self, stage: Stage) -> None:
+        stage.publish(b"one", b"two")
+        working, go_on = threading.Event(), threading.Event()
+
+        def work(_: JobContext) -> None:
+            working.set()
+            assert go_on.wait(PATIENCE)
+
+        worker = stage.worker(work)
+        loop = stage.run(worker)
+        assert working.wait(PATIENCE)
+        loop.stop.request("a test")
+        go_on.set()
+        loop.end()
+
+        assert worker.handled == [("one", 1)]
+        assert stage.outputs(1) == ([b"done"], [])
+        left = stage.left()
+        assert (left.message.value, left.attempt) == (b"two", 1)
+
+    def test_past_the_grace_it_is_given_back_and_not_counted(self, stage: Stage) -> None:
+        stage.publish(b"one")
+        working = threading.Event()
+
+        def hang(context: JobContext) -> None:
+            working.set()
+            assert context.cancel.wait(PATIENCE)
+            context.cancel.raise_if_set()
+
+        loop = stage.run(stage.worker(hang), grace=0.1)
+        assert working.wait(PATIENCE)
+        loop.end()
+        next_worker = stage.worker()
+        stage.run(next_worker)
+
+        assert stage.outputs(1) == ([b"done"], [])
+        assert next_worker.handled == [("one", 1)]
+
+    def test_a_job_that_waits_to_be_tried_again_is_given_back_as_well(self, stage: Stage) -> None:
+        stage.publish(b"one")
+        waiting = threading.Event()
+        slow = TransientError("come back later", code=ErrorCode.SOURCE_UNAVAILABLE, retry_after=50.0)
+
+        def fail(_: JobContext) -> None:
+            waiting.set()
+            raise slow
+
+        loop = stage.run(stage.worker(fail), grace=0.1)
+        assert waiting.wait(PATIENCE)
+        loop.end()
+        left = stage.left()
+        assert left.attempt == 1
+
+
+class TestLongJobs:
+    @pytest.mark.slow
+    def test_a_handler_may_outlast_every_time_out(self, stage: Stage) -> None:
+        lost: list[bool] = []
+
+        def work(context: JobContext) -> None:
+            lost.append(context.cancel.wait(LONG_JOB))
+            context.cancel.raise_if_set()
+
+        stage.publish(b"one")
+        workers = [stage.worker(work, work) for _ in range(2)]
+        for worker in workers:
+            stage.run(worker)
+
+        assert stage.outputs(1) == ([b"done"], [])
+        # The group may share its partitions out anew while its members come; after that nothing takes the job away.
+        assert lost in ([False], [True, False])
+        assert {attempt for worker in workers for _, attempt in worker.handled} == {1}

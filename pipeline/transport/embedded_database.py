@@ -1,0 +1,72 @@
+"""The SQLite file of the embedded engine: connections, transactions, errors."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+from pipeline.errors import ErrorCode, InfrastructureError
+
+#: Longest wait for another process's transaction, s.
+BUSY_TIMEOUT = 10.0
+
+
+class Database:
+    """One SQLite connection, used by one thread at a time, whose errors are translated."""
+
+    def __init__(self, path: Path, *, durable: bool) -> None:
+        self._lock = threading.RLock()
+        with _translated():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+            )
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            # FULL: a commit is on the disk when it returns. NORMAL: it may be lost with the power, never torn.
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            schema = resources.files(__package__).joinpath("schema.sql").read_text("utf-8")
+            self._connection.executescript(schema)
+
+    def query(self, sql: str, values: Mapping[str, object]) -> list[tuple[object, ...]]:
+        """Rows of a reading statement."""
+        with self._lock, _translated():
+            return self._connection.execute(sql, values).fetchall()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, seen by no other process before it is complete."""
+        with self._lock, _translated():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # SQLite itself rolls back when the disk is full
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        with self._lock, _translated():
+            self._connection.close()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The boundary between SQLite's exceptions and ours."""
+    try:
+        yield
+    except OSError as error:
+        raise InfrastructureError(
+            f"the folder of the embedded queue cannot be used ({error.strerror}): see DATA_DIR",
+            code=ErrorCode.BROKER_UNAVAILABLE,
+        ) from error
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise InfrastructureError("the disk that holds the queue is full", code=ErrorCode.DISK_FULL) from error
+        raise InfrastructureError(
+            f"the embedded queue does not answer: {error}", code=ErrorCode.BROKER_UNAVAILABLE
+        ) from error

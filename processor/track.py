@@ -1,0 +1,231 @@
+"""The audio track of a source file, decoded by ffmpeg's libraries (PyAV) block by block."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import numpy as np
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+
+from pipeline.cancel import CancelToken
+from pipeline.errors import ErrorCode, PermanentError
+from processor.headers import announced_bytes
+from processor.wav import SAMPLE_RATE, Samples
+
+#: Demuxers that read one file and nothing else. Playlists and the like, which would have ffmpeg open further files or
+#: addresses that the source names, are not among them.
+DEMUXERS = "wav,w64,aiff,au,caf,flac,mp3,ogg,aac,ac3,eac3,amr,ape,wv,tta,mov,matroska,asf,avi,mpegts,mpeg,flv"
+#: Containers whose header states how long the audio is, rather than an estimate.
+_EXACT = frozenset({"wav", "w64", "aiff", "caf", "flac", "ogg", "mov", "matroska"})
+#: Containers whose length in bytes is worth more than what ffmpeg makes of it.
+_MEASURED = frozenset({"wav", "mp3"})
+#: How much shorter than its header says a file may be before it counts as cut off, s.
+_SHORTFALL = 0.5
+#: What codecs' frames and padding may make of a length, s; where more is missing, the client is told.
+_ROUNDING = 0.1
+#: Damaged packets that are passed over, as players do, before the file counts as corrupt.
+_DAMAGE_ALLOWED = 20
+#: Sample rates of audio, Hz. A file of a few bytes that claims one of 1 Hz would become gigabytes.
+_RATES = range(1_000, 1_000_001)
+#: More than this is no layout that ffmpeg could mix down to stereo.
+_MOST_CHANNELS = 16
+
+
+class Track:
+    """One stream of one open file. ``blocks`` first; ``notes`` and ``require_whole`` once it is exhausted."""
+
+    def __init__(self, file: BinaryIO, container: InputContainer) -> None:
+        streams = container.streams.audio
+        if not streams:
+            raise _not_audio("the source has no audio track")
+        # PyAV has no codec context where ffmpeg has no decoder, whatever its annotations say.
+        if getattr(streams[0], "codec_context", None) is None:
+            raise _not_audio("the source's audio is of a kind that cannot be decoded")
+        self._file = file
+        self._container = container
+        self._formats = frozenset(container.format.name.split(","))
+        self._stream: AudioStream = streams[0]
+        self._tracks = len(streams)
+        self._declared = _declared_seconds(container, self._stream) if self._formats & _EXACT else None
+        self._start = float((self._stream.start_time or 0) * (self._stream.time_base or 0))
+        self._end = self._start
+        self._frames = 0
+        self._channels = 0
+        self._damaged = 0
+
+    def blocks(self, max_seconds: float, cancel: CancelToken) -> Iterator[Samples]:
+        """Stereo blocks ``(frames, 2)`` at ``SAMPLE_RATE`` until the end of the stream.
+
+        Raises PermanentError for what is corrupt or longer than ``max_seconds``, CancelledError.
+        """
+        if self._declared is not None and self._declared > max_seconds:
+            raise _too_long(max_seconds)
+        for frame in self._resampled():
+            cancel.raise_if_set()
+            block = frame.to_ndarray()
+            self._frames += block.shape[1]
+            if self._frames > max_seconds * SAMPLE_RATE:
+                raise _too_long(max_seconds)
+            if not np.isfinite(block).all():
+                raise _corrupt("the source has samples that are no numbers")
+            yield np.ascontiguousarray(np.broadcast_to(block, (2, block.shape[1])).T, dtype=np.float32)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was changed or lost, fit to be shown to the client."""
+        notes = []
+        if self._tracks > 1:
+            notes.append(f"the first of {self._tracks} audio tracks was taken")
+        if self._channels > 2:
+            notes.append(f"down-mixed from {self._channels} channels to stereo")
+        if self._damaged:
+            notes.append(f"damaged packets of the source were passed over: {self._damaged}")
+        if self._missing > _ROUNDING:
+            notes.append(f"damaged parts of the source were left out: {self._missing:.1f} s")
+        return tuple(notes)
+
+    def require_whole(self) -> None:
+        """Raise PermanentError if the track is empty, or ends earlier than its file says."""
+        if not self._frames:
+            raise _corrupt() if self._damaged else _empty()
+        whole = self._seconds
+        if self._formats & _MEASURED:
+            whole *= max(1.0, (announced_bytes(self._file) or 0) / _size(self._file))
+        # Where damage in the middle was left out, the last frame still stands at its place near the end.
+        elif self._declared is not None and self._start + self._declared - self._end > _SHORTFALL:
+            whole = self._declared
+        if whole - self._seconds > _SHORTFALL:
+            raise _cut_off(f"it says that it is {whole:.1f} s long, and ends after {self._seconds:.1f} s")
+
+    @property
+    def _seconds(self) -> float:
+        return self._frames / SAMPLE_RATE
+
+    @property
+    def _missing(self) -> float:
+        return 0.0 if self._declared is None else self._declared - self._seconds
+
+    def _resampled(self) -> Iterator[av.AudioFrame]:
+        """Frames of float32 planes, mono or stereo. Concatenated files change form in mid-stream."""
+        form: tuple[object, ...] = ()
+        resampler: AudioResampler | None = None
+        try:
+            for frame in self._decoded():
+                if form != (form := (frame.format.name, frame.layout.name, frame.sample_rate)):
+                    yield from _flushed(resampler)
+                    resampler = self._resampler(frame)
+                assert resampler is not None
+                yield from resampler.resample(frame)
+            yield from _flushed(resampler)
+        except (av.error.FFmpegError, ValueError) as error:
+            raise _corrupt() from error
+
+    def _resampler(self, frame: av.AudioFrame) -> AudioResampler:
+        channels = frame.layout.nb_channels
+        if frame.sample_rate not in _RATES:
+            raise _not_audio(f"the source has a sample rate of {frame.sample_rate} Hz")
+        if channels > _MOST_CHANNELS:
+            raise _not_audio(f"the source has {channels} channels")
+        self._channels = max(self._channels, channels)
+        # ffmpeg mixes mono into stereo at -3 dB: mono is resampled as it is and doubled afterwards.
+        return AudioResampler(format="fltp", layout="mono" if channels == 1 else "stereo", rate=SAMPLE_RATE)
+
+    def _decoded(self) -> Iterator[av.AudioFrame]:
+        for packet in self._container.demux(self._stream):
+            for frame in self._frames_of(packet):
+                if frame.pts is not None and frame.time_base is not None:
+                    self._end = float(frame.pts * frame.time_base)
+                self._end += frame.samples / frame.sample_rate
+                yield frame
+
+    def _frames_of(self, packet: av.Packet[AudioStream]) -> list[av.AudioFrame]:
+        try:
+            return packet.decode()
+        except av.error.InvalidDataError:
+            self._damaged += 1
+            if self._damaged > _DAMAGE_ALLOWED:
+                raise
+            return []
+
+
+@contextmanager
+def open_track(source: Path) -> Iterator[Track]:
+    """The audio track of ``source``.
+
+    Raises PermanentError for what is empty, not audio or cut off before it can be read, OSError.
+    """
+    with source.open("rb") as file:
+        if not _size(file):
+            raise _empty()
+        with _opened(file) as container:
+            yield Track(file, container)
+
+
+def _opened(file: BinaryIO) -> InputContainer:
+    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "none"}
+    try:
+        container = av.open(file, mode="r", container_options=options, metadata_errors="replace")
+    except (av.error.FFmpegError, ValueError) as error:
+        if (announced_bytes(file) or 0) > _size(file):
+            raise _cut_off("its index is missing") from error
+        raise _not_audio("the source is not an audio file that can be read") from error
+    assert isinstance(container, InputContainer)
+    return container
+
+
+def _declared_seconds(container: InputContainer, stream: AudioStream) -> float | None:
+    """How long the stream is by what the file's header says, s; None if it says nothing about this stream."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if "DURATION" in stream.metadata:  # Matroska's: when the stream ends
+        end = _parsed(stream.metadata["DURATION"])
+        start = float((stream.start_time or 0) * (stream.time_base or 0))
+        return None if end is None else end - start
+    if len(container.streams) == 1 and container.duration:
+        return container.duration / av.time_base
+    return None
+
+
+def _parsed(duration: str) -> float | None:
+    """Seconds of ``hours:minutes:seconds``."""
+    try:
+        hours, minutes, seconds = duration.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return None
+
+
+def _flushed(resampler: AudioResampler | None) -> list[av.AudioFrame]:
+    # A resampler that has nothing to do answers the end of its input with itself.
+    return [frame for frame in resampler.resample(None) if frame is not None] if resampler else []
+
+
+def _size(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def _not_audio(why: str) -> PermanentError:
+    return PermanentError(why, code=ErrorCode.NOT_AUDIO)
+
+
+def _too_long(max_seconds: float) -> PermanentError:
+    return PermanentError(f"the audio is longer than {max_seconds:g} s", code=ErrorCode.AUDIO_TOO_LONG)
+
+
+def _empty() -> PermanentError:
+    return PermanentError("the source has no audio in it", code=ErrorCode.AUDIO_EMPTY)
+
+
+def _cut_off(why: str) -> PermanentError:
+    return PermanentError(f"the source is cut off: {why}", code=ErrorCode.AUDIO_CORRUPT)
+
+
+def _corrupt(why: str = "the source's audio is corrupt") -> PermanentError:
+    return PermanentError(why, code=ErrorCode.AUDIO_CORRUPT)

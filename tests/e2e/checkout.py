@@ -1,0 +1,64 @@
+"""A copy of the working tree, in which `./start_local.sh` can be run without touching the developer's own state."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from devstack.environment import apart
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+#: Longest run of one command, s: an installation, or a fetch of the servers, and the demo.
+LIMIT = 800.0
+
+
+class Checkout:
+    """The files of the repository below `root`; nothing that git ignores, and no tests."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        ignored = (REPOSITORY / ".gitignore").read_text(encoding="utf-8").split()
+        patterns = (pattern.rstrip("/") for pattern in ignored)
+        shutil.copytree(REPOSITORY, root, ignore=shutil.ignore_patterns(*patterns, ".git", "tests"))
+
+    def borrow_environment(self) -> None:
+        """Use the repository's virtual environment. Skips the test if there is none: `make install` makes it."""
+        environment = REPOSITORY / ".venv"
+        if not (environment / ".installed").exists():
+            pytest.skip("the virtual environment is not there: run make install")
+        (self.root / ".venv").symlink_to(environment)
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`./start_local.sh arguments`, to its end."""
+        command, env = self.command(arguments, environment)
+        return subprocess.run(
+            command, env=env, cwd=self.root, capture_output=True, text=True, timeout=LIMIT, check=False
+        )
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """`./start_local.sh arguments`, in the background."""
+        command, env = self.command(arguments, environment)
+        return subprocess.Popen(
+            command, env=env, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def command(self, arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+        env = apart({}) | {"UV_OFFLINE": "1", "PIP_NO_INDEX": "1"} | dict(environment)
+        # The copy is to find its own code, not the repository's.
+        return ["./start_local.sh", *arguments], {name: value for name, value in env.items() if name != "PYTHONPATH"}
+
+    def processes(self) -> list[str]:
+        """What runs in this checkout."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if Path(process.cwd()).is_relative_to(self.root):
+                    found.append(" ".join(process.cmdline()))
+            except psutil.Error:
+                continue
+        return found

@@ -1,0 +1,51 @@
+"""A process of its own that prints what the services report: one JSON object per message, until standard input ends.
+
+Its own, because a Kafka client whose broker is killed leaves sockets behind that the test process would be blamed for.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import uuid
+
+from config import load
+from pipeline.errors import PipelineError
+from pipeline.telemetry import configure_logging
+from pipeline.transport import Delivery
+from pipeline.transport.factory import open_transport
+
+
+def main() -> None:
+    settings = load(None)
+    configure_logging("event-reader", settings.log)
+    topics = [settings.kafka.event_topic, settings.kafka.dead_letter_topic]
+    transport = open_transport(settings, max_poll_interval_ms=300_000)
+    subscription = transport.subscribe(topics, f"event-reader-{uuid.uuid4().hex[:8]}")
+    ended = threading.Event()
+    threading.Thread(target=await_end, args=(ended,), daemon=True).start()
+    while not ended.is_set():
+        try:
+            delivery = subscription.receive(0.2)
+            if delivery is not None:
+                report(delivery, dead=delivery.message.topic == topics[1])
+                subscription.settle(delivery)
+        except PipelineError:
+            ended.wait(0.2)  # the broker was killed by a test; it comes back
+    transport.close()
+
+
+def await_end(ended: threading.Event) -> None:
+    sys.stdin.read()
+    ended.set()
+
+
+def report(delivery: Delivery, *, dead: bool) -> None:
+    content = {"dead": delivery.message.key} if dead else json.loads(delivery.message.value)
+    sys.stdout.write(json.dumps(content) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The running services as a client sees them, with their processes at hand to be killed."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+from standardwebhooks import Webhook
+
+from config import Settings
+from demo.centre_model import DEMO_MODEL_NAME
+from devstack.environment import apart, free_ports
+from devstack.stack import Plan, Stack, running
+from tests.e2e.logs import read_log
+from tests.e2e.watcher import PATIENCE, Watcher
+from tests.support.webhook_receiver import Received
+
+CREDENTIALS = ("tester", "a password of the tests")
+WEBHOOK_SECRET = "whsec_" + "dGVzdHMgb25seSwgbm90IGEgc2VjcmV0IGF0IGFsbA=="
+
+#: Longest wait for a service to tidy up after the last job, s.
+TIDYING = 20.0
+#: Quick to try again, quick to notice a death, and small in what is accepted.
+QUICK = {
+    "RETRY_BASE_DELAY": "0.1",
+    "RETRY_MAX_DELAY": "0.3",
+    "MAX_ATTEMPTS": "3",
+    "WEBHOOK_RETRY_BASE_DELAY": "0.1",
+    "WEBHOOK_RETRY_MAX_DELAY": "1",
+    "WEBHOOK_MAX_ATTEMPTS": "8",
+    "WEBHOOK_TIMEOUT": "5",
+    "EMBEDDED_LEASE": "2",
+    "KAFKA_SESSION_TIMEOUT_MS": "6000",
+    "KAFKA_PARTITIONS": "3",
+    "MAX_AUDIO_SECONDS": "60",
+    "MAX_AUDIO_BYTES": "8000000",
+}
+
+
+@dataclass
+class Service:
+    """The service under test. Every job that it accepts is remembered."""
+
+    stack: Stack
+    settings: Settings
+    watcher: Watcher
+    accepted: list[str] = field(default_factory=list)
+    _blamed: set[str] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        return self.stack.api_url
+
+    def ask(self, audio: str, hook_url: str, **fields: Any) -> requests.Response:
+        """POST /generate, whatever the answer."""
+        body = {"audio": audio, "hook_url": hook_url, **fields}
+        answer = requests.post(f"{self.url}/generate", json=body, auth=CREDENTIALS, timeout=PATIENCE)
+        if answer.status_code == requests.codes.accepted:
+            self.accepted.append(answer.json()["task_uuid"])
+        return answer
+
+    def post(self, audio: str, hook_url: str, **fields: Any) -> str:
+        """The id of a job that was accepted."""
+        answer = self.ask(audio, hook_url, **fields)
+        assert answer.status_code == requests.codes.accepted, answer.text
+        return str(answer.json()["task_uuid"])
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to the service's own process, as the kernel does it when memory is short; what it started lives."""
+        process = self._process(name)
+        process.send_signal(signal.SIGKILL)
+        process.wait(PATIENCE)
+
+    def separation_process(self) -> psutil.Process:
+        """The processor's child, which owns the model."""
+        (child,) = self._process("processor").children()
+        return child
+
+    def start(self, name: str) -> None:
+        self.stack.services[name].start()
+
+    def stop(self, name: str) -> None:
+        """SIGTERM, and wait for the end."""
+        self.stack.services[name].stop()
+
+    def restore(self) -> None:
+        """Whatever a test has killed or stopped runs again."""
+        for server in self.stack.servers.values():
+            server.resume()
+            server.start()
+        for service in self.stack.services.values():
+            service.start()
+
+    def wait_until_tidy(self) -> None:
+        """Until no job has left anything in the hand-off or among the working files."""
+        try:
+            self.wait(lambda: not self.leftovers(), lambda: f"left behind: {self.leftovers()}", TIDYING)
+        finally:
+            self._blamed |= set(self.leftovers())  # not on the next test too
+
+    def leftovers(self) -> list[str]:
+        """What is there of jobs, and should not be once the jobs have ended."""
+        state = self.settings.state
+        found = [*files(state.handoff_dir), *state.work_dir.glob("*/job-*"), *state.work_dir.glob("upload-*")]
+        return sorted({str(path) for path in found} - self._blamed)
+
+    def log(self, name: str) -> list[dict[str, Any]]:
+        """What a service has logged so far."""
+        return read_log(self.stack.plan.log_file(name))
+
+    def wait_for_log(self, name: str, **fields: str) -> None:
+        """Until a service has logged an event with these fields: some things are told to nobody else."""
+        self.wait(
+            lambda: any(fields.items() <= event.items() for event in self.log(name)),
+            lambda: f"{name} has logged no {fields}",
+        )
+
+    def wait(self, condition: Callable[[], bool], complaint: Callable[[], str], patience: float = PATIENCE) -> None:
+        """Until `condition`, which nothing announces."""
+        deadline = time.monotonic() + patience
+        while not condition():
+            assert time.monotonic() < deadline, complaint()
+            time.sleep(0.05)
+
+    def check_outcomes(self) -> None:
+        """Every accepted job has ended in exactly one way."""
+        outcomes = {task_uuid: self.watcher.outcomes(task_uuid) for task_uuid in self.accepted}
+        unclear = {task_uuid: states for task_uuid, states in outcomes.items() if len(set(states)) != 1}
+        assert not unclear, unclear
+
+    def _process(self, name: str) -> psutil.Process:
+        pid = self.stack.services[name].pid
+        assert pid is not None, f"{name} does not run"
+        return psutil.Process(pid)
+
+
+@contextmanager
+def service_in(folder: Path, *, real_servers: bool, **settings: str) -> Iterator[Service]:
+    """The three services, ready, with their state and logs below `folder`."""
+    environment = apart(
+        {
+            "BASIC_AUTH_USERNAME": CREDENTIALS[0],
+            "BASIC_AUTH_PASSWORD": CREDENTIALS[1],
+            "WEBHOOK_SECRET": WEBHOOK_SECRET,
+            "ALLOW_PRIVATE_NETWORKS": "true",
+            "MODEL_NAME": DEMO_MODEL_NAME,
+            "MODEL_FILE_DIR": str(folder / "models"),
+            "DATA_DIR": str(folder / "state"),
+            **free_ports(),
+            **QUICK,
+            **settings,
+        }
+    )
+    plan = Plan(environment=environment, data_dir=folder, log_dir=folder / "logs", real_servers=real_servers)
+    with running(plan) as stack:
+        found = stack.settings()
+        with Watcher(stack.plan) as watcher:
+            yield Service(stack, found, watcher)
+
+
+def signed(request: Received) -> bool:
+    """Whether the webhook's signature is right; raises if it is not."""
+    Webhook(WEBHOOK_SECRET).verify(request.body, dict(request.headers))
+    return True
+
+
+def files(folder: Path) -> list[Path]:
+    """Everything below `folder` but locks, which belong to no job."""
+    return [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]

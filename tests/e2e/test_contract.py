@@ -1,0 +1,160 @@
+"""A client that was written against the contract alone, for the older service: it knows nothing of this code."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import time
+import urllib.request
+import uuid
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+import soundfile
+
+from tests.e2e.audio import Recording, check_stems
+from tests.e2e.service import CREDENTIALS, WEBHOOK_SECRET, Service
+from tests.e2e.watcher import PATIENCE
+from tests.support.source_server import SourceServer
+from tests.support.webhook_receiver import Received, WebhookReceiver
+
+pytestmark = pytest.mark.slow
+
+MODEL = "uvr_demo_centre_vocals.onnx"
+
+
+@pytest.fixture
+def audio(source: SourceServer, short_song: Recording) -> str:
+    source.serve_bytes("/song.flac", short_song.file, "audio/flac")
+    return source.url("/song.flac")
+
+
+def generate(service: Service, body: dict[str, Any]) -> dict[str, Any]:
+    """The old client's call, by the standard library."""
+    token = base64.b64encode(":".join(CREDENTIALS).encode()).decode()
+    headers = {"Content-Type": "application/json", "Authorization": f"Basic {token}"}
+    request = urllib.request.Request(f"{service.url}/generate", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        assert answer.status == 202
+        accepted: dict[str, Any] = json.load(answer)
+    service.accepted.append(accepted["task_uuid"])
+    return accepted
+
+
+def told(service: Service, receiver: WebhookReceiver, **body: Any) -> dict[str, Any]:
+    """The webhook's body for one job."""
+    task_uuid = generate(service, {"hook_url": receiver.url, **body})["task_uuid"]
+    (webhook,) = receiver.wait_for(1, PATIENCE)
+    assert webhook.json["task_uuid"] == task_uuid
+    found: dict[str, Any] = webhook.json
+    return found
+
+
+def test_the_old_client(service: Service, audio: str, receiver: WebhookReceiver, short_song: Recording) -> None:
+    accepted = generate(service, {"audio": audio, "hook_url": receiver.url})
+    assert {name: accepted[name] for name in ("message", "status")} == {
+        "message": "Task has been queued for processing",
+        "status": "queued",
+    }
+    assert uuid.UUID(accepted["task_uuid"]).version == 4
+    (webhook,) = receiver.wait_for(1, PATIENCE)
+    assert webhook.headers["content-type"] == "application/json"
+    body = webhook.json
+    assert (body["task_uuid"], body["status"]) == (accepted["task_uuid"], "success")
+    assert abs(body["timestamp"] - time.time()) < PATIENCE
+    assert type(body["timestamp"]) is int
+    for name in ("vocals", "instrumental"):
+        assert urlsplit(body[name]).path.endswith(f"/{accepted['task_uuid']}_{name}.wav")
+        with urllib.request.urlopen(body[name], timeout=PATIENCE) as answer:
+            assert soundfile.info(io.BytesIO(answer.read())).frames == len(short_song.samples)
+
+
+def test_what_is_new_stands_beside_the_old(service: Service, audio: str, receiver: WebhookReceiver) -> None:
+    body = told(service, receiver, audio=audio)
+    assert body["model"] == MODEL
+    assert body["device"]
+    assert body["metadata"] is None
+    assert body["degraded"] == []
+    assert {"download", "separate", "upload"} <= body["timings"].keys()
+    for stem in body["stems"]:
+        assert stem.keys() == {"name", "url", "sha256", "bytes", "duration", "sample_rate", "channels", "format"}
+        assert (stem["duration"], stem["sample_rate"], stem["channels"], stem["format"]) == (2.0, 44_100, 2, "wav")
+
+
+def test_flac(service: Service, audio: str, receiver: WebhookReceiver, short_song: Recording) -> None:
+    body = told(service, receiver, audio=audio, output_format="flac")
+    assert {stem["format"] for stem in body["stems"]} == {"flac"}
+    check_stems(body, short_song)
+
+
+def test_one_stem(service: Service, audio: str, receiver: WebhookReceiver, short_song: Recording) -> None:
+    body = told(service, receiver, audio=audio, stems=["vocals"])
+    assert "instrumental" not in body
+    check_stems(body, short_song, names=("vocals",))
+
+
+def test_metadata_comes_back(service: Service, audio: str, receiver: WebhookReceiver) -> None:
+    metadata = {"album": 7, "title": "Grüße \u2028 𝄞", "nested": {"list": [1, None, True, 0.5]}}
+    assert told(service, receiver, audio=audio, metadata=metadata)["metadata"] == metadata
+
+
+def test_the_model_by_its_name(service: Service, audio: str, receiver: WebhookReceiver) -> None:
+    body = told(service, receiver, audio=audio, model=MODEL)
+    assert (body["status"], body["model"]) == ("success", MODEL)
+
+
+@pytest.mark.parametrize(
+    ("wish", "code"),
+    [
+        ({"model": "nobody-knows-this.onnx"}, "model_unknown"),
+        ({"stems": ["zither"]}, "stem_unknown"),
+    ],
+)
+def test_a_wish_that_nobody_can_fulfil(
+    wish: dict[str, Any], code: str, service: Service, audio: str, receiver: WebhookReceiver, short_song: Recording
+) -> None:
+    body = told(service, receiver, audio=audio, metadata={"n": 1}, **wish)
+    assert (body["status"], body["metadata"]) == ("failed", {"n": 1})
+    assert body["error"] == {"code": code, "retryable": False}
+    assert "vocals" not in body
+    assert "/" not in body["error_message"]
+    generate(service, {"audio": audio, "hook_url": receiver.url})
+    check_stems(receiver.wait_for(2, PATIENCE)[1].json, short_song)  # the next job finds everything in order
+
+
+def test_signatures_by_the_letter_of_the_specification(service: Service, audio: str, receiver: WebhookReceiver) -> None:
+    told(service, receiver, audio=audio)
+    (webhook,) = receiver.received
+    assert webhook.headers["webhook-signature"].split() == [f"v1,{signature(webhook)}"]
+
+
+def signature(webhook: Received) -> str:
+    """Standard Webhooks 1.0.0: HMAC-SHA256 of id, timestamp and body, joined by full stops, in base64."""
+    import hashlib
+    import hmac
+
+    key = base64.b64decode(WEBHOOK_SECRET.removeprefix("whsec_"))
+    head = f"{webhook.headers['webhook-id']}.{webhook.headers['webhook-timestamp']}.".encode()
+    return base64.b64encode(hmac.digest(key, head + webhook.body, hashlib.sha256)).decode()
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({"hook_url": "http://127.0.0.1/hook"}, "audio field is required"),
+        ({"audio": "http://127.0.0.1/song"}, "hook_url field is required"),
+        ({"audio": "ftp://127.0.0.1/song", "hook_url": "http://127.0.0.1/"}, "audio must be a valid HTTP(S) URL"),
+        ({"audio": "http://127.0.0.1/song", "hook_url": "there"}, "hook_url must be a valid HTTP(S) URL"),
+    ],
+)
+def test_what_the_old_client_is_told_of_its_mistakes(service: Service, body: dict[str, str], error: str) -> None:
+    answer = requests.post(f"{service.url}/generate", json=body, auth=CREDENTIALS, timeout=PATIENCE)
+    assert (answer.status_code, answer.json()["error"]) == (400, error)
+
+
+def test_a_client_without_credentials(service: Service, audio: str, receiver: WebhookReceiver) -> None:
+    answer = requests.post(f"{service.url}/generate", json={"audio": audio, "hook_url": receiver.url}, timeout=PATIENCE)
+    assert (answer.status_code, answer.headers["WWW-Authenticate"].partition(" ")[0]) == (401, "Basic")

@@ -1,0 +1,104 @@
+"""Any process may be killed in the midst of a job: the job comes again, and ends once and well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.messages import TaskState
+from tests.e2e.audio import Recording, check_stems
+from tests.e2e.service import Service, signed
+from tests.e2e.watcher import PATIENCE
+from tests.support.source_server import SourceServer
+from tests.support.webhook_receiver import WebhookReceiver
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def separating(service: Service, source: SourceServer, receiver: WebhookReceiver, long_song: Recording) -> str:
+    """A job that the model is working on."""
+    source.serve_bytes("/song", long_song.file)
+    task_uuid = service.post(source.url("/song"), receiver.url)
+    service.watcher.wait_for_separation(task_uuid)
+    return task_uuid
+
+
+def check_success(service: Service, receiver: WebhookReceiver, task_uuid: str, recording: Recording) -> None:
+    """The job has ended well, once."""
+    (webhook,) = receiver.wait_for(1, PATIENCE)
+    assert signed(webhook)
+    assert (webhook.json["task_uuid"], webhook.json["status"]) == (task_uuid, "success")
+    check_stems(webhook.json, recording)
+    assert service.watcher.outcomes(task_uuid) == [TaskState.SUCCESS]
+    assert len(receiver.received) == 1
+
+
+def test_the_processor_is_killed(
+    service: Service, separating: str, receiver: WebhookReceiver, long_song: Recording
+) -> None:
+    orphan = service.separation_process()
+    service.kill("processor")
+    gone, _ = psutil.wait_procs([orphan], PATIENCE)
+    assert gone, "the separation process outlives its parent"
+    service.start("processor")
+    check_success(service, receiver, separating, long_song)
+
+
+@pytest.mark.usefixtures("quick_engine")
+def test_the_separation_process_is_killed(
+    service: Service, separating: str, receiver: WebhookReceiver, long_song: Recording
+) -> None:
+    service.separation_process().kill()
+    check_success(service, receiver, separating, long_song)
+    assert service.stack.services["processor"].running
+
+
+def test_the_processor_is_told_to_stop(
+    service: Service, separating: str, receiver: WebhookReceiver, long_song: Recording
+) -> None:
+    """It is no death of the job's making, whether the grace was long enough for it or not."""
+    service.stop("processor")
+    service.start("processor")
+    check_success(service, receiver, separating, long_song)
+    (separated,) = (event for event in service.log("processor") if is_about(event, "separated", separating))
+    assert separated["attempt"] == 1
+
+
+def is_about(event: dict[str, Any], name: str, task_uuid: str) -> bool:
+    return (event["event"], event.get("task_uuid")) == (name, task_uuid)
+
+
+def test_the_uploader_is_killed_before_the_webhook(
+    service: Service, source: SourceServer, receiver: WebhookReceiver, short_song: Recording
+) -> None:
+    source.serve_bytes("/song", short_song.file)
+    receiver.stop()
+    task_uuid = service.post(source.url("/song"), receiver.url)
+    service.watcher.wait_for_state(task_uuid, TaskState.NOTIFYING)
+    service.kill("uploader")
+    receiver.start()
+    service.start("uploader")
+    check_success(service, receiver, task_uuid, short_song)
+
+
+def test_the_uploader_is_killed_while_the_receiver_thinks(
+    service: Service, source: SourceServer, receiver: WebhookReceiver, short_song: Recording
+) -> None:
+    """Whether it was told, nobody knows: it is told again, of the same end under the same id."""
+    source.serve_bytes("/song", short_song.file)
+    receiver.answer(lambda exchange: exchange.wait_for_the_end(), lambda exchange: exchange.send(OK))
+    task_uuid = service.post(source.url("/song"), receiver.url)
+    receiver.wait_for(1, PATIENCE)
+    service.kill("uploader")
+    service.start("uploader")
+    first, second = receiver.wait_for(2, PATIENCE)
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert [stem["sha256"] for stem in first.json["stems"]] == [stem["sha256"] for stem in second.json["stems"]]
+    check_stems(second.json, short_song)
+    assert service.watcher.outcomes(task_uuid) == [TaskState.SUCCESS]
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

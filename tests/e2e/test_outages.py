@@ -1,0 +1,80 @@
+"""A broker or a store that is away for a while costs time, and no job."""
+
+from __future__ import annotations
+
+import pytest
+
+from devstack.server import LocalServer
+from pipeline.messages import TaskState
+from tests.e2e.audio import Recording, check_stems
+from tests.e2e.service import Service, signed
+from tests.e2e.watcher import PATIENCE
+from tests.support.source_server import SourceServer
+from tests.support.webhook_receiver import WebhookReceiver
+
+pytestmark = pytest.mark.slow
+
+
+def check_successes(service: Service, receiver: WebhookReceiver, task_uuids: list[str], recording: Recording) -> None:
+    webhooks = receiver.wait_for(len(task_uuids), PATIENCE)
+    assert all(map(signed, webhooks))
+    assert sorted(webhook.json["task_uuid"] for webhook in webhooks) == sorted(task_uuids)
+    for webhook in webhooks:
+        assert webhook.json["status"] == "success", webhook.json
+        check_stems(webhook.json, recording)
+    for task_uuid in task_uuids:
+        assert set(service.watcher.outcomes(task_uuid)) == {TaskState.SUCCESS}
+
+
+def test_the_store_is_stopped_while_jobs_flow(
+    service: Service,
+    servers: dict[str, LocalServer],
+    source: SourceServer,
+    receiver: WebhookReceiver,
+    short_song: Recording,
+) -> None:
+    source.serve_bytes("/song", short_song.file)
+    jobs = [service.post(source.url("/song"), receiver.url) for _ in range(2)]
+    servers["s3"].stop()
+    jobs.append(service.post(source.url("/song"), receiver.url))
+    service.wait_for_log("processor", event="job_attempt_failed", kind="infrastructure")
+    servers["s3"].start()
+    check_successes(service, receiver, jobs, short_song)
+
+
+def test_the_broker_is_killed_while_a_job_separates(
+    service: Service,
+    servers: dict[str, LocalServer],
+    source: SourceServer,
+    receiver: WebhookReceiver,
+    long_song: Recording,
+) -> None:
+    source.serve_bytes("/song", long_song.file)
+    task_uuid = service.post(source.url("/song"), receiver.url)
+    service.watcher.wait_for_separation(task_uuid)
+    servers["kafka"].kill()
+    refused = service.ask(source.url("/song"), receiver.url)
+    assert (refused.status_code, "Retry-After" in refused.headers) == (503, True)
+    servers["kafka"].start()
+    check_successes(service, receiver, [task_uuid], long_song)
+
+
+def test_the_uploader_is_killed_in_the_midst_of_an_upload(
+    service: Service,
+    servers: dict[str, LocalServer],
+    source: SourceServer,
+    receiver: WebhookReceiver,
+    short_song: Recording,
+) -> None:
+    source.serve_bytes("/song", short_song.file)
+    uploader = service.stack.services["uploader"]
+    uploader.pause()
+    task_uuid = service.post(source.url("/song"), receiver.url)
+    service.wait_for_log("processor", event="job_settled", task_uuid=task_uuid)
+    servers["s3"].pause()
+    uploader.resume()
+    service.wait(lambda: bool(service.leftovers()), lambda: "the uploader has not begun")
+    service.kill("uploader")
+    servers["s3"].resume()
+    service.start("uploader")
+    check_successes(service, receiver, [task_uuid], short_song)

@@ -1,0 +1,120 @@
+"""Whatever a source does, the client is told once, in one clear sentence and with the right code."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+
+import pytest
+
+from tests.e2e.audio import Recording, check_stems, silence, song
+from tests.e2e.service import Service, signed
+from tests.e2e.watcher import PATIENCE
+from tests.support.source_server import (
+    Behaviour,
+    SourceServer,
+    answer,
+    chunked,
+    content,
+    redirect,
+    reset_after,
+    sequence,
+)
+from tests.support.webhook_receiver import WebhookReceiver
+
+pytestmark = pytest.mark.slow
+
+HTML = b"<!doctype html><html><head><title>Log in</title></head><body>Please log in to listen.</body></html>"
+NOISE = random.Random(7).randbytes(300_000)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A source that no job can be done with."""
+
+    behaviour: Behaviour
+    code: str
+    requests: int = 1
+    """How often the source is asked."""
+    retryable: bool = False
+
+
+FAILING = {
+    "404": Case(answer(404, body=HTML), "source_not_found"),
+    "403": Case(answer(403, body=HTML), "source_refused"),
+    "503 for ever": Case(answer(503), "source_unavailable", requests=3, retryable=True),
+    "a web page": Case(content(HTML, "text/html"), "not_audio"),
+    "a web page that calls itself audio": Case(content(HTML, "audio/mpeg"), "not_audio"),
+    "random bytes": Case(content(NOISE, "audio/flac"), "not_audio"),
+    "an empty file": Case(content(b"", "audio/flac"), "audio_empty"),
+    "a song that is too long": Case(content(silence(61.0).file, "audio/flac"), "audio_too_long"),
+    "a file that is too large": Case(content(bytes(8_000_001)), "source_too_large"),
+    "a file of no announced size that is too large": Case(chunked(*[bytes(1_000_000)] * 9), "source_too_large"),
+    "half a song": Case(content(song(4.0).file[:200_000], "audio/flac"), "audio_corrupt"),
+    "a way to the cloud's metadata": Case(redirect("http://169.254.169.254/latest/meta-data/"), "url_forbidden"),
+    "a way to a local file": Case(redirect("file:///etc/passwd"), "url_forbidden"),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_a_source_that_no_job_can_be_done_with(
+    name: str, service: Service, source: SourceServer, receiver: WebhookReceiver
+) -> None:
+    case = FAILING[name]
+    source.add("/song", case.behaviour)
+    task_uuid = service.post(source.url("/song?token=secret"), receiver.url, metadata={"n": 1})
+    (webhook,) = receiver.wait_for(1, PATIENCE)
+    assert signed(webhook)
+    body = webhook.json
+    assert (body["task_uuid"], body["status"], body["metadata"]) == (task_uuid, "failed", {"n": 1})
+    assert body["error"] == {"code": case.code, "retryable": case.retryable}
+    check_sentence(body["error_message"])
+    assert len(source.requests) == case.requests
+    check_only(receiver, service, task_uuid, "failed")
+
+
+def flaky(recording: Recording) -> dict[str, Behaviour]:
+    file = recording.file
+    return {
+        "503, then the song": sequence(answer(503), content(file)),
+        "a reset in the middle, then the song": sequence(reset_after(file, len(file) // 2), content(file)),
+        "too early an end, then the song": sequence(chunked(file[:1000], finished=False), content(file)),
+        "a redirect to the song": sequence(redirect("/song?again"), content(file)),
+        "the song as anything but audio": content(file, "text/html"),
+    }
+
+
+@pytest.mark.parametrize("name", flaky(Recording(silence(1).samples, 1, b"")))
+def test_a_source_that_recovers(
+    name: str, service: Service, source: SourceServer, receiver: WebhookReceiver, short_song: Recording
+) -> None:
+    source.add("/song", flaky(short_song)[name])
+    task_uuid = service.post(source.url("/song"), receiver.url)
+    (webhook,) = receiver.wait_for(1, PATIENCE)
+    assert signed(webhook)
+    assert (webhook.json["task_uuid"], webhook.json["status"]) == (task_uuid, "success")
+    check_stems(webhook.json, short_song)
+    check_only(receiver, service, task_uuid, "success")
+
+
+def test_a_song_of_a_tenth_of_a_second(service: Service, source: SourceServer, receiver: WebhookReceiver) -> None:
+    tiny = song(0.1)
+    source.serve_bytes("/song", tiny.file)
+    service.post(source.url("/song"), receiver.url)
+    (webhook,) = receiver.wait_for(1, PATIENCE)
+    assert webhook.json["status"] == "success", webhook.json
+    check_stems(webhook.json, tiny)
+
+
+def check_sentence(text: str) -> None:
+    """One sentence for the client's user: no place in a file system or network, no name of an exception."""
+    assert 10 < len(text) < 200
+    assert "\n" not in text
+    assert not re.search(r"/|\\|://|127\.0\.0\.1|169\.254|localhost|Error|Exception|secret", text), text
+
+
+def check_only(receiver: WebhookReceiver, service: Service, task_uuid: str, state: str) -> None:
+    """The end of the job was told once, and reported as such."""
+    assert [outcome.value for outcome in service.watcher.outcomes(task_uuid)] == [state]
+    assert len(receiver.received) == 1

@@ -1,0 +1,237 @@
+"""Settings: from the environment and ``.env``, with errors that name the variable and never show its value."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from config import SECTIONS, ConfigError, Engine, Section, Settings, env_example, load
+
+ROOT = Path(__file__).parents[2]
+SECRET = "hunter2-hunter2"
+VALID_WEBHOOK_SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
+
+#: What clients and operators of the older service have in their environments.
+KEPT = {
+    "BASIC_AUTH_USERNAME",
+    "BASIC_AUTH_PASSWORD",
+    "KAFKA_BOOTSTRAP_SERVERS",
+    "KAFKA_TASK_TOPIC",
+    "KAFKA_RESULT_TOPIC",
+    "KAFKA_PROCESSOR_GROUP_ID",
+    "KAFKA_UPLOADER_GROUP_ID",
+    "S3_ENDPOINT_URL",
+    "S3_BUCKET_NAME",
+    "S3_PUBLIC_DOMAIN",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_REGION",
+    "API_HOST",
+    "API_PORT",
+    "MODEL_NAME",
+    "MODEL_FILE_DIR",
+    "TEMP_DIR",
+    "OUTPUT_DIR",
+}
+
+
+def fields() -> dict[str, tuple[type[Section], str]]:
+    """Every variable with the section and the field that it sets."""
+    return {str(field.alias): (section, name) for section in SECTIONS for name, field in section.model_fields.items()}
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in fields():
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(tmp_path)  # the developer's own .env is not read
+
+
+@pytest.fixture
+def error_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What ``load`` complains about with these variables set."""
+
+    def error_of(**variables: str) -> str:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(ConfigError) as caught:
+            load(None)
+        return str(caught.value)
+
+    return error_of
+
+
+class TestNames:
+    def test_the_variables_of_the_older_service_are_kept(self) -> None:
+        assert fields().keys() >= KEPT
+
+    def test_no_variable_is_used_twice(self) -> None:
+        aliases = [field.alias for section in SECTIONS for field in section.model_fields.values()]
+        assert len(aliases) == len(set(aliases))
+
+    @pytest.mark.parametrize("name", ["HOST", "PORT", "USERNAME", "PASSWORD", "SECRET", "LEVEL", "TIMEOUT"])
+    def test_a_stray_variable_with_the_name_of_a_field_is_no_setting(
+        self, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv(name, "9")
+        (tmp_path / ".env").write_text(f"{name}=9\n")
+        assert vars(load()) == vars(load(None))
+        monkeypatch.delenv(name)
+        assert vars(load()) == vars(load(None))
+
+    def test_every_variable_is_described(self) -> None:
+        described = [field.description for section in SECTIONS for field in section.model_fields.values()]
+        assert all(described)
+
+
+class TestSources:
+    def test_the_environment_wins_over_the_file(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        (tmp_path / ".env").write_text("API_PORT=1111\nAPI_HOST=0.0.0.0\n")
+        monkeypatch.setenv("API_PORT", "2222")
+        settings = load()
+        assert (settings.api.host, settings.api.port) == ("0.0.0.0", 2222)
+
+    def test_an_empty_value_means_the_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        defaults = vars(load(None))
+        for variable in fields():
+            monkeypatch.setenv(variable, "")
+        assert vars(load(None)) == defaults
+
+    def test_importing_reads_and_creates_nothing(self, tmp_path: Path) -> None:
+        environment = {
+            **os.environ,
+            "API_PORT": "not a port",
+            "DATA_DIR": str(tmp_path / "data"),
+            "PYTHONPATH": str(ROOT),
+        }
+        subprocess.run([sys.executable, "-c", "import config"], cwd=tmp_path, env=environment, check=True)
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestExample:
+    def test_it_is_what_the_settings_say(self) -> None:
+        printed = subprocess.run(
+            [sys.executable, "-m", "config"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        assert (ROOT / ".env.example").read_text(encoding="utf-8") == printed, "python -m config > .env.example"
+
+    def test_it_sets_every_variable_to_its_default(self, tmp_path: Path) -> None:
+        example = tmp_path / "example"
+        example.write_text(env_example(), encoding="utf-8")
+        names = [line.partition("=")[0] for line in env_example().splitlines() if line and not line.startswith("#")]
+        assert set(names) == fields().keys()
+        assert vars(Settings(example)) == vars(Settings(None))
+
+
+class TestErrors:
+    def test_every_wrong_variable_is_named_at_once(self, error_of: Callable[..., str]) -> None:
+        message = error_of(API_PORT="none", KAFKA_PARTITIONS="0", LOG_LEVEL="loud", MODEL_NAME="../model.onnx")
+        assert all(name in message for name in ("API_PORT", "KAFKA_PARTITIONS", "LOG_LEVEL", "MODEL_NAME"))
+
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [
+            ("API_PORT", SECRET),
+            ("S3_ENDPOINT_URL", f"ftp://key:{SECRET}@storage/"),
+            ("S3_PUBLIC_DOMAIN", f"{SECRET}@nowhere"),
+            ("WEBHOOK_SECRET", SECRET),
+            ("STORAGE", SECRET),
+            ("LOG_LEVEL", SECRET),
+            ("MODEL_NAME", f"/{SECRET}"),
+            ("AWS_SECRET_ACCESS_KEY", SECRET),
+        ],
+    )
+    def test_no_error_shows_a_value(self, variable: str, value: str, error_of: Callable[..., str]) -> None:
+        message = error_of(**{variable: value})
+        assert variable in message
+        assert "hunter2" not in message
+
+    def test_secrets_do_not_show_in_the_settings(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BASIC_AUTH_PASSWORD", SECRET)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", SECRET)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        monkeypatch.setenv("WEBHOOK_SECRET", VALID_WEBHOOK_SECRET)
+        shown = repr(list(vars(load(None)).values()))
+        assert SECRET not in shown
+        assert VALID_WEBHOOK_SECRET not in shown
+
+
+class TestCredentials:
+    @pytest.mark.parametrize(
+        ("set_up", "missing"),
+        [
+            ({}, ["BASIC_AUTH_USERNAME", "BASIC_AUTH_PASSWORD"]),
+            ({"BASIC_AUTH_USERNAME": "user"}, ["BASIC_AUTH_PASSWORD"]),
+            ({"BASIC_AUTH_PASSWORD": SECRET}, ["BASIC_AUTH_USERNAME"]),
+            ({"BASIC_AUTH_USERNAME": "user", "BASIC_AUTH_PASSWORD": ""}, ["BASIC_AUTH_PASSWORD"]),
+        ],
+    )
+    def test_both_are_required(
+        self, set_up: dict[str, str], missing: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in set_up.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(ConfigError) as caught:
+            load(None).api.require_credentials()
+        named = [name for name in ("BASIC_AUTH_USERNAME", "BASIC_AUTH_PASSWORD") if name in str(caught.value)]
+        assert named == missing
+
+    def test_both_are_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BASIC_AUTH_USERNAME", "user")
+        monkeypatch.setenv("BASIC_AUTH_PASSWORD", SECRET)
+        assert load(None).api.require_credentials() == ("user", SECRET)
+
+
+class TestStorage:
+    def test_it_is_local_unless_a_bucket_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert load(None).storage.engine is Engine.LOCAL
+        monkeypatch.setenv("S3_BUCKET_NAME", "stems")
+        assert load(None).storage.engine is Engine.S3
+        monkeypatch.setenv("STORAGE", "local")
+        assert load(None).storage.engine is Engine.LOCAL
+
+    @pytest.mark.parametrize("variable", ["STORAGE", "HANDOFF"])
+    def test_s3_needs_a_bucket(
+        self, variable: str, monkeypatch: pytest.MonkeyPatch, error_of: Callable[..., str]
+    ) -> None:
+        assert "S3_BUCKET_NAME" in error_of(**{variable: "s3"})
+        monkeypatch.setenv("S3_BUCKET_NAME", "stems")
+        load(None)
+
+    @pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+    def test_half_a_key_is_refused(self, variable: str, error_of: Callable[..., str]) -> None:
+        message = error_of(**{variable: "half"})
+        assert "AWS_ACCESS_KEY_ID" in message
+        assert "AWS_SECRET_ACCESS_KEY" in message
+
+    def test_addresses_keep_their_spelling_less_a_slash_at_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("S3_PUBLIC_DOMAIN", "https://cdn.example.org/Stems/")
+        assert load(None).storage.s3_public_domain == "https://cdn.example.org/Stems"
+
+
+class TestWebhookSecret:
+    @pytest.mark.parametrize("secret", [VALID_WEBHOOK_SECRET, f"{VALID_WEBHOOK_SECRET} {VALID_WEBHOOK_SECRET}"])
+    def test_one_or_two_in_the_standard_form(self, secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WEBHOOK_SECRET", secret)
+        kept = load(None).webhook.secret
+        assert kept is not None
+        assert kept.get_secret_value() == secret
+
+    @pytest.mark.parametrize(
+        "secret",
+        [
+            VALID_WEBHOOK_SECRET.removeprefix("whsec_"),
+            "whsec_" + base64.b64encode(b"short").decode(),
+            "whsec_" + base64.b64encode(bytes(65)).decode(),
+            "whsec_not/base64!",
+            f"{VALID_WEBHOOK_SECRET} whsec_",
+        ],
+    )
+    def test_any_other_form_is_refused(self, secret: str, error_of: Callable[..., str]) -> None:
+        assert "WEBHOOK_SECRET" in error_of(WEBHOOK_SECRET=secret)

@@ -1,0 +1,224 @@
+"""The contract between the services: what goes out comes in, and nothing else does."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import PurePosixPath
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from pipeline.errors import ErrorCode, ErrorKind, PermanentError, PipelineError, TransientError
+from pipeline.messages import (
+    Failure,
+    OutputFormat,
+    SeparationResult,
+    SeparationTask,
+    StemFile,
+    TaskEvent,
+    TaskMessage,
+    TaskState,
+    from_message,
+    to_message,
+)
+from pipeline.transport.protocol import Message
+
+TASK = uuid.UUID("6f1c3e0a-8a55-4c43-a8f0-0a4a3e3f0d11")
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+stem_names = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,63}", fullmatch=True)
+metadata = st.none() | st.dictionaries(
+    st.text(),
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**63), 2**63) | finite | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=5,
+    ),
+    max_size=3,
+)
+tasks = st.builds(
+    SeparationTask,
+    task_uuid=st.uuids(),
+    audio=st.text(),
+    hook_url=st.text(),
+    model=st.none() | st.just("UVR-MDX-NET-Inst_HQ_4.onnx"),
+    stems=st.none() | st.lists(stem_names, max_size=3).map(tuple),
+    output_format=st.sampled_from(OutputFormat),
+    metadata=metadata,
+    submitted_at=finite,
+)
+stems = st.builds(
+    StemFile,
+    name=stem_names,
+    key=st.text(),
+    sha256=st.text(),
+    bytes=st.integers(0),
+    duration=finite,
+    sample_rate=st.integers(1),
+    channels=st.integers(1, 8),
+    peak=finite,
+)
+failures = st.builds(
+    Failure,
+    code=st.sampled_from(ErrorCode),
+    kind=st.sampled_from(ErrorKind),
+    message=st.text(),
+    retryable=st.booleans(),
+)
+results = st.builds(
+    SeparationResult,
+    task_uuid=st.uuids(),
+    status=st.sampled_from(["success", "failed"]),
+    hook_url=st.text(),
+    output_format=st.sampled_from(OutputFormat),
+    metadata=metadata,
+    stems=st.lists(stems, max_size=2).map(tuple),
+    timings=st.dictionaries(st.text(), finite, max_size=2),
+    degraded=st.lists(st.text(), max_size=2).map(tuple),
+    error=st.none() | failures,
+    finished_at=finite,
+)
+events = st.builds(
+    TaskEvent,
+    task_uuid=st.uuids(),
+    status=st.sampled_from(TaskState),
+    progress=st.floats(0, 1),
+    message=st.none() | st.text(),
+    at=finite,
+)
+
+
+def task(**changes: Any) -> dict[str, Any]:
+    return {"task_uuid": str(TASK), "audio": "https://a/song", "hook_url": "https://b/hook", **changes}
+
+
+def message(body: Any) -> Message:
+    return Message("t", "k", body if isinstance(body, bytes) else json.dumps(body).encode())
+
+
+class TestRoundTrip:
+    @given(tasks | results | events)
+    def test_what_goes_out_comes_in(self, body: TaskMessage) -> None:
+        sent = to_message("topic", body)
+        assert from_message(type(body), sent) == body
+
+    @given(tasks | results | events)
+    def test_the_key_is_the_task(self, body: TaskMessage) -> None:
+        sent = to_message("topic", body)
+        assert (sent.topic, sent.key) == ("topic", str(body.task_uuid))
+
+    @given(tasks)
+    def test_a_result_that_failed_says_why_and_keeps_what_the_client_needs(self, body: SeparationTask) -> None:
+        error = TransientError("the source does not answer", code=ErrorCode.SOURCE_UNAVAILABLE)
+        failed = SeparationResult.failed(body, error, model="m.onnx")
+        assert (failed.task_uuid, failed.hook_url, failed.metadata) == (body.task_uuid, body.hook_url, body.metadata)
+        assert failed.error == Failure(code=error.code, kind=ErrorKind.TRANSIENT, message=error.message, retryable=True)
+        assert failed.model == "m.onnx"
+
+
+class TestTolerance:
+    def test_fields_of_a_newer_writer_are_ignored(self) -> None:
+        read = from_message(SeparationTask, message(task(priority=5, nested={"new": [1]})))
+        assert read == SeparationTask(**task(submitted_at=read.submitted_at))
+
+    def test_fields_that_an_older_writer_leaves_out_have_defaults(self) -> None:
+        read = from_message(SeparationTask, message(task()))
+        assert (read.model, read.stems, read.output_format, read.metadata) == (None, None, OutputFormat.WAV, None)
+
+
+class TestUnparsable:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"\xff\xfe\x00",
+            b"hunter2",
+            b"[" * 100_000,
+            b'{"task_uuid": "hunter2", "audio": "hunter2", "hook_url": 1}',
+            b"null",
+            b'["hunter2"]',
+            task(task_uuid="hunter2"),
+            task(audio=["hunter2"]),
+            task(output_format="hunter2"),
+            task(metadata=["hunter2"]),
+            {"task_uuid": str(TASK)},
+        ],
+    )
+    def test_it_is_refused_for_good_without_showing_what_was_in_it(self, body: Any) -> None:
+        with pytest.raises(PermanentError) as caught:
+            from_message(SeparationTask, message(body))
+        assert caught.value.code is ErrorCode.MESSAGE_INVALID
+        assert "hunter2" not in caught.value.message
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__
+
+    def test_the_wrong_fields_are_named(self) -> None:
+        with pytest.raises(PermanentError, match="audio; hook_url"):
+            from_message(SeparationTask, message({"task_uuid": str(TASK)}))
+
+    @given(st.binary())
+    def test_no_bytes_do_worse(self, body: bytes) -> None:
+        with pytest.raises(PermanentError):
+            from_message(SeparationTask, message(body))
+
+
+class TestNames:
+    """Stems and models become part of keys and file names."""
+
+    @given(st.text(max_size=80))
+    def test_no_stem_is_a_path(self, name: str) -> None:
+        assume_harmless(StemNamed, name)
+
+    @given(st.text(max_size=140))
+    def test_no_model_is_a_path(self, name: str) -> None:
+        assume_harmless(ModelNamed, name)
+
+    @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "/etc/passwd", "a\0b", "a\n", "é", "-rf"])
+    def test_neither_takes_these(self, name: str) -> None:
+        with pytest.raises(ValidationError):
+            SeparationTask(**task(model=name))
+        with pytest.raises(ValidationError):
+            SeparationTask(**task(stems=[name]))
+
+
+class StemNamed(BaseModel):
+    name: Any
+
+    def model_post_init(self, _context: Any) -> None:
+        SeparationTask(**task(stems=[self.name]))
+
+
+class ModelNamed(BaseModel):
+    name: Any
+
+    def model_post_init(self, _context: Any) -> None:
+        SeparationTask(**task(model=self.name))
+
+
+def assume_harmless(model: type[BaseModel], name: str) -> None:
+    """Either the name is refused, or it is a file name and nothing more."""
+    try:
+        model(name=name)
+    except ValidationError:
+        return
+    assert PurePosixPath(name).parts == (name,)
+    assert name.isascii()
+    assert name.isprintable()
+    assert not name.startswith((".", "-"))
+
+
+class TestEvents:
+    @pytest.mark.parametrize("progress", [-0.1, 1.1])
+    def test_progress_is_a_share(self, progress: float) -> None:
+        with pytest.raises(ValidationError):
+            TaskEvent(task_uuid=TASK, status=TaskState.SEPARATING, progress=progress)
+
+
+@pytest.mark.parametrize("kind", PipelineError.__subclasses__())
+def test_only_permanent_failures_are_not_worth_asking_again(kind: type[PipelineError]) -> None:
+    failure = Failure.from_error(kind("why", code=ErrorCode.INTERNAL))
+    assert failure.retryable is (kind is not PermanentError)

@@ -1,0 +1,180 @@
+"""The arithmetic of commits, over every interleaving of receiving, beginning, settling, giving back and crashing."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pipeline.transport.offsets import PartitionProgress, parse_metadata
+
+#: What a broker accepts as a commit's metadata, unless it is told otherwise (offset.metadata.max.bytes).
+BROKER_LIMIT = 4096
+
+
+class OnePartition(RuleBasedStateMachine):
+    """A partition, the group's commit at the broker, and a consumer that may die at any time."""
+
+    @initialize(gaps=st.lists(st.integers(1, 3), min_size=1, max_size=15), first=st.integers(0, 1000))
+    def publish(self, gaps: list[int], first: int) -> None:
+        self.log = [first + sum(gaps[:n]) for n in range(len(gaps))]  # compaction leaves gaps
+        self.committed: tuple[int, str] = (first, "")
+        self.settled: set[int] = set()
+        self.expected_attempts = dict.fromkeys(self.log, 0)
+        self.start()
+
+    def start(self) -> None:
+        """A consumer takes the partition over, from the commit."""
+        self.progress = PartitionProgress(parse_metadata(self.committed[1]))
+        self.unread = [offset for offset in self.log if offset >= self.committed[0]]
+        self.ready: list[int] = []
+        self.open: set[int] = set()
+
+    def commit(self) -> None:
+        low_water = self.progress.low_water
+        assert low_water is not None
+        self.committed = (low_water, self.progress.metadata)
+
+    @precondition(lambda self: self.unread)
+    @rule()
+    def receive(self) -> None:
+        offset = self.unread.pop(0)
+        assert self.progress.received(offset)
+        self.ready.append(offset)
+
+    @rule(data=st.data())
+    def receive_again(self, data: st.DataObject) -> None:
+        known = [offset for offset in self.log if offset >= self.committed[0] and offset not in self.unread]
+        if known:
+            assert not self.progress.received(data.draw(st.sampled_from(known)))
+
+    @precondition(lambda self: self.ready)
+    @rule(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
+        offset = data.draw(st.sampled_from(self.ready))
+        self.ready.remove(offset)
+        self.open.add(offset)
+        attempt = self.progress.begin(offset)
+        # A settled message above the low-water mark may come again after a crash: its count is of no use any more.
+        if offset not in self.settled:
+            self.expected_attempts[offset] += 1
+            assert attempt == self.expected_attempts[offset]
+        self.commit()
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), committed=st.booleans())
+    def settle(self, data: st.DataObject, committed: bool) -> None:
+        offset = data.draw(st.sampled_from(sorted(self.open)))
+        self.open.remove(offset)
+        self.settled.add(offset)
+        self.progress.settle(offset)
+        if committed:
+            self.commit()
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), counted=st.booleans())
+    def give_back(self, data: st.DataObject, counted: bool) -> None:
+        offset = data.draw(st.sampled_from(sorted(self.open)))
+        self.open.remove(offset)
+        self.ready.append(offset)
+        if not counted:
+            self.progress.uncount(offset)
+            self.expected_attempts[offset] -= offset not in self.settled
+        self.commit()
+
+    @rule()
+    def crash(self) -> None:
+        self.start()
+
+    @precondition(lambda self: self.progress.low_water is not None)
+    @rule()
+    def leave_in_good_order(self) -> None:
+        for offset in self.open:
+            self.progress.uncount(offset)
+            self.expected_attempts[offset] -= offset not in self.settled
+        self.commit()
+        self.start()
+
+    @invariant()
+    def no_commit_passes_an_unsettled_message(self) -> None:
+        assert all(offset in self.settled for offset in self.log if offset < self.committed[0])
+
+    @invariant()
+    def what_would_be_committed_never_passes_one_either(self) -> None:
+        low_water = self.progress.low_water
+        if low_water is not None:
+            assert all(offset in self.settled for offset in self.log if offset < low_water)
+
+    @invariant()
+    def no_attempt_of_an_outstanding_message_is_lost(self) -> None:
+        recorded = parse_metadata(self.committed[1])
+        for offset, attempts in self.expected_attempts.items():
+            if offset not in self.settled:
+                assert recorded.get(offset, 0) == attempts
+
+    @invariant()
+    def nothing_is_recorded_of_what_lies_behind(self) -> None:
+        assert all(offset >= self.committed[0] for offset in parse_metadata(self.committed[1]))
+
+
+TestOnePartition = OnePartition.TestCase
+
+counts = st.dictionaries(st.integers(0, 2**63 - 1), st.integers(1, 1000), max_size=20)
+
+
+class TestMetadata:
+    @given(counts)
+    def test_what_is_committed_is_read_again(self, attempts: dict[int, int]) -> None:
+        assert parse_metadata(PartitionProgress(attempts).metadata) == attempts
+
+    def test_nothing_to_say_is_said_with_nothing(self) -> None:
+        assert PartitionProgress({}).metadata == ""
+
+    @given(
+        st.none()
+        | st.text()
+        | st.from_type(type(None))
+        | counts.map(str)
+        | st.recursive(
+            st.none() | st.booleans() | st.floats() | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.just("attempts"), inner),
+        ).map(json.dumps)
+    )
+    def test_what_somebody_else_wrote_counts_nothing(self, metadata: str | None) -> None:
+        parsed = parse_metadata(metadata)
+        assert all(isinstance(offset, int) and isinstance(count, int) for offset, count in parsed.items())
+
+    def test_a_message_that_is_done_is_not_mentioned_though_an_earlier_one_is_not(self) -> None:
+        progress = PartitionProgress({})
+        for offset in (1, 2):
+            progress.received(offset)
+        progress.begin(2)
+        progress.settle(2)
+        assert progress.metadata == ""
+
+    def test_nor_is_one_that_has_expired_unread(self) -> None:
+        progress = PartitionProgress({7: 1})
+        progress.received(9)
+        assert progress.metadata == ""
+
+    def test_a_hundred_jobs_in_hand_fit_into_a_commit(self) -> None:
+        progress = PartitionProgress({})
+        for offset in range(10**9, 10**9 + 100):
+            progress.received(offset)
+            progress.begin(offset)
+        assert len(progress.metadata) < BROKER_LIMIT
+
+
+class TestLowWater:
+    def test_there_is_nothing_to_commit_before_the_first_message(self) -> None:
+        assert PartitionProgress({}).low_water is None
+
+    def test_it_is_the_offset_after_the_last_once_all_is_settled(self) -> None:
+        progress = PartitionProgress({})
+        progress.received(41)
+        assert progress.low_water == 41
+        progress.begin(41)
+        progress.settle(41)
+        assert progress.low_water == 42

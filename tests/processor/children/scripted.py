@@ -1,0 +1,180 @@
+"""A child that does as it is told: ``python -m tests.processor.children.scripted FOLDER BEHAVIOUR… DESCRIPTOR``.
+
+The first process that is started with ``FOLDER`` shows the first behaviour, the second the second, and all after the
+last one the last. Each leaves its process id there, in a file named by its number.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from pipeline.errors import ErrorCode, ErrorKind
+from processor.protocol import (
+    Cancel,
+    ChildSettings,
+    Done,
+    Failed,
+    Fatal,
+    Progress,
+    Ready,
+    Separate,
+    SetupFailed,
+    Started,
+)
+
+
+def get_ready(parent: Connection) -> None:
+    settings = parent.recv()
+    assert isinstance(settings, ChildSettings)
+    parent.send(Ready(settings.model_name, "cpu", 0.0))
+
+
+def next_job(parent: Connection) -> Separate:
+    while not isinstance(command := parent.recv(), Separate):
+        assert isinstance(command, Cancel)
+    return command
+
+
+def done(job: Separate) -> Done:
+    return Done(job.job, (), job.model, "cpu")
+
+
+def work(parent: Connection) -> None:
+    get_ready(parent)
+    while True:
+        job = next_job(parent)
+        parent.send(Started(job.job))
+        for fraction in (0.0, 0.5, 1.0):
+            parent.send(Progress(job.job, fraction))
+        parent.send(done(job))
+
+
+def exit_in_setup(parent: Connection) -> None:
+    parent.recv()
+    sys.exit(3)
+
+
+def refuse_setup(parent: Connection) -> None:
+    parent.recv()
+    parent.send(SetupFailed(ErrorCode.MODEL_UNAVAILABLE, "there is no model today"))
+    hang()  # as a process that takes its time to end
+
+
+def hang_in_setup(parent: Connection) -> None:
+    parent.recv()
+    hang()
+
+
+def get_ready_when_told(parent: Connection) -> None:
+    """By whoever opens the named pipe ``go`` beside the folder."""
+    (Path(sys.argv[1]).parent / "go").read_bytes()
+    get_ready(parent)
+    next_job(parent)
+
+
+def die_before_the_job(parent: Connection) -> None:
+    get_ready(parent)
+    next_job(parent)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop_before_the_job(parent: Connection) -> None:
+    get_ready(parent)
+    next_job(parent)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def in_job(then: Callable[[Connection, Separate], None]) -> Callable[[Connection], None]:
+    def behave(parent: Connection) -> None:
+        get_ready(parent)
+        while True:
+            job = next_job(parent)
+            parent.send(Started(job.job))
+            parent.send(Progress(job.job, 0.5))
+            then(parent, job)
+
+    return behave
+
+
+def die(_parent: Connection, _job: Separate) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop(_parent: Connection, _job: Separate) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def break_down(parent: Connection, job: Separate) -> None:
+    parent.send(Fatal(job.job, "the device has fallen off"))
+    hang()
+
+
+def talk_nonsense(parent: Connection, _job: Separate) -> None:
+    parent.send_bytes(b"this is no pickle")
+    hang()
+
+
+def obey_a_cancel(parent: Connection, job: Separate) -> None:
+    assert parent.recv() == Cancel(job.job)
+    parent.send(Failed(job.job, ErrorKind.CANCELLED, ErrorCode.SHUTTING_DOWN, "stopped"))
+
+
+def finish_all_the_same(parent: Connection, job: Separate) -> None:
+    assert parent.recv() == Cancel(job.job)
+    parent.send(done(job))
+
+
+def be_deaf(_parent: Connection, _job: Separate) -> None:
+    hang()
+
+
+def be_late(parent: Connection, job: Separate) -> None:
+    """Reports about the job before this one come in between."""
+    parent.send(Fatal(job.job - 1, "yesterday's trouble"))
+    parent.send(done(job))
+
+
+def fail(parent: Connection, job: Separate) -> None:
+    """With the kind of error that the model's name stands for."""
+    parent.send(Failed(job.job, ErrorKind(job.model), ErrorCode.SEPARATION_FAILED, f"{job.model} it is"))
+
+
+def hang() -> None:
+    threading.Event().wait()
+
+
+BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
+    behaviour.__name__: behaviour
+    for behaviour in (
+        work,
+        exit_in_setup,
+        refuse_setup,
+        hang_in_setup,
+        get_ready_when_told,
+        die_before_the_job,
+        stop_before_the_job,
+    )
+} | {
+    f"{then.__name__}_in_job": in_job(then)
+    for then in (die, stop, break_down, talk_nonsense, obey_a_cancel, finish_all_the_same, be_deaf, be_late, fail)
+}
+
+
+def main(folder: Path, *behaviours: str) -> None:
+    number = len(list(folder.iterdir()))
+    (folder / f"{number:03}").write_text(str(os.getpid()))
+    *_, descriptor = sys.argv
+    try:
+        BEHAVIOURS[behaviours[min(number, len(behaviours) - 1)]](Connection(int(descriptor)))
+    except EOFError:
+        sys.exit(0)  # the parent is gone
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:-1])

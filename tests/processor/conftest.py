@@ -1,0 +1,40 @@
+"""The demo model in a folder of its own, and the processes that audio-separator may be imported in."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
+from processor.protocol import ChildSettings
+from processor.separation import SeparationProcess
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that knows the demo model and no other. Not to be changed."""
+    return write_demo_model(tmp_path_factory.mktemp("models")).parent
+
+
+@pytest.fixture(scope="session")
+def library() -> Iterator[ProcessPoolExecutor]:
+    """Runs functions of ``tests.processor.library`` in one process of their own.
+
+    audio-separator is imported there, once, and not here: it leaves warning filters, loggers and lazy modules behind
+    that other tests would stumble over.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def warm(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeparationProcess]:
+    """The real child with the demo model: to start one takes ten seconds and more. It may be killed."""
+    scratch = tmp_path_factory.mktemp("scratch")
+    process = SeparationProcess(ChildSettings(model_dir, DEMO_MODEL_NAME, False, scratch))
+    yield process
+    process.close()

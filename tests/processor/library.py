@@ -1,0 +1,151 @@
+"""What the tests do with audio-separator itself; see the fixture ``library``."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from demo.centre_model import DEMO_MODEL_NAME
+from pipeline.cancel import CancelToken
+from pipeline.download import UrlGuard
+from pipeline.errors import ErrorCode, PipelineError
+from processor.decode import Mixture
+from processor.protocol import Separate, Stem
+
+if TYPE_CHECKING:
+    from processor.engine import StockEngine
+
+Stems = dict[str, NDArray[np.float32]]
+"""Samples ``(channels, frames)`` by name."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A classified error; exceptions of ours do not survive pickling."""
+
+    kind: str
+    code: str
+    message: str
+
+
+def stock_stems(model_dir: Path, mixture: Path, scratch: Path) -> Stems:
+    """What an unmodified Separator hands to its writer."""
+    separator = _stock(model_dir, scratch)
+    stems: Stems = {}
+
+    def capture(_path: str, source: Any, name: str) -> dict[str, Any]:
+        stems[name.lower()] = np.array(source.T)
+        return {name: source}
+
+    separator.model_instance.final_process = capture
+    separator.separate(str(mixture))
+    return stems
+
+
+@functools.cache
+def _stock(model_dir: Path, scratch: Path) -> Any:
+    from audio_separator.separator import Separator
+
+    _engine(model_dir, scratch)  # which puts ffmpeg on PATH
+    separator = Separator(
+        log_level=logging.WARNING,
+        model_file_dir=str(model_dir),
+        output_dir=str(scratch),
+        output_format="WAV",
+        normalization_threshold=1.0,
+    )
+    separator.load_model(DEMO_MODEL_NAME)
+    return separator
+
+
+@functools.cache
+def _engine(model_dir: Path, scratch: Path) -> StockEngine:
+    from processor.engine import StockEngine
+
+    return StockEngine(model_dir, scratch, guard=UrlGuard(allow_private=True))
+
+
+def run(
+    model_dir: Path,
+    scratch: Path,
+    mixture: Mixture,
+    folder: Path,
+    *,
+    model: str = DEMO_MODEL_NAME,
+    stems: tuple[str, ...] | None = None,
+    cancel_at: float | None = None,
+    only: str | None = None,
+) -> tuple[tuple[Stem, ...] | Refusal, list[float]]:
+    """Separate with the engine: the stems or why there are none, and the progress.
+
+    ``cancel_at``: share of the work after which it is cancelled. ``only``: the library's own option that has it leave
+    out the other stem without a word.
+    """
+    engine = _engine(model_dir, scratch)
+    progress: list[float] = []
+    cancel = CancelToken()
+
+    def on_progress(fraction: float) -> None:
+        progress.append(fraction)
+        if cancel_at is not None and fraction >= cancel_at:
+            cancel.cancel(ErrorCode.SHUTTING_DOWN)
+        cancel.raise_if_set()
+
+    def work() -> tuple[Stem, ...]:
+        engine.load(model)
+        engine._separator.model_instance.output_single_stem = only
+        return engine.separate(job, on_progress)
+
+    job = Separate(1, mixture.path, mixture.peak, mixture.frames, folder, model, stems)
+    return _classified(work), progress
+
+
+def load(model_dir: Path, scratch: Path, model: str, *, require_gpu: bool = False) -> str | Refusal:
+    """Load a model with an engine of its own; the device, or why it cannot be."""
+    from processor.engine import StockEngine
+
+    def work() -> str:
+        engine = StockEngine(model_dir, scratch, guard=UrlGuard(allow_private=True), require_gpu=require_gpu)
+        engine.load(model)
+        return engine.device
+
+    device: str | Refusal = _classified(work)
+    return device
+
+
+def _classified(work: Callable[[], Any]) -> Any:
+    from processor.engine import classify
+
+    try:
+        return work()
+    except Exception as error:
+        known = classify(error)
+        if known is None:
+            raise
+        assert isinstance(known, PipelineError)
+        return Refusal(known.kind, known.code, known.message)
+
+
+def hooks_left(model_dir: Path, scratch: Path) -> dict[str, bool]:
+    """What of ours is still in the library after its runs."""
+    model = _engine(model_dir, scratch)._separator.model_instance
+    return {
+        "tqdm": sys.modules[type(model).__module__].tqdm.__module__ != "tqdm.std",
+        "final_process": "final_process" in vars(model),
+        "demix": "demix" in vars(model),
+    }
+
+
+def read(stem: Stem) -> NDArray[np.float32]:
+    """Samples ``(channels, frames)``."""
+    samples: NDArray[np.float32] = soundfile.read(stem.path, dtype="float32")[0]
+    return samples.T

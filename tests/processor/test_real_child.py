@@ -1,0 +1,177 @@
+"""The real child, with the demo model."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import soundfile
+
+from demo.centre_model import DEMO_MODEL_NAME
+from demo.sdr import sdr_db
+from demo.song import render_song
+from pipeline.cancel import CancelToken
+from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, PermanentError, PoisonError
+from processor.decode import Mixture
+from processor.protocol import Done
+from processor.separation import OnProgress, SeparationProcess
+from tests.processor.audio import decoded, noise, write_pcm
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DEADLINE = 60.0
+
+
+def separate(
+    warm: SeparationProcess,
+    mixture: Mixture,
+    *,
+    model: str | None = None,
+    stems: tuple[str, ...] | None = None,
+    cancel: CancelToken | None = None,
+    on_progress: OnProgress = lambda fraction: None,
+) -> Done:
+    return warm.separate(
+        mixture,
+        mixture.path.parent,
+        model=model,
+        stems=stems,
+        timeout=DEADLINE,
+        cancel=cancel or CancelToken(),
+        on_progress=on_progress,
+    )
+
+
+def pid_of(warm: SeparationProcess) -> int:
+    """Of the child that is ready."""
+    warm.start(CancelToken())
+    (pid,) = [child.pid for child in psutil.Process().children() if "processor.child" in " ".join(child.cmdline())]
+    return pid
+
+
+@pytest.fixture
+def song(tmp_path: Path) -> Mixture:
+    return decoded(write_pcm(tmp_path / "song.wav", noise(15.0), subtype="FLOAT")).mixture
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> Mixture:
+    return decoded(write_pcm(tmp_path / "short.wav", noise(0.1), subtype="FLOAT")).mixture
+
+
+def test_a_song_is_separated(warm: SeparationProcess, tmp_path: Path) -> None:
+    song = render_song(seconds=8)
+    progress: list[float] = []
+    mixture = decoded(write_pcm(tmp_path / "song.wav", song.mixture * np.float32(0.3), subtype="FLOAT")).mixture
+
+    done = separate(warm, mixture, on_progress=progress.append)
+
+    assert (done.model, done.device) == (DEMO_MODEL_NAME, "cpu")
+    assert progress[0] == 0.0
+    assert progress == sorted(progress)
+    (vocals,) = (stem for stem in done.stems if stem.name == "vocals")
+    assert vocals.path.parent == mixture.path.parent
+    sung = soundfile.read(vocals.path, dtype="float32")[0].T / np.float32(0.3)
+    assert sdr_db(song.vocals, sung) - sdr_db(song.vocals, song.mixture) > 6
+
+
+def test_the_model_stays_warm_from_job_to_job(warm: SeparationProcess, song: Mixture) -> None:
+    pid = pid_of(warm)
+    first, second = (separate(warm, song) for _ in range(2))
+    assert [stem.sha256 for stem in first.stems] == [stem.sha256 for stem in second.stems]
+    assert pid_of(warm) == pid
+
+
+def test_a_refused_job_leaves_the_child_fit(warm: SeparationProcess, short: Mixture) -> None:
+    pid = pid_of(warm)
+    with pytest.raises(PermanentError) as caught:
+        separate(warm, short, stems=("drums",))
+    assert caught.value.code is ErrorCode.STEM_UNKNOWN
+    with pytest.raises(PermanentError) as caught:
+        separate(warm, short, model="no-such-model.onnx")
+    assert caught.value.code is ErrorCode.MODEL_UNKNOWN
+    assert len(separate(warm, short).stems) == 2
+    assert pid_of(warm) == pid
+
+
+def test_a_cancel_is_honoured_and_the_child_stays_warm(warm: SeparationProcess, song: Mixture) -> None:
+    pid = pid_of(warm)
+    cancel = CancelToken()
+    with pytest.raises(CancelledError) as caught:
+        separate(warm, song, cancel=cancel, on_progress=lambda _: cancel.cancel(ErrorCode.DELIVERY_LOST))
+    assert caught.value.code is ErrorCode.DELIVERY_LOST
+    assert [path.name for path in song.path.parent.iterdir()] == ["mixture.wav"]
+    assert len(separate(warm, song).stems) == 2
+    assert pid_of(warm) == pid
+
+
+def test_a_full_disk_costs_neither_the_job_nor_the_child(warm: SeparationProcess, song: Mixture) -> None:
+    pid = pid_of(warm)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+    with pytest.raises(InfrastructureError) as caught:
+        separate(warm, song)
+    assert caught.value.code is ErrorCode.DISK_FULL
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert len(separate(warm, song).stems) == 2
+    assert pid_of(warm) == pid
+
+
+def test_a_ctrl_c_is_for_the_parent(warm: SeparationProcess, short: Mixture) -> None:
+    """The terminal sends it to both; the parent may want to finish the job."""
+    pid = pid_of(warm)
+    os.kill(pid, signal.SIGINT)
+    assert len(separate(warm, short).stems) == 2
+    assert pid_of(warm) == pid
+
+
+def test_a_child_that_is_killed_at_work_is_replaced(warm: SeparationProcess, song: Mixture) -> None:
+    """As by a kernel that is short of memory."""
+    pid = pid_of(warm)
+    with pytest.raises(PoisonError) as caught:
+        separate(warm, song, on_progress=lambda _: os.kill(pid, signal.SIGKILL))
+    assert (caught.value.code, caught.value.message) == (
+        ErrorCode.WORKER_DIED,
+        "the separation process was ended by signal 9",
+    )
+    assert not psutil.pid_exists(pid)
+    assert len(separate(warm, song).stems) == 2
+    assert pid_of(warm) != pid
+
+
+PARENT = """
+import sys
+import threading
+from pathlib import Path
+from pipeline.cancel import CancelToken
+from processor.protocol import ChildSettings
+from processor.separation import SeparationProcess
+process = SeparationProcess(ChildSettings(Path(sys.argv[1]), sys.argv[2], False, Path(sys.argv[3])))
+print(process._running().pid, flush=True)
+process.start(CancelToken())
+"""
+
+
+def test_a_child_ends_with_its_parent(model_dir: Path, tmp_path: Path) -> None:
+    """Even one that is busy loading, when the parent is given no time for anything."""
+    arguments = [str(model_dir), DEMO_MODEL_NAME, str(tmp_path)]
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, *arguments], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        # Its settings have come when it turns to the library.
+        while not any("torch" in region.path for region in child.memory_maps()):
+            threading.Event().wait(0.05)
+        parent.kill()
+    # It is nobody's child now, so whether it is gone can only be asked for.
+    psutil.wait_procs([child], timeout=DEADLINE)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE

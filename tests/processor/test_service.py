@@ -1,0 +1,174 @@
+"""One task from the topic to the hand-off, through a real source, the real consumer loop and the real child."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+import soundfile
+
+from demo.centre_model import DEMO_MODEL_NAME
+from pipeline.errors import ErrorCode, ErrorKind
+from pipeline.messages import OutputFormat, SeparationResult, TaskState
+from pipeline.storage.keys import handoff_key
+from processor.separation import SeparationProcess
+from tests.processor.audio import RATE, noise, write_av, write_pcm
+from tests.processor.way import Way, open_way
+from tests.support.source_server import Behaviour, SourceServer, answer, content, reset_after, sequence
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def way(tmp_path: Path, warm: SeparationProcess) -> Iterator[Way]:
+    with open_way(tmp_path, warm) as opened:
+        yield opened
+
+
+@pytest.fixture
+def source() -> Iterator[SourceServer]:
+    with SourceServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def song(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("song")
+    return write_pcm(folder / "song.flac", noise(2.0, peak=0.4), subtype="PCM_24").read_bytes()
+
+
+def test_a_song_becomes_stems_in_the_hand_off(way: Way, source: SourceServer, song: bytes) -> None:
+    source.serve_bytes("/song", song)
+    result = way.separate(source.url("/song"), metadata={"ours": [1]}, output_format=OutputFormat.FLAC)
+
+    assert (result.status, result.error, result.degraded) == ("success", None, ())
+    assert (result.hook_url, result.metadata, result.output_format) == ("http://client/hook", {"ours": [1]}, "flac")
+    assert (result.model, result.device) == (DEMO_MODEL_NAME, "cpu")
+    assert list(result.timings) == ["download", "decode", "separate", "handoff"]
+    assert {stem.name for stem in result.stems} == {"vocals", "instrumental"}
+    total = np.zeros((2 * RATE, 2))
+    for stem in result.stems:
+        assert stem.key == handoff_key(result.task_uuid, stem.name, stem.sha256)
+        path = way.handoff.path_of(stem.key)
+        assert path is not None
+        data = path.read_bytes()
+        assert (stem.bytes, stem.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+        samples, rate = soundfile.read(path)
+        assert (stem.duration, stem.sample_rate, stem.channels) == (2.0, rate, 2)
+        assert stem.peak == np.max(np.abs(samples))
+        total += samples
+    np.testing.assert_allclose(total.T, noise(2.0, peak=0.4), atol=1e-5)
+    states = [event.status for event in way.events()]
+    assert list(dict.fromkeys(states)) == [TaskState.DOWNLOADING, TaskState.SEPARATING]
+
+
+def test_a_task_that_comes_twice_gives_the_same_stems(way: Way, source: SourceServer, song: bytes) -> None:
+    source.serve_bytes("/song", song)
+    task_uuid = uuid4()
+    first, second = (way.separate(source.url("/song"), task_uuid) for _ in range(2))
+    assert first.stems == second.stems
+    assert way.stem_files() == {stem.key for stem in first.stems}
+
+
+def test_what_was_changed_is_told(way: Way, source: SourceServer, tmp_path: Path) -> None:
+    surround = write_av(tmp_path / "song.flac", noise(0.5, channels=6), "flac", "flac", layout="5.1")
+    source.serve_bytes("/song", surround.read_bytes())
+    assert way.separate(source.url("/song"), stems=("vocals",)).degraded == ("down-mixed from 6 channels to stereo",)
+    assert len(way.stem_files()) == 1
+
+
+def test_a_tenth_of_a_second_is_a_song(way: Way, source: SourceServer, tmp_path: Path) -> None:
+    source.serve_bytes("/song", write_pcm(tmp_path / "song.wav", noise(0.1)).read_bytes())
+    result = way.separate(source.url("/song"))
+    assert [stem.duration for stem in result.stems] == [0.1, 0.1]
+
+
+@pytest.mark.parametrize(
+    "trouble", [answer(503), answer(503, {"Retry-After": "0"}), answer(429), lambda exchange: exchange.reset()]
+)
+def test_passing_trouble_is_tried_again(way: Way, source: SourceServer, song: bytes, trouble: Behaviour) -> None:
+    source.add("/song", sequence(trouble, content(song)))
+    assert way.separate(source.url("/song")).status == "success"
+    assert source.connections == 2
+
+
+def test_a_download_that_breaks_off_is_tried_again(way: Way, source: SourceServer, song: bytes) -> None:
+    source.add("/song", sequence(reset_after(song, 10_000), reset_after(song, len(song) - 1), content(song)))
+    assert way.separate(source.url("/song")).status == "success"
+    assert source.connections == 3
+
+
+def failure(result: SeparationResult) -> tuple[ErrorKind, ErrorCode]:
+    """Of a result that has nothing but its failure."""
+    assert (result.status, result.stems, result.model) == ("failed", (), None)
+    assert result.error is not None
+    assert result.error.message
+    assert result.error.retryable == (result.error.kind is not ErrorKind.PERMANENT)
+    return result.error.kind, result.error.code
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_source_that_is_not_there_fails_at_once(way: Way, source: SourceServer, status: int) -> None:
+    source.add("/song", answer(status))
+    result = way.separate(source.url("/song"), metadata={"ours": 1})
+    assert failure(result) == (ErrorKind.PERMANENT, ErrorCode.SOURCE_NOT_FOUND)
+    assert (result.hook_url, result.metadata) == ("http://client/hook", {"ours": 1})
+    assert source.connections == 1
+
+
+def test_trouble_that_does_not_pass_fails_in_the_end(way: Way, source: SourceServer) -> None:
+    source.add("/song", answer(503))
+    assert failure(way.separate(source.url("/song"))) == (ErrorKind.TRANSIENT, ErrorCode.SOURCE_UNAVAILABLE)
+    assert source.connections == 3
+
+
+@pytest.mark.parametrize(
+    ("served", "code"),
+    [
+        (lambda song, folder: b"<html><body>Please sign in</body></html>" * 100, ErrorCode.NOT_AUDIO),
+        (lambda song, folder: b"", ErrorCode.AUDIO_EMPTY),
+        (lambda song, folder: song[: len(song) // 2], ErrorCode.AUDIO_CORRUPT),
+        (
+            lambda song, folder: write_pcm(folder / "a.wav", np.zeros((2, 0), np.float32)).read_bytes(),
+            ErrorCode.AUDIO_EMPTY,
+        ),
+        (lambda song, folder: write_pcm(folder / "a.flac", noise(21.0)).read_bytes(), ErrorCode.AUDIO_TOO_LONG),
+        (lambda song, folder: bytes(10_000_001), ErrorCode.SOURCE_TOO_LARGE),
+    ],
+)
+def test_what_cannot_be_a_song_fails_at_once(
+    way: Way, source: SourceServer, song: bytes, tmp_path: Path, served: Callable[[bytes, Path], bytes], code: ErrorCode
+) -> None:
+    source.serve_bytes("/song", served(song, tmp_path))
+    assert failure(way.separate(source.url("/song"))) == (ErrorKind.PERMANENT, code)
+    assert source.connections == 1
+    assert way.stem_files() == set()
+
+
+@pytest.mark.parametrize(
+    ("wish", "code"),
+    [
+        ({"stems": ("kazoo",)}, ErrorCode.STEM_UNKNOWN),
+        ({"model": "no-such-model.onnx"}, ErrorCode.MODEL_UNKNOWN),
+    ],
+)
+def test_what_cannot_be_done_fails_at_once(
+    way: Way, source: SourceServer, song: bytes, wish: dict[str, Any], code: ErrorCode
+) -> None:
+    source.serve_bytes("/song", song)
+    assert failure(way.separate(source.url("/song"), **wish)) == (ErrorKind.PERMANENT, code)
+
+
+def test_a_hand_off_that_is_away_is_waited_for(way: Way, source: SourceServer, song: bytes) -> None:
+    """Nothing is wrong with the job, so it is neither failed nor is an attempt spent, however often it is tried."""
+    (way.root / "handoff").write_text("in the way of the folder")
+    source.serve_bytes("/song", song)
+    task = way.send(source.url("/song"))
+    source.wait_for_requests(5)
+    (way.root / "handoff").unlink()
+    assert f'"task_uuid":"{task}","status":"success"' in way.next_message("results").value.decode()

@@ -1,0 +1,117 @@
+"""A processor on the embedded transport and a local hand-off, fed by a real HTTP server, its consumer loop running."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from pipeline.consumer import Consumer
+from pipeline.download import DownloadLimits, UrlGuard
+from pipeline.events import Reporter
+from pipeline.lifecycle import StopSignal
+from pipeline.messages import SeparationResult, SeparationTask, TaskEvent, from_message, to_message
+from pipeline.retry import Backoff, RetryPolicy
+from pipeline.storage.local import LocalStore
+from pipeline.transport import Message, Topic
+from pipeline.transport.embedded import EmbeddedTransport
+from pipeline.workdir import WorkDir
+from processor.separation import SeparationProcess
+from processor.service import Limits, Processor
+
+DEADLINE = 60.0
+TASKS, RESULTS, EVENTS, DEAD = "tasks", "results", "events", "dead"
+
+LIMITS = Limits(
+    download=DownloadLimits(max_bytes=10_000_000, connect_timeout=5, stall_timeout=5, total_timeout=20),
+    max_seconds=20,
+    job_timeout=DEADLINE,
+)
+POLICY = RetryPolicy(max_attempts=3, max_crashes=2, transient=Backoff(0.01, 0.02), infrastructure=Backoff(0.01, 0.02))
+
+
+@dataclass(frozen=True)
+class Way:
+    """From the topic of tasks to the topic of results."""
+
+    transport: EmbeddedTransport
+    handoff: LocalStore
+    root: Path
+
+    def send(self, audio: str, task_uuid: UUID | None = None, **fields: Any) -> UUID:
+        """Queue a task."""
+        task = SeparationTask(task_uuid=task_uuid or uuid4(), audio=audio, hook_url="http://client/hook", **fields)
+        self.transport.publish(to_message(TASKS, task))
+        return task.task_uuid
+
+    def separate(self, audio: str, task_uuid: UUID | None = None, **fields: Any) -> SeparationResult:
+        """Queue a task and wait for its result."""
+        sent = self.send(audio, task_uuid, **fields)
+        result = from_message(SeparationResult, self.next_message(RESULTS))
+        assert result.task_uuid == sent
+        return result
+
+    def next_message(self, topic: str) -> Message:
+        """The next one that no test has seen."""
+        subscription = self.transport.subscribe([topic], "tests")
+        delivery = subscription.receive(DEADLINE)
+        assert delivery is not None, f"nothing came to {topic}"
+        subscription.settle(delivery)
+        subscription.close()
+        return delivery.message
+
+    def events(self) -> list[TaskEvent]:
+        """Everything that was reported so far."""
+        subscription = self.transport.subscribe([EVENTS], "tests")
+        seen = []
+        while (delivery := subscription.receive(0.0)) is not None:
+            seen.append(from_message(TaskEvent, delivery.message))
+            subscription.settle(delivery)
+        subscription.close()
+        return seen
+
+    def stem_files(self) -> set[str]:
+        """Keys in the hand-off."""
+        files = (path for path in (self.root / "handoff").rglob("*.wav") if "~" not in str(path))
+        return {str(path.relative_to(self.root / "handoff")) for path in files}
+
+
+@contextmanager
+def open_way(root: Path, separation: SeparationProcess) -> Iterator[Way]:
+    """A processor at work. When it is told to stop it must have left no working files behind."""
+    transport = EmbeddedTransport(root / "broker.sqlite")
+    transport.ensure_topics([Topic(TASKS, None), Topic(RESULTS, None), Topic(EVENTS, None), Topic(DEAD, None)])
+    workdir, handoff, stop = WorkDir(root / "work"), LocalStore(root / "handoff"), StopSignal(DEADLINE)
+    consumer: Consumer[SeparationTask] = Consumer(
+        subscription=transport.subscribe([TASKS], "processors"),
+        parse=lambda message: from_message(SeparationTask, message),
+        worker=Processor(
+            separation=separation,
+            handoff=handoff,
+            guard=UrlGuard(allow_private=True),
+            reporter=Reporter(transport, EVENTS),
+            workdir=workdir,
+            limits=LIMITS,
+            result_topic=RESULTS,
+        ),
+        policy=POLICY,
+        dead_letter_topic=DEAD,
+        stop=stop,
+    )
+    running = threading.Thread(target=consumer.run, name="consumer")
+    running.start()
+    try:
+        yield Way(transport, handoff, root)
+    finally:
+        stop.request("the test is over")
+        running.join(DEADLINE)
+        assert not running.is_alive()
+        left = [path.name for path in workdir.path.iterdir()]
+        workdir.close()
+        transport.close()
+    assert left == ["lock"]
+    assert [path.name for path in (root / "work").iterdir()] == [".job-files.lock"]
