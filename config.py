@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
 
-from pydantic import AfterValidator, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    HttpUrl,
+    SecretStr,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -25,6 +36,12 @@ def _http_url(value: str) -> str:
     """Check an operator's URL and keep its spelling, less a trailing slash."""
     TypeAdapter(HttpUrl).validate_python(value)
     return value.rstrip("/")
+
+
+def _with_scheme(value: object) -> object:
+    """Take a bare domain for https, as earlier services of this kind did."""
+    bare = isinstance(value, str) and re.fullmatch(r"[\w.-]+(:\d+)?(/[\w./-]*)?", value)
+    return f"https://{value}" if bare else value
 
 
 BaseUrl = Annotated[str, AfterValidator(_http_url)]
@@ -81,7 +98,7 @@ class ApiSettings(Section):
 
     host: str = Field("127.0.0.1", alias="API_HOST", description="Address to listen on.")
     port: Port = Field(8000, alias="API_PORT", description="Port to listen on.")
-    username: str | None = Field(
+    username: Annotated[str, StringConstraints(pattern="^[^:]*$")] | None = Field(
         None, alias="BASIC_AUTH_USERNAME", description="Required by the API; there is no default."
     )
     password: SecretStr | None = Field(
@@ -219,7 +236,7 @@ class StorageSettings(Section):
         None, alias="S3_ENDPOINT_URL", description="Unset: AWS. Set it for any other S3 server."
     )
     s3_bucket: str | None = Field(None, alias="S3_BUCKET_NAME", description="Must exist.")
-    s3_public_domain: BaseUrl | None = Field(
+    s3_public_domain: Annotated[BaseUrl, BeforeValidator(_with_scheme)] | None = Field(
         None,
         alias="S3_PUBLIC_DOMAIN",
         description="Links become S3_PUBLIC_DOMAIN/key. Unset: presigned links.",

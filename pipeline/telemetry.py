@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from config import LogSettings
 
 #: Libraries whose INFO lines would drown the service's own.
-_CHATTY = ("kafka", "botocore", "boto3", "urllib3", "s3transfer", "uvicorn.access", "audio_separator", "numba")
+_CHATTY = ("botocore", "boto3", "urllib3", "s3transfer", "uvicorn.access", "audio_separator", "numba")
 
 
 def configure_logging(service: str, settings: LogSettings) -> None:
@@ -60,13 +60,17 @@ def configure_logging(service: str, settings: LogSettings) -> None:
     root.setLevel(settings.level)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    # It says the same ten times a second while a broker is away; the transport says it once per try.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
 
 
 def _renderers(settings: LogSettings) -> list[structlog.typing.Processor]:
     if settings.format == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    # The renderer's own choice of traceback prints the values of local variables, secrets among them.
+    plain = structlog.dev.plain_traceback
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

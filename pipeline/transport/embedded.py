@@ -20,13 +20,15 @@ from pathlib import Path
 from pipeline.cancel import CancelToken
 from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, PipelineError
 from pipeline.telemetry import get_logger
-from pipeline.transport.embedded_database import Database
+from pipeline.transport.embedded_database import BUSY_TIMEOUT, Database
 from pipeline.transport.protocol import Delivery, Message, Topic, require_storable
 
 log = get_logger(__name__)
 
 #: How often an idle member looks for messages that another process published, s.
 POLL_INTERVAL = 0.05
+#: Longest wait for a report to be written, s.
+REPORT_TIMEOUT = 1.0
 #: How often settled messages past their retention are dropped, s.
 PURGE_INTERVAL = 600.0
 
@@ -77,14 +79,15 @@ DELETE FROM deliveries WHERE owner IS NULL AND NOT EXISTS (SELECT 1 FROM message
 class EmbeddedTransport:
     """See ``pipeline.transport.protocol.Transport``.
 
-    ``lease``: s after which a dead member's message comes again.
+    ``lease``: s after which a dead member's message comes again. ``publish_timeout``: s after which ``publish`` gives
+    up, as on a disk that hangs.
     """
 
-    def __init__(self, path: Path, *, lease: float = 15.0) -> None:
+    def __init__(self, path: Path, *, lease: float = 15.0, publish_timeout: float = BUSY_TIMEOUT) -> None:
         self._path = path
         self._lease = lease
-        self._database = Database(path, durable=True)
-        self._reports = Database(path, durable=False)
+        self._database = Database(path, durable=True, patience=publish_timeout)
+        self._reports = Database(path, durable=False, patience=min(publish_timeout, REPORT_TIMEOUT))
         self._subscriptions: list[EmbeddedSubscription] = []
 
     def ensure_topics(self, topics: Sequence[Topic]) -> None:

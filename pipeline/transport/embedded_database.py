@@ -11,20 +11,18 @@ from pathlib import Path
 
 from pipeline.errors import ErrorCode, InfrastructureError
 
-#: Longest wait for another process's transaction, s.
-BUSY_TIMEOUT = 10.0
+#: Longest wait for another process's transaction, s, unless somebody is waiting for the answer.
+BUSY_TIMEOUT = 30.0
 
 
 class Database:
     """One SQLite connection, used by one thread at a time, whose errors are translated."""
 
-    def __init__(self, path: Path, *, durable: bool) -> None:
+    def __init__(self, path: Path, *, durable: bool, patience: float = BUSY_TIMEOUT) -> None:
         self._lock = threading.RLock()
         with _translated():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
-            )
+            self._connection = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode = WAL")
             # FULL: a commit is on the disk when it returns. NORMAL: it may be lost with the power, never torn.
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")

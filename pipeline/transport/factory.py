@@ -30,7 +30,11 @@ def open_transport(settings: Settings, *, max_poll_interval_ms: int, publish_tim
     """
     kafka = settings.kafka
     if kafka.bootstrap_servers is None:
-        return EmbeddedTransport(settings.state.broker_file, lease=settings.state.lease_seconds)
+        return EmbeddedTransport(
+            settings.state.broker_file,
+            lease=settings.state.lease_seconds,
+            publish_timeout=publish_timeout or kafka.publish_timeout,
+        )
     from pipeline.transport.kafka import KafkaTransport  # costs a second of import that embedded users need not pay
 
     return KafkaTransport(

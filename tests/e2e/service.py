@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from standardwebhooks import Webhook
 from config import Settings
 from demo.centre_model import DEMO_MODEL_NAME
 from devstack.environment import apart, free_ports
+from devstack.process import ServerProcess, free_port
 from devstack.stack import Plan, Stack, running
 from tests.e2e.logs import read_log
 from tests.e2e.watcher import PATIENCE, Watcher
@@ -89,6 +91,21 @@ class Service:
     def stop(self, name: str) -> None:
         """SIGTERM, and wait for the end."""
         self.stack.services[name].stop()
+
+    @contextmanager
+    def another_api(self, **settings: str) -> Iterator[str]:
+        """The address of a second front door to the same service, with other settings."""
+        port = str(free_port())
+        address = f"http://127.0.0.1:{port}"
+        with ServerProcess(
+            "another api",
+            [sys.executable, "-m", "api"],
+            log_file=self.stack.plan.log_file("another-api"),
+            ready=lambda: answers(f"{address}/ready"),
+            env={**self.stack.plan.environment, "API_PORT": port, **settings},
+            cwd=self.stack.plan.folder,
+        ):
+            yield address
 
     def restore(self) -> None:
         """Whatever a test has killed or stopped runs again."""
@@ -163,6 +180,13 @@ def service_in(folder: Path, *, real_servers: bool, **settings: str) -> Iterator
         found = stack.settings()
         with Watcher(stack.plan) as watcher:
             yield Service(stack, found, watcher)
+
+
+def answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=5).ok
+    except requests.ConnectionError:
+        return False
 
 
 def signed(request: Received) -> bool:

@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass
 
 import pytest
+import requests
 
 from tests.e2e.audio import Recording, check_stems, silence, song
-from tests.e2e.service import Service, signed
+from tests.e2e.service import CREDENTIALS, Service, signed
 from tests.e2e.watcher import PATIENCE
 from tests.support.source_server import (
     Behaviour,
@@ -105,6 +106,20 @@ def test_a_song_of_a_tenth_of_a_second(service: Service, source: SourceServer, r
     (webhook,) = receiver.wait_for(1, PATIENCE)
     assert webhook.json["status"] == "success", webhook.json
     check_stems(webhook.json, tiny)
+
+
+@pytest.mark.usefixtures("quick_engine")
+def test_private_addresses_where_they_are_not_allowed(
+    service: Service, source: SourceServer, receiver: WebhookReceiver
+) -> None:
+    public = "https://93.184.216.34/"
+    with service.another_api(ALLOW_PRIVATE_NETWORKS="false") as address:
+        for audio, hook_url in ((source.url("/song"), public), (public, receiver.url), ("http://[::1]/song", public)):
+            body = {"audio": audio, "hook_url": hook_url}
+            answer = requests.post(f"{address}/generate", json=body, auth=CREDENTIALS, timeout=PATIENCE)
+            assert answer.status_code == 403
+            check_sentence(answer.json()["error"])
+    assert (source.connections, receiver.received) == (0, [])
 
 
 def check_sentence(text: str) -> None:
