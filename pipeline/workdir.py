@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.errors import ErrorCode, InfrastructureError
+from pipeline.files import disk_error, system_reason
 from pipeline.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -38,7 +37,7 @@ class WorkDir:
                 self._lock = _locked(self.path / _LOCK)
         except OSError as error:
             raise InfrastructureError(
-                f"TEMP_DIR cannot be used: {_reason(error)}", code=ErrorCode.STORAGE_UNAVAILABLE
+                f"TEMP_DIR cannot be used: {system_reason(error)}", code=ErrorCode.STORAGE_UNAVAILABLE
             ) from error
 
     @contextmanager
@@ -57,18 +56,6 @@ class WorkDir:
         """Remove the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
-
-
-def disk_error(error: OSError) -> InfrastructureError:
-    """The classified form of a failure to read or write a working file."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    code = ErrorCode.DISK_FULL if full else ErrorCode.STORAGE_UNAVAILABLE
-    return InfrastructureError(f"a working file cannot be read or written: {_reason(error)}", code=code)
-
-
-def _reason(error: OSError) -> str:
-    # Not str(error), which has the path in it.
-    return os.strerror(error.errno) if error.errno else "unknown error"
 
 
 def _locked(path: Path, *, wait: bool = False) -> IO[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.cancel import CancelToken
-from pipeline.workdir import disk_error
+from pipeline.files import disk_error
 from processor.track import open_track
 from processor.wav import SAMPLE_RATE, Samples, read_blocks, write_wav
 

@@ -33,8 +33,8 @@ from audio_separator.separator import Separator
 
 from pipeline.download import UrlGuard
 from pipeline.errors import ErrorCode, PermanentError, PipelineError, TransientError
+from pipeline.files import disk_error
 from pipeline.telemetry import get_logger
-from pipeline.workdir import disk_error
 from processor.models import NotServedError, fetch, missing, unknown, unreadable
 from processor.protocol import Separate, Stem
 from processor.wav import BLOCK_FRAMES, SAMPLE_RATE, Samples, write_wav

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.cancel import CancelToken
 from pipeline.download import DownloadLimits, UrlGuard, download
 from pipeline.errors import ErrorCode, PermanentError, TransientError
-from pipeline.storage.files import local_errors, sync_directory, sync_file
+from pipeline.files import local_errors, sync_directory, sync_file
 from pipeline.telemetry import get_logger
 
 log = get_logger(__name__)

@@ -7,8 +7,8 @@ from pathlib import Path
 from uuid import UUID
 
 from pipeline.errors import ErrorCode, PermanentError, PipelineError
+from pipeline.files import local_errors
 from pipeline.messages import OutputFormat, SeparationResult, StemFile
-from pipeline.storage.files import local_errors
 from pipeline.storage.keys import stem_key
 from pipeline.storage.protocol import ObjectStore
 from pipeline.telemetry import get_logger

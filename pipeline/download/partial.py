@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.errors import ErrorCode, InfrastructureError
-from pipeline.storage.files import local_errors
+from pipeline.files import local_errors
 
 
 class PartialFile:

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from uuid import uuid4
 
 from pipeline.errors import ErrorCode, InfrastructureError
-from pipeline.storage.files import local_errors, sync_directory
+from pipeline.files import local_errors, sync_directory
 
 KEY_BYTES = 32
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from pipeline.errors import ErrorCode, PermanentError
-from pipeline.storage.files import local_errors, replacing, sync_directory, sync_file
+from pipeline.files import local_errors, replacing, sync_directory, sync_file
 from pipeline.storage.keys import check_key
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.protocol import ObjectStore, StoredObject

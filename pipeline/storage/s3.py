@@ -13,7 +13,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
-from pipeline.storage.files import local_errors, replacing
+from pipeline.files import local_errors, replacing
 from pipeline.storage.keys import check_key
 from pipeline.storage.protocol import ObjectStore, StoredObject
 from pipeline.storage.s3_errors import s3_errors

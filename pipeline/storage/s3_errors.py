@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from s3transfer import exceptions as s3transfer
 
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError, PipelineError
-from pipeline.storage.files import local_errors
+from pipeline.files import local_errors
 
 _CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 #: Refusals that the operator can mend, by the server's error code. A HEAD request has no body, hence no code but the

@@ -50,7 +50,7 @@ def test_the_demo_on_a_real_kafka_and_s3(checkout: Checkout, tools_dir: Path) ->
 @pytest.mark.timeout(1800)
 def test_the_demo_from_nothing(tmp_path: Path) -> None:
     checkout = Checkout(tmp_path / "checkout")
-    assert "installing" in run_demo(checkout, "demo", UV_OFFLINE="", PIP_NO_INDEX="").stderr
+    assert "installing" in run_demo(checkout, "demo", UV_OFFLINE="false", PIP_NO_INDEX="false").stderr
     assert "installing" not in run_demo(checkout, "demo").stderr
 
 

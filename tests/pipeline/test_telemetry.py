@@ -74,8 +74,8 @@ log.info("outside")
         assert "task_uuid" not in outside
 
     def test_libraries_come_out_in_the_same_form(self) -> None:
-        (event,) = events('logging.getLogger("kafka.client").warning("node %s is %s", 1, "gone")')
-        assert (event["event"], event["level"], event["logger"]) == ("node 1 is gone", "warning", "kafka.client")
+        (event,) = events('logging.getLogger("boto3.client").warning("node %s is %s", 1, "gone")')
+        assert (event["event"], event["level"], event["logger"]) == ("node 1 is gone", "warning", "boto3.client")
         assert (event["service"], "timestamp" in event) == ("tester", True)
 
     def test_so_do_warnings(self) -> None:
@@ -120,8 +120,12 @@ for logger in (log, logging.getLogger("lib")):
 
     @pytest.mark.parametrize("level", ["DEBUG", "INFO"])
     def test_chatty_libraries_are_heard_when_they_warn(self, level: str) -> None:
-        script = 'logging.getLogger("kafka.conn").info("chat"); logging.getLogger("kafka.conn").warning("trouble")'
+        script = 'logging.getLogger("boto3.s3").info("chat"); logging.getLogger("boto3.s3").warning("trouble")'
         assert [event["event"] for event in events(script, level=level)] == ["trouble"]
+
+    def test_the_kafka_client_is_not_heard(self) -> None:
+        """It says ten times a second what the transport says once."""
+        assert lines('logging.getLogger("kafka.net").error("no broker")', level="DEBUG") == []
 
 
 class TestTwice:
@@ -138,6 +142,19 @@ logging.getLogger("lib").info("library")
 
 
 class TestConsole:
+    def test_tracebacks_show_no_local_variable(self) -> None:
+        script = """
+def fail(password):
+    raise ValueError("broken")
+try:
+    fail("hunter2")
+except ValueError:
+    log.exception("failed")
+"""
+        shown = "\n".join(lines(script, form="console"))
+        assert "ValueError: broken" in shown
+        assert "hunter2" not in shown.replace('fail("hunter2")', "")
+
     def test_people_get_the_same_facts_without_colours_in_a_file(self) -> None:
         (line,) = lines('log.info("job_settled", seconds=1.5)', form="console")
         assert "job_settled" in line

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ErrorCode, InfrastructureError
-from pipeline.workdir import WorkDir, disk_error
+from pipeline.files import disk_error
+from pipeline.workdir import WorkDir
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOCK = ".job-files.lock"
@@ -146,23 +147,26 @@ def test_a_jobs_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     workdir.close()
     with pytest.raises(InfrastructureError) as caught, workdir.job():
         pass
-    assert caught.value.message == "a working file cannot be read or written: No such file or directory"
+    assert caught.value.message == "a local file cannot be read or written: No such file or directory"
+
+
+UNUSABLE = "a local file cannot be read or written"
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "reason"),
+    ("error", "code", "sentence"),
     [
-        (OSError(errno.ENOSPC, "x", "/secret/path"), ErrorCode.DISK_FULL, "No space left on device"),
-        (OSError(errno.EDQUOT, "x"), ErrorCode.DISK_FULL, "Disk quota exceeded"),
-        (OSError(errno.EIO, "x"), ErrorCode.STORAGE_UNAVAILABLE, "Input/output error"),
+        (OSError(errno.ENOSPC, "x", "/secret/path"), ErrorCode.DISK_FULL, "the disk is full"),
+        (OSError(errno.EDQUOT, "x"), ErrorCode.DISK_FULL, "the disk is full"),
+        (OSError(errno.EIO, "x"), ErrorCode.STORAGE_UNAVAILABLE, f"{UNUSABLE}: Input/output error"),
         (
             FileNotFoundError(errno.ENOENT, "x", "/secret/path"),
             ErrorCode.STORAGE_UNAVAILABLE,
-            "No such file or directory",
+            f"{UNUSABLE}: No such file or directory",
         ),
-        (OSError("what a library says"), ErrorCode.STORAGE_UNAVAILABLE, "unknown error"),
+        (OSError("what a library says"), ErrorCode.STORAGE_UNAVAILABLE, f"{UNUSABLE}: unknown error"),
     ],
 )
-def test_disk_errors_name_the_reason_and_no_path(error: OSError, code: ErrorCode, reason: str) -> None:
+def test_disk_errors_name_the_reason_and_no_path(error: OSError, code: ErrorCode, sentence: str) -> None:
     told = disk_error(error)
-    assert (told.code, told.message) == (code, f"a working file cannot be read or written: {reason}")
+    assert (told.code, told.message) == (code, sentence)

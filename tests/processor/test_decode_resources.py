@@ -40,7 +40,7 @@ def test_a_cancel_stops_the_scaling(tmp_path: Path) -> None:
 def test_a_source_that_is_gone_is_our_own_trouble(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError) as caught:
         decode(tmp_path / "source", tmp_path, max_seconds=60, cancel=CancelToken())
-    assert caught.value.message == "a working file cannot be read or written: No such file or directory"
+    assert caught.value.message == "a local file cannot be read or written: No such file or directory"
 
 
 LIMITED = """
@@ -71,7 +71,7 @@ def test_a_full_disk_is_our_own_trouble(tmp_path: Path) -> None:
         timeout=60,
         check=True,
     )
-    sentence = "disk_full a working file cannot be read or written: No space left on device\n"
+    sentence = "disk_full the disk is full\n"
     assert told.stdout == sentence * len(limits)
 
 

@@ -145,6 +145,8 @@ def test_a_child_that_ends_in_setup_is_our_own_trouble(stage: Opener) -> None:
             "the separation process ended with status 3 while it loaded the model",
         )
         # One for each try: nobody starts children that cannot live as fast as the machine can.
+        with pytest.raises(InfrastructureError, match="no separation process is running"):
+            at.process.check()
         assert len(at.pids) == tries
 
 
@@ -319,7 +321,7 @@ def test_after_the_end_there_is_no_other_child(stage: Opener) -> None:
     at.process.close()
     assert isinstance(at.failure(), CancelledError)
     assert len(at.pids) == 1
-    with pytest.raises(InfrastructureError):
+    with pytest.raises(InfrastructureError, match="no separation process is running"):
         at.process.check()
 
 

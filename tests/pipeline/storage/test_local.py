@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
-from pipeline.storage.files import local_errors
+from pipeline.files import local_errors
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStore
 

@@ -20,12 +20,21 @@ def local_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise InfrastructureError("the disk is full", code=ErrorCode.DISK_FULL) from error
-        reason = os.strerror(error.errno) if error.errno else "unknown error"
-        raise InfrastructureError(
-            f"a local file cannot be read or written: {reason}", code=ErrorCode.STORAGE_UNAVAILABLE
-        ) from error
+        raise disk_error(error) from error
+
+
+def disk_error(error: OSError) -> InfrastructureError:
+    """The classified form of a failure to read or write a local file."""
+    if error.errno in _NO_ROOM:
+        return InfrastructureError("the disk is full", code=ErrorCode.DISK_FULL)
+    return InfrastructureError(
+        f"a local file cannot be read or written: {system_reason(error)}", code=ErrorCode.STORAGE_UNAVAILABLE
+    )
+
+
+def system_reason(error: OSError) -> str:
+    """What the system says about ``error``, without the path that ``str(error)`` has in it."""
+    return os.strerror(error.errno) if error.errno else "unknown error"
 
 
 @contextmanager
