@@ -91,8 +91,10 @@ class Parent:
 
 def main(descriptor: int) -> int:
     """Set up, then separate until the parent goes."""
-    # The parent decides when to stop; a Ctrl-C reaches the whole process group.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The parent decides when to stop: Ctrl-C and some supervisors' SIGTERM reach every process of a service, and a
+    # child that obeyed would be taken for one that its job has killed.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
     os.set_inheritable(descriptor, False)

@@ -112,4 +112,7 @@ class ChildProcess:
 
 
 def _popen(command: Sequence[str], descriptor: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([*command, str(descriptor)], pass_fds=[descriptor], stdin=subprocess.DEVNULL)
+    # In a group of its own: signals to the group of the service are for the parent, even before the child ignores them.
+    return subprocess.Popen(
+        [*command, str(descriptor)], pass_fds=[descriptor], stdin=subprocess.DEVNULL, process_group=0
+    )

@@ -100,10 +100,10 @@ def _made(kind: Callable[..., ClientT], **settings: Any) -> ClientT:
     A constructor of kafka-python that finds no broker leaves its thread and four file descriptors behind (3.0.12): a
     service that waits an hour for its broker would run out of them.
     """
-    opened: list[KafkaNetClient] = []
+    opened: list[_Network] = []
 
-    def open_network(**network_settings: Any) -> KafkaNetClient:
-        opened.append(KafkaNetClient(**network_settings))
+    def open_network(**network_settings: Any) -> _Network:
+        opened.append(_Network(**network_settings))
         return opened[-1]
 
     try:
@@ -112,6 +112,21 @@ def _made(kind: Callable[..., ClientT], **settings: Any) -> ClientT:
         for network in opened:
             network.close()
         raise
+
+
+class _Network(KafkaNetClient):  # type: ignore[misc]
+    """The network side of a client, which lets go of every socket when it is closed.
+
+    kafka-python (3.0.12) waits for what is still to be written, and then nobody is left to write it.
+    """
+
+    def close(self, node_id: int | None = None) -> None:
+        connections = list(self._manager._conns.values()) if node_id is None else []
+        sockets = [connection.transport._sock for connection in connections if connection.transport is not None]
+        super().close(node_id)
+        for left_open in sockets:
+            if left_open is not None:
+                left_open.close()
 
 
 def force_close(producer: KafkaProducer) -> None:

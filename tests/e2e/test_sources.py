@@ -70,7 +70,8 @@ def test_a_source_that_no_job_can_be_done_with(
     body = webhook.json
     assert (body["task_uuid"], body["status"], body["metadata"]) == (task_uuid, "failed", {"n": 1})
     assert body["error"] == {"code": case.code, "retryable": case.retryable}
-    check_sentence(body["error_message"])
+    # The client's own address may be named, less its query, which holds secrets.
+    check_sentence(body["error_message"].replace(source.url("/song"), "the source"))
     assert len(source.requests) == case.requests
     check_only(receiver, service, task_uuid, "failed")
 
