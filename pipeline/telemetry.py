@@ -96,3 +96,8 @@ def loggable_url(url: str) -> str:
     except ValueError:
         return "<malformed URL>"
     return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+def loggable_origin(url: str) -> str:
+    """A webhook's URL fit for logs: scheme and host alone, since the path of such a URL often is its secret."""
+    return "/".join(loggable_url(url).split("/", 3)[:3])

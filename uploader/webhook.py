@@ -16,7 +16,7 @@ from pipeline.cancel import CancelToken
 from pipeline.download import UrlGuard, Watchdog, guarded_session, translated
 from pipeline.download.response import retry_after
 from pipeline.errors import ErrorCode, PermanentError, TransientError
-from pipeline.telemetry import get_logger, loggable_url
+from pipeline.telemetry import get_logger, loggable_origin
 
 log = get_logger(__name__)
 
@@ -47,7 +47,7 @@ class WebhookSender:
         """
         answer = self._post(url, self._headers(webhook_id, body), body, cancel)
         status = answer.status_code
-        log.info("webhook_answered", url=loggable_url(url), status=status)
+        log.info("webhook_answered", receiver=loggable_origin(url), status=status)
         if 200 <= status < 300:
             return
         if status == HTTPStatus.GONE:

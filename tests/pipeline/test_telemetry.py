@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.telemetry import loggable_url
+from pipeline.telemetry import loggable_origin, loggable_url
 
 ROOT = Path(__file__).parents[2]
 TASK = "6f1c3e0a-8a55-4c43-a8f0-0a4a3e3f0d11"
@@ -180,3 +180,16 @@ class TestLoggableUrls:
     @given(st.text())
     def test_no_text_is_too_odd(self, url: str) -> None:
         assert "?" not in loggable_url(f"http://h/{url.replace('#', '')}?{url}").partition("//")[2]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://hooks.example.com/services/T0/secret?x=1", "https://hooks.example.com"),
+        ("http://user:secret@[::1]:8080/secret", "http://[::1]:8080"),
+        ("https://hooks.example.com", "https://hooks.example.com"),
+        ("http://[secret", "<malformed URL>"),
+    ],
+)
+def test_of_a_webhook_only_the_receiver_is_shown(url: str, shown: str) -> None:
+    assert loggable_origin(url) == shown
