@@ -31,7 +31,7 @@ from pipeline.errors import (
     PoisonError,
 )
 from pipeline.lifecycle import StopSignal
-from pipeline.retry import Action, Decision, RetryPolicy
+from pipeline.retry import Action, Backoff, Decision, RetryPolicy
 from pipeline.telemetry import get_logger, log_context
 from pipeline.transport.protocol import Delivery, Message, Subscription
 
@@ -39,6 +39,8 @@ log = get_logger(__name__)
 
 #: How long one ``receive`` waits, s: the longest that an idle consumer takes to see a stop.
 RECEIVE_TIMEOUT = 0.5
+#: Pause after the broker could not be reached, s.
+OUTAGE_PAUSE = 1.0
 
 #: What is kept of the key (characters) and the value (bytes) of a dead letter that is too large as it is.
 KEPT_KEY, KEPT_VALUE = 256, 100_000
@@ -91,18 +93,16 @@ class Consumer(Generic[Job]):
 
     def run(self) -> None:
         """Work until the stop signal, then leave the group. A job in hand is finished or given back."""
-        outages = 0
+        outage = _Outage(self.policy.infrastructure, self.rng)
         try:
             while not self.stop.is_set():
                 try:
                     delivery = self.subscription.receive(RECEIVE_TIMEOUT)
-                    outages = 0
                 except InfrastructureError as error:
-                    outages += 1
-                    delay = self.policy.infrastructure.delay(outages, self.rng)
-                    log.warning("broker_unavailable", error=error.message, retry_in_seconds=round(delay, 2))
-                    self.stop.wait(delay)
+                    outage.seen(error)
+                    self.stop.wait(OUTAGE_PAUSE)
                     continue
+                outage.over()
                 if delivery is not None:
                     self._process(delivery)
         finally:
@@ -236,6 +236,28 @@ class Consumer(Generic[Job]):
         except InfrastructureError as error:
             # The broker takes the job back by itself once it misses this member.
             log.warning("release_failed", error=error.message)
+
+
+class _Outage:
+    """Says that the broker is away, ever more rarely, and that it is back."""
+
+    def __init__(self, backoff: Backoff, rng: random.Random) -> None:
+        self._backoff = backoff
+        self._rng = rng
+        self._told = 0
+        self._silent_until = 0.0
+
+    def seen(self, error: InfrastructureError) -> None:
+        if time.monotonic() < self._silent_until:
+            return
+        self._told += 1
+        self._silent_until = time.monotonic() + self._backoff.delay(self._told, self._rng)
+        log.warning("broker_unavailable", error=error.message, code=error.code)
+
+    def over(self) -> None:
+        if self._told:
+            log.info("broker_available")
+        self._told, self._silent_until = 0, 0.0
 
 
 def dead_letter(topic: str, message: Message, error: PipelineError) -> Message:

@@ -142,6 +142,11 @@ def force_close(producer: KafkaProducer) -> None:
         producer.close(timeout=0)
 
 
+def has_coordinator(consumer: KafkaConsumer) -> bool:
+    """Whether the broker that looks after the group is known and connected, as far as the client has noticed."""
+    return not consumer._coordinator.coordinator_unknown()
+
+
 def is_joining(consumer: KafkaConsumer) -> bool:
     """Whether a join of the group is under way or due: poll without pause, and long, until it is over.
 

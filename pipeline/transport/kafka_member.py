@@ -21,7 +21,7 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from pipeline.errors import ErrorCode, InfrastructureError, PipelineError
 from pipeline.telemetry import get_logger
-from pipeline.transport.kafka_client import finish_interrupted_join, is_joining
+from pipeline.transport.kafka_client import finish_interrupted_join, has_coordinator, is_joining
 from pipeline.transport.kafka_errors import CLIENT_ERRORS, translate
 from pipeline.transport.kafka_partitions import Partition, Partitions, Waiting
 from pipeline.transport.offsets import parse_metadata
@@ -39,6 +39,8 @@ JOIN_POLL_MS = 500
 REQUEST_MS = 2000
 #: Pause after the client raised, s.
 FAULT_PAUSE = 0.5
+#: After this long without a broker that coordinates the group, s, receivers are told.
+SILENCE = 3.0
 #: How long to try to give jobs back and to leave the group, s each, before the group is left to notice by itself.
 LEAVE_TIMEOUT = 3.0
 #: How long ``close`` waits for the thread, s: a connection attempt, the last poll, giving back, leaving.
@@ -65,6 +67,7 @@ class KafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         self._commands: queue.SimpleQueue[tuple[_Command, Future[None]]] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._consumer: KafkaConsumer | None = None
+        self._answered = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="kafka-member", daemon=True)
         self._thread.start()
 
@@ -126,7 +129,7 @@ class KafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
                 if not self._consumer.subscription():
                     self._join(self._consumer)
                 self._step(self._consumer)
-                self._partitions.set_fault(None)
+                self._partitions.set_fault(self._silence(self._consumer))
             except Exception as error:  # noqa: BLE001  the boundary: a dead thread would be a consumer that hangs
                 self._on_fault(error)
         self._leave()
@@ -176,6 +179,14 @@ class KafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         for partition in self._partitions.unread():
             committed = consumer.committed(partition.position, metadata=True, timeout_ms=REQUEST_MS)
             self._partitions.read(partition, parse_metadata(committed.metadata if committed else None))
+
+    def _silence(self, consumer: KafkaConsumer) -> PipelineError | None:
+        """The fault of a broker that says nothing: polls do not raise it."""
+        if has_coordinator(consumer):
+            self._answered = time.monotonic()
+        if time.monotonic() - self._answered < SILENCE:
+            return None
+        return InfrastructureError("the broker does not answer", code=ErrorCode.BROKER_UNAVAILABLE)
 
     def _on_fault(self, error: Exception) -> None:
         try:
