@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import kafka
@@ -324,7 +324,7 @@ class TestTopics:
             for partition in (1, 2, 3):
                 producer.send(topic, str(partition).encode(), partition=partition).get(PATIENCE)
 
-        seen = {}
+        seen: dict[int, bytes] = {}
         while len(seen) < 3:
             subscription, delivery = receive_from_any(subscriptions)
             try:
@@ -355,7 +355,7 @@ def retention(admin: KafkaAdminClient, topic: str) -> str:
     return str(described["topic"][topic]["retention.ms"]["value"])
 
 
-def receive_from_any(subscriptions: list[Subscription]) -> tuple[Subscription, Delivery]:
+def receive_from_any(subscriptions: Sequence[Subscription]) -> tuple[Subscription, Delivery]:
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         for subscription in subscriptions:
