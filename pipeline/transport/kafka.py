@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.errors import IllegalStateError, TopicAlreadyExistsError
 
-from pipeline.errors import ErrorCode, InfrastructureError, PermanentError, PipelineError
+from pipeline.errors import ErrorCode, InfrastructureError, PipelineError
 from pipeline.telemetry import get_logger
 from pipeline.transport.kafka_client import KafkaClients, force_close
 from pipeline.transport.kafka_errors import CLIENT_ERRORS, translate, translated
@@ -142,10 +142,10 @@ class _Producer:
             # Another publisher's failure has ended the client that we shared.
             raise _no_answer() from error
         except CLIENT_ERRORS as error:
-            failure = translate(error)
-            if not isinstance(failure, PermanentError):
-                self._discard(client)
-            raise failure from error
+            # Whatever it was: once a message was refused, an idempotent producer refuses everything
+            # (kafka-python 3.0.12).
+            self._discard(client)
+            raise translate(error) from error
 
     def close(self) -> None:
         """Send what is buffered, and refuse what comes later."""

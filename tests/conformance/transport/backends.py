@@ -13,11 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pipeline.transport.embedded import EmbeddedTransport
 from pipeline.transport.kafka import KafkaTransport
 from pipeline.transport.protocol import Topic, Transport
 
 ROOT = Path(__file__).parents[3]
+
+NEEDS_KAFKA = [
+    pytest.mark.kafka,
+    # The first test that needs Kafka may have to fetch it, which takes minutes.
+    pytest.mark.timeout(1200),
+    # kafka-python (3.0.12) leaves a socket that was refused a connection to the garbage collector.
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning"),
+]
 
 #: Short, so that deaths are noticed within a test's patience; services use 30 s and 10 min.
 SESSION_TIMEOUT_MS = 2000

@@ -27,7 +27,7 @@ from pipeline.transport.protocol import Delivery, Message, Subscription, Topic
 from tests.conformance.transport import backends
 from tests.conformance.transport.backends import Backend
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1200)]
+pytestmark = backends.NEEDS_KAFKA
 
 PATIENCE = 45.0
 PUBLISH_TIMEOUT = 1.5
@@ -346,7 +346,7 @@ class TestTopics:
         with pytest.raises(PermanentError) as refused:
             transport.publish(Message(name, "k", bytes(2000)))
         assert refused.value.code is ErrorCode.MESSAGE_TOO_LARGE
-        transport.publish(Message(name, "k", b"small"))
+        transport.publish(Message(name, "k", b"small"))  # by a new client: the old one refuses everything from now on
         assert values(transport, name) == [b"small"]
 
 
@@ -514,6 +514,10 @@ class TestTheClient:
     def interrupt_a_join_for_new_partitions(self, consumer: KafkaConsumer, admin: KafkaAdminClient, topic: str) -> None:
         self.joined(consumer, topic)
         admin.create_partitions({topic: 2})
+        until = time.monotonic() + PATIENCE
+        while consumer.partitions_for_topic(topic) != {0, 1}:
+            consumer.topics()  # asks the broker
+            assert time.monotonic() < until
         self.let_a_join_end_unseen(consumer)
 
     @shows_a_defect
