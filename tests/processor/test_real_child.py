@@ -163,15 +163,17 @@ process.start(CancelToken())
 def test_a_child_ends_with_its_parent(model_dir: Path, tmp_path: Path) -> None:
     """Even one that is busy loading, when the parent is given no time for anything."""
     arguments = [str(model_dir), DEMO_MODEL_NAME, str(tmp_path)]
+    pipe = subprocess.PIPE
     with subprocess.Popen(
-        [sys.executable, "-c", PARENT, *arguments], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PARENT, *arguments], cwd=REPOSITORY, stdout=pipe, stderr=pipe, text=True
     ) as parent:
         assert parent.stdout is not None
+        assert parent.stderr is not None
         child = psutil.Process(int(parent.stdout.readline()))
         # Its settings have come when it turns to the library.
         while not any("torch" in region.path for region in child.memory_maps()):
             threading.Event().wait(0.05)
         parent.kill()
-    # It is nobody's child now, so whether it is gone can only be asked for.
-    psutil.wait_procs([child], timeout=DEADLINE)
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+        # The child holds this too, so it ends when the last of the two is gone.
+        logged = parent.stderr.read()
+    assert "model_warmed_up" not in logged  # it did not go on until it had something to tell
