@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -266,7 +267,7 @@ def test_a_job_follows_hard_upon_a_death(stage: Opener) -> None:
 def test_a_child_that_never_began_takes_no_blame_to_the_job(
     stage: Opener, behaviour: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(separation_module, "START_GRACE", 0.5)
+    monkeypatch.setattr(separation_module, "START_GRACE", 1.0)
     at = stage(behaviour, "work")
     at.separate()
     assert len(at.pids) == 2
@@ -338,13 +339,21 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def child_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("child-")]
+
+
 def test_deaths_leave_no_files_and_no_threads_behind(stage: Opener) -> None:
     at = stage("work", "die_in_job", "exit_in_setup", "talk_nonsense_in_job", "stop_in_job", "work")
     at.separate()
-    before = open_files(), threading.active_count()
+    gc.collect()  # what earlier tests have left to it
+    files, threads = open_files(), len(child_threads())
     os.kill(at.pids[0], signal.SIGKILL)
     at.wait_for_child(2)
-    for _ in range(4):
-        at.failure(timeout=1.5)
+    errors = [at.failure() for _ in range(3)]
+    at.process.start(CancelToken())
+    errors.append(at.failure(timeout=1.0))
     at.separate()
-    assert (open_files(), threading.active_count()) == before
+    assert [error.code for error in errors] == [ErrorCode.WORKER_DIED] * 3 + [ErrorCode.WORKER_TIMEOUT]
+    assert len(at.pids) == 6
+    assert (open_files(), len(child_threads())) == (files, threads)
