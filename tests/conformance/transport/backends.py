@@ -25,9 +25,9 @@ NEEDS_KAFKA = [
     pytest.mark.kafka,
     # The first test that needs Kafka may have to fetch it, which takes minutes.
     pytest.mark.timeout(1200),
-    # kafka-python (3.0.12) leaves a socket that was refused a connection to the garbage collector.
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning"),
+    # kafka-python (3.0.12) leaves sockets that were refused a connection to the garbage collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
 #: Short, so that deaths are noticed within a test's patience; services use 30 s and 10 min.
