@@ -70,7 +70,8 @@ class KafkaClients:
             partition_assignment_strategy=[StickyAssignor],
             max_poll_interval_ms=self.max_poll_interval_ms,
             session_timeout_ms=self.session_timeout_ms,
-            heartbeat_interval_ms=min(3000, self.session_timeout_ms // 4),
+            # A member learns with a heartbeat that the group rearranges itself: often, so that this is over soon.
+            heartbeat_interval_ms=min(1000, self.session_timeout_ms // 4),
             max_poll_records=ALL_RECORDS,
             max_partition_fetch_bytes=FETCH_BYTES,
             request_timeout_ms=REQUEST_MS,

@@ -25,10 +25,13 @@ NEEDS_KAFKA = [
     pytest.mark.kafka,
     # The first test that needs Kafka may have to fetch it, which takes minutes.
     pytest.mark.timeout(1200),
-    # kafka-python (3.0.12) leaves sockets that were refused a connection to the garbage collector.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    # kafka-python (3.0.12) leaves a socket that was refused a connection to the garbage collector.
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning"),
 ]
+
+#: An engine by name, with the number of its topics' partitions.
+BOTH_ENGINES = ["embedded", pytest.param("kafka-1", marks=NEEDS_KAFKA)]
 
 #: Short, so that deaths are noticed within a test's patience; services use 30 s and 10 min.
 SESSION_TIMEOUT_MS = 2000

@@ -13,11 +13,7 @@ import pytest
 from tests.conformance.transport import backends
 from tests.conformance.transport.backends import Backend
 
-ENGINES = [
-    "embedded",
-    pytest.param("kafka-1", marks=backends.NEEDS_KAFKA),
-    pytest.param("kafka-3", marks=backends.NEEDS_KAFKA),
-]
+ENGINES = [*backends.BOTH_ENGINES, pytest.param("kafka-3", marks=backends.NEEDS_KAFKA)]
 
 
 @pytest.fixture(autouse=True)

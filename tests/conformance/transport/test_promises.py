@@ -6,11 +6,12 @@ import signal
 import threading
 from collections import Counter, defaultdict
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
-from pipeline.errors import CancelledError
-from pipeline.transport.protocol import Delivery, Message, Subscription
+from pipeline.errors import CancelledError, ErrorCode, PermanentError
+from pipeline.transport.protocol import MAX_HEADER_BYTES, MAX_VALUE_BYTES, Delivery, Message, Subscription
 from tests.conformance.transport.backends import LONG_JOB, Backend
 
 PATIENCE = 30.0
@@ -82,6 +83,49 @@ class TestDurablePublish:
         backend.open().emit(Message(topic, "k", b"50 %"))
 
         assert receive(backend.open().subscribe([topic], group)).message.value == b"50 %"
+
+
+class TestSize:
+    def test_the_largest_message_arrives(self, backend: Backend, topic: str, group: str) -> None:
+        sent = Message(topic, "k", bytes(MAX_VALUE_BYTES), {"h": bytes(MAX_HEADER_BYTES - 100)})
+        backend.open().publish(sent)
+
+        assert receive(backend.open().subscribe([topic], group)).message == sent
+
+    @pytest.mark.parametrize(
+        "large",
+        [
+            Message("", "k", bytes(MAX_VALUE_BYTES + 1)),
+            Message("", "k", b"", {"h": bytes(MAX_HEADER_BYTES)}),
+            Message("", "k" * (MAX_HEADER_BYTES + 1), b""),
+        ],
+        ids=["value", "headers", "key"],
+    )
+    def test_a_larger_one_is_refused_for_good_with_all_that_came_along(
+        self, backend: Backend, topic: str, group: str, large: Message
+    ) -> None:
+        transport = backend.open()
+        with pytest.raises(PermanentError) as refused:
+            transport.publish(Message(topic, "k", b"along"), replace(large, topic=topic))
+        transport.emit(replace(large, topic=topic))  # a report is lost
+        transport.publish(Message(topic, "k", b"later"))
+
+        assert refused.value.code is ErrorCode.MESSAGE_TOO_LARGE
+        assert receive(transport.subscribe([topic], group)).message.value == b"later"
+
+    def test_a_job_with_too_large_an_output_can_be_settled_with_a_smaller_one(
+        self, backend: Backend, topic: str, group: str
+    ) -> None:
+        results = backend.topic("results")
+        backend.open().publish(*jobs(topic, "a"))
+        subscription = backend.open().subscribe([topic], group)
+        delivery = receive(subscription)
+
+        with pytest.raises(PermanentError):
+            subscription.settle(delivery, Message(results, "a", bytes(MAX_VALUE_BYTES + 1)))
+        subscription.settle(delivery, Message(results, "a", b"small"))
+
+        assert receive(backend.open().subscribe([results], group)).message.value == b"small"
 
 
 class TestGroups:
