@@ -27,7 +27,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
@@ -44,8 +44,20 @@ def _with_scheme(value: object) -> object:
     return f"https://{value}" if bare else value
 
 
+def _split(value: object) -> object:
+    """Take ``10, 60, 600`` for a list."""
+    return tuple(part for part in re.split(r"[,\s]+", value) if part) if isinstance(value, str) else value
+
+
+def _growing(values: tuple[float, ...]) -> tuple[float, ...]:
+    if not values or list(values) != sorted(set(values)):
+        raise ValueError("must be one or more delays in s, each longer than the one before, such as 10,60,600")
+    return values
+
+
 BaseUrl = Annotated[str, AfterValidator(_http_url)]
 Seconds = Annotated[float, Field(gt=0)]
+Delays = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split), AfterValidator(_growing)]
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -55,6 +67,23 @@ class Engine(StrEnum):
 
     LOCAL = "local"
     S3 = "s3"
+
+
+class SecurityProtocol(StrEnum):
+    """How the connection to the broker is protected; the names are Kafka's."""
+
+    PLAINTEXT = "PLAINTEXT"
+    SSL = "SSL"
+    SASL_PLAINTEXT = "SASL_PLAINTEXT"
+    SASL_SSL = "SASL_SSL"
+
+
+class SaslMechanism(StrEnum):
+    """How this service proves to the broker who it is; the names are Kafka's."""
+
+    PLAIN = "PLAIN"
+    SCRAM_SHA_256 = "SCRAM-SHA-256"
+    SCRAM_SHA_512 = "SCRAM-SHA-512"
 
 
 class LogFormat(StrEnum):
@@ -112,6 +141,14 @@ class ApiSettings(Section):
         alias="ACCEPT_TIMEOUT",
         description="Longest wait for the broker before a request is answered 503, s.",
     )
+    client_burst: Count = Field(
+        10,
+        alias="CLIENT_BURST",
+        description="Jobs that one client may queue at once; the rest of his wait behind everybody's.",
+    )
+    client_refill: Seconds = Field(
+        30.0, alias="CLIENT_REFILL", description="Time after which a client may queue one job more in front, s."
+    )
 
     def require_credentials(self) -> tuple[str, str]:
         """The user name and the password. Raises ConfigError unless both are set and not empty."""
@@ -135,6 +172,9 @@ class KafkaSettings(Section):
     task_topic: str = Field("uvr_tasks", alias="KAFKA_TASK_TOPIC", description="Jobs for the processors.")
     result_topic: str = Field("uvr_results", alias="KAFKA_RESULT_TOPIC", description="Results for the uploaders.")
     event_topic: str = Field("uvr_events", alias="KAFKA_EVENT_TOPIC", description="Progress reports.")
+    retry_topic_prefix: str = Field(
+        "uvr_retry_", alias="KAFKA_RETRY_TOPIC_PREFIX", description="Retry topics are named by this and their delay."
+    )
     dead_letter_topic: str = Field(
         "uvr_dead_letters", alias="KAFKA_DEAD_LETTER_TOPIC", description="Messages that nobody can work on."
     )
@@ -167,11 +207,70 @@ class KafkaSettings(Section):
         alias="KAFKA_REPLICATION_FACTOR",
         description="Replicas of topics that are created; 3 on a cluster.",
     )
+    min_insync_replicas: Count | None = Field(
+        None,
+        alias="KAFKA_MIN_INSYNC_REPLICAS",
+        description="Replicas that must have a message before it counts as stored. Unset: all but one, at least 1.",
+    )
     publish_timeout: Seconds = Field(
         30.0,
         alias="KAFKA_PUBLISH_TIMEOUT",
         description="Longest wait of a worker for the broker to take a message, s.",
     )
+    security_protocol: SecurityProtocol = Field(
+        SecurityProtocol.PLAINTEXT,
+        alias="KAFKA_SECURITY_PROTOCOL",
+        description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.",
+    )
+    sasl_mechanism: SaslMechanism = Field(
+        SaslMechanism.SCRAM_SHA_512,
+        alias="KAFKA_SASL_MECHANISM",
+        description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; used with SASL_PLAINTEXT and SASL_SSL.",
+    )
+    sasl_username: str | None = Field(
+        None, alias="KAFKA_SASL_USERNAME", description="Required with SASL_PLAINTEXT and SASL_SSL."
+    )
+    sasl_password: SecretStr | None = Field(
+        None, alias="KAFKA_SASL_PASSWORD", description="Required with SASL_PLAINTEXT and SASL_SSL."
+    )
+    ssl_ca_file: Path | None = Field(
+        None,
+        alias="KAFKA_SSL_CA_FILE",
+        description="PEM file of the authority that signed the broker's certificate. Unset: the system's.",
+    )
+    ssl_cert_file: Path | None = Field(
+        None, alias="KAFKA_SSL_CERT_FILE", description="PEM file of this service's own certificate, if the broker asks."
+    )
+    ssl_key_file: Path | None = Field(
+        None, alias="KAFKA_SSL_KEY_FILE", description="PEM file of its key. Unset: in KAFKA_SSL_CERT_FILE."
+    )
+    ssl_key_password: SecretStr | None = Field(
+        None, alias="KAFKA_SSL_KEY_PASSWORD", description="Password of that key, if it has one."
+    )
+    ssl_check_hostname: bool = Field(
+        True,
+        alias="KAFKA_SSL_CHECK_HOSTNAME",
+        description="false: take the certificate of any host that the authority has signed.",
+    )
+
+    @property
+    def uses_sasl(self) -> bool:
+        """Whether this service proves to the broker who it is by a user name and a password."""
+        return self.security_protocol in (SecurityProtocol.SASL_PLAINTEXT, SecurityProtocol.SASL_SSL)
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the connection to the broker is encrypted."""
+        return self.security_protocol in (SecurityProtocol.SSL, SecurityProtocol.SASL_SSL)
+
+    @model_validator(mode="after")
+    def _credentials_where_needed(self) -> Self:
+        if self.uses_sasl and not (self.sasl_username and self.sasl_password):
+            raise ValueError(
+                "KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD must be set when KAFKA_SECURITY_PROTOCOL is "
+                f"{self.security_protocol}"
+            )
+        return self
 
 
 class StateSettings(Section):
@@ -338,8 +437,33 @@ class WorkerSettings(Section):
         alias="SHUTDOWN_GRACE",
         description="After SIGTERM, time to finish the job in hand before it is given back, s.",
     )
+    prefetch: int = Field(
+        1,
+        ge=0,
+        le=16,
+        alias="PREFETCH",
+        description="Jobs that are fetched and decoded while another one separates.",
+    )
+    prefetch_bytes: Count = Field(
+        4 * GIB,
+        alias="PREFETCH_BYTES",
+        description="Disk that the files of waiting jobs may take together, bytes; a job in its turn is never held up.",
+    )
+    uploader_concurrency: Count = Field(
+        4, alias="UPLOADER_CONCURRENCY", description="Results that one uploader works on at a time."
+    )
     job_timeout: Seconds = Field(
-        7200.0, alias="JOB_TIMEOUT", description="Longest separation of one song; a hung one is ended, s."
+        7200.0, alias="JOB_TIMEOUT", description="Longest separation of any song; a hung one is ended, s."
+    )
+    job_timeout_base: Seconds = Field(
+        300.0,
+        alias="JOB_TIMEOUT_BASE",
+        description="Longest separation of a song of no length, s; JOB_TIMEOUT_FACTOR is added for its length.",
+    )
+    job_timeout_factor: Seconds = Field(
+        20.0,
+        alias="JOB_TIMEOUT_FACTOR",
+        description="Time for each second of the song, s; a large model on a CPU takes about 10.",
     )
     max_attempts: Count = Field(
         4, alias="MAX_ATTEMPTS", description="Tries of a job whose source answers with passing errors."
@@ -347,8 +471,11 @@ class WorkerSettings(Section):
     max_crashes: Count = Field(
         2, alias="MAX_CRASHES", description="Workers that one job may take down before it is dead-lettered."
     )
-    retry_base: Seconds = Field(1.0, alias="RETRY_BASE_DELAY", description="First delay between two tries, s; doubles.")
-    retry_cap: Seconds = Field(30.0, alias="RETRY_MAX_DELAY", description="Longest delay between two tries, s.")
+    retry_delays: Delays = Field(
+        (10.0, 60.0, 600.0),
+        alias="RETRY_DELAYS",
+        description="Delays before the second, third … try, s; a topic each. The last one repeats.",
+    )
 
 
 def _webhook_secret(value: SecretStr) -> SecretStr:
@@ -374,12 +501,10 @@ class WebhookSettings(Section):
     )
     timeout: Seconds = Field(15.0, alias="WEBHOOK_TIMEOUT", description="Longest wait for the receiver, s.")
     max_attempts: Count = Field(
-        6, alias="WEBHOOK_MAX_ATTEMPTS", description="Tries before the result is dead-lettered."
+        12,
+        alias="WEBHOOK_MAX_ATTEMPTS",
+        description="Tries before the result is dead-lettered; RETRY_DELAYS lie between them, 91 minutes in all.",
     )
-    retry_base: Seconds = Field(
-        1.0, alias="WEBHOOK_RETRY_BASE_DELAY", description="First delay between two tries, s; doubles."
-    )
-    retry_cap: Seconds = Field(30.0, alias="WEBHOOK_RETRY_MAX_DELAY", description="Longest delay between two tries, s.")
 
 
 class LogSettings(Section):
@@ -467,6 +592,8 @@ def _shown_default(field: FieldInfo) -> str:
     default: Any = field.default
     if default is None:
         return ""
+    if isinstance(default, tuple):
+        return ",".join(f"{part:g}" for part in default)
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 

@@ -26,6 +26,9 @@ SettingsOf = Callable[..., Settings]
 SERVICES = ("api", "processor", "processor-gpu", "uploader")
 CREDENTIALS = set(REQUIRED)
 SECRETS = {name for name, field in SETTINGS.items() if SecretStr.__name__ in str(field.annotation)}
+BROKER_SECRETS = {"KAFKA_SASL_PASSWORD", "KAFKA_SSL_KEY_PASSWORD"}
+#: Secrets that the services can do without.
+OPTIONAL = BROKER_SECRETS | {"WEBHOOK_SECRET"}
 #: Settings that mean nothing here: of the embedded transport and the local store, or fixed by the image.
 FIXED = {
     *("API_HOST", "API_PORT", "PROCESSOR_HEALTH_HOST", "PROCESSOR_HEALTH_PORT"),
@@ -95,6 +98,8 @@ def test_secrets_go_where_they_are_needed(compose: ComposeFile) -> None:
     holders = {secret: {name for name, settings in given.items() if secret in settings} for secret in SECRETS}
     assert holders.pop("BASIC_AUTH_PASSWORD") == {"api"}
     assert holders.pop("WEBHOOK_SECRET") == {"uploader"}
+    for secret in BROKER_SECRETS:
+        assert holders.pop(secret) == set(SERVICES)
     assert set(holders) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 
 
@@ -105,7 +110,7 @@ def test_no_secret_has_a_default(compose: ComposeFile) -> None:
         assert (operator == ":?") == (name in CREDENTIALS | SECRETS), name
     for name, service in compose.services.items():
         for setting in SECRETS & set(service.get("environment", {})):
-            assert str(service["environment"][setting] or "").startswith("${") or setting == "WEBHOOK_SECRET", name
+            assert str(service["environment"][setting] or "").startswith("${") or setting in OPTIONAL, name
 
 
 @pytest.mark.parametrize("missing", sorted(CREDENTIALS))
