@@ -4,6 +4,7 @@
     ├── PermanentError        this job can never succeed: fail it at once
     ├── TransientError        this job may succeed later: spend an attempt, try again
     ├── InfrastructureError   nothing is wrong with the job: keep it, spend nothing, wait
+    │   └── RefusedError      nor does waiting help: the broker does not let this service in
     ├── PoisonError           the job took its worker down
     └── CancelledError        the work must stop and its result must not be published
 
@@ -114,6 +115,17 @@ class InfrastructureError(PipelineError):
     """Our own surroundings are broken (broker, storage, disk): keep the job, spend nobody's attempt."""
 
     kind = ErrorKind.INFRASTRUCTURE
+
+
+class RefusedError(InfrastructureError):
+    """The broker answers and turns this service away: an operator has to mend that, waiting does not.
+
+    ``advice`` is one sentence for the log and the terminal: which broker, which user, what to check. No secrets.
+    """
+
+    def __init__(self, message: str, *, advice: str) -> None:
+        super().__init__(message, code=ErrorCode.BROKER_REFUSED)
+        self.advice = advice
 
 
 class PoisonError(PipelineError):

@@ -21,6 +21,7 @@ class ExitCode(IntEnum):
     OK = 0
     UNAVAILABLE = 69  # something that must be there at the start is not: the model, a port
     INTERNAL = 70  # a defect of ours
+    REFUSED = 77  # the broker does not let this service in: wrong credentials, certificates, rights
     CONFIG = 78  # a setting cannot be used
     KILLED = 130  # a second signal cut the shutdown short
 

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from pipeline.cancel import CancelToken
 from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, PipelineError
 from pipeline.telemetry import get_logger
 from pipeline.transport.embedded_database import BUSY_TIMEOUT, Database
-from pipeline.transport.protocol import Delivery, Message, Topic, require_storable
+from pipeline.transport.protocol import Delivery, Message, Stored, Topic, due_at, require_storable
+from pipeline.transport.weights import WeightedChoice
 
 log = get_logger(__name__)
 
@@ -41,6 +42,7 @@ SELECT m.seq, m.topic, m.key, m.value, m.headers, coalesce(d.attempts, 0)
 FROM messages m
 LEFT JOIN deliveries d ON d.grp = :grp AND d.seq = m.seq
 WHERE m.topic = :topic AND m.seq >= (SELECT seq FROM low_water_marks WHERE grp = :grp AND topic = :topic)
+  AND m.due <= :wall_clock
   AND coalesce(d.settled, 0) = 0
   AND (d.owner IS NULL OR d.lease_until < :now OR d.lease_until > :now + :lease + 1)
   AND m.seq NOT IN (SELECT value FROM json_each(:open))
@@ -65,6 +67,11 @@ ORDER BY m.seq LIMIT 1
 """
 # What has been settled is a message that exists or, a report, has been dropped already: never less than its offset.
 _NEXT = "SELECT max(coalesce(max(seq), 0), :settled) + 1 FROM messages WHERE topic = :topic"
+_LAST = "SELECT coalesce(max(seq), 0) FROM messages WHERE topic = :topic"
+_PAGE = """
+SELECT seq, key, value, headers, published FROM messages
+WHERE topic = :topic AND seq > :after AND seq <= :last ORDER BY seq LIMIT 100
+"""
 _PURGE = """
 DELETE FROM messages WHERE seq IN (
   SELECT m.seq FROM messages m JOIN topics t ON t.name = m.topic
@@ -103,6 +110,9 @@ class EmbeddedTransport:
         with self._database.transaction() as connection:
             _insert(connection, messages)
 
+    def offer(self, *messages: Message, trial: Message) -> None:
+        self.publish(*messages)  # all or nothing: there is nothing to try
+
     def emit(self, *messages: Message) -> None:
         try:
             require_storable(messages)
@@ -111,10 +121,20 @@ class EmbeddedTransport:
         except PipelineError as error:
             log.warning("report_lost", error=error.message)
 
-    def subscribe(self, topics: Sequence[str], group: str) -> EmbeddedSubscription:
-        subscription = EmbeddedSubscription(Database(self._path, durable=True), topics, group, self._lease)
+    def subscribe(
+        self, topics: Sequence[str], group: str, *, weights: Mapping[str, int] | None = None
+    ) -> EmbeddedSubscription:
+        database = Database(self._path, durable=True)
+        subscription = EmbeddedSubscription(database, topics, group, weights or {}, self._lease)
         self._subscriptions.append(subscription)
         return subscription
+
+    def browse(self, topic: str) -> Iterator[Stored]:
+        after, (last,) = 0, self._database.query(_LAST, {"topic": topic})
+        while rows := self._database.query(_PAGE, {"topic": topic, "after": after, "last": last[0]}):
+            for seq, key, value, headers, published in rows:
+                yield Stored(Message(topic, key, value, _decode_headers(headers)), 0, seq, published)
+                after = seq
 
     def check(self) -> None:
         with self._database.transaction():
@@ -130,8 +150,12 @@ class EmbeddedTransport:
 class EmbeddedSubscription:
     """See ``pipeline.transport.protocol.Subscription``."""
 
-    def __init__(self, database: Database, topics: Sequence[str], group: str, lease: float) -> None:
+    def __init__(
+        self, database: Database, topics: Sequence[str], group: str, weights: Mapping[str, int], lease: float
+    ) -> None:
         self._database = database
+        self._choice = WeightedChoice(weights)
+        self._taking = threading.Lock()
         self._topics = tuple(topics)
         self._group = group
         self._lease = lease
@@ -193,15 +217,16 @@ class EmbeddedSubscription:
         self._database.close()
 
     def _take(self) -> Delivery | None:
-        # Looking first without the right to write keeps idle members from queueing for it.
-        if not any(self._ready(topic) for topic in self._topics):
-            return None
-        with self._database.transaction() as connection:
-            delivery = self._claim_first(connection)
-        if delivery is not None:
-            with self._open_lock:
-                self._open[delivery.offset] = delivery
-        return delivery
+        with self._taking:
+            # Looking first without the right to write keeps idle members from queueing for it.
+            if not any(self._ready(topic) for topic in self._topics):
+                return None
+            with self._database.transaction() as connection:
+                delivery = self._claim_next(connection)
+            if delivery is not None:
+                with self._open_lock:
+                    self._open[delivery.offset] = delivery
+            return delivery
 
     def _ready(self, topic: str) -> bool:
         return bool(self._database.query(_READY, self._ready_values(topic)))
@@ -211,16 +236,24 @@ class EmbeddedSubscription:
             "grp": self._group,
             "topic": topic,
             "now": time.monotonic(),
+            "wall_clock": time.time(),
             "lease": self._lease,
             "open": json.dumps([delivery.offset for delivery in self._open_deliveries()]),
         }
 
-    def _claim_first(self, connection: sqlite3.Connection) -> Delivery | None:
-        for topic in self._topics:
-            row = connection.execute(_READY, self._ready_values(topic)).fetchone()
-            if row is not None:
-                return self._claim(connection, row)
-        return None
+    def _claim_next(self, connection: sqlite3.Connection) -> Delivery | None:
+        found = {topic: connection.execute(_READY, self._ready_values(topic)).fetchone() for topic in self._topics}
+        heads = {topic: row for topic, row in found.items() if row is not None}
+        if not heads:
+            return None
+        topic = self._choice.choose(heads)
+        holding = self._open_deliveries()
+        # A suspect works alone, so that its end can be laid at no other's door. It waits until all others are done, and
+        # meanwhile nothing is begun, or it would wait for ever.
+        if any(delivery.attempt > 1 for delivery in holding) or (holding and heads[topic][-1] > 0):
+            return None
+        self._choice.took(topic)
+        return self._claim(connection, heads[topic])
 
     def _claim(self, connection: sqlite3.Connection, row: tuple[int, str, str, bytes, str, int]) -> Delivery:
         seq, topic, key, value, headers, attempts = row
@@ -301,8 +334,8 @@ class EmbeddedSubscription:
 def _insert(connection: sqlite3.Connection, messages: Sequence[Message]) -> None:
     now = time.time()
     connection.executemany(
-        "INSERT INTO messages (topic, key, value, headers, published) VALUES (?, ?, ?, ?, ?)",
-        [(m.topic, m.key, m.value, _encode_headers(m.headers), now) for m in messages],
+        "INSERT INTO messages (topic, key, value, headers, published, due) VALUES (?, ?, ?, ?, ?, ?)",
+        [(m.topic, m.key, m.value, _encode_headers(m.headers), now, due_at(m)) for m in messages],
     )
 
 

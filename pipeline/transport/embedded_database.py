@@ -5,9 +5,10 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import ErrorCode, InfrastructureError
 
@@ -28,8 +29,16 @@ class Database:
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             schema = resources.files(__package__).joinpath("schema.sql").read_text("utf-8")
             self._connection.executescript(schema)
+            self._bring_up_to_date()
 
-    def query(self, sql: str, values: Mapping[str, object]) -> list[tuple[object, ...]]:
+    def _bring_up_to_date(self) -> None:
+        """Add what files of earlier versions do not have."""
+        columns = "SELECT 1 FROM pragma_table_info('messages') WHERE name = 'due'"
+        if self._connection.execute(columns).fetchone() is None:
+            with suppress(sqlite3.OperationalError):  # another process was quicker
+                self._connection.execute("ALTER TABLE messages ADD COLUMN due REAL NOT NULL DEFAULT 0")
+
+    def query(self, sql: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """Rows of a reading statement."""
         with self._lock, _translated():
             return self._connection.execute(sql, values).fetchall()

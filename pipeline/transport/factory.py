@@ -5,28 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.transport.embedded import EmbeddedTransport
-from pipeline.transport.protocol import Topic, Transport
+from pipeline.transport.protocol import Transport
 
 if TYPE_CHECKING:
-    from config import KafkaSettings, Settings
-
-DAY = 86_400.0
-
-
-def topics(kafka: KafkaSettings, retention: float) -> tuple[Topic, ...]:
-    """Every topic of the service. ``retention``: s for which jobs and results are kept."""
-    return (
-        Topic(kafka.task_topic, retention),
-        Topic(kafka.result_topic, retention),
-        Topic(kafka.event_topic, DAY, reports=True),
-        Topic(kafka.dead_letter_topic, None),
-    )
+    from config import Settings
 
 
 def open_transport(settings: Settings, *, max_poll_interval_ms: int, publish_timeout: float | None = None) -> Transport:
     """The embedded engine, or Kafka when ``KAFKA_BOOTSTRAP_SERVERS`` is set.
 
     ``max_poll_interval_ms``: the service's default. ``publish_timeout``: s; None: the setting.
+    Nothing is asked of the broker yet. Raises ConfigError for a certificate or key that cannot be used.
     """
     kafka = settings.kafka
     if kafka.bootstrap_servers is None:
@@ -35,7 +24,9 @@ def open_transport(settings: Settings, *, max_poll_interval_ms: int, publish_tim
             lease=settings.state.lease_seconds,
             publish_timeout=publish_timeout or kafka.publish_timeout,
         )
-    from pipeline.transport.kafka import KafkaTransport  # costs a second of import that embedded users need not pay
+    # They cost a second of import that embedded users need not pay.
+    from pipeline.transport.kafka import KafkaTransport
+    from pipeline.transport.kafka_security import KafkaSecurity
 
     return KafkaTransport(
         kafka.bootstrap_servers,
@@ -44,4 +35,6 @@ def open_transport(settings: Settings, *, max_poll_interval_ms: int, publish_tim
         publish_timeout=publish_timeout or kafka.publish_timeout,
         partitions=kafka.partitions,
         replication_factor=kafka.replication_factor,
+        min_insync_replicas=kafka.min_insync_replicas,
+        security=KafkaSecurity.from_settings(kafka),
     )

@@ -5,23 +5,28 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from kafka import KafkaAdminClient, KafkaProducer
-from kafka.errors import IllegalStateError, TopicAlreadyExistsError
+from kafka.errors import IllegalStateError
 
 from pipeline.errors import ErrorCode, InfrastructureError, PipelineError
 from pipeline.telemetry import get_logger
-from pipeline.transport.kafka_client import KafkaClients, force_close
+from pipeline.transport.kafka_client import KafkaClients, force_close, refusal_of
 from pipeline.transport.kafka_errors import CLIENT_ERRORS, translate, translated
+from pipeline.transport.kafka_reader import read_all
+from pipeline.transport.kafka_security import KafkaSecurity
 from pipeline.transport.kafka_subscription import KafkaSubscription
-from pipeline.transport.protocol import Message, Topic, require_storable
+from pipeline.transport.kafka_topics import KafkaTopics, Layout
+from pipeline.transport.protocol import Message, Stored, Topic, require_storable
 
 log = get_logger(__name__)
 
 #: Reports that may wait to be sent; more are dropped.
 REPORTS_WAITING = 1000
+#: How much more time must be left for what is offered than its trial took, in times of that.
+TRIAL_MARGIN = 2.0
 #: How long ``close`` waits for what is still buffered, s.
 CLOSE_TIMEOUT = 5.0
 
@@ -29,8 +34,10 @@ CLOSE_TIMEOUT = 5.0
 class KafkaTransport:
     """See ``pipeline.transport.protocol.Transport``.
 
-    ``publish_timeout``: s after which ``publish`` gives up. ``partitions``, ``replication_factor``: of topics that
-    are created.
+    ``publish_timeout``: s after which ``publish`` gives up. ``partitions``, ``replication_factor``,
+    ``min_insync_replicas``: of topics that are created; see ``Layout``. ``security``: plain text if it is not given.
+
+    A broker that turns this service away is a RefusedError wherever InfrastructureErrors are raised.
     """
 
     def __init__(
@@ -42,10 +49,17 @@ class KafkaTransport:
         publish_timeout: float = 30.0,
         partitions: int = 12,
         replication_factor: int = 1,
+        min_insync_replicas: int | None = None,
+        security: KafkaSecurity | None = None,
     ) -> None:
-        self._clients = KafkaClients(bootstrap_servers, publish_timeout, max_poll_interval_ms, session_timeout_ms)
-        self._partitions = partitions
-        self._replication_factor = replication_factor
+        self._clients = KafkaClients(
+            bootstrap_servers,
+            publish_timeout,
+            max_poll_interval_ms,
+            session_timeout_ms,
+            security=security or KafkaSecurity(),
+        )
+        self._layout = Layout(partitions, replication_factor, min_insync_replicas)
         self._producer = _Producer(self._clients)
         self._reports = _Reports(self._producer)
         self._admin: KafkaAdminClient | None = None
@@ -54,23 +68,46 @@ class KafkaTransport:
 
     def ensure_topics(self, topics: Sequence[Topic]) -> None:
         with self._connected_admin() as admin:
-            existing = set(admin.list_topics())
-            for topic in topics:
-                if topic.name not in existing:
-                    self._create(admin, topic)
+            KafkaTopics(admin, self._layout).create_missing(topics)
+
+    def lay_out(self, topic: Topic, *, align: bool) -> str:
+        """Create ``topic`` or add the partitions that it lacks; ``align``: change its settings, too, if they differ.
+
+        Returns one line about what was done. Raises InfrastructureError.
+        """
+        with self._connected_admin() as admin:
+            return KafkaTopics(admin, self._layout).lay_out(topic, align=align)
 
     def publish(self, *messages: Message) -> None:
         self._producer.publish(messages)
 
+    def offer(self, *messages: Message, trial: Message) -> None:
+        self._producer.offer(messages, trial)
+
     def emit(self, *messages: Message) -> None:
         self._reports.put(messages)
 
-    def subscribe(self, topics: Sequence[str], group: str) -> KafkaSubscription:
+    def subscribe(
+        self, topics: Sequence[str], group: str, *, weights: Mapping[str, int] | None = None
+    ) -> KafkaSubscription:
         subscription = KafkaSubscription(
-            lambda: self._clients.consumer(group), self.publish, topics, self._clients.publish_timeout
+            lambda busy: self._clients.consumer(group, busy),
+            self.publish,
+            topics,
+            weights or {},
+            self._clients.publish_timeout,
         )
         self._subscriptions.append(subscription)
         return subscription
+
+    def browse(self, topic: str) -> Iterator[Stored]:
+        with translated():
+            reader = self._clients.reader()
+        try:
+            with translated():
+                yield from read_all(reader, topic, self._clients.publish_timeout)
+        finally:
+            reader.close(autocommit=False)
 
     def check(self) -> None:
         with self._connected_admin() as admin:
@@ -93,26 +130,15 @@ class KafkaTransport:
                     self._admin = self._clients.admin()
                 yield self._admin
             except CLIENT_ERRORS as error:
+                refusal = None if self._admin is None else refusal_of(self._admin)
                 self._discard_admin()
-                raise translate(error) from error
+                raise translate(refusal or error) from error
 
     def _discard_admin(self) -> None:
         admin, self._admin = self._admin, None
         if admin is not None:
             with suppress(*CLIENT_ERRORS):
                 admin.close()
-
-    def _create(self, admin: KafkaAdminClient, topic: Topic) -> None:
-        retention_ms = -1 if topic.retention is None else int(topic.retention * 1000)
-        description = {
-            "num_partitions": self._partitions,
-            "replication_factor": self._replication_factor,
-            "configs": {"retention.ms": str(retention_ms)},
-        }
-        # Another service that starts at the same moment may have been quicker.
-        with suppress(TopicAlreadyExistsError):
-            admin.create_topics({topic.name: description})
-            log.info("topic_created", topic=topic.name, **description)
 
 
 class _Producer:
@@ -132,20 +158,35 @@ class _Producer:
         if not messages:
             return
         require_storable(messages)
-        deadline = time.monotonic() + self._clients.publish_timeout
+        self._send(messages, time.monotonic() + self._clients.publish_timeout)
+
+    def offer(self, messages: Sequence[Message], trial: Message) -> None:
+        require_storable(messages)
+        started = time.monotonic()
+        deadline = started + self._clients.publish_timeout
+        self._send((trial,), deadline)
+        answered = time.monotonic()
+        if TRIAL_MARGIN * (answered - started) > deadline - answered:
+            raise _no_answer()
+        self._send(messages, deadline)
+
+    def _send(self, messages: Sequence[Message], deadline: float) -> None:
         client = self._connected(deadline)
         try:
             futures = [client.send(**_record(message)) for message in messages]
             for future in futures:
                 future.get(timeout=max(0.01, deadline - time.monotonic()))
-        except IllegalStateError as error:
-            # Another publisher's failure has ended the client that we shared.
+        except (IllegalStateError, RuntimeError) as error:
+            if self._client is client:
+                raise
+            # Another publisher's failure has ended the client that we shared, at whichever line of its it was.
             raise _no_answer() from error
         except CLIENT_ERRORS as error:
             # Whatever it was: once a message was refused, an idempotent producer refuses everything
             # (kafka-python 3.0.12).
+            refusal = refusal_of(client)
             self._discard(client)
-            raise translate(error) from error
+            raise translate(refusal or error) from error
 
     def close(self) -> None:
         """Send what is buffered, and refuse what comes later."""

@@ -5,16 +5,19 @@ What the client's own interface leaves open (3.0.12) is here as well: the only c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError
-from kafka.net.compat import KafkaNetClient
+from kafka.structs import TopicPartition
 
 from pipeline.transport.kafka_assignor import StickyAssignor
+from pipeline.transport.kafka_network import made
+from pipeline.transport.kafka_refusal import RefusedByBroker
+from pipeline.transport.kafka_security import KafkaSecurity
 
 #: A poll hands over everything that the client has fetched. A partition that is paused while the client still holds
 #: records of it can stay silent after it is resumed (kafka-python 3.0.12), so nothing may be left behind.
@@ -26,12 +29,13 @@ REQUEST_MS = 10_000
 #: How long to wait for the thread of a force-closed producer, s. It may be busy finding a broker, but sends no more.
 FORCE_CLOSE_TIMEOUT = 0.2
 
-ClientT = TypeVar("ClientT")
-
 
 @dataclass(frozen=True, slots=True)
 class KafkaClients:
-    """Makes the three kinds of client of one broker. Every method raises kafka-python's own exceptions."""
+    """Makes the kinds of client of one broker.
+
+    Every method raises kafka-python's own exceptions, and RefusedByBroker, which is one of them.
+    """
 
     bootstrap_servers: str
     publish_timeout: float
@@ -40,11 +44,12 @@ class KafkaClients:
     session_timeout_ms: int
     check_timeout: float = 2.0
     """s"""
+    security: KafkaSecurity = field(default_factory=KafkaSecurity)
 
     def producer(self, bootstrap_timeout: float) -> KafkaProducer:
         """``bootstrap_timeout``: s to find the broker in."""
         milliseconds = int(self.publish_timeout * 1000)
-        return _made(
+        return made(
             KafkaProducer,
             **self._common(int(bootstrap_timeout * 1000)),
             acks="all",
@@ -57,8 +62,9 @@ class KafkaClients:
             metrics_enabled=False,
         )
 
-    def consumer(self, group: str) -> KafkaConsumer:
-        return _made(
+    def consumer(self, group: str, busy: Callable[[], Iterable[TopicPartition]] = tuple) -> KafkaConsumer:
+        """``busy``: the partitions of which jobs are in hand, the longest running first."""
+        return made(
             KafkaConsumer,
             **self._common(REQUEST_MS // 2),
             group_id=group,
@@ -67,7 +73,7 @@ class KafkaClients:
             # A new group starts with the oldest job, not with the next one.
             auto_offset_reset="earliest",
             # Members keep what they have while others join or leave. Never mixed with an eager assignor.
-            partition_assignment_strategy=[StickyAssignor],
+            partition_assignment_strategy=[StickyAssignor(busy)],
             max_poll_interval_ms=self.max_poll_interval_ms,
             session_timeout_ms=self.session_timeout_ms,
             # A member learns with a heartbeat that the group rearranges itself: often, so that this is over soon.
@@ -80,9 +86,22 @@ class KafkaClients:
             metrics_enabled=False,
         )
 
+    def reader(self) -> KafkaConsumer:
+        """A consumer of no group: it reads, and nobody takes note."""
+        return made(
+            KafkaConsumer,
+            **self._common(REQUEST_MS // 2),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            request_timeout_ms=REQUEST_MS,
+            allow_auto_create_topics=False,
+            metrics_enabled=False,
+        )
+
     def admin(self) -> KafkaAdminClient:
         milliseconds = int(self.check_timeout * 1000)
-        return _made(KafkaAdminClient, **self._common(milliseconds), request_timeout_ms=milliseconds)
+        return made(KafkaAdminClient, **self._common(milliseconds), request_timeout_ms=milliseconds)
 
     def _common(self, bootstrap_timeout_ms: int) -> dict[str, Any]:
         return {
@@ -92,42 +111,8 @@ class KafkaClients:
             "reconnect_backoff_max_ms": 2000,
             # Partitions that are added to a topic are seen and shared out within this time.
             "metadata_max_age_ms": 10_000,
+            **self.security.client_settings(),
         }
-
-
-def _made(kind: Callable[..., ClientT], **settings: Any) -> ClientT:
-    """A client, or nothing at all.
-
-    A constructor of kafka-python that finds no broker leaves its thread and four file descriptors behind (3.0.12): a
-    service that waits an hour for its broker would run out of them.
-    """
-    opened: list[_Network] = []
-
-    def open_network(**network_settings: Any) -> _Network:
-        opened.append(_Network(**network_settings))
-        return opened[-1]
-
-    try:
-        return kind(**settings, kafka_client=open_network)
-    except BaseException:
-        for network in opened:
-            network.close()
-        raise
-
-
-class _Network(KafkaNetClient):  # type: ignore[misc]
-    """The network side of a client, which lets go of every socket when it is closed.
-
-    kafka-python (3.0.12) waits for what is still to be written, and then nobody is left to write it.
-    """
-
-    def close(self, node_id: int | None = None) -> None:
-        connections = list(self._manager._conns.values()) if node_id is None else []
-        sockets = [connection.transport._sock for connection in connections if connection.transport is not None]
-        super().close(node_id)
-        for left_open in sockets:
-            if left_open is not None:
-                left_open.close()
 
 
 def force_close(producer: KafkaProducer) -> None:
@@ -143,8 +128,24 @@ def force_close(producer: KafkaProducer) -> None:
         producer.close(timeout=0)
 
 
+def refusal_of(client: KafkaProducer | KafkaConsumer | KafkaAdminClient) -> RefusedByBroker | None:
+    """Which broker has turned the client away since it was made, and why.
+
+    The calls of a client say in time that nobody answers, or that somebody was refused, and not by whom.
+    """
+    network = client._sender._client if isinstance(client, KafkaProducer) else client._client
+    refusal: RefusedByBroker | None = network.refusal
+    return refusal
+
+
 def has_coordinator(consumer: KafkaConsumer) -> bool:
-    """Whether the broker that looks after the group is known and connected, as far as the client has noticed."""
+    """Whether the broker that looks after the group is known and connected, as far as the client has noticed.
+
+    Raises RefusedByBroker if a broker has turned the client away.
+    """
+    refusal = refusal_of(consumer)
+    if refusal is not None:
+        raise refusal
     return not consumer._coordinator.coordinator_unknown()
 
 

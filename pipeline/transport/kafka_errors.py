@@ -7,17 +7,13 @@ from contextlib import contextmanager
 
 from kafka import errors as kafka_errors
 
-from pipeline.errors import ErrorCode, InfrastructureError, PermanentError, PipelineError
+from pipeline.errors import ErrorCode, InfrastructureError, PermanentError, PipelineError, RefusedError
+from pipeline.transport.kafka_refusal import Attempt
 
 #: Everything that a call of kafka-python may raise when nothing is wrong with our code.
 CLIENT_ERRORS = (kafka_errors.KafkaError, OSError)
 
 _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
-_REFUSED = (
-    kafka_errors.SaslAuthenticationFailedError,
-    kafka_errors.AuthorizationError,
-    kafka_errors.UnsupportedSaslMechanismError,
-)
 #: Mistakes in how we call the client: defects of ours, which no waiting mends.
 _DEFECTS = (
     kafka_errors.KafkaConfigurationError,
@@ -35,6 +31,14 @@ _NO_ANSWER = (
 )
 
 
+class BrokerHungUp(kafka_errors.KafkaTimeoutError):  # type: ignore[misc]
+    """Nobody has answered in time, although somebody was there, who hung up or spoke in riddles.
+
+    So does a broker that starts or ends, a proxy in front of nothing, and a broker that is spoken to in plain text
+    where it expects TLS, or the other way round.
+    """
+
+
 def translate(error: Exception) -> PipelineError:
     """The classified form of what kafka-python raised.
 
@@ -46,9 +50,13 @@ def translate(error: Exception) -> PipelineError:
     name = type(error).__name__
     if isinstance(error, _TOO_LARGE):
         return PermanentError("the message is larger than the broker takes", code=ErrorCode.MESSAGE_TOO_LARGE)
-    if isinstance(error, _REFUSED):
+    refusal = Attempt().refusal(error)
+    if refusal is not None:
+        return RefusedError(refusal.message, advice=refusal.advice)
+    if isinstance(error, BrokerHungUp):
         return InfrastructureError(
-            f"the broker refuses this service ({name}): check its credentials and rights", code=ErrorCode.BROKER_REFUSED
+            "the broker ends connections before it has answered: if that stays so, check KAFKA_SECURITY_PROTOCOL",
+            code=ErrorCode.BROKER_UNAVAILABLE,
         )
     if isinstance(error, _NO_ANSWER):
         return InfrastructureError(f"the broker does not answer ({name})", code=ErrorCode.BROKER_UNAVAILABLE)

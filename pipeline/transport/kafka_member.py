@@ -1,7 +1,7 @@
 """The thread that keeps a group member alive: it owns the client, polls it without pause, runs commands in between.
 
-While messages wait to be worked on, all partitions are paused: the polls then keep the membership alive and fetch
-nothing. ``max_poll_interval_ms`` so bounds a hung client, not a long song.
+A partition of which messages wait in memory, for their turn or for their time, is paused: the polls then keep the
+membership alive and fetch nothing of it. ``max_poll_interval_ms`` so bounds a hung client, not a long song.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
 
 from kafka import KafkaConsumer
 from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
+from pipeline import metrics
 from pipeline.errors import ErrorCode, InfrastructureError, PipelineError
 from pipeline.telemetry import get_logger
 from pipeline.transport.kafka_client import finish_interrupted_join, has_coordinator, is_joining
 from pipeline.transport.kafka_errors import CLIENT_ERRORS, translate
 from pipeline.transport.kafka_partitions import Partition, Partitions, Waiting
+from pipeline.transport.kafka_reader import message_of
 from pipeline.transport.offsets import parse_metadata
-from pipeline.transport.protocol import Message
 
 log = get_logger(__name__)
 
@@ -146,7 +146,7 @@ class KafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         self._run_commands(consumer, pause=0.0 if is_joining(consumer) else POLL_PAUSE)
         self._regulate(consumer)
         for position, records in consumer.poll(timeout_ms=JOIN_POLL_MS if is_joining(consumer) else POLL_MS).items():
-            self._partitions.accept(position, [Waiting(record.offset, _message(record)) for record in records])
+            self._partitions.accept(position, [Waiting(record.offset, message_of(record)) for record in records])
         finish_interrupted_join(consumer)
         self._read_commits(consumer)
 
@@ -167,12 +167,11 @@ class KafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
                     done.set_exception(refusal)
 
     def _regulate(self, consumer: KafkaConsumer) -> None:
-        """Fetch nothing while records wait in memory."""
+        """Fetch nothing from partitions of which records wait in memory, for their turn or for their time."""
         # Partitions come and go only while this thread polls.
-        if self._partitions.full:
-            consumer.pause(*(consumer.assignment() - consumer.paused()))
-        else:
-            consumer.resume(*consumer.paused())
+        full, paused = self._partitions.full & consumer.assignment(), consumer.paused()
+        consumer.pause(*(full - paused))
+        consumer.resume(*(paused - full))
 
     def _read_commits(self, consumer: KafkaConsumer) -> None:
         """Learn how often the waiting messages of new partitions were begun before."""
@@ -234,11 +233,14 @@ class KafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
     # --- for the client's own thread: no call in here may wait for the broker ---
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        self._partitions.assign(assigned)
-        log.info("partitions_assigned", partitions=_named(assigned))
+        positions = tuple(assigned)
+        metrics.rebalances.labels("assigned").inc(len(positions))
+        self._partitions.assign(positions)
+        log.info("partitions_assigned", partitions=_named(positions))
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         positions = tuple(revoked)
+        metrics.rebalances.labels("revoked").inc(len(positions))
         self._partitions.give_up(positions)
         offsets: dict[TopicPartition, OffsetAndMetadata] = self._partitions.overcounted(positions)
         if offsets and self._consumer is not None:
@@ -248,8 +250,10 @@ class KafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         log.info("partitions_revoked", partitions=_named(positions))
 
     def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
-        self._partitions.drop(tuple(lost))
-        log.warning("partitions_lost", partitions=_named(lost))
+        positions = tuple(lost)
+        metrics.rebalances.labels("lost").inc(len(positions))
+        self._partitions.drop(positions)
+        log.warning("partitions_lost", partitions=_named(positions))
 
 
 def _run_command(command: _Command, done: Future[None], consumer: KafkaConsumer) -> None:
@@ -261,12 +265,6 @@ def _run_command(command: _Command, done: Future[None], consumer: KafkaConsumer)
         done.set_exception(error)
     else:
         done.set_result(None)
-
-
-def _message(record: Any) -> Message:
-    """What kafka-python fetched, as it came: a broken body is the parser's business, not the client's."""
-    key = (record.key or b"").decode("utf-8", "replace")
-    return Message(record.topic, key, record.value or b"", dict(record.headers or ()))
 
 
 def _named(positions: Iterable[TopicPartition]) -> list[str]:

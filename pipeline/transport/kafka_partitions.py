@@ -12,8 +12,12 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from pipeline.cancel import CancelToken
 from pipeline.errors import CancelledError, ErrorCode, PipelineError
-from pipeline.transport.offsets import PartitionProgress
-from pipeline.transport.protocol import Delivery, Message
+from pipeline.transport.offsets import CommitNotes, PartitionProgress
+from pipeline.transport.protocol import Delivery, Message, due_at
+from pipeline.transport.weights import WeightedChoice
+
+#: Longest sleep of whoever waits for a message, s; news wakes him earlier.
+_LONG = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ class Partition:
     """None until the group's last commit has been read."""
     ready: deque[Waiting] = field(default_factory=deque)
     open: dict[int, Delivery] = field(default_factory=dict)
+    begun_at: dict[int, float] = field(default_factory=dict)
+    """When the open deliveries were begun, on the monotonic clock, s."""
     published: set[int] = field(default_factory=set)
     """Open deliveries whose outputs are durable already, while their offset is not."""
     overcounted: bool = False
@@ -45,12 +51,27 @@ class Partition:
         if new:
             self.ready.append(waiting)
 
-    def begin_next(self) -> Delivery:
-        """Take the first message that is ready; the attempt is counted."""
-        waiting = self.ready.popleft()
+    def next_ready(self) -> Waiting | None:
+        """The first message that may be begun as far as this partition goes, whether it is due or not.
+
+        Messages with a key that is open, or that an earlier one has, wait, so that those of a key keep their order.
+        """
+        if self.progress is None:
+            return None
+        open_keys = {delivery.message.key for delivery in self.open.values()}
+        return next((waiting for waiting in self.ready if waiting.message.key not in open_keys), None)
+
+    def is_suspect(self, waiting: Waiting) -> bool:
+        """Whether an attempt at the message has ended without an outcome."""
+        return self._known_progress.is_suspect(waiting.offset)
+
+    def begin(self, waiting: Waiting) -> Delivery:
+        """Take a message that is ready; the attempt is counted."""
+        self.ready.remove(waiting)
         attempt = self._known_progress.begin(waiting.offset)
         delivery = Delivery(waiting.message, self.position.partition, waiting.offset, attempt, CancelToken())
         self.open[waiting.offset] = delivery
+        self.begun_at[waiting.offset] = time.monotonic()
         return delivery
 
     def put_back(self, delivery: Delivery, *, count_attempt: bool) -> None:
@@ -94,14 +115,17 @@ class Partition:
 
     def _close(self, offset: int) -> None:
         self.open.pop(offset, None)
+        self.begun_at.pop(offset, None)
         self.published.discard(offset)
 
 
 class Partitions:
     """The partitions of one member. Thread-safe: the worker's thread takes, the client's threads feed and drop."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Mapping[str, int]) -> None:
+        """``weights``: of topics, see ``pipeline.transport.weights``."""
         self._changed = threading.Condition()
+        self._choice = WeightedChoice(weights)
         self._owned: dict[TopicPartition, Partition] = {}
         self._fault: PipelineError | None = None
 
@@ -120,15 +144,40 @@ class Partitions:
                     if self._fault is not None:
                         raise self._fault
                     return None
-                self._changed.wait(left)
+                self._changed.wait(min(left, self._next_due()))
 
     def _begin_next(self) -> tuple[Partition, Delivery] | None:
+        heads = self._heads(time.time())
+        if not heads:
+            return None
+        topic = self._choice.choose(heads)
+        partition, waiting = heads[topic]
+        holding = [delivery for other in self._owned.values() for delivery in other.open.values()]
+        # A suspect works alone, so that its end can be laid at no other's door. It waits until all others are done, and
+        # meanwhile nothing is begun, or it would wait for ever.
+        if any(delivery.attempt > 1 for delivery in holding) or (holding and partition.is_suspect(waiting)):
+            return None
+        self._choice.took(topic)
+        # Round robin: a long backlog in one partition must not starve the others.
+        self._owned[partition.position] = self._owned.pop(partition.position)
+        return partition, partition.begin(waiting)
+
+    def _heads(self, now: float) -> dict[str, tuple[Partition, Waiting]]:
+        """The message that is next in each topic."""
+        heads: dict[str, tuple[Partition, Waiting]] = {}
         for position, partition in self._owned.items():
-            if partition.ready and partition.progress is not None:
-                # Round robin: a long backlog in one partition must not starve the others.
-                self._owned[position] = self._owned.pop(position)
-                return partition, partition.begin_next()
-        return None
+            if position.topic not in heads:
+                waiting = partition.next_ready()
+                if waiting is not None and due_at(waiting.message) <= now:
+                    heads[position.topic] = partition, waiting
+        return heads
+
+    def _next_due(self) -> float:
+        """How long until a message that waits for its time may be due, s."""
+        now = time.time()
+        heads = [partition.next_ready() for partition in self._owned.values()]
+        times = [due_at(waiting.message) - now for waiting in heads if waiting is not None]
+        return min((left for left in times if left > 0), default=_LONG)
 
     def put_back(self, partition: Partition, delivery: Delivery, *, count_attempt: bool) -> None:
         """Queue a delivery again, if it is still this member's."""
@@ -154,6 +203,7 @@ class Partitions:
         """The offset of ``delivery`` is durable."""
         with self._changed:
             partition.finish(delivery)
+            self._changed.notify_all()  # a suspect may have waited for this
 
     def _is_open(self, partition: Partition, delivery: Delivery) -> bool:
         owned = self._owned.get(partition.position) is partition
@@ -195,20 +245,29 @@ class Partitions:
         with self._changed:
             return [partition for partition in self._owned.values() if partition.progress is None and partition.ready]
 
-    def read(self, partition: Partition, attempts: Mapping[int, int]) -> None:
+    def read(self, partition: Partition, notes: CommitNotes) -> None:
         """The group's last commit has been read."""
-        progress = PartitionProgress(attempts)
+        progress = PartitionProgress(notes)
         with self._changed:
-            for waiting in partition.ready:
-                progress.received(waiting.offset)
+            partition.ready = deque(waiting for waiting in partition.ready if progress.received(waiting.offset))
             partition.progress = progress
             self._changed.notify_all()
 
     @property
-    def full(self) -> bool:
-        """Whether messages wait in memory, so that nothing more need be fetched."""
+    def full(self) -> frozenset[TopicPartition]:
+        """Partitions of which messages wait in memory, so that nothing more need be fetched."""
         with self._changed:
-            return any(partition.ready for partition in self._owned.values())
+            return frozenset(position for position, partition in self._owned.items() if partition.ready)
+
+    def busy(self) -> tuple[TopicPartition, ...]:
+        """Partitions of which jobs are in hand, the longest running first."""
+        with self._changed:
+            begun = {
+                position: min(partition.begun_at.values())
+                for position, partition in self._owned.items()
+                if partition.begun_at
+            }
+        return tuple(sorted(begun, key=lambda position: begun[position]))
 
     @property
     def positions(self) -> tuple[TopicPartition, ...]:
@@ -220,6 +279,7 @@ class Partitions:
         with self._changed:
             owned = [self._owned[position] for position in positions if position in self._owned]
             deliveries = [delivery for partition in owned for delivery in partition.give_up()]
+            self._changed.notify_all()
         _cancel(deliveries)
 
     def overcounted(self, positions: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:

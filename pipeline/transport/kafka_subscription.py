@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from kafka import KafkaConsumer
+from kafka.structs import TopicPartition
 
 from pipeline.errors import CancelledError, InfrastructureError
 from pipeline.transport.kafka_member import KafkaMember
@@ -16,21 +17,22 @@ from pipeline.transport.protocol import Delivery, Message
 class KafkaSubscription:
     """See ``pipeline.transport.protocol.Subscription``.
 
-    ``connect`` makes the client, ``publish`` stores messages durably, ``commit_timeout`` (s) bounds the wait for a
-    commit to be taken.
+    ``connect`` makes the client, given a function that tells the partitions of which jobs are in hand; ``publish``
+    stores messages durably; ``commit_timeout`` (s) bounds the wait for a commit to be taken.
     """
 
     def __init__(
         self,
-        connect: Callable[[], KafkaConsumer],
+        connect: Callable[[Callable[[], Iterable[TopicPartition]]], KafkaConsumer],
         publish: Callable[..., None],
         topics: Sequence[str],
+        weights: Mapping[str, int],
         commit_timeout: float,
     ) -> None:
         self._publish = publish
         self._commit_timeout = commit_timeout
-        self._partitions = Partitions()
-        self._member = KafkaMember(connect, topics, self._partitions)
+        self._partitions = Partitions(weights)
+        self._member = KafkaMember(lambda: connect(self._partitions.busy), topics, self._partitions)
 
     def receive(self, timeout: float) -> Delivery | None:
         deadline = time.monotonic() + timeout

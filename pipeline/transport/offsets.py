@@ -1,14 +1,28 @@
 """What a consumer may commit: the arithmetic of one partition, without a broker.
 
-The committed offset is the contiguous low-water mark: the first message whose outcome is not durable. The number
-of times that outstanding messages have been begun travels with it in the commit's metadata string, so that it
-survives the consumer's death.
+The committed offset is the contiguous low-water mark: the first message whose outcome is not durable. What the mark
+alone would lose travels with it in the commit's metadata string, and so survives the consumer's death: how often each
+outstanding message was begun, and which messages above the mark are settled already.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+#: Longest metadata that is written, characters: brokers take 4096 (offset.metadata.max.bytes) unless told otherwise.
+METADATA_LIMIT = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class CommitNotes:
+    """What stands in a commit's metadata."""
+
+    attempts: Mapping[int, int] = field(default_factory=dict)
+    """How often outstanding messages were begun, by offset."""
+    settled: tuple[range, ...] = ()
+    """Messages above the low-water mark whose outcome is durable."""
 
 
 class PartitionProgress:
@@ -17,18 +31,21 @@ class PartitionProgress:
     Messages are told of in the order of their offsets; they may be settled in any order.
     """
 
-    def __init__(self, attempts: Mapping[int, int]) -> None:
-        """``attempts``: what ``parse_metadata`` found in the partition's last commit."""
-        self._attempts = dict(attempts)
+    def __init__(self, notes: CommitNotes) -> None:
+        """``notes``: what ``parse_metadata`` found in the partition's last commit."""
+        self._attempts = dict(notes.attempts)
+        self._settled = {offset for run in notes.settled for offset in run}
         self._outstanding: set[int] = set()
         self._next: int | None = None
 
     def received(self, offset: int) -> bool:
-        """A message has come in; False if it is known already."""
+        """A message has come in; False if it is known already, or settled by whoever had the partition before."""
         if self._next is not None and offset < self._next:
             return False
-        self._outstanding.add(offset)
         self._next = offset + 1
+        if offset in self._settled:
+            return False
+        self._outstanding.add(offset)
         return True
 
     def begin(self, offset: int) -> int:
@@ -36,10 +53,17 @@ class PartitionProgress:
         self._attempts[offset] = self._attempts.get(offset, 0) + 1
         return self._attempts[offset]
 
+    def is_suspect(self, offset: int) -> bool:
+        """Whether an attempt at the message has ended without an outcome."""
+        return self._attempts.get(offset, 0) > 0
+
     def settle(self, offset: int) -> None:
         """The message's outcome is durable."""
         self._outstanding.discard(offset)
         self._attempts.pop(offset, None)
+        self._settled.add(offset)
+        low = self.low_water or 0
+        self._settled = {settled for settled in self._settled if settled >= low}
 
     def uncount(self, offset: int) -> None:
         """The attempt ended without an outcome, but not by the message's fault."""
@@ -52,16 +76,42 @@ class PartitionProgress:
 
     @property
     def metadata(self) -> str:
-        """The string to commit with it. Its length is bounded by the number of messages that were begun."""
+        """The string to commit with it, empty if there is nothing to say.
+
+        Its length is bounded by the number of messages that were begun. Runs of settled messages that would not fit are
+        left out: those messages would be worked on again after a crash, which changes nothing.
+        """
         low = self.low_water or 0
         attempts = {str(offset): count for offset, count in sorted(self._attempts.items()) if count and offset >= low}
-        return json.dumps({"attempts": attempts}, separators=(",", ":")) if attempts else ""
+        settled = _runs(offset for offset in self._settled if offset >= low)
+        while len(text := _serialised(attempts, settled)) > METADATA_LIMIT and settled:
+            del settled[-max(1, len(settled) // 4) :]
+        return text
 
 
-def parse_metadata(metadata: str | None) -> dict[int, int]:
-    """The attempts in a commit's metadata; none if it is empty or somebody else wrote it."""
+def parse_metadata(metadata: str | None) -> CommitNotes:
+    """The notes in a commit's metadata; none if it is empty or somebody else wrote it."""
     try:
-        attempts = json.loads(metadata or "{}")["attempts"]
-        return {int(offset): int(count) for offset, count in attempts.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}
+        found = json.loads(metadata or "{}")
+        attempts = {int(offset): int(count) for offset, count in found.get("attempts", {}).items()}
+        settled = tuple(range(int(first), int(last) + 1) for first, last in found.get("settled", []))
+    except (ValueError, TypeError, AttributeError):
+        return CommitNotes()
+    return CommitNotes(attempts, settled)
+
+
+def _runs(offsets: Iterable[int]) -> list[tuple[int, int]]:
+    """The offsets as runs of neighbours, first and last of each."""
+    runs: list[tuple[int, int]] = []
+    for offset in sorted(offsets):
+        if runs and runs[-1][1] == offset - 1:
+            runs[-1] = (runs[-1][0], offset)
+        else:
+            runs.append((offset, offset))
+    return runs
+
+
+def _serialised(attempts: Mapping[str, int], settled: list[tuple[int, int]]) -> str:
+    notes = {"attempts": attempts, "settled": settled}
+    known = {name: value for name, value in notes.items() if value}
+    return json.dumps(known, separators=(",", ":")) if known else ""

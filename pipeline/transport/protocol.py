@@ -9,13 +9,19 @@
 6. A delivery that now belongs to another consumer has its ``cancel`` token set, and can no longer be settled.
 7. ``attempt`` counts deliveries that ended in neither ``settle`` nor an uncounted ``release``; the count
    survives the death of every process involved.
+8. A message that was begun before without an end is a suspect: it is given out only to a member that holds nothing
+   else, and the member gets nothing else until it is over. So a job that takes its process down takes no blame to the
+   jobs beside it more than once.
+9. A message with a ``not-before`` header is not delivered earlier.
+10. Where several topics have messages that can be delivered, they are taken by the topics' weights
+    (``pipeline.transport.weights``), so that none starves.
 
 The conformance suite in ``tests/conformance`` holds every engine to these sentences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,6 +39,18 @@ class Message:
     headers: Mapping[str, bytes] = field(default_factory=dict)
 
 
+#: Header with the time before which a message is not delivered, ms since the epoch, as decimal digits.
+NOT_BEFORE = "not-before"
+
+
+def due_at(message: Message) -> float:
+    """The time before which the message is not delivered, s since the epoch; 0 if it says nothing that can be read."""
+    try:
+        return int(message.headers.get(NOT_BEFORE, b"0")) / 1000
+    except ValueError:
+        return 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """One message in the hands of one consumer, until it is settled, released or lost."""
@@ -48,6 +66,17 @@ class Delivery:
     def position(self) -> str:
         """Where the message lies, for logs: ``topic/partition@offset``."""
         return f"{self.message.topic}/{self.partition}@{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A message as it lies in its topic."""
+
+    message: Message
+    partition: int
+    offset: int
+    published_at: float
+    """s since the epoch"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +107,7 @@ def require_storable(messages: Sequence[Message]) -> None:
 
 
 class Subscription(Protocol):
-    """A member of a consumer group. Used by one thread at a time; several deliveries may be open at once."""
+    """A member of a consumer group. Thread-safe; several deliveries may be open at once."""
 
     def receive(self, timeout: float) -> Delivery | None:
         """The next delivery, or None after ``timeout`` s.
@@ -117,11 +146,25 @@ class Transport(Protocol):
         received without being able to answer may be stored nevertheless.
         """
 
+    def offer(self, *messages: Message, trial: Message) -> None:
+        """``publish``, for whoever tells somebody else at once when it fails.
+
+        Kafka: ``trial``, which means nothing, is published first, and the messages only if the broker and its replicas
+        answered that quickly. So a broker that hangs is sent nothing that it would store once it goes on; only one that
+        falls silent between the two may.
+        """
+
     def emit(self, *messages: Message) -> None:
         """Send reports whose loss does no harm: never blocks for long, never raises on a broken broker."""
 
-    def subscribe(self, topics: Sequence[str], group: str) -> Subscription:
-        """Join ``group``; a new group starts with the oldest message."""
+    def subscribe(self, topics: Sequence[str], group: str, *, weights: Mapping[str, int] | None = None) -> Subscription:
+        """Join ``group``; a new group starts with the oldest message. ``weights``: by topic; 1 for those not named."""
+
+    def browse(self, topic: str) -> Iterator[Stored]:
+        """Every message that the topic holds now, oldest first in each partition; no group takes note of it.
+
+        Raises InfrastructureError.
+        """
 
     def check(self) -> None:
         """Raise InfrastructureError unless the broker answers now."""

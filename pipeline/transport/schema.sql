@@ -7,7 +7,9 @@ CREATE TABLE IF NOT EXISTS messages (
     key       TEXT NOT NULL,
     value     BLOB NOT NULL,
     headers   TEXT NOT NULL,
-    published REAL NOT NULL
+    published REAL NOT NULL,
+    -- Not to be delivered earlier, s since the epoch.
+    due       REAL NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS messages_by_topic ON messages (topic, seq);
 CREATE INDEX IF NOT EXISTS messages_by_key ON messages (topic, key, seq);

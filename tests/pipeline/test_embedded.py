@@ -67,6 +67,11 @@ def execute(path: Path, sql: str) -> None:
         connection.close()
 
 
+def last_line(member: subprocess.Popen[str]) -> str:
+    """What it has to say: a slow machine has a report or two lost, and that is logged above."""
+    return member.communicate(timeout=PATIENCE * 2)[0].splitlines()[-1]
+
+
 class TestManyProcesses:
     #: Takes jobs and passes their keys on until it has seen none for a while; prints what it took.
     MEMBER = """
@@ -113,7 +118,7 @@ sys.stdout.write(json.dumps(taken))
             assert member.stdin is not None
             member.stdin.write("go\n")
             member.stdin.flush()
-        taken = Counter(key for member in members for key in json.loads(member.communicate(timeout=PATIENCE * 2)[0]))
+        taken = Counter(key for member in members for key in json.loads(last_line(member)))
 
         assert [member.returncode for member in members] == [0, 0, 0]
         expected = {f"{number}-{n}" for number in range(3) for n in range(count)}
@@ -343,7 +348,8 @@ class TestHousekeeping:
     ) -> None:
         transport = EmbeddedTransport(path, lease=LEASE)
         transport.ensure_topics([Topic(JOBS, 10), Topic("kept", None), Topic(REPORTS, 10, reports=True)])
-        subscription = transport.subscribe([JOBS, "kept", REPORTS], "group")
+        others = transport.subscribe(["kept", REPORTS], "group")
+        subscription = transport.subscribe([JOBS], "group")
         transport.publish(*jobs(3), *jobs(1, "kept"), *jobs(2, REPORTS))
         for _ in range(2):
             subscription.settle(receive(subscription))
@@ -355,7 +361,7 @@ class TestHousekeeping:
         left = rows(path, "SELECT topic, key FROM messages ORDER BY seq")
         assert left == [(JOBS, "key-0"), (JOBS, "key-2"), ("kept", "key-0")]
         subscription.settle(held)
-        assert receive(subscription).message.topic == "kept"
+        assert receive(others).message.topic == "kept"
         transport.close()
 
     def test_no_message_goes_that_one_group_still_wants(self, transport: EmbeddedTransport, path: Path) -> None:

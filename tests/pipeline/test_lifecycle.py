@@ -135,6 +135,7 @@ def test_exit_codes_are_those_of_the_manual() -> None:
         "OK": 0,
         "UNAVAILABLE": os.EX_UNAVAILABLE,
         "INTERNAL": os.EX_SOFTWARE,
+        "REFUSED": os.EX_NOPERM,
         "CONFIG": os.EX_CONFIG,
         "KILLED": 128 + signal.SIGINT,
     }

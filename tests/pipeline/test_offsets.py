@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pipeline.transport.offsets import PartitionProgress, parse_metadata
+from pipeline.transport.offsets import METADATA_LIMIT, CommitNotes, PartitionProgress, parse_metadata
 
 #: What a broker accepts as a commit's metadata, unless it is told otherwise (offset.metadata.max.bytes).
 BROKER_LIMIT = 4096
@@ -28,6 +28,7 @@ class OnePartition(RuleBasedStateMachine):
     def start(self) -> None:
         """A consumer takes the partition over, from the commit."""
         self.progress = PartitionProgress(parse_metadata(self.committed[1]))
+        self.known_settled = {offset for run in parse_metadata(self.committed[1]).settled for offset in run}
         self.unread = [offset for offset in self.log if offset >= self.committed[0]]
         self.ready: list[int] = []
         self.open: set[int] = set()
@@ -41,8 +42,10 @@ class OnePartition(RuleBasedStateMachine):
     @rule()
     def receive(self) -> None:
         offset = self.unread.pop(0)
-        assert self.progress.received(offset)
-        self.ready.append(offset)
+        # What the last consumer settled and could say so is not worked on again.
+        assert self.progress.received(offset) == (offset not in self.known_settled)
+        if offset not in self.known_settled:
+            self.ready.append(offset)
 
     @rule(data=st.data())
     def receive_again(self, data: st.DataObject) -> None:
@@ -109,14 +112,21 @@ class OnePartition(RuleBasedStateMachine):
 
     @invariant()
     def no_attempt_of_an_outstanding_message_is_lost(self) -> None:
-        recorded = parse_metadata(self.committed[1])
+        recorded = parse_metadata(self.committed[1]).attempts
         for offset, attempts in self.expected_attempts.items():
             if offset not in self.settled:
                 assert recorded.get(offset, 0) == attempts
 
     @invariant()
     def nothing_is_recorded_of_what_lies_behind(self) -> None:
-        assert all(offset >= self.committed[0] for offset in parse_metadata(self.committed[1]))
+        notes = parse_metadata(self.committed[1])
+        assert all(offset >= self.committed[0] for offset in notes.attempts)
+        assert all(run.start >= self.committed[0] for run in notes.settled)
+
+    @invariant()
+    def only_what_is_settled_is_recorded_as_settled(self) -> None:
+        recorded = {offset for run in parse_metadata(self.committed[1]).settled for offset in run}
+        assert recorded & set(self.log) <= self.settled
 
 
 TestOnePartition = OnePartition.TestCase
@@ -127,10 +137,10 @@ counts = st.dictionaries(st.integers(0, 2**63 - 1), st.integers(1, 1000), max_si
 class TestMetadata:
     @given(counts)
     def test_what_is_committed_is_read_again(self, attempts: dict[int, int]) -> None:
-        assert parse_metadata(PartitionProgress(attempts).metadata) == attempts
+        assert parse_metadata(PartitionProgress(CommitNotes(attempts)).metadata).attempts == attempts
 
     def test_nothing_to_say_is_said_with_nothing(self) -> None:
-        assert PartitionProgress({}).metadata == ""
+        assert PartitionProgress(CommitNotes()).metadata == ""
 
     @given(
         st.none()
@@ -139,40 +149,69 @@ class TestMetadata:
         | counts.map(str)
         | st.recursive(
             st.none() | st.booleans() | st.floats() | st.text(),
-            lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.just("attempts"), inner),
+            lambda inner: (
+                st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["attempts", "settled"]), inner)
+            ),
         ).map(json.dumps)
     )
     def test_what_somebody_else_wrote_counts_nothing(self, metadata: str | None) -> None:
-        parsed = parse_metadata(metadata)
-        assert all(isinstance(offset, int) and isinstance(count, int) for offset, count in parsed.items())
+        notes = parse_metadata(metadata)
+        assert all(isinstance(offset, int) and isinstance(count, int) for offset, count in notes.attempts.items())
+        assert all(isinstance(run, range) for run in notes.settled)
 
-    def test_a_message_that_is_done_is_not_mentioned_though_an_earlier_one_is_not(self) -> None:
-        progress = PartitionProgress({})
-        for offset in (1, 2):
+    def test_a_message_that_is_done_is_on_record_until_all_before_it_are(self) -> None:
+        progress = PartitionProgress(CommitNotes())
+        for offset in (1, 2, 3):
             progress.received(offset)
-        progress.begin(2)
-        progress.settle(2)
-        assert progress.metadata == ""
+        for offset in (3, 2):
+            progress.begin(offset)
+            progress.settle(offset)
+        assert parse_metadata(progress.metadata) == CommitNotes({}, (range(2, 4),))
+        progress.begin(1)
+        progress.settle(1)
+        assert (progress.low_water, progress.metadata) == (4, "")
 
-    def test_nor_is_one_that_has_expired_unread(self) -> None:
-        progress = PartitionProgress({7: 1})
+    def test_a_new_consumer_does_not_work_on_it_again(self) -> None:
+        progress = PartitionProgress(CommitNotes({}, (range(2, 4),)))
+        assert [offset for offset in (1, 2, 3, 4) if progress.received(offset)] == [1, 4]
+
+    def test_one_that_has_expired_unread_is_not_mentioned(self) -> None:
+        progress = PartitionProgress(CommitNotes({7: 1}))
         progress.received(9)
         assert progress.metadata == ""
 
     def test_a_hundred_jobs_in_hand_fit_into_a_commit(self) -> None:
-        progress = PartitionProgress({})
+        progress = PartitionProgress(CommitNotes())
         for offset in range(10**9, 10**9 + 100):
             progress.received(offset)
             progress.begin(offset)
         assert len(progress.metadata) < BROKER_LIMIT
 
+    def test_thousands_that_are_done_behind_a_long_job_fit_as_well(self) -> None:
+        progress = PartitionProgress(CommitNotes())
+        for offset in range(10**9, 10**9 + 5000):
+            progress.received(offset)
+        for offset in range(10**9 + 1, 10**9 + 5000):
+            progress.settle(offset)
+        assert len(progress.metadata) < 100
+
+    def test_what_does_not_fit_is_left_out(self) -> None:
+        progress = PartitionProgress(CommitNotes())
+        for offset in range(10**9, 10**9 + 5000):
+            progress.received(offset)
+        progress.begin(10**9)
+        for offset in range(10**9 + 1, 10**9 + 5000, 2):
+            progress.settle(offset)
+        assert METADATA_LIMIT / 2 < len(progress.metadata) <= METADATA_LIMIT < BROKER_LIMIT
+        assert parse_metadata(progress.metadata).attempts == {10**9: 1}
+
 
 class TestLowWater:
     def test_there_is_nothing_to_commit_before_the_first_message(self) -> None:
-        assert PartitionProgress({}).low_water is None
+        assert PartitionProgress(CommitNotes()).low_water is None
 
     def test_it_is_the_offset_after_the_last_once_all_is_settled(self) -> None:
-        progress = PartitionProgress({})
+        progress = PartitionProgress(CommitNotes())
         progress.received(41)
         assert progress.low_water == 41
         progress.begin(41)

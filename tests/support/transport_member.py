@@ -3,8 +3,11 @@
 Takes one JSON argument; reports on standard output, one JSON object a line; takes commands on standard input.
 
 mode ``hold``: receives one message, reports it, then obeys ``settle`` or waits to be killed.
+mode ``hold-first``: receives two messages, settles the second, reports, then waits to be killed.
 mode ``drain``: receives and settles until told anything.
+mode ``work-on-all``: receives whatever there is, reports each, and ends none.
 mode ``work``: runs the consumer loop with a worker that reports the job it has begun and never ends it.
+mode ``serve``: runs the consumer loop, two lanes, with a worker that takes a moment for each job, until SIGTERM.
 mode ``die-in-settle``: receives one message and ends, as by a power cut, inside ``settle``: after the outputs have
 been sent (Kafka) or written (embedded), before the offset has advanced.
 """
@@ -28,15 +31,23 @@ from pipeline.transport.kafka_subscription import KafkaSubscription
 from pipeline.transport.protocol import Delivery, Message, Subscription
 from tests.conformance.transport.backends import open_transport
 
+#: How long a job takes in mode ``serve``, s.
+JOB_SECONDS = 0.2
+
 
 def report(**values: Any) -> None:
     sys.stdout.write(json.dumps(values) + "\n")
     sys.stdout.flush()
 
 
-def receive(subscription: Subscription) -> Delivery:
+def receive_quietly(subscription: Subscription) -> Delivery:
     while (delivery := subscription.receive(1.0)) is None:
         pass
+    return delivery
+
+
+def receive(subscription: Subscription) -> Delivery:
+    delivery = receive_quietly(subscription)
     report(event="received", key=delivery.message.key, offset=delivery.offset, attempt=delivery.attempt)
     return delivery
 
@@ -53,6 +64,13 @@ def hold(subscription: Subscription, job: dict[str, Any]) -> None:
             report(event="settled", cancelled=delivery.cancel.is_set())
         except CancelledError:
             report(event="refused", cancelled=delivery.cancel.is_set())
+
+
+def hold_first(subscription: Subscription, job: dict[str, Any]) -> None:
+    receive_quietly(subscription)
+    subscription.settle(receive_quietly(subscription))
+    report(event="settled")
+    threading.Event().wait()
 
 
 def drain(subscription: Subscription, job: dict[str, Any]) -> None:
@@ -83,6 +101,11 @@ def die_in_settle(subscription: Subscription, job: dict[str, Any]) -> None:
     subscription.settle(delivery, *outputs(job, delivery))
 
 
+def work_on_all(subscription: Subscription, job: dict[str, Any]) -> None:
+    while True:
+        receive(subscription)
+
+
 class EndlessWorker:
     """Reports what it has begun, and waits to be killed."""
 
@@ -95,18 +118,61 @@ class EndlessWorker:
         raise AssertionError("it never ends")
 
 
+class SteadyWorker:
+    """Takes a moment for each job, and says in its output who it was."""
+
+    def __init__(self, output: str) -> None:
+        self._output = output
+
+    def handle(self, job: str, context: JobContext) -> Outcome:
+        context.cancel.wait(JOB_SECONDS)
+        context.cancel.raise_if_set()
+        return Outcome((Message(self._output, job, str(os.getpid()).encode()),))
+
+    def on_failure(self, job: str, error: PipelineError) -> Outcome:
+        raise AssertionError("nothing fails")
+
+
+def serve(subscription: Subscription, job: dict[str, Any]) -> None:
+    stop = StopSignal(10.0)
+    stop.install()
+    report(event="serving")
+    Consumer(
+        subscription=subscription,
+        parse=lambda message: message.key,
+        worker=SteadyWorker(job["output"]),
+        policy=RetryPolicy(),
+        sources=frozenset([job["topic"]]),
+        retry_topics={},
+        dead_letter_topic="unused",
+        stop=stop,
+        lanes=2,
+    ).run()
+    report(event="left")
+
+
 def work(subscription: Subscription, job: dict[str, Any]) -> None:
     Consumer(
         subscription=subscription,
         parse=lambda message: message.key,
         worker=EndlessWorker(),
         policy=RetryPolicy(),
+        sources=frozenset([job["topic"]]),
+        retry_topics={},
         dead_letter_topic="unused",
         stop=StopSignal(60.0),
     ).run()
 
 
-MODES = {"hold": hold, "drain": drain, "work": work, "die-in-settle": die_in_settle}
+MODES = {
+    "serve": serve,
+    "hold": hold,
+    "hold-first": hold_first,
+    "drain": drain,
+    "work": work,
+    "work-on-all": work_on_all,
+    "die-in-settle": die_in_settle,
+}
 
 if __name__ == "__main__":
     configure_logging("member", LogSettings(format=LogFormat.CONSOLE))

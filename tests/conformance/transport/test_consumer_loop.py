@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 
-from pipeline.consumer import KEPT_VALUE, Consumer, JobContext, Outcome
+from pipeline.breaker import CircuitBreaker
+from pipeline.consumer import Consumer, JobContext, Outcome, Worker
 from pipeline.errors import (
     ErrorCode,
     InfrastructureError,
@@ -18,6 +21,7 @@ from pipeline.errors import (
 )
 from pipeline.lifecycle import StopSignal
 from pipeline.retry import Backoff, RetryPolicy
+from pipeline.trail import KEPT_VALUE
 from pipeline.transport.protocol import MAX_HEADER_BYTES, MAX_VALUE_BYTES, Delivery, Message, Subscription
 from tests.conformance.transport.backends import BOTH_ENGINES, LONG_JOB, Backend
 
@@ -26,7 +30,8 @@ pytestmark = pytest.mark.parametrize("backend", BOTH_ENGINES, indirect=True)
 
 PATIENCE = 30.0
 SHORT = Backoff(base=0.01, cap=0.05)
-POLICY = RetryPolicy(max_attempts=3, max_crashes=2, transient=SHORT, infrastructure=SHORT)
+DELAYS = (0.2, 0.4)
+POLICY = RetryPolicy(max_attempts=3, max_crashes=2, delays=DELAYS, infrastructure=SHORT)
 
 NOT_FOUND = PermanentError("the source answers 404", code=ErrorCode.SOURCE_NOT_FOUND)
 UNAVAILABLE = TransientError("the source answers 503", code=ErrorCode.SOURCE_UNAVAILABLE)
@@ -46,11 +51,13 @@ class Topics:
     jobs: str
     results: str
     dead_letters: str
+    retries: dict[float, str]
 
 
 @pytest.fixture
 def topics(backend: Backend) -> Topics:
-    return Topics(backend.topic("jobs"), backend.topic("results"), backend.topic("dead-letters"))
+    retries = {delay: backend.topic(f"retry-{delay}") for delay in DELAYS}
+    return Topics(backend.topic("jobs"), backend.topic("results"), backend.topic("dead-letters"), retries)
 
 
 Step = Exception | Callable[[JobContext], None] | None
@@ -66,11 +73,14 @@ class ScriptedWorker:
     output: bytes = b"done"
     handled: list[tuple[str, int]] = field(default_factory=list)
     """Each call of ``handle``: the job, and which delivery it was."""
+    handled_at: list[float] = field(default_factory=list)
+    """When each was, s since the epoch."""
     done: threading.Event = field(default_factory=threading.Event)
     """Set when a job has succeeded and is about to be settled."""
 
     def handle(self, job: str, context: JobContext) -> Outcome:
         self.handled.append((job, context.attempt))
+        self.handled_at.append(time.time())
         step = self.script.pop(0) if self.script else None
         if isinstance(step, Exception):
             raise step
@@ -86,15 +96,22 @@ class ScriptedWorker:
 class Loop:
     """A consumer loop in a thread of its own."""
 
-    def __init__(self, subscription: Subscription, topics: Topics, worker: ScriptedWorker, grace: float) -> None:
+    def __init__(
+        self, subscription: Subscription, topics: Topics, worker: Worker[str], grace: float, lanes: int
+    ) -> None:
         self.stop = StopSignal(grace)
+        self.breaker = CircuitBreaker()
         self._consumer = Consumer(
             subscription=subscription,
             parse=parse,
             worker=worker,
             policy=POLICY,
+            sources=frozenset([topics.jobs]),
+            retry_topics=topics.retries,
             dead_letter_topic=topics.dead_letters,
             stop=self.stop,
+            lanes=lanes,
+            breaker=self.breaker,
         )
         self._died_of: list[BaseException] = []
         self._thread = threading.Thread(target=self._run)
@@ -105,6 +122,12 @@ class Loop:
             self._consumer.run()
         except BaseException as error:  # noqa: BLE001  told by end()
             self._died_of.append(error)
+
+    def died_of(self) -> BaseException:
+        """What ended it, when it ends by itself."""
+        self._thread.join(PATIENCE)
+        (error,) = self._died_of
+        return error
 
     def end(self) -> None:
         """Stop it, and fail if it did not, or had stopped by itself."""
@@ -123,17 +146,26 @@ class Stage:
     group: str
     loops: list[Loop] = field(default_factory=list)
 
-    def publish(self, *values: bytes) -> None:
-        self.backend.open().publish(*[Message(self.topics.jobs, "k", value) for value in values])
+    def publish(self, *values: bytes, keys: str = "") -> None:
+        """Jobs with one and the same key, or with the ``keys``, a character each."""
+        pairs = zip(keys or "k" * len(values), values, strict=True)
+        self.backend.open().publish(*[Message(self.topics.jobs, key, value) for key, value in pairs])
 
     def subscribe(self) -> Subscription:
-        return self.backend.open().subscribe([self.topics.jobs], self.group)
+        return self.backend.open().subscribe([self.topics.jobs, *self.topics.retries.values()], self.group)
 
     def worker(self, *script: Step) -> ScriptedWorker:
         return ScriptedWorker(self.topics.results, list(script))
 
-    def run(self, worker: ScriptedWorker, *, grace: float = PATIENCE, subscription: Subscription | None = None) -> Loop:
-        loop = Loop(subscription or self.subscribe(), self.topics, worker, grace)
+    def run(
+        self,
+        worker: Worker[str],
+        *,
+        grace: float = PATIENCE,
+        subscription: Subscription | None = None,
+        lanes: int = 1,
+    ) -> Loop:
+        loop = Loop(subscription or self.subscribe(), self.topics, worker, grace, lanes)
         self.loops.append(loop)
         return loop
 
@@ -196,6 +228,42 @@ class TestOutcomes:
         stage.run(worker)
         assert stage.outputs(1) == ([b"done"], [])
         assert worker.handled == [("one", 1)] * 3
+        waits = [later - earlier for earlier, later in pairwise(worker.handled_at)]
+        assert [wait >= delay - 0.001 for wait, delay in zip(waits, DELAYS, strict=True)] == [True, True]
+        assert stage.nothing_is_left()
+
+    def test_what_waits_to_be_tried_again_holds_up_nobody(self, stage: Stage) -> None:
+        stage.publish(b"one", b"two", keys="ab")
+        worker = stage.worker(UNAVAILABLE)
+        stage.run(worker)
+        assert stage.outputs(2) == ([b"done", b"done"], [])
+        # On a slow machine its time has come before the other one's turn.
+        assert sorted(worker.handled) == [("one", 1), ("one", 1), ("two", 1)]
+
+    def test_what_became_of_it_is_on_record_where_it_waits(self, stage: Stage) -> None:
+        stage.publish(b"one")
+        before = time.time()
+        stage.run(stage.worker(UNAVAILABLE, UNAVAILABLE))
+        stage.outputs(1)
+
+        (stored,) = stage.backend.open().browse(stage.topics.retries[DELAYS[1]])
+
+        headers = stored.message.headers
+        assert (stored.message.key, stored.message.value) == ("k", b"one")
+        assert headers["original-topic"] == stage.topics.jobs.encode()
+        assert (headers["attempts"], headers["crashes"]) == (b"2", b"0")
+        assert headers["last-error"] == b"source_unavailable: the source answers 503"
+        assert before - 0.001 <= float(headers["first-failed-at"]) <= float(headers["not-before"]) / 1000 - sum(DELAYS)
+
+    def test_another_workers_retries_are_passed_by(self, stage: Stage) -> None:
+        somebody_elses = {"original-topic": b"another-topic", "attempts": b"1"}
+        stage.backend.open().publish(Message(stage.topics.retries[DELAYS[0]], "k", b"not ours", somebody_elses))
+        stage.publish(b"ours")
+        worker = stage.worker()
+        stage.run(worker)
+        assert stage.outputs(1) == ([b"done"], [])
+        assert worker.handled == [("ours", 1)]
+        assert stage.nothing_is_left()
 
     def test_once_too_often_it_is_reported(self, stage: Stage) -> None:
         stage.publish(b"one")
@@ -211,6 +279,122 @@ class TestOutcomes:
         stage.run(worker)
         assert stage.outputs(1) == ([b"done"], [])
         assert worker.handled == [("one", 1)] * (len(outage) + 3)
+
+
+class TestTheCircuitBreaker:
+    def test_while_our_surroundings_fail_nothing_new_is_taken(self, stage: Stage) -> None:
+        """Two lanes, one of which meets the fault; the other is free, and takes nothing until it is over."""
+        stage.publish(b"one")
+        failing, over = threading.Event(), threading.Event()
+
+        def fail_until_it_is_over(_: JobContext) -> None:
+            failing.set()
+            if not over.is_set():
+                raise STORAGE_DOWN
+
+        worker = stage.worker(*[fail_until_it_is_over] * 10_000)
+        loop = stage.run(worker, lanes=2)
+        assert failing.wait(PATIENCE)
+        stage.publish(b"two", keys="b")
+        tries = len(worker.handled) + 20
+        until = time.monotonic() + PATIENCE
+        while len(worker.handled) < tries:
+            assert time.monotonic() < until
+        with pytest.raises(InfrastructureError, match="the storage does not answer"):
+            loop.breaker.check()
+        assert {job for job, _ in worker.handled} == {"one"}
+
+        over.set()
+
+        assert stage.outputs(2) == ([b"done", b"done"], [])
+        loop.breaker.check()
+
+    def test_what_a_held_job_has_done_so_far_is_kept_for_its_next_try(self, stage: Stage) -> None:
+        stage.publish(b"one")
+        told: list[object] = []
+
+        def first(context: JobContext) -> None:
+            context.exit.callback(told.append, "over")
+            context.scratch["stems"] = "separated"
+            raise STORAGE_DOWN
+
+        def second(context: JobContext) -> None:
+            told.append(context.scratch["stems"])
+
+        stage.run(stage.worker(first, second))
+        stage.outputs(1)
+        assert told == ["separated", "over"]
+
+    def test_but_not_when_the_disk_is_full(self, stage: Stage) -> None:
+        stage.publish(b"one")
+        told: list[object] = []
+
+        def first(context: JobContext) -> None:
+            context.exit.callback(told.append, "given back")
+            context.scratch["stems"] = "separated"
+            raise InfrastructureError("the disk is full", code=ErrorCode.DISK_FULL)
+
+        def second(context: JobContext) -> None:
+            told.append(dict(context.scratch))
+
+        stage.run(stage.worker(first, second))
+        stage.outputs(1)
+        assert told == ["given back", {}]
+
+
+class TestLanes:
+    def test_as_many_jobs_are_in_hand_as_there_are_lanes(self, stage: Stage) -> None:
+        stage.publish(b"one", b"two", b"three", keys="abc")
+        together = threading.Barrier(3)
+
+        def meet(_: JobContext) -> None:
+            together.wait(PATIENCE)
+
+        stage.run(stage.worker(meet, meet, meet), lanes=3)
+        assert stage.outputs(3) == ([b"done"] * 3, [])
+
+    def test_but_one_of_each_key(self, stage: Stage) -> None:
+        stage.publish(*[f"{number}".encode() for number in range(6)], keys="ababab")
+        busy: set[str] = set()
+
+        class Exclusive(ScriptedWorker):
+            def handle(self, job: str, context: JobContext) -> Outcome:
+                key = "ab"[int(job) % 2]
+                assert key not in busy  # a defect would be dead-lettered
+                busy.add(key)
+                outcome = super().handle(job, context)
+                busy.remove(key)
+                return outcome
+
+        worker = Exclusive(stage.topics.results)
+        stage.run(worker, lanes=4)
+        assert stage.outputs(6) == ([b"done"] * 6, [])
+        handled = [int(job) for job, _ in worker.handled]
+        assert [job for job in handled if job % 2] == [1, 3, 5]
+        assert [job for job in handled if not job % 2] == [0, 2, 4]
+
+    def test_a_job_settled_out_of_order_is_not_done_again_after_a_death(self, stage: Stage) -> None:
+        stage.publish(b"first", b"second", keys="ab")
+        member = stage.backend.member(stage.topics.jobs, stage.group, mode="hold-first")
+        assert member.says()["event"] == "settled"
+        member.end()
+        worker = stage.worker()
+        stage.run(worker)
+        stage.outputs(1)
+        assert worker.handled == [("first", 2)]
+
+    def test_a_lane_that_dies_ends_the_consumer(self, stage: Stage) -> None:
+        class Broken:
+            def handle(self, job: str, context: JobContext) -> Outcome:
+                raise SystemExit(3)
+
+            def on_failure(self, job: str, error: PipelineError) -> Outcome:
+                raise AssertionError("it is not asked")
+
+        stage.publish(b"one")
+        loop = stage.run(Broken(), lanes=2)
+        stage.loops.remove(loop)
+        assert isinstance(loop.died_of(), SystemExit)
 
 
 class TestPoison:
@@ -242,6 +426,23 @@ class TestPoison:
         assert results == [b"failed: one: internal", b"done"]
         assert worker.handled == [("one", 1), ("one", 2), ("two", 1)]
         assert letter.value == b"one"
+
+    def test_a_failure_that_cannot_be_reported_yet_is_reported_later(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stage.publish(b"one")
+        worker = stage.worker(NOT_FOUND)
+        report, outages = worker.on_failure, iter(range(3))
+
+        def report_in_the_end(job: str, error: PipelineError) -> Outcome:
+            if next(outages, None) is not None:
+                raise STORAGE_DOWN
+            return report(job, error)
+
+        monkeypatch.setattr(worker, "on_failure", report_in_the_end)
+        stage.run(worker)
+        assert stage.outputs(1) == ([b"failed: one: source_not_found"], [])
+        assert next(outages, None) is None
 
     def test_a_job_that_cannot_even_fail_is_put_aside(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         stage.publish(b"one", b"two")
@@ -390,16 +591,15 @@ class TestStopping:
         assert stage.outputs(1) == ([b"done"], [])
         assert next_worker.handled == [("one", 1)]
 
-    def test_a_job_that_waits_to_be_tried_again_is_given_back_as_well(self, stage: Stage) -> None:
+    def test_a_job_that_is_held_is_given_back_as_well(self, stage: Stage) -> None:
         stage.publish(b"one")
         waiting = threading.Event()
-        slow = TransientError("come back later", code=ErrorCode.SOURCE_UNAVAILABLE, retry_after=50.0)
 
         def fail(_: JobContext) -> None:
             waiting.set()
-            raise slow
+            raise STORAGE_DOWN
 
-        loop = stage.run(stage.worker(fail), grace=0.1)
+        loop = stage.run(stage.worker(*[fail] * 10_000), grace=0.1)
         assert waiting.wait(PATIENCE)
         loop.end()
         left = stage.left()

@@ -11,7 +11,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import kafka
@@ -74,9 +76,15 @@ def admin(kafka_broker: KafkaBroker) -> Iterator[KafkaAdminClient]:
 
 
 def receive(subscription: Subscription) -> Delivery:
-    delivery = subscription.receive(PATIENCE)
-    assert delivery is not None, "nothing came"
-    return delivery
+    """The next delivery, however long the client takes to find its broker or a topic that is new."""
+    return receive_from_any([subscription])[1]
+
+
+def publish_in_time(transport: KafkaTransport, *messages: Message) -> None:
+    """Publish to a broker that has just come up: finding it may take longer than one publisher's patience."""
+    until = time.monotonic() + PATIENCE
+    while isinstance(bounded(lambda: transport.publish(*messages), PATIENCE), InfrastructureError):
+        assert time.monotonic() < until
 
 
 def values(transport: KafkaTransport, topic: str) -> list[bytes]:
@@ -148,7 +156,7 @@ class TestTheBrokerIsDown:
 
         kafka_broker.start()
         transport.check()
-        transport.publish(Message(topic, "k", b"taken"))
+        publish_in_time(transport, Message(topic, "k", b"taken"))
         delivery = receive(subscription)
         subscription.settle(delivery)
         assert delivery.message.value == b"taken"
@@ -224,14 +232,15 @@ class TestTheBrokerIsDown:
         while True:
             try:
                 assert subscription.receive(0.5) is None
-            except InfrastructureError as told:
-                assert told.code is ErrorCode.BROKER_UNAVAILABLE
+            except InfrastructureError as error:
+                told = error.code
                 break
             assert time.monotonic() < until
+        assert told is ErrorCode.BROKER_UNAVAILABLE
 
         kafka_broker.resume()
         kafka_broker.start()
-        transport.publish(Message(topic, "k", b"next"))
+        publish_in_time(transport, Message(topic, "k", b"next"))
         assert receive(subscription).message.value == b"next"
 
 
@@ -271,6 +280,43 @@ class TestTheBrokerHangs:
         assert not [value for value in found if value.startswith(b"later")]
         assert found.count(b"under way") <= 4
 
+    @pytest.mark.parametrize("known", [True, False], ids=["to a known topic", "to a new topic"])
+    def test_whoever_shared_a_client_that_another_has_ended_gets_no_answer(
+        self, known: bool, connect: Callable[..., KafkaTransport], topic: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It ends while he is about to send, so he finds it closed at any of its lines."""
+        transport = connect()
+        transport.publish(Message(topic, "k", b"before"))
+        producer, shared = transport._producer, transport._producer._client
+        assert shared is not None
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(producer, "_connected", lambda _deadline: shared)
+            producer._discard(shared)
+            with pytest.raises(InfrastructureError):
+                transport.publish(Message(topic if known else f"{topic}-new", "k", b"late"))
+        transport.publish(Message(topic, "k", b"after"))
+        assert values(transport, topic) == [b"before", b"after"]
+
+    @pytest.mark.slow
+    def test_what_is_offered_is_not_stored_once_it_was_refused(
+        self, kafka_broker: KafkaBroker, connect: Callable[..., KafkaTransport], topic: str
+    ) -> None:
+        transport, trial = connect(), Message(f"{topic}-trials", "pulse", b"")
+        transport.ensure_topics([Topic(trial.topic, 3600)])
+        transport.offer(Message(topic, "k", b"before"), trial=trial)
+        kafka_broker.pause()
+        for _ in range(3):
+            offer = partial(transport.offer, Message(topic, "k", b"refused"), trial=trial)
+            assert isinstance(bounded(offer, PUBLISH_TIMEOUT + SLACK), InfrastructureError)
+        kafka_broker.resume()
+
+        until = time.monotonic() + PATIENCE
+        offer = partial(transport.offer, Message(topic, "k", b"after"), trial=trial)
+        while isinstance(bounded(offer, PUBLISH_TIMEOUT + SLACK), InfrastructureError):
+            assert time.monotonic() < until
+
+        assert values(transport, topic) == [b"before", b"after"]
+
     def test_a_client_that_is_ended_lets_go_of_what_it_could_not_send(
         self, kafka_broker: KafkaBroker, topic: str
     ) -> None:
@@ -307,6 +353,11 @@ class TestTheBrokerHangs:
         assert before.holds()
 
 
+def partition_counts(admin: KafkaAdminClient, *topics: str) -> list[int]:
+    described = {topic["name"]: topic for topic in admin.describe_topics(list(topics))}
+    return [len(described[name]["partitions"]) for name in topics]
+
+
 class TestTopics:
     def test_they_are_made_with_partitions_and_retention(
         self, connect: Callable[..., KafkaTransport], admin: KafkaAdminClient
@@ -314,8 +365,9 @@ class TestTopics:
         kept, dropped = (f"{purpose}-{uuid.uuid4().hex[:12]}" for purpose in ("kept", "dropped"))
         connect(partitions=5).ensure_topics([Topic(kept, None), Topic(dropped, 90.5)])
 
-        described = {topic["name"]: topic for topic in admin.describe_topics([kept, dropped])}
-        assert [len(described[name]["partitions"]) for name in (kept, dropped)] == [5, 5]
+        until = time.monotonic() + PATIENCE
+        while (found := partition_counts(admin, kept, dropped)) != [5, 5]:  # the broker has just heard of them
+            assert time.monotonic() < until, found
         assert [retention(admin, name) for name in (kept, dropped)] == ["-1", "90500"]
 
     def test_two_may_make_them_at_once_and_again_later(
@@ -412,9 +464,10 @@ def receive_from_any(subscriptions: Sequence[Subscription]) -> tuple[Subscriptio
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         for subscription in subscriptions:
-            delivery = subscription.receive(0.1)
-            if delivery is not None:
-                return subscription, delivery
+            with suppress(InfrastructureError):
+                delivery = subscription.receive(0.1)
+                if delivery is not None:
+                    return subscription, delivery
     raise AssertionError("nothing came")
 
 
@@ -612,7 +665,10 @@ class TestTheClient:
             self.let_a_join_end_unseen(consumer)
             thrown_away = consumer._coordinator._join_task
             assert is_joining(consumer)
-            consumer.poll(timeout_ms=1)
-            assert consumer._coordinator._join_task is not thrown_away
+            until = time.monotonic() + PATIENCE
+            while consumer._coordinator._join_task is thrown_away:
+                consumer.poll(timeout_ms=1)
+                assert time.monotonic() < until
+            assert is_joining(consumer)
         self.joined(consumer, topic)  # long polls, for as long as it is joining, come to an end
         consumer.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import replace
@@ -78,6 +79,11 @@ class TestDurablePublish:
         publisher.close()
 
         assert {d.message.key for d in collect(backend.open().subscribe([topic], group), 2)} == {"a", "b"}
+
+    def test_what_is_offered_is_as_durable(self, backend: Backend, topic: str, group: str) -> None:
+        sent = Message(topic, "k", b"song", {"h": b"1"})
+        backend.open().offer(sent, trial=Message(backend.topic("trials"), "pulse", b""))
+        assert receive(backend.open().subscribe([topic], group)).message == sent
 
     def test_a_report_arrives_as_well(self, backend: Backend, topic: str, group: str) -> None:
         backend.open().emit(Message(topic, "k", b"50 %"))
@@ -331,3 +337,90 @@ class TestRebalance:
 
         assert set(seen) == set(keys)
         assert backend.open().subscribe([topic], group).receive(1.0) is None
+
+
+class TestSuspects:
+    def test_a_job_that_was_begun_before_works_alone(self, backend: Backend, topic: str, group: str) -> None:
+        backend.open().publish(*jobs(topic, "a", "b", "c"))
+        subscription = backend.open().subscribe([topic], group)
+        suspect, beside = receive(subscription), receive(subscription)
+        subscription.release(suspect, count_attempt=True)
+
+        # It is next, but not as long as another job is in hand; nor does anything else come meanwhile.
+        while (waiting := subscription.receive(0.3)) is not None and waiting.attempt == 1:
+            subscription.settle(waiting)  # what lies in another partition may have its turn first
+        assert waiting is None
+        subscription.settle(beside)
+        alone = receive(subscription)
+        while alone.attempt == 1:
+            subscription.settle(alone)
+            alone = receive(subscription)
+
+        assert (alone.message.key, alone.attempt) == (suspect.message.key, 2)
+        assert subscription.receive(0.3) is None
+        subscription.settle(alone)
+        backend.open().publish(*jobs(topic, "d"))
+        assert receive(subscription).attempt == 1
+
+    def test_so_the_death_of_a_process_counts_against_one_job_only(
+        self, backend: Backend, topic: str, group: str
+    ) -> None:
+        backend.open().publish(*jobs(topic, "a", "b"))
+        for death in (1, 2):
+            member = backend.member(topic, group, mode="work-on-all")
+            begun = [member.says() for _ in range(2 if death == 1 else 1)]
+            assert {said["attempt"] for said in begun} == {death}
+            member.end()
+        subscription = backend.open().subscribe([topic], group)
+        attempts = []
+        for _ in range(2):
+            delivery = receive(subscription)
+            attempts.append(delivery.attempt)
+            subscription.settle(delivery)
+        assert sorted(attempts) == [2, 3]
+
+
+class TestNotBefore:
+    def test_a_message_is_not_delivered_before_its_time(self, backend: Backend, topic: str, group: str) -> None:
+        due = time.time() + 1.0
+        backend.open().publish(later(topic, due))
+        subscription = backend.open().subscribe([topic], group)
+        receive(subscription)
+        assert time.time() >= due - 0.001
+
+    def test_messages_of_other_topics_do_not_wait_for_it(self, backend: Backend, topic: str, group: str) -> None:
+        other = backend.topic("other")
+        backend.open().publish(later(topic, time.time() + 3600))
+        subscription = backend.open().subscribe([topic, other], group)
+        for number in range(3):  # also of what comes while it waits
+            backend.open().publish(Message(other, f"{number}", b""))
+            delivery = receive(subscription)
+            assert delivery.message.key == f"{number}"
+            subscription.settle(delivery)
+
+    def test_waiting_counts_no_attempt(self, backend: Backend, topic: str, group: str) -> None:
+        backend.open().publish(later(topic, time.time() + 1.0))
+        first = backend.open()
+        assert first.subscribe([topic], group).receive(0.1) is None
+        first.close()
+        assert receive(backend.open().subscribe([topic], group)).attempt == 1
+
+    def test_a_time_that_cannot_be_read_is_none(self, backend: Backend, topic: str, group: str) -> None:
+        backend.open().publish(Message(topic, "k", b"", {"not-before": b"tomorrow"}))
+        assert receive(backend.open().subscribe([topic], group)).message.key == "k"
+
+
+class TestWeights:
+    def test_topics_share_the_turns_by_weight_and_none_starves(self, backend: Backend, topic: str, group: str) -> None:
+        low = backend.topic("low")
+        count = 40
+        backend.open().publish(*[Message(name, f"{n}", b"") for name in (topic, low) for n in range(count)])
+        subscription = backend.open().subscribe([topic, low], group, weights={topic: 4, low: 1})
+        collect(subscription, 5)  # at first the messages of one topic may be there before the other's
+        taken = [delivery.message.topic for delivery in collect(subscription, 30)]
+        assert 4 <= taken.count(low) <= 12
+
+
+def later(topic: str, due: float) -> Message:
+    """A message that is not to be delivered before ``due``, s since the epoch."""
+    return Message(topic, "later", b"", {"not-before": f"{due * 1000:.0f}".encode()})

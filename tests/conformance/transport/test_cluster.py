@@ -1,0 +1,122 @@
+"""Three brokers, three replicas, two in sync: what the death of one costs, and that of two."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devstack.kafka import KafkaBroker
+from devstack.kafka_cluster import KafkaCluster
+from pipeline.errors import ErrorCode, InfrastructureError
+from pipeline.transport.kafka import KafkaTransport
+from pipeline.transport.protocol import Message, Topic
+from tests.conformance.transport import backends
+from tests.support.servers import require
+from tests.support.traffic import PATIENCE, Traffic, wait_until
+
+pytestmark = [*backends.NEEDS_KAFKA, pytest.mark.slow]
+
+#: Messages that show that jobs pass.
+SOME = 50
+PUBLISH_TIMEOUT = 5.0
+
+Connect = Callable[[], KafkaTransport]
+
+
+@pytest.fixture(scope="module")
+def started_cluster(tools_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+    cluster = KafkaCluster(tools_dir, tmp_path_factory.mktemp("cluster"))
+    require(cluster.start)
+    yield cluster
+    cluster.kill()  # nobody needs its data any more
+
+
+@pytest.fixture
+def cluster(started_cluster: KafkaCluster) -> Iterator[KafkaCluster]:
+    yield started_cluster
+    started_cluster.start()
+
+
+@pytest.fixture
+def connect(cluster: KafkaCluster) -> Connect:
+    return lambda: KafkaTransport(
+        cluster.bootstrap_servers,
+        publish_timeout=PUBLISH_TIMEOUT,
+        session_timeout_ms=6000,
+        partitions=3,
+        replication_factor=3,
+    )
+
+
+@pytest.fixture
+def topic(cluster: KafkaCluster, connect: Connect) -> str:
+    name = f"jobs-{uuid.uuid4().hex[:12]}"
+    transport = connect()
+    transport.ensure_topics([Topic(name, retention=3600)])
+    transport.close()
+    for broker in cluster.brokers:  # they learn of it one after the other
+        wait_until(lambda: in_sync(broker, name) == {3})  # noqa: B023  called at once
+    return name
+
+
+def partitions(broker: KafkaBroker, topic: str) -> list[dict[str, Any]]:
+    with broker.admin() as admin:
+        (found,) = admin.describe_topics([topic])
+    described: list[dict[str, Any]] = found["partitions"]
+    return described
+
+
+def leader_of_most(cluster: KafkaCluster, topic: str) -> KafkaBroker:
+    leaders = Counter(partition["leader_id"] for partition in partitions(cluster.brokers[0], topic))
+    return cluster.broker(leaders.most_common(1)[0][0])
+
+
+def in_sync(broker: KafkaBroker, topic: str) -> set[int]:
+    """How many replicas of the partitions are in sync, as far as ``broker`` knows."""
+    return {len(partition["isr_nodes"]) for partition in partitions(broker, topic)}
+
+
+def test_one_broker_dies_under_load_and_nothing_is_lost(cluster: KafkaCluster, connect: Connect, topic: str) -> None:
+    victim = leader_of_most(cluster, topic)
+    with Traffic(connect, topic, publishers=2) as traffic:
+        wait_until(lambda: len(traffic.consumed) > SOME)
+        victim.kill()
+        published, consumed = len(traffic.published), len(traffic.consumed)
+        wait_until(lambda: len(traffic.published) > published + SOME)
+        wait_until(lambda: len(traffic.consumed) > consumed + SOME)
+
+        victim.start()
+        wait_until(lambda: in_sync(victim, topic) == {3})
+        published = len(traffic.published)
+        wait_until(lambda: len(traffic.published) > published + SOME)
+        traffic.require_all_consumed()
+
+
+def test_two_brokers_die_and_nothing_is_taken_that_could_be_lost(
+    cluster: KafkaCluster, connect: Connect, topic: str
+) -> None:
+    transport = connect()
+    taken = [value.encode() for value in map(str, range(SOME))]
+    transport.publish(*(Message(topic, "k", value) for value in taken))
+    for broker in cluster.brokers[1:]:
+        broker.kill()
+    with pytest.raises(InfrastructureError) as raised:
+        transport.publish(Message(topic, "k", b"no second replica"))
+    assert raised.value.code is ErrorCode.BROKER_UNAVAILABLE
+
+    cluster.start()
+    subscription = transport.subscribe([topic], f"group-of-{topic}")
+    found: list[bytes] = []
+    while not set(taken) <= set(found):
+        delivery = subscription.receive(PATIENCE)
+        assert delivery is not None, "nothing more comes"
+        found.append(delivery.message.value)
+        subscription.settle(delivery)
+    transport.close()
+    # In the order in which they were published; the one that was not confirmed may be there or not.
+    assert found[:SOME] == taken
