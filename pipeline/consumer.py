@@ -3,23 +3,28 @@
     receive ──▶ parse ──▶ handle ──▶ outputs durable, offset advanced (settle) ──▶ after_settled
                   │          │
                   │          ├─ permanent, or transient once too often ─▶ on_failure(…) is settled instead
-                  │          ├─ transient       wait, handle again, one attempt spent
-                  │          ├─ infrastructure  wait, handle again, nothing spent
+                  │          ├─ transient       to a retry topic, one attempt spent
+                  │          ├─ infrastructure  circuit open: wait, handle again, nothing spent, nothing new taken
                   │          ├─ poison          give back, counted; after ``max_crashes``: dead letter + on_failure(…)
                   │          └─ cancelled       stop, publish nothing
                   └─ unparsable ─▶ dead letter with the raw bytes
 
-If the power goes at any line, the delivery has not been settled and comes again.
+Several lanes, one thread each, run this loop on one subscription, so that one job can be prepared while another is
+being worked on. If the power goes at any line, the delivery has not been settled and comes again.
 """
 
 from __future__ import annotations
 
 import random
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from pipeline import metrics
+from pipeline.breaker import CircuitBreaker
 from pipeline.cancel import CancelToken
 from pipeline.errors import (
     CancelledError,
@@ -33,19 +38,15 @@ from pipeline.errors import (
 from pipeline.lifecycle import StopSignal
 from pipeline.retry import Action, Backoff, Decision, RetryPolicy
 from pipeline.telemetry import get_logger, log_context
+from pipeline.trail import Trail, again, dead_letter, shortened
 from pipeline.transport.protocol import Delivery, Message, Subscription
 
 log = get_logger(__name__)
 
-#: How long one ``receive`` waits, s: the longest that an idle consumer takes to see a stop.
+#: How long one ``receive`` waits, s: the longest that an idle lane takes to see a stop.
 RECEIVE_TIMEOUT = 0.5
 #: Pause after the broker could not be reached, s.
 OUTAGE_PAUSE = 1.0
-
-#: What is kept of the key (characters) and the value (bytes) of a dead letter that is too large as it is.
-KEPT_KEY, KEPT_VALUE = 256, 100_000
-
-_OWN_HEADERS = ("original-topic", "error-kind", "error-code", "error-message", "failed-at")
 
 Job = TypeVar("Job")
 JobIn = TypeVar("JobIn", contravariant=True)
@@ -53,11 +54,20 @@ JobIn = TypeVar("JobIn", contravariant=True)
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """What a handler knows of the delivery that it works on."""
+    """What a handler knows of the delivery that it works on. The same one at every try of a held job."""
 
     cancel: CancelToken
     attempt: int
     """1 for the first delivery, +1 for each worker that the job has taken down."""
+    scratch: dict[str, object] = field(default_factory=dict)
+    """For what need not be done again when a held job is tried again."""
+    exit: ExitStack = field(default_factory=ExitStack)
+    """Closed when the delivery is over, whatever its end, and when the disk is full; ``scratch`` is emptied with it."""
+
+    def clear(self) -> None:
+        """Give back what the tries so far have kept."""
+        self.scratch.clear()
+        self.exit.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,90 +76,161 @@ class Outcome:
 
     outputs: Sequence[Message] = ()
     after_settled: Callable[[], None] | None = None
+    end: str = "done"
+    """What it was, in a word, for logs and metrics."""
 
 
 class Worker(Protocol[JobIn]):
-    """What a service does with its jobs."""
+    """What a service does with its jobs. Thread-safe: it is shared by all lanes."""
 
     def handle(self, job: JobIn, context: JobContext) -> Outcome:
         """Do the work. Raises PipelineErrors; must be safe to repeat."""
 
     def on_failure(self, job: JobIn, error: PipelineError) -> Outcome:
-        """The outcome of a job that has failed for good."""
+        """The outcome of a job that has failed for good. Raises InfrastructureErrors alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Consumer(Generic[Job]):
-    """Runs jobs of one subscription, one at a time, until it is told to stop."""
+    """Runs jobs of one subscription until it is told to stop."""
 
     subscription: Subscription
     parse: Callable[[Message], Job]
     """Raises PermanentError for a message that is not a job."""
     worker: Worker[Job]
     policy: RetryPolicy
+    sources: frozenset[str]
+    """Topics where its jobs come in first. What others' jobs are, in the retry topics, is passed by."""
+    retry_topics: Mapping[float, str]
+    """By their delay, s: one for each of the policy's."""
     dead_letter_topic: str
     stop: StopSignal
+    lanes: int = 1
+    """How many jobs may be in hand."""
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     rng: random.Random = field(default_factory=random.Random)
 
     def run(self) -> None:
-        """Work until the stop signal, then leave the group. A job in hand is finished or given back."""
+        """Work until the stop signal, then leave the group. Jobs in hand are finished or given back.
+
+        Raises InfrastructureError (code ``broker_refused``) if the broker refuses this service for good.
+        """
         outage = _Outage(self.policy.infrastructure, self.rng)
+        ends: list[BaseException] = []
+
+        def lane() -> None:
+            try:
+                self._consume(outage)
+            except BaseException as error:  # noqa: BLE001  raised again below
+                ends.append(error)
+                # A consumer with a lane that is dead would look alive and take less and less.
+                self.stop.request("a lane has failed")
+
+        threads = [threading.Thread(target=lane, name=f"lane-{number}") for number in range(1, self.lanes + 1)]
         try:
-            while not self.stop.is_set():
-                try:
-                    delivery = self.subscription.receive(RECEIVE_TIMEOUT)
-                except InfrastructureError as error:
-                    outage.seen(error)
-                    self.stop.wait(OUTAGE_PAUSE)
-                    continue
-                outage.over()
-                if delivery is not None:
-                    self._process(delivery)
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
         finally:
             self.subscription.close()
+        if ends:
+            raise ends[0]
+
+    def _consume(self, outage: _Outage) -> None:
+        while not self.stop.is_set():
+            if not self.breaker.wait_closed(RECEIVE_TIMEOUT):
+                continue
+            try:
+                delivery = self.subscription.receive(RECEIVE_TIMEOUT)
+            except InfrastructureError as error:
+                raise_if_refused(error)
+                outage.seen(error)
+                self.stop.wait(OUTAGE_PAUSE)
+                continue
+            outage.over()
+            if delivery is None:
+                continue
+            if self.breaker.wait_closed(0.0):
+                self._process(delivery)
+            else:  # it has opened while this lane was waiting
+                self._release(delivery, count_attempt=False)
 
     def _process(self, delivery: Delivery) -> None:
-        key = delivery.message.key
+        topic, started = delivery.message.topic, time.monotonic()
+        metrics.deliveries.labels(topic, str(delivery.attempt > 1).lower()).inc()
         self.stop.on_deadline(delivery.position, lambda: delivery.cancel.cancel(ErrorCode.SHUTTING_DOWN))
-        try:
-            with log_context(task_uuid=key, position=delivery.position, attempt=delivery.attempt):
-                self._work(delivery)
-        finally:
-            self.stop.forget(delivery.position)
+        context = JobContext(delivery.cancel, delivery.attempt)
+        with (
+            log_context(task_uuid=delivery.message.key, position=delivery.position, attempt=delivery.attempt),
+            metrics.in_hand.track_inprogress(),
+        ):
+            try:
+                end = self._work(delivery, context)
+                if end is not None:
+                    seconds = time.monotonic() - started
+                    metrics.settled.labels(topic, end).inc()
+                    metrics.job_seconds.labels(topic).observe(seconds)
+                    log.info("job_settled", end=end, seconds=round(seconds, 3))
+            finally:
+                self.breaker.mend(delivery.position)
+                self.stop.forget(delivery.position)
+                _cleared(context)
 
-    def _work(self, delivery: Delivery) -> None:
-        started = time.monotonic()
+    def _work(self, delivery: Delivery, context: JobContext) -> str | None:
+        """How the delivery ended; None if it is not settled."""
+        try:
+            return self._end_of(delivery, context)
+        except CancelledError:  # while its failure waited to be reported
+            self._release(delivery, count_attempt=False)
+            return None
+
+    def _end_of(self, delivery: Delivery, context: JobContext) -> str | None:
+        trail = Trail.of(delivery.message)
+        if trail.topic not in self.sources and trail.topic != delivery.message.topic:
+            passed_by = Outcome(end="passed_by")
+            return passed_by.end if self._settle(delivery, passed_by) else None
         job: Job | None = None
         try:
             job = self.parse(delivery.message)
         except PermanentError as error:
             log.error("message_unparsable", error=error.message)
-            outcome: Outcome | None = Outcome((self._dead_letter(delivery, error),))
+            outcome: Outcome | None = Outcome((self._dead_letter(delivery, error),), end="unparsable")
         else:
-            outcome = self._outcome_of(job, delivery)
-        if outcome is not None and self._settle_storable(job, delivery, outcome):
-            log.info("job_settled", seconds=round(time.monotonic() - started, 3))
+            outcome = self._outcome_of(job, delivery, trail, context)
+        return None if outcome is None else self._settle_storable(job, delivery, outcome)
 
-    def _outcome_of(self, job: Job, delivery: Delivery) -> Outcome | None:
+    def _outcome_of(self, job: Job, delivery: Delivery, trail: Trail, context: JobContext) -> Outcome | None:
         """Handle the job until its outcome is decided; None if it is not ours to decide."""
-        if self.policy.is_poison(delivery.attempt):
+        deliveries = trail.crashes + delivery.attempt
+        if self.policy.is_poison(deliveries):
             error = PoisonError("the job ended its worker too often", code=ErrorCode.WORKER_DIED)
             return self._quarantined(job, delivery, error)
-        failures = dict.fromkeys(ErrorKind, 0)
-        context = JobContext(delivery.cancel, delivery.attempt)
+        holds = 0
         while True:
             try:
                 delivery.cancel.raise_if_set()
-                return self._handle(job, context)
+                outcome = self._handle(job, context)
+                self.breaker.mend(delivery.position)
+                return outcome
             except PipelineError as error:
-                failures[error.kind] += 1
+                holds += 1
                 decision = self.policy.decide(
-                    error, failures=failures[error.kind], deliveries=delivery.attempt, rng=self.rng
+                    error, attempts=trail.attempts + 1, holds=holds, deliveries=deliveries, rng=self.rng
                 )
-                _log_decision(error, decision)
-                if decision.action not in (Action.RETRY, Action.HOLD):
+                _report_failure(error, decision)
+                if decision.action is not Action.HOLD:
+                    self.breaker.mend(delivery.position)
                     return self._after_failure(job, delivery, error, decision)
-                delivery.cancel.wait(decision.delay)
+                self._hold(delivery, context, error, decision.delay or 0.0)
+
+    def _hold(self, delivery: Delivery, context: JobContext, error: PipelineError, delay: float) -> None:
+        """Wait before the next try, with the circuit open."""
+        self.breaker.trip(delivery.position, error)
+        if error.code is ErrorCode.DISK_FULL:
+            # What the job has on the disk may be what another one needs to end.
+            _cleared(context)
+        delivery.cancel.wait(delay)
 
     def _handle(self, job: Job, context: JobContext) -> Outcome:
         try:
@@ -162,6 +243,8 @@ class Consumer(Generic[Job]):
 
     def _after_failure(self, job: Job, delivery: Delivery, error: PipelineError, decision: Decision) -> Outcome | None:
         match decision.action:
+            case Action.RETRY:
+                return self._retried(delivery, error, decision.delay or 0.0)
             case Action.QUARANTINE:
                 return self._quarantined(job, delivery, error)
             case Action.GIVE_BACK:
@@ -173,33 +256,63 @@ class Consumer(Generic[Job]):
             case _:
                 return self._failed(job, delivery, error)
 
+    def _retried(self, delivery: Delivery, error: PipelineError, delay: float) -> Outcome:
+        trail = Trail.of(delivery.message)
+        retry = again(
+            delivery.message,
+            self.retry_topics[delay],
+            delay,
+            error,
+            attempts=trail.attempts + 1,
+            crashes=trail.crashes + delivery.attempt - 1,
+        )
+        return Outcome((retry,), end="retried")
+
     def _failed(self, job: Job, delivery: Delivery, error: PipelineError) -> Outcome:
-        return self._reported(job, error) or Outcome((self._dead_letter(delivery, error),))
+        return self._reported(job, delivery, error) or Outcome((self._dead_letter(delivery, error),), end="dead_letter")
 
     def _quarantined(self, job: Job, delivery: Delivery, error: PipelineError) -> Outcome:
         log.error("job_quarantined", error=error.message, code=error.code)
-        failed = self._reported(job, error) or Outcome()
-        return Outcome((*failed.outputs, self._dead_letter(delivery, error)), failed.after_settled)
+        failed = self._reported(job, delivery, error) or Outcome()
+        letter = self._dead_letter(delivery, error)
+        return Outcome((*failed.outputs, letter), failed.after_settled, end="quarantined")
 
-    def _reported(self, job: Job, error: PipelineError) -> Outcome | None:
-        try:
-            return self.worker.on_failure(job, error)
-        except Exception:  # the boundary: a job that cannot even fail must not come again for ever
-            log.exception("failure_not_reported")
-            return None
+    def _reported(self, job: Job, delivery: Delivery, error: PipelineError) -> Outcome | None:
+        """What the worker makes of the failure, however long our surroundings are away; None if it cannot tell.
+
+        Raises CancelledError.
+        """
+        holds = 0
+        while True:
+            delivery.cancel.raise_if_set()
+            try:
+                outcome = self.worker.on_failure(job, error)
+            except InfrastructureError as fault:
+                holds += 1
+                delay = self.policy.infrastructure.delay(holds, self.rng)
+                log.warning("failure_not_reported", error=fault.message, retry_in_seconds=round(delay, 2))
+                self.breaker.trip(delivery.position, fault)
+                delivery.cancel.wait(delay)
+            except Exception:  # the boundary: a job that cannot even fail must not come again for ever
+                log.exception("failure_not_reported")
+                return None
+            else:
+                self.breaker.mend(delivery.position)
+                return outcome
 
     def _dead_letter(self, delivery: Delivery, error: PipelineError) -> Message:
         return dead_letter(self.dead_letter_topic, delivery.message, error)
 
-    def _settle_storable(self, job: Job | None, delivery: Delivery, outcome: Outcome) -> bool:
+    def _settle_storable(self, job: Job | None, delivery: Delivery, outcome: Outcome) -> str | None:
         """Settle the outcome or, if it is larger than the broker takes, a failure that is not."""
         try:
-            return self._settle(delivery, outcome)
+            return outcome.end if self._settle(delivery, outcome) else None
         except PermanentError as error:
             log.error("outcome_not_storable", error=error.message)
-            failed = (self._reported(job, error) if job is not None else None) or Outcome()
+            failed = (self._reported(job, delivery, error) if job is not None else None) or Outcome()
             letter = shortened(self._dead_letter(delivery, error))
-            return self._settle(delivery, Outcome((*failed.outputs, letter), outcome.after_settled))
+            smaller = Outcome((*failed.outputs, letter), outcome.after_settled, end="not_storable")
+            return smaller.end if self._settle(delivery, smaller) else None
 
     def _settle(self, delivery: Delivery, outcome: Outcome) -> bool:
         """Make the outcome durable, however long the broker is away; False if the job was lost meanwhile."""
@@ -209,12 +322,15 @@ class Consumer(Generic[Job]):
                 self.subscription.settle(delivery, *outcome.outputs)
                 break
             except CancelledError as error:
+                metrics.lost.inc()
                 log.warning("job_lost", error=error.message)
                 return False
             except InfrastructureError as error:
+                raise_if_refused(error)
                 failures += 1
                 delay = self.policy.infrastructure.delay(failures, self.rng)
                 log.warning("settle_failed", error=error.message, retry_in_seconds=round(delay, 2))
+                self.breaker.trip(delivery.position, error)
                 if delivery.cancel.wait(delay):
                     # Nothing was acknowledged: the job comes again, and doing it twice changes nothing.
                     log.warning("job_unsettled", reason=delivery.cancel.reason)
@@ -231,6 +347,8 @@ class Consumer(Generic[Job]):
             log.warning("tidy_up_failed", exc_info=True)
 
     def _release(self, delivery: Delivery, *, count_attempt: bool) -> None:
+        if delivery.cancel.reason is ErrorCode.DELIVERY_LOST:
+            metrics.lost.inc()
         try:
             self.subscription.release(delivery, count_attempt=count_attempt)
         except InfrastructureError as error:
@@ -239,48 +357,52 @@ class Consumer(Generic[Job]):
 
 
 class _Outage:
-    """Says that the broker is away, ever more rarely, and that it is back."""
+    """Says that the broker is away, ever more rarely, and that it is back. Thread-safe."""
 
     def __init__(self, backoff: Backoff, rng: random.Random) -> None:
         self._backoff = backoff
         self._rng = rng
+        self._lock = threading.Lock()
         self._told = 0
         self._silent_until = 0.0
 
     def seen(self, error: InfrastructureError) -> None:
-        if time.monotonic() < self._silent_until:
-            return
-        self._told += 1
-        self._silent_until = time.monotonic() + self._backoff.delay(self._told, self._rng)
+        with self._lock:
+            if time.monotonic() < self._silent_until:
+                return
+            self._told += 1
+            self._silent_until = time.monotonic() + self._backoff.delay(self._told, self._rng)
         log.warning("broker_unavailable", error=error.message, code=error.code)
 
     def over(self) -> None:
-        if self._told:
+        with self._lock:
+            told, self._told, self._silent_until = self._told, 0, 0.0
+        if told:
             log.info("broker_available")
-        self._told, self._silent_until = 0, 0.0
 
 
-def dead_letter(topic: str, message: Message, error: PipelineError) -> Message:
-    """``message`` with its raw bytes, on its way to the dead letters; headers say where it came from and why."""
-    facts = (message.topic, error.kind, error.code, error.message, f"{time.time():.3f}")
-    own = {name: fact.encode() for name, fact in zip(_OWN_HEADERS, facts, strict=True)}
-    return Message(topic, message.key, message.value, {**message.headers, **own})
+def raise_if_refused(error: InfrastructureError) -> None:
+    """Raise ``error`` if no waiting mends it: the broker does not let this service in."""
+    if error.code is ErrorCode.BROKER_REFUSED:
+        raise error
 
 
-def shortened(letter: Message) -> Message:
-    """As much of a dead letter as every engine takes; a header says how long its value was."""
-    headers = {name: letter.headers[name] for name in _OWN_HEADERS}
-    headers["original-bytes"] = str(len(letter.value)).encode()
-    return Message(letter.topic, letter.key[:KEPT_KEY], letter.value[:KEPT_VALUE], headers)
+def _cleared(context: JobContext) -> None:
+    try:
+        context.clear()
+    except Exception:  # the boundary: what is left lying about is swept up at the next start
+        log.warning("tidy_up_failed", exc_info=True)
 
 
-def _log_decision(error: PipelineError, decision: Decision) -> None:
+def _report_failure(error: PipelineError, decision: Decision) -> None:
+    metrics.failures.labels(error.kind, error.code).inc()
     level = log.info if error.kind is ErrorKind.CANCELLED else log.warning
+    wait = {} if decision.delay is None else {"retry_in_seconds": round(decision.delay, 2)}
     level(
         "job_attempt_failed",
         error=error.message,
         kind=error.kind,
         code=error.code,
         decision=decision.action.value,
-        retry_in_seconds=round(decision.delay, 2),
+        **wait,
     )

@@ -1,4 +1,7 @@
-"""``/health`` and ``/ready`` of a worker, for probes and for whoever starts it. Readiness is asked, never slept for."""
+"""``/health``, ``/ready`` and ``/metrics`` of a worker, for probes and for whoever starts it.
+
+Readiness is asked, never slept for.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from socketserver import TCPServer
 from types import TracebackType
 from typing import Any, Self
 
+from pipeline import metrics
 from pipeline.errors import ErrorCode, InfrastructureError, PipelineError
 from pipeline.telemetry import get_logger
 
@@ -91,13 +95,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.OK, {"status": "healthy", "timestamp": int(time.time())})
         elif path == "/ready":
             self._answer(*readiness(self.server.checks))
+        elif path == "/metrics":
+            self._send(HTTPStatus.OK, *metrics.exposition())
         else:
             self._answer(HTTPStatus.NOT_FOUND, {"error": "Endpoint not found", "details": None})
 
     def _answer(self, status: HTTPStatus, body: object) -> None:
-        content = json.dumps(body).encode()
+        self._send(status, json.dumps(body).encode(), "application/json")
+
+    def _send(self, status: HTTPStatus, content: bytes, media_type: str) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from enum import StrEnum
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
@@ -19,6 +19,11 @@ from pipeline.transport.protocol import Message
 StemName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 #: A model is named by its file name, never by a path.
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ ()+-]{0,127}$")]
+
+
+#: From what can wait to what is urgent.
+PRIORITIES = range(1, 6)
+DEFAULT_PRIORITY = 3
 
 
 class OutputFormat(StrEnum):
@@ -53,6 +58,10 @@ class TaskMessage(WireModel):
     task_uuid: UUID
 
 
+#: Names a repeat that an operator asked for; becomes part of object keys and of the webhook's id.
+RunName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{0,64}$")]
+
+
 class SeparationTask(TaskMessage):
     """What the API queues: one accepted job."""
 
@@ -61,8 +70,13 @@ class SeparationTask(TaskMessage):
     model: ModelName | None = None
     stems: tuple[StemName, ...] | None = None
     output_format: OutputFormat = OutputFormat.WAV
+    priority: int = Field(default=DEFAULT_PRIORITY, ge=min(PRIORITIES), le=max(PRIORITIES))
     metadata: dict[str, JsonValue] | None = None
     submitted_at: float = Field(default_factory=time.time)
+    separations: int = 1
+    """Which separation this is: 2 when the stems of the first were lost on their way to the uploader."""
+    run: RunName = ""
+    """Empty, or the name of a repeat that an operator asked for: it has an outcome, and a webhook's id, of its own."""
 
 
 class StemFile(WireModel):
@@ -100,10 +114,8 @@ class Failure(WireModel):
 class SeparationResult(TaskMessage):
     """What the processor hands to the uploader: the stems, or why there are none."""
 
+    task: SeparationTask
     status: Literal["success", "failed"]
-    hook_url: str
-    output_format: OutputFormat = OutputFormat.WAV
-    metadata: dict[str, JsonValue] | None = None
     stems: tuple[StemFile, ...] = ()
     model: str | None = None
     device: str | None = None
@@ -114,17 +126,9 @@ class SeparationResult(TaskMessage):
     finished_at: float = Field(default_factory=time.time)
 
     @classmethod
-    def failed(cls, task: SeparationTask, error: PipelineError, **known: Any) -> SeparationResult:
+    def failed(cls, task: SeparationTask, error: PipelineError) -> SeparationResult:
         """The terminal ``failed`` outcome of ``task``."""
-        return cls(
-            task_uuid=task.task_uuid,
-            status="failed",
-            hook_url=task.hook_url,
-            output_format=task.output_format,
-            metadata=task.metadata,
-            error=Failure.from_error(error),
-            **known,
-        )
+        return cls(task_uuid=task.task_uuid, task=task, status="failed", error=Failure.from_error(error))
 
 
 class TaskEvent(TaskMessage):

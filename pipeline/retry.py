@@ -32,8 +32,8 @@ class Backoff:
 class Action(Enum):
     """What to do with a job whose handling raised."""
 
-    RETRY = "retry"  # try again after the delay; an attempt is spent
-    HOLD = "hold"  # keep the job and try again after the delay; nothing is spent
+    RETRY = "retry"  # on to a retry topic: it comes again after the delay, an attempt is spent
+    HOLD = "hold"  # keep the job and try again after the delay; nothing is spent, nothing new is taken
     FAIL = "fail"  # publish the failed outcome
     GIVE_BACK = "give_back"  # back to the transport, the death counted; the next delivery decides
     QUARANTINE = "quarantine"  # publish the failed outcome and a dead letter
@@ -43,8 +43,8 @@ class Action(Enum):
 @dataclass(frozen=True, slots=True)
 class Decision:
     action: Action
-    delay: float = 0.0
-    """Seconds to wait first."""
+    delay: float | None = None
+    """Seconds to wait first, where the action has a wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,9 @@ class RetryPolicy:
     """Tries of a job whose failures are transient, the first one included."""
     max_crashes: int = 2
     """Workers that one job may take down before it is quarantined."""
-    transient: Backoff = field(default_factory=lambda: Backoff(base=1.0, cap=30.0))
+    delays: tuple[float, ...] = (10.0, 60.0, 600.0)
+    """Between the tries, s, growing; the last one repeats. Each is the delay of a retry topic."""
     infrastructure: Backoff = field(default_factory=lambda: Backoff(base=0.5, cap=30.0))
-    retry_after_cap: float = 60.0
-    """Longest ``Retry-After`` (s) that is honoured while the job is held in memory."""
 
     def is_poison(self, deliveries: int) -> bool:
         """Whether a job that is being delivered for the ``deliveries``-th time killed its worker too often.
@@ -67,26 +66,31 @@ class RetryPolicy:
         """
         return deliveries > self.max_crashes
 
-    def decide(self, error: PipelineError, *, failures: int, deliveries: int, rng: random.Random) -> Decision:
-        """What to do after ``failures`` ≥ 1 failures in a row of this kind, in the ``deliveries``-th delivery."""
+    def decide(
+        self, error: PipelineError, *, attempts: int, holds: int, deliveries: int, rng: random.Random
+    ) -> Decision:
+        """What to do about ``error``.
+
+        ``attempts`` ≥ 1: tries that transient failures have spent, this one included. ``holds`` ≥ 1: failures of our
+        own surroundings in a row, this one included. ``deliveries`` ≥ 1: as in ``is_poison``.
+        """
         match error.kind:
             case ErrorKind.PERMANENT:
                 return Decision(Action.FAIL)
             case ErrorKind.TRANSIENT:
-                return self._after_transient(error, failures, rng)
+                return self._after_transient(error, attempts)
             case ErrorKind.INFRASTRUCTURE:
-                return Decision(Action.HOLD, self.infrastructure.delay(failures, rng))
+                return Decision(Action.HOLD, self.infrastructure.delay(holds, rng))
             case ErrorKind.POISON:
                 poison = self.is_poison(deliveries + 1)
                 return Decision(Action.QUARANTINE if poison else Action.GIVE_BACK)
             case ErrorKind.CANCELLED:
                 return Decision(Action.ABANDON)
 
-    def _after_transient(self, error: PipelineError, failures: int, rng: random.Random) -> Decision:
-        if failures >= self.max_attempts:
+    def _after_transient(self, error: PipelineError, attempts: int) -> Decision:
+        if attempts >= self.max_attempts:
             return Decision(Action.FAIL)
-        delay = self.transient.delay(failures, rng)
         asked = error.retry_after if isinstance(error, TransientError) else None
-        if asked is not None:
-            delay = max(delay, min(asked, self.retry_after_cap))
-        return Decision(Action.RETRY, delay)
+        due = self.delays[min(attempts, len(self.delays)) - 1 :]
+        # A Retry-After that is longer than all of them is not waited for.
+        return Decision(Action.RETRY, next((delay for delay in due if delay >= (asked or 0.0)), due[-1]))

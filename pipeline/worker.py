@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from config import Settings, WorkerSettings
-from pipeline.consumer import Consumer, Worker
+from config import Settings
+from pipeline.breaker import CircuitBreaker
+from pipeline.consumer import Consumer, Worker, raise_if_refused
 from pipeline.errors import InfrastructureError
 from pipeline.health import Check, HealthServer
 from pipeline.lifecycle import StopSignal
 from pipeline.messages import TaskMessage, from_message
 from pipeline.retry import Backoff, RetryPolicy
 from pipeline.telemetry import get_logger
+from pipeline.topics import Topics
 from pipeline.transport import Message, Topic, Transport
 
 log = get_logger(__name__)
@@ -37,42 +39,66 @@ class WorkerProcess(Generic[Job]):
 
     settings: Settings
     transport: Transport
-    topic: str
+    topics: Topics
+    sources: Sequence[str]
+    """Where its jobs come in first; it takes from the retry topics as well."""
     group: str
     job: type[Job]
     worker: Worker[Job]
     policy: RetryPolicy
+    concurrency: int
+    """How many jobs may be in hand."""
     health: HealthAddress
     checks: Mapping[str, Check]
+    prepare: Callable[[], object] | None = None
+    """Done before the first job is taken, while /ready already says what is being waited for."""
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
-    def run(self, topics: tuple[Topic, ...], stop: StopSignal) -> None:
-        """Work until ``stop``. Raises InfrastructureError if the health port cannot be had."""
-        checks = {"broker": self.transport.check, **self.checks}
+    def run(self, stop: StopSignal) -> None:
+        """Work until ``stop``.
+
+        Raises InfrastructureError if the health port cannot be had or the broker refuses this service, and what
+        ``prepare`` raises.
+        """
+        checks = {"broker": self.transport.check, "consumption": self.breaker.check, **self.checks}
         with HealthServer(self.health.host, self.health.port, self.health.setting, checks):
-            if not ensure_topics(self.transport, topics, self.policy.infrastructure, stop):
-                return
-            log.info("consuming", topic=self.topic, group=self.group)
-            Consumer(
-                subscription=self.transport.subscribe([self.topic], self.group),
-                parse=self._parse,
-                worker=self.worker,
-                policy=self.policy,
-                dead_letter_topic=self.settings.kafka.dead_letter_topic,
-                stop=stop,
-            ).run()
+            if self.prepare is not None:
+                self.prepare()
+            if ensure_topics(self.transport, self.topics.to_create(), self.policy.infrastructure, stop):
+                self._consume(stop)
+
+    def _consume(self, stop: StopSignal) -> None:
+        subscribed = (*self.sources, *self.topics.retry_names)
+        log.info("consuming", topics=subscribed, group=self.group, concurrency=self.concurrency)
+        Consumer(
+            subscription=self.transport.subscribe(subscribed, self.group, weights=self.topics.weights),
+            parse=self._parse,
+            worker=self.worker,
+            policy=self.policy,
+            sources=frozenset(self.sources),
+            retry_topics={retry.delay: retry.name for retry in self.topics.retries},
+            dead_letter_topic=self.topics.dead_letters,
+            stop=stop,
+            lanes=self.concurrency,
+            breaker=self.breaker,
+        ).run()
 
     def _parse(self, message: Message) -> Job:
         return from_message(self.job, message)
 
 
-def ensure_topics(transport: Transport, topics: tuple[Topic, ...], backoff: Backoff, stop: StopSignal) -> bool:
-    """Create the topics as soon as the broker can be reached; False if ``stop`` came first."""
+def ensure_topics(transport: Transport, topics: Sequence[Topic], backoff: Backoff, stop: StopSignal) -> bool:
+    """Create the topics as soon as the broker can be reached; False if ``stop`` came first.
+
+    Raises InfrastructureError (code ``broker_refused``) if the broker refuses this service.
+    """
     rng = random.Random()
     failures = 0
     while not stop.is_set():
         try:
             transport.ensure_topics(topics)
         except InfrastructureError as error:
+            raise_if_refused(error)
             failures += 1
             delay = backoff.delay(failures, rng)
             log.warning("topics_not_ensured", error=error.message, retry_in_seconds=round(delay, 2))
@@ -80,12 +106,3 @@ def ensure_topics(transport: Transport, topics: tuple[Topic, ...], backoff: Back
         else:
             return True
     return False
-
-
-def job_policy(settings: WorkerSettings) -> RetryPolicy:
-    """How jobs are tried again."""
-    return RetryPolicy(
-        max_attempts=settings.max_attempts,
-        max_crashes=settings.max_crashes,
-        transient=Backoff(settings.retry_base, settings.retry_cap),
-    )

@@ -72,10 +72,8 @@ failures = st.builds(
 results = st.builds(
     SeparationResult,
     task_uuid=st.uuids(),
+    task=tasks,
     status=st.sampled_from(["success", "failed"]),
-    hook_url=st.text(),
-    output_format=st.sampled_from(OutputFormat),
-    metadata=metadata,
     stems=st.lists(stems, max_size=2).map(tuple),
     timings=st.dictionaries(st.text(), finite, max_size=2),
     degraded=st.lists(st.text(), max_size=2).map(tuple),
@@ -114,20 +112,20 @@ class TestRoundTrip:
     @given(tasks)
     def test_a_result_that_failed_says_why_and_keeps_what_the_client_needs(self, body: SeparationTask) -> None:
         error = TransientError("the source does not answer", code=ErrorCode.SOURCE_UNAVAILABLE)
-        failed = SeparationResult.failed(body, error, model="m.onnx")
-        assert (failed.task_uuid, failed.hook_url, failed.metadata) == (body.task_uuid, body.hook_url, body.metadata)
+        failed = SeparationResult.failed(body, error)
+        assert (failed.task_uuid, failed.task) == (body.task_uuid, body)
         assert failed.error == Failure(code=error.code, kind=ErrorKind.TRANSIENT, message=error.message, retryable=True)
-        assert failed.model == "m.onnx"
 
 
 class TestTolerance:
     def test_fields_of_a_newer_writer_are_ignored(self) -> None:
-        read = from_message(SeparationTask, message(task(priority=5, nested={"new": [1]})))
+        read = from_message(SeparationTask, message(task(novelty=5, nested={"new": [1]})))
         assert read == SeparationTask(**task(submitted_at=read.submitted_at))
 
     def test_fields_that_an_older_writer_leaves_out_have_defaults(self) -> None:
         read = from_message(SeparationTask, message(task()))
         assert (read.model, read.stems, read.output_format, read.metadata) == (None, None, OutputFormat.WAV, None)
+        assert (read.priority, read.separations, read.run) == (3, 1, "")
 
 
 class TestUnparsable:

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import WorkerSettings
 from pipeline.errors import (
     CancelledError,
     ErrorCode,
@@ -20,7 +19,6 @@ from pipeline.errors import (
     TransientError,
 )
 from pipeline.retry import Action, Backoff, RetryPolicy
-from pipeline.worker import job_policy
 
 seconds = st.floats(min_value=1e-3, max_value=1e4)
 backoffs = st.builds(Backoff, base=seconds, cap=seconds)
@@ -67,16 +65,21 @@ policies = st.builds(
     RetryPolicy,
     max_attempts=st.integers(1, 10),
     max_crashes=st.integers(1, 5),
-    transient=backoffs,
+    delays=st.lists(seconds, min_size=1, max_size=5, unique=True).map(sorted).map(tuple),
     infrastructure=backoffs,
 )
 deliveries = st.integers(1, 10)
 
 
 def decide(
-    policy: RetryPolicy, error: PipelineError, failures: int = 1, deliveries: int = 1, rng: random.Random = MOST
-) -> tuple[Action, float]:
-    decision = policy.decide(error, failures=failures, deliveries=deliveries, rng=rng)
+    policy: RetryPolicy,
+    error: PipelineError,
+    attempts: int = 1,
+    holds: int = 1,
+    deliveries: int = 1,
+    rng: random.Random = MOST,
+) -> tuple[Action, float | None]:
+    decision = policy.decide(error, attempts=attempts, holds=holds, deliveries=deliveries, rng=rng)
     return decision.action, decision.delay
 
 
@@ -84,27 +87,25 @@ class TestTheTableOfFailures:
     @given(policies, failures, deliveries)
     def test_permanent_fails_at_once(self, policy: RetryPolicy, failures: int, deliveries: int) -> None:
         error = PermanentError("404", code=ErrorCode.SOURCE_NOT_FOUND)
-        assert decide(policy, error, failures, deliveries) == (Action.FAIL, 0)
+        assert decide(policy, error, failures, failures, deliveries) == (Action.FAIL, None)
 
-    @given(policies, deliveries, rngs)
-    def test_transient_is_tried_max_attempts_times(
-        self, policy: RetryPolicy, deliveries: int, rng: random.Random
-    ) -> None:
+    @given(policies)
+    def test_transient_is_tried_max_attempts_times_ever_later(self, policy: RetryPolicy) -> None:
         error = TransientError("503", code=ErrorCode.SOURCE_UNAVAILABLE)
-        decisions = [decide(policy, error, n, deliveries, rng) for n in range(1, policy.max_attempts + 2)]
-        assert [action for action, _ in decisions[: policy.max_attempts - 1]] == [Action.RETRY] * (
-            policy.max_attempts - 1
-        )
-        assert all(0 < delay <= policy.transient.cap for action, delay in decisions if action is Action.RETRY)
-        assert decisions[policy.max_attempts - 1 :] == [(Action.FAIL, 0)] * 2
+        decisions = [decide(policy, error, n) for n in range(1, policy.max_attempts + 2)]
+        delays = [delay for action, delay in decisions if action is Action.RETRY]
+        expected = [*policy.delays, *[policy.delays[-1]] * policy.max_attempts]
+        assert delays == expected[: policy.max_attempts - 1]
+        assert decisions[policy.max_attempts - 1 :] == [(Action.FAIL, None)] * 2
 
     @given(policies, failures, deliveries, rngs)
     def test_infrastructure_is_waited_for_without_end(
         self, policy: RetryPolicy, failures: int, deliveries: int, rng: random.Random
     ) -> None:
         error = InfrastructureError("S3 is down", code=ErrorCode.STORAGE_UNAVAILABLE)
-        action, delay = decide(policy, error, failures, deliveries, rng)
+        action, delay = decide(policy, error, 10**6, failures, deliveries, rng)
         assert action is Action.HOLD
+        assert delay is not None
         assert 0 < delay <= policy.infrastructure.cap
 
     @given(policies)
@@ -123,25 +124,21 @@ class TestTheTableOfFailures:
     @given(policies, failures, deliveries)
     def test_cancelled_is_left_without_an_outcome(self, policy: RetryPolicy, failures: int, deliveries: int) -> None:
         error = CancelledError("stop", code=ErrorCode.DELIVERY_LOST)
-        assert decide(policy, error, failures, deliveries) == (Action.ABANDON, 0)
+        assert decide(policy, error, failures, failures, deliveries) == (Action.ABANDON, None)
 
 
 class TestRetryAfter:
-    @given(policies, st.floats(min_value=0, max_value=1e6), rngs)
-    def test_the_longer_of_the_two_delays_is_taken_up_to_a_cap(
-        self, policy: RetryPolicy, asked: float, rng: random.Random
+    @given(policies, st.floats(min_value=0, max_value=1e6))
+    def test_the_first_delay_that_is_long_enough_is_taken_or_else_the_longest(
+        self, policy: RetryPolicy, asked: float
     ) -> None:
         error = TransientError("429", code=ErrorCode.SOURCE_UNAVAILABLE, retry_after=asked)
-        action, delay = decide(policy, error, rng=rng)
+        action, delay = decide(policy, error)
         if policy.max_attempts == 1:
             assert action is Action.FAIL
         else:
-            assert delay >= min(asked, policy.retry_after_cap)
-            assert delay <= max(policy.transient.cap, policy.retry_after_cap)
+            assert delay == min((known for known in policy.delays if known >= asked), default=policy.delays[-1])
 
-
-class TestSettings:
-    def test_a_job_is_tried_as_the_settings_say(self) -> None:
-        settings = WorkerSettings(max_attempts=7, max_crashes=3, retry_base=0.5, retry_cap=8.0, _env_file=None)
-        policy = job_policy(settings)
-        assert (policy.max_attempts, policy.max_crashes, policy.transient) == (7, 3, Backoff(0.5, 8.0))
+    def test_the_schedule_is_never_shortened_by_it(self) -> None:
+        error = TransientError("429", code=ErrorCode.SOURCE_UNAVAILABLE, retry_after=1.0)
+        assert decide(RetryPolicy(delays=(10.0, 60.0)), error, attempts=2) == (Action.RETRY, 60.0)

@@ -1,0 +1,36 @@
+"""What a service counts, in Prometheus' terms. Read at ``/metrics``."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+REGISTRY = CollectorRegistry()
+
+#: Up to an hour: a song takes seconds on a GPU and the better part of an hour on a CPU.
+_JOB_SECONDS = (0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1200, 3600)
+
+deliveries = Counter(
+    "uvr_deliveries", "Messages taken from a topic to be worked on.", ["topic", "repeated"], registry=REGISTRY
+)
+settled = Counter("uvr_settled", "Messages whose end is durable, by what it was.", ["topic", "end"], registry=REGISTRY)
+job_seconds = Histogram(
+    "uvr_job_seconds",
+    "From taking a message to its durable end, s.",
+    ["topic"],
+    registry=REGISTRY,
+    buckets=_JOB_SECONDS,
+)
+failures = Counter("uvr_failures", "Attempts that failed.", ["kind", "code"], registry=REGISTRY)
+lost = Counter("uvr_deliveries_lost", "Messages that went to another member while in hand.", registry=REGISTRY)
+in_hand = Gauge("uvr_in_hand", "Messages that are being worked on.", registry=REGISTRY)
+circuit_open = Gauge(
+    "uvr_circuit_open", "1 while nothing new is taken because something of ours is unavailable.", registry=REGISTRY
+)
+circuit_openings = Counter("uvr_circuit_openings", "Times that this began.", ["code"], registry=REGISTRY)
+rebalances = Counter("uvr_partitions", "Partitions that came and went.", ["change"], registry=REGISTRY)
+
+
+def exposition() -> tuple[bytes, str]:
+    """What ``/metrics`` answers, and its media type."""
+    return generate_latest(REGISTRY), CONTENT_TYPE_LATEST
