@@ -41,7 +41,7 @@ def success_body(result: SeparationResult, stems: Sequence[PublishedStem], *, at
             "device": result.device,
             "timings": result.timings,
             "degraded": list(result.degraded),
-            "metadata": result.metadata,
+            "metadata": result.task.metadata,
         }
     )
 
@@ -53,7 +53,7 @@ def failed_body(result: SeparationResult, failure: Failure, *, at: float) -> byt
             **_head(result, "failed", at),
             "error_message": failure.message,
             "error": {"code": failure.code, "retryable": failure.retryable},
-            "metadata": result.metadata,
+            "metadata": result.task.metadata,
         }
     )
 

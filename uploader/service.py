@@ -1,156 +1,177 @@
-"""What the uploader does with a result: publish the stems, call the webhook, tidy up."""
+"""What the uploader does with a result: decide the task's outcome, tell it, tidy up.
+
+    outcome decided before? ──no──▶ encode and stage the stems, build the body ──▶ decide: the first one stays
+              │                                                                        │
+              └──yes─────────────────────────────▶ place its stems, call the webhook ◀─┘ ──▶ settle ──▶ tidy up
+
+Wherever the power goes, the result comes again and begins at the left, with nothing told or with the outcome decided.
+"""
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from dataclasses import dataclass, field
-from uuid import UUID
 
-from pipeline.cancel import CancelToken
-from pipeline.consumer import JobContext, Outcome, dead_letter
-from pipeline.errors import CancelledError, ErrorCode, ErrorKind, PermanentError, PipelineError
+from pipeline.consumer import JobContext, Outcome
+from pipeline.errors import ErrorCode, ErrorKind, PermanentError, PipelineError
 from pipeline.events import Reporter
-from pipeline.messages import Failure, SeparationResult, TaskState, to_message
+from pipeline.messages import Failure, SeparationResult, SeparationTask, TaskState, to_message
 from pipeline.telemetry import get_logger
+from pipeline.trail import dead_letter
 from pipeline.transport.protocol import Message
 from uploader.encode import common_gain, gain_note
-from uploader.payload import PublishedStem, failed_body, success_body
-from uploader.publish import StemPublisher
+from uploader.payload import failed_body, success_body
+from uploader.publish import FinishedStem, StemPublisher
+from uploader.record import OutcomeRecord, OutcomeRecords
 from uploader.webhook import WebhookSender
 
 log = get_logger(__name__)
 
-#: Jobs whose uploads are remembered; more are open only after deliveries were lost.
-_REMEMBERED = 64
+#: How often a song is separated whose stems are lost on their way, the first time included.
+MAX_SEPARATIONS = 2
 
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """What the client is told: the end of the task, and the same bytes at every try."""
-
-    state: TaskState
-    body: bytes
-    message: str | None = None
-
-
-@dataclass(slots=True)
-class _Job:
-    """What has been done of one result, so that trying the webhook again uploads nothing again."""
-
-    result: SeparationResult
-    stems: dict[str, PublishedStem] = field(default_factory=dict)
-    notice: Notice | None = None
+_UNEXPLAINED = Failure(code=ErrorCode.INTERNAL, kind=ErrorKind.PERMANENT, message="the task failed", retryable=False)
 
 
 class Uploader:
     """The worker behind the uploader's consumer loop. See ``pipeline.consumer.Worker``.
 
-    Used by one thread. Everything it does may be repeated: objects are overwritten with themselves, and the webhook's
-    id stays the same.
+    Keeps nothing of a job, so any number of threads and processes may work on the same one, and repeat it.
     """
 
     def __init__(
         self,
         publisher: StemPublisher,
+        records: OutcomeRecords,
         webhook: WebhookSender,
         reporter: Reporter,
         *,
+        task_topic: str,
         result_topic: str,
         dead_letter_topic: str,
     ) -> None:
         self._publisher = publisher
+        self._records = records
         self._webhook = webhook
         self._reporter = reporter
+        self._task_topic = task_topic
         self._result_topic = result_topic
         self._dead_letter_topic = dead_letter_topic
-        self._jobs: OrderedDict[UUID, _Job] = OrderedDict()
 
     def handle(self, result: SeparationResult, context: JobContext) -> Outcome:
-        """Publish the stems if there are any and call the webhook. Raises whatever the webhook raises."""
-        job = self._recall(result)
-        try:
-            if job.notice is None:
-                job.notice = self._prepare(job, context.cancel)
-            self._reporter.report(result.task_uuid, TaskState.NOTIFYING)
-            self._webhook.deliver(result.hook_url, webhook_id(result.task_uuid), job.notice.body, context.cancel)
-        except CancelledError:
-            self._jobs.pop(result.task_uuid, None)
-            raise
-        return self._end(job, job.notice)
+        """Tell the task's outcome, which this result decides if it is the first. Raises whatever the webhook raises.
+
+        A result whose stems were lost decides nothing: the task is separated again, once.
+        """
+        record = self._records.find(result) or self._decided(result, context)
+        if record is None:
+            return self._resubmitted(result)
+        self._publisher.place(record.stems)
+        self._reporter.report(result.task_uuid, TaskState.NOTIFYING)
+        body = record.body.encode("ascii")
+        self._webhook.deliver(result.task.hook_url, webhook_id(result.task), body, context.cancel)
+        return self._ended(result, record, end=record.state.value)
 
     def on_failure(self, result: SeparationResult, error: PipelineError) -> Outcome:
-        """The outcome of a result that the client could not be told of.
+        """The outcome of a result that the client could not be told of. Raises InfrastructureError.
 
-        If only the webhook failed, the result becomes a dead letter and can be replayed: the stems are stored. If it
-        never came to that, the client is still to be told, so a ``failed`` result takes its place.
+        If only the webhook failed, the result becomes a dead letter and can be replayed: its outcome is decided. If it
+        never came to that, or the result took its uploader down, the client is still to be told, so a ``failed``
+        result takes its place, which leads to the outcome that was decided if there is one.
         """
-        job = self._recall(result)
-        letters = () if error.kind is ErrorKind.POISON else (self._dead_letter(result, error),)
-        if job.notice is not None:
-            return self._end(job, job.notice, *letters)
-        self._jobs.pop(result.task_uuid)
-        if result.status == "failed":
-            event = self._reporter.event(result.task_uuid, TaskState.FAILED, message=error.message)
-            return Outcome((event, *letters))
-        failed = result.model_copy(update={"status": "failed", "stems": (), "error": Failure.from_error(error)})
-        return Outcome((to_message(self._result_topic, failed), *letters))
+        poison = error.kind is ErrorKind.POISON
+        letters = () if poison else (self._dead_letter(result, error),)
+        if result.status == "success" and (poison or self._known(result) is None):
+            return Outcome((self._failed_instead(result, error), *letters), end="replaced")
+        return self._ended(result, self._last_word(result, error), *letters, end="untold")
 
-    def _prepare(self, job: _Job, cancel: CancelToken) -> Notice:
-        result = job.result
+    def _decided(self, result: SeparationResult, context: JobContext) -> OutcomeRecord | None:
+        """The task's outcome; None if the stems were lost for the first time."""
+        try:
+            record = self._proposed(result, context)
+        except PermanentError as error:
+            if error.code is ErrorCode.HANDOFF_MISSING:
+                # Another uploader may have decided meanwhile, and tidied up.
+                known = self._records.find(result)
+                if known is not None or result.task.separations < MAX_SEPARATIONS:
+                    return known
+            log.error("upload_failed", error=error.message, code=error.code)
+            record = _failed(result, Failure.from_error(error))
+        context.cancel.raise_if_set()
+        record = self._records.decide(result, record)
+        log.info("outcome_decided", state=record.state)
+        return record
+
+    def _proposed(self, result: SeparationResult, context: JobContext) -> OutcomeRecord:
         if result.status == "failed":
             return _failed(result, result.error or _UNEXPLAINED)
-        try:
-            return self._publish(job, cancel)
-        except PermanentError as error:
-            log.error("upload_failed", error=error.message, code=error.code)
-            return _failed(result, Failure.from_error(error))
-
-    def _publish(self, job: _Job, cancel: CancelToken) -> Notice:
-        result = job.result
         if not result.stems:
             raise PermanentError("the separation gave no stems", code=ErrorCode.STEM_MISSING)
         started = time.monotonic()
         self._reporter.report(result.task_uuid, TaskState.UPLOADING)
+        self._publisher.require_complete(result)
         gain = common_gain(stem.peak for stem in result.stems)
-        for stem in result.stems:
-            cancel.raise_if_set()
-            if stem.name not in job.stems:
-                job.stems[stem.name] = self._publisher.publish(result.task_uuid, stem, result.output_format, gain)
-            share = len(job.stems) / len(result.stems)
-            self._reporter.progress(result.task_uuid, TaskState.UPLOADING, share)
+        stems = self._staged(result, gain, context)
         timings = result.timings | {"upload": round(time.monotonic() - started, 3)}
         degraded = result.degraded if gain == 1.0 else (*result.degraded, gain_note(gain))
         told = result.model_copy(update={"timings": timings, "degraded": degraded})
-        return Notice(TaskState.SUCCESS, success_body(told, list(job.stems.values()), at=time.time()))
+        body = success_body(told, [stem.told for stem in stems], at=time.time())
+        return OutcomeRecord(
+            state=TaskState.SUCCESS, body=body.decode("ascii"), stems=tuple(stem.staged for stem in stems)
+        )
 
-    def _end(self, job: _Job, notice: Notice, *letters: Message) -> Outcome:
-        """The terminal event is settled with the job, since it must not be lost; then the hand-off is tidied up."""
-        result = job.result
-        self._jobs.pop(result.task_uuid, None)
-        event = self._reporter.event(result.task_uuid, notice.state, 1.0, notice.message)
-        return Outcome((event, *letters), lambda: self._publisher.discard_handoff(result))
+    def _staged(self, result: SeparationResult, gain: float, context: JobContext) -> list[FinishedStem]:
+        """The stems in the store; what an earlier try of a held job has put there is not put there again."""
+        stems: list[FinishedStem] = []
+        for stem in result.stems:
+            context.cancel.raise_if_set()
+            finished = context.scratch.get(stem.name)
+            if not isinstance(finished, FinishedStem):
+                finished = context.scratch[stem.name] = self._publisher.stage(result, stem, gain)
+            stems.append(finished)
+            self._reporter.progress(result.task_uuid, TaskState.UPLOADING, len(stems) / len(result.stems))
+        return stems
 
-    def _recall(self, result: SeparationResult) -> _Job:
-        """What was done of this very result; of another one for the same task, nothing counts."""
-        job = self._jobs.get(result.task_uuid)
-        if job is None or job.result != result:
-            job = self._jobs[result.task_uuid] = _Job(result)
-        while len(self._jobs) > _REMEMBERED:
-            self._jobs.popitem(last=False)
-        return job
+    def _resubmitted(self, result: SeparationResult) -> Outcome:
+        """The stems that are left stay: the second separation's may have the same keys, and be there already."""
+        separations = result.task.separations + 1
+        task = result.task.model_copy(update={"separations": separations})
+        log.warning("task_resubmitted", separations=separations)
+        self._reporter.report(result.task_uuid, TaskState.QUEUED, message="a stem was lost: separated again")
+        return Outcome((to_message(self._task_topic, task),), end="resubmitted")
+
+    def _ended(self, result: SeparationResult, record: OutcomeRecord, *letters: Message, end: str) -> Outcome:
+        """The terminal event is settled with the job, since it must not be lost; then it is tidied up."""
+        event = self._reporter.event(result.task_uuid, record.state, 1.0, record.message)
+        return Outcome((event, *letters), lambda: self._publisher.discard(result, record.stems), end)
+
+    def _known(self, result: SeparationResult) -> OutcomeRecord | None:
+        try:
+            return self._records.find(result)
+        except PermanentError:
+            return None  # damaged: ``handle`` has failed on it, and says so
+
+    def _last_word(self, result: SeparationResult, error: PipelineError) -> OutcomeRecord:
+        """The outcome of a task that will not be tried any more: decided here if it never was."""
+        failed = _failed(result, result.error or Failure.from_error(error))
+        try:
+            return self._records.decide(result, failed)
+        except PermanentError:
+            return failed
+
+    def _failed_instead(self, result: SeparationResult, error: PipelineError) -> Message:
+        """It keeps the stems, which are tidied up with it."""
+        failed = result.model_copy(update={"status": "failed", "error": Failure.from_error(error)})
+        return to_message(self._result_topic, failed)
 
     def _dead_letter(self, result: SeparationResult, error: PipelineError) -> Message:
         return dead_letter(self._dead_letter_topic, to_message(self._result_topic, result), error)
 
 
-def webhook_id(task_uuid: UUID) -> str:
+def webhook_id(task: SeparationTask) -> str:
     """The same for every try of a task's one outcome, so that the receiver can drop repeats; no ``.`` in it."""
-    return f"msg_{task_uuid.hex}"
+    return "_".join(filter(None, ("msg", task.task_uuid.hex, task.run)))
 
 
-_UNEXPLAINED = Failure(code=ErrorCode.INTERNAL, kind=ErrorKind.PERMANENT, message="the task failed", retryable=False)
-
-
-def _failed(result: SeparationResult, failure: Failure) -> Notice:
-    return Notice(TaskState.FAILED, failed_body(result, failure, at=time.time()), failure.message)
+def _failed(result: SeparationResult, failure: Failure) -> OutcomeRecord:
+    body = failed_body(result, failure, at=time.time())
+    return OutcomeRecord(state=TaskState.FAILED, body=body.decode("ascii"), message=failure.message)

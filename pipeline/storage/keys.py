@@ -25,13 +25,23 @@ def stem_key(task_uuid: UUID, stem: str, format: OutputFormat) -> str:
     return check_key(f"{task_uuid}_{_segment(stem)}.{format.value}")
 
 
-def handoff_key(task_uuid: UUID, stem: str, sha256: str) -> str:
+def staged_key(task_uuid: UUID, stem: str, digest: str, format: OutputFormat) -> str:
+    """Where a finished stem waits for the task's outcome; ``digest`` is that of what it was made from."""
+    return check_key(f"staged/{task_uuid}_{_segment(stem)}-{_segment(digest[:16])}.{format.value}")
+
+
+def handoff_key(task_uuid: UUID, run: str, stem: str, sha256: str) -> str:
     """Where a stem lies on its way from processor to uploader: ``handoff/{task_uuid}/{stem}-{hash}.wav``.
 
     With part of the content's hash in it, since a GPU may not give the same bits twice: the stems of a repeated job
     must not replace those that an earlier result still points at.
     """
-    return check_key(f"handoff/{task_uuid}/{_segment(stem)}-{_segment(sha256[:16])}.wav")
+    return check_key(f"handoff/{_named(task_uuid, run)}/{_segment(stem)}-{_segment(sha256[:16])}.wav")
+
+
+def outcome_key(task_uuid: UUID, run: str) -> str:
+    """Where the one outcome of a task is kept, or of a repeat that was asked for: ``outcomes/{task_uuid}.json``."""
+    return check_key(f"outcomes/{_named(task_uuid, run)}.json")
 
 
 def check_key(key: str) -> str:
@@ -41,6 +51,11 @@ def check_key(key: str) -> str:
     for segment in key.split("/"):
         _segment(segment)
     return key
+
+
+def _named(task_uuid: UUID, run: str) -> str:
+    """A task, or a repeat of it that was asked for."""
+    return "_".join(filter(None, (str(task_uuid), run)))
 
 
 def _segment(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import stat
@@ -12,8 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from pipeline.errors import ErrorCode, PermanentError
+from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
 from pipeline.files import local_errors, replacing, sync_directory, sync_file
+from pipeline.storage import local_names
 from pipeline.storage.keys import check_key
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.protocol import ObjectStore, StoredObject
@@ -22,14 +22,14 @@ from pipeline.storage.protocol import ObjectStore, StoredObject
 _DRAFTS = "drafts~"
 #: Drafts older than this (s) were left by a process that died.
 _STALE = 86_400.0
-#: How often a put tries again when a concurrent delete prunes the folder that it has just made.
-_PRUNE_RACES = 100
+#: How often a first content is stored again when a concurrent delete removes it before it is read back.
+_DELETE_RACES = 10
 
 
 class LocalStore:
     """See ``pipeline.storage.protocol.ObjectStore``. Safe for several threads and processes at once.
 
-    ``root`` is made at the first put. Objects become visible by one rename, after their content is on the disk.
+    ``root`` is made at the first put. Objects become visible in one step, after their content is on the disk.
     ``base_url`` and ``links`` are needed for ``url`` only; links are valid for ``ttl`` s.
     """
 
@@ -57,6 +57,26 @@ class LocalStore:
                     raise
                 raise _missing() from None
 
+    def put_new(self, key: str, content: bytes, *, content_type: str) -> bytes:
+        for _ in range(_DELETE_RACES):
+            self._store(key, lambda draft: _write(content, draft), local_names.claim)
+            try:
+                return self.read(key)
+            except PermanentError:
+                continue
+        raise InfrastructureError("an object is deleted while it is stored", code=ErrorCode.STORAGE_UNAVAILABLE)
+
+    def read(self, key: str) -> bytes:
+        path = self._locate(key)
+        with local_errors():
+            try:
+                content = path.read_bytes()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                raise _missing() from None
+            # Who reads it may act on it, so it must outlive a power cut even if its writer died before seeing to that.
+            sync_directory(path.parent)
+        return content
+
     def stat(self, key: str) -> StoredObject | None:
         size = _size_of(self._locate(key))
         return None if size is None else StoredObject(key, size)
@@ -81,7 +101,7 @@ class LocalStore:
         with local_errors():
             with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 path.unlink()
-            self._prune(path.parent)
+            local_names.prune(path.parent, self._root)
 
     def check(self) -> None:
         with local_errors(), self._draft() as draft:
@@ -96,12 +116,14 @@ class LocalStore:
     def _locate(self, key: str) -> Path:
         return self._root / check_key(key)
 
-    def _store(self, key: str, write: Callable[[Path], None]) -> StoredObject:
+    def _store(
+        self, key: str, write: Callable[[Path], None], naming: local_names.Naming = local_names.replace
+    ) -> StoredObject:
         path = self._locate(key)
         with local_errors(), self._draft() as draft:
             write(draft)
             size = draft.stat().st_size
-            self._name(draft, path)
+            local_names.give_name(draft, path, naming)
         return StoredObject(key, size)
 
     @contextmanager
@@ -124,48 +146,14 @@ class LocalStore:
                 if draft.stat().st_mtime < time.time() - _STALE:
                     draft.unlink()
 
-    def _name(self, draft: Path, path: Path) -> None:
-        named = False
-        for _ in range(_PRUNE_RACES):
-            try:
-                self._make_folders(path.parent)
-                os.replace(draft, path)
-                named = True
-                sync_directory(path.parent)
-                return
-            except FileNotFoundError:
-                # A concurrent delete has pruned the folder, and if it had its name already, the object with it.
-                if named:
-                    return
-            except (FileExistsError, NotADirectoryError, IsADirectoryError):
-                raise PermanentError(
-                    "the object key is the folder of another one", code=ErrorCode.STORAGE_REFUSED
-                ) from None
-        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-
-    def _make_folders(self, folder: Path) -> None:
-        if folder.is_dir():
-            return
-        self._make_folders(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync_directory(folder.parent)
-
-    def _prune(self, folder: Path) -> None:
-        """Remove ``folder`` and the ones above it that are empty, up to the root."""
-        while folder != self._root:
-            try:
-                folder.rmdir()
-            except (FileNotFoundError, NotADirectoryError):
-                pass
-            except OSError as error:
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                    return
-                raise
-            folder = folder.parent
-
 
 def _copy(source: Path, draft: Path) -> None:
     shutil.copyfile(source, draft)
+    sync_file(draft)
+
+
+def _write(content: bytes, draft: Path) -> None:
+    draft.write_bytes(content)
     sync_file(draft)
 
 

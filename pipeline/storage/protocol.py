@@ -35,6 +35,15 @@ class ObjectStore(Protocol):
         Raises PermanentError (code ``object_missing``) if there is none.
         """
 
+    def put_new(self, key: str, content: bytes, *, content_type: str) -> bytes:
+        """Store ``content`` under ``key`` unless there is an object already; returns what is stored now.
+
+        Of several callers at once one wins, and all of them are given the winner's content. Meant for small objects.
+        """
+
+    def read(self, key: str) -> bytes:
+        """The whole content of a small object. Raises PermanentError (code ``object_missing``) if there is none."""
+
     def stat(self, key: str) -> StoredObject | None:
         """The object's description, or None if there is none."""
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 from uuid import uuid4
 
 import boto3
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
 from pipeline.files import local_errors, replacing
 from pipeline.storage.keys import check_key
 from pipeline.storage.protocol import ObjectStore, StoredObject
-from pipeline.storage.s3_errors import s3_errors
+from pipeline.storage.s3_client import open_client
+from pipeline.storage.s3_errors import OVERTAKEN, UNKNOWN_TO_SERVER, answer_code, s3_errors
 
 MIB, GIB = 1024**2, 1024**3
 
@@ -29,8 +30,8 @@ _TRANSFER = TransferConfig(
 )
 #: The largest object that S3 copies in one request; boto3 copies larger ones in parts.
 _SINGLE_COPY = 5 * GIB
-#: Connections per client: the transfers of a few threads at once.
-_POOL = 16
+#: How often a first content is offered again when others' writes or deletions come in between.
+_OFFERS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +73,9 @@ class S3Store:
                 aws_secret_access_key=options.secret_access_key,
                 region_name=options.region,
             )
-            self._client = _client(session, options, attempts=3, connect_timeout=5.0, read_timeout=30.0)
+            self._client = open_client(session, options.endpoint_url, attempts=3, timeouts=(5.0, 30.0))
             # Who asks whether the store is there wants to know now.
-            self._probe = _client(session, options, attempts=1, connect_timeout=2.0, read_timeout=5.0)
+            self._probe = open_client(session, options.endpoint_url, attempts=1, timeouts=(2.0, 5.0))
 
     def put(self, key: str, source: Path, *, content_type: str) -> StoredObject:
         check_key(key)
@@ -93,6 +94,26 @@ class S3Store:
             # Whether a download begins with a HEAD request is up to boto3.
             self._require_bucket()
             raise
+
+    def put_new(self, key: str, content: bytes, *, content_type: str) -> bytes:
+        """See the protocol. The server decides who is first (``If-None-Match``).
+
+        On one without conditional writes, all who look before anything is there are: the last one's content stays, and
+        an earlier one may have been given its own.
+        """
+        check_key(key)
+        for _ in range(_OFFERS):
+            try:
+                return self.read(key)
+            except PermanentError:
+                self._offer(key, content, content_type)
+        raise InfrastructureError("an object of the S3 store comes and goes", code=ErrorCode.STORAGE_UNAVAILABLE)
+
+    def read(self, key: str) -> bytes:
+        check_key(key)
+        # As a context manager, a body of boto3 gives the raw stream, whose exceptions nobody translates.
+        with s3_errors(), closing(self._client.get_object(Bucket=self._bucket, Key=key)["Body"]) as body:
+            return bytes(body.read())
 
     def stat(self, key: str) -> StoredObject | None:
         check_key(key)
@@ -136,6 +157,9 @@ class S3Store:
             self._probe.put_object(**place, Body=b"check")
             self._probe.get_object(**place)["Body"].close()
             self._probe.delete_object(**place)
+        with suppress(PermanentError), s3_errors():
+            # Missing, as it should be. Without the right to list the bucket, S3 says "forbidden" of what is missing.
+            self._probe.get_object(**place)["Body"].close()
 
     def ensure_bucket(self) -> None:
         """Make the bucket if it is not there: for local development. Raises InfrastructureError."""
@@ -147,6 +171,19 @@ class S3Store:
                 self._client.create_bucket(Bucket=self._bucket, **where)
             except (self._client.exceptions.BucketAlreadyOwnedByYou, self._client.exceptions.BucketAlreadyExists):
                 self._client.head_bucket(Bucket=self._bucket)  # is it ours, too?
+
+    def _offer(self, key: str, content: bytes, content_type: str) -> None:
+        """Put the content unless there is an object, or somebody is about to put one."""
+        request = {"Bucket": self._bucket, "Key": key, "Body": content, "ContentType": content_type}
+        with s3_errors():
+            try:
+                self._client.put_object(**request, IfNoneMatch="*")
+            except ClientError as error:
+                code = answer_code(error)
+                if code in UNKNOWN_TO_SERVER:
+                    self._client.put_object(**request)
+                elif code not in OVERTAKEN:
+                    raise
 
     def _copy_on_server(self, other: S3Store, source_key: str, key: str, content_type: str) -> StoredObject:
         found = other.stat(source_key)
@@ -165,33 +202,3 @@ class S3Store:
         """Tell a missing bucket from a missing object: to a HEAD request both are a bare 404."""
         with s3_errors():
             self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
-
-
-def _client(
-    session: boto3.session.Session,
-    options: S3Options,
-    *,
-    attempts: int,
-    connect_timeout: float,
-    read_timeout: float,
-) -> Any:
-    # Servers other than AWS know the newer checksums in part or not at all; there, only what an operation demands.
-    checksums: Literal["when_required", "when_supported"]
-    checksums = "when_required" if options.endpoint_url else "when_supported"
-    config = Config(
-        signature_version="s3v4",
-        s3={"addressing_style": "path" if options.endpoint_url else "auto"},
-        retries={"mode": "standard", "total_max_attempts": attempts},
-        connect_timeout=connect_timeout,
-        read_timeout=read_timeout,
-        max_pool_connections=_POOL,
-        request_checksum_calculation=checksums,
-        response_checksum_validation=checksums,
-    )
-    try:
-        return session.client("s3", endpoint_url=options.endpoint_url, config=config)
-    except ValueError:
-        # Stricter than the settings' own check: it takes no underscore in a host name, for one.
-        raise InfrastructureError(
-            "S3_ENDPOINT_URL is not an address that boto3 accepts", code=ErrorCode.STORAGE_REFUSED
-        ) from None

@@ -31,8 +31,15 @@ _FORBIDDEN = f"the S3 server denied access: {_CREDENTIALS}, and what they may do
 _MISSING = frozenset({"NoSuchKey", "NotFound", "404"})
 #: Codes with a 4xx status that mean "later"; a precondition fails when an object is replaced while it is read.
 _PASSING = frozenset(
-    {"SlowDown", "RequestTimeout", "PreconditionFailed", "412", "Throttling", "ThrottlingException", "TooManyRequests"}
+    {
+        *("SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "TooManyRequests"),
+        *("PreconditionFailed", "412", "OperationAborted"),
+    }
 )
+#: What a server says of a write on the condition that there is no object, when there is one or is about to be.
+OVERTAKEN = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "OperationAborted", "409"})
+#: What one says that knows no conditional writes.
+UNKNOWN_TO_SERVER = frozenset({"NotImplemented", "501"})
 #: No credentials at all, or a provider of credentials that fails.
 _NO_CREDENTIALS = (
     botocore.NoCredentialsError,
@@ -82,6 +89,11 @@ def translate(error: Exception) -> PipelineError:
     )
 
 
+def answer_code(error: ClientError) -> str:
+    """The server's error code; where an answer has no body, the status."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
 def _answer_of(error: BaseException) -> ClientError | None:
     """The server's answer, which boto3 wraps into an error of its own after an upload."""
     inner = error if isinstance(error, ClientError) else error.__cause__ or error.__context__
@@ -89,7 +101,7 @@ def _answer_of(error: BaseException) -> ClientError | None:
 
 
 def _of_answer(error: ClientError) -> PipelineError:
-    code = str(error.response.get("Error", {}).get("Code", ""))
+    code = answer_code(error)
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code in _MISSING:
         return PermanentError("there is no such object in the store", code=ErrorCode.OBJECT_MISSING)

@@ -14,25 +14,32 @@ import numpy as np
 import pytest
 import soundfile
 
+from devstack.s3 import S3Server
 from pipeline.cancel import CancelToken
 from pipeline.consumer import JobContext
 from pipeline.download import UrlGuard
 from pipeline.events import Reporter
-from pipeline.messages import SeparationResult, StemFile, TaskEvent, from_message
+from pipeline.messages import SeparationResult, SeparationTask, StemFile, TaskEvent, from_message
+from pipeline.storage import ObjectStore
 from pipeline.storage.keys import handoff_key
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStore
+from pipeline.storage.s3 import S3Options, S3Store
 from pipeline.transport.embedded import EmbeddedTransport
 from pipeline.transport.protocol import Message, Topic
 from pipeline.workdir import WorkDir
 from tests.support.webhook_receiver import WebhookReceiver
 from uploader.publish import StemPublisher
+from uploader.record import OutcomeRecords
 from uploader.service import Uploader
 from uploader.webhook import WebhookSender
 
 SECRET = f"whsec_{base64.b64encode(bytes(32)).decode()}"
-RESULTS, EVENTS, DEAD_LETTERS = "results", "events", "dead_letters"
+TASKS, RESULTS, RETRIES, EVENTS, DEAD_LETTERS = "tasks", "results", "retries", "events", "dead_letters"
 RATE = 44_100
+
+#: For tests on both kinds of store; with S3 one bucket holds everything, as it does across machines.
+ENGINES = pytest.mark.parametrize("bench", ["local", pytest.param("s3", marks=pytest.mark.s3)], indirect=True)
 
 
 @dataclass(frozen=True)
@@ -42,19 +49,47 @@ class Bench:
     folder: Path
     workdir: WorkDir
     transport: EmbeddedTransport
-    handoff: LocalStore
-    store: LocalStore
+    handoff: ObjectStore
+    store: ObjectStore
     receiver: WebhookReceiver
-    uploader: Uploader
 
-    def hand_off(self, stems: Mapping[str, np.ndarray], **known: Any) -> SeparationResult:
-        """What the processor leaves: float32 stems of shape (frames, channels), and the result that tells of them."""
-        task_uuid = known.pop("task_uuid", None) or uuid4()
-        files = tuple(self._stem(task_uuid, name, samples) for name, samples in stems.items())
-        values = {"model": "demo.onnx", "device": "cpu", "timings": {"separate": 1.5}, **known}
-        return SeparationResult(
-            task_uuid=task_uuid, status="success", hook_url=self.receiver.url, stems=files, **values
+    @property
+    def uploader(self) -> Uploader:
+        """A new one each time: whatever an earlier one knew is forgotten, as after its death."""
+        return self.uploader_with()
+
+    def uploader_with(
+        self,
+        handoff: ObjectStore | None = None,
+        store: ObjectStore | None = None,
+        records: OutcomeRecords | None = None,
+        webhook: WebhookSender | None = None,
+    ) -> Uploader:
+        """One of which some parts are others."""
+        store = store or self.store
+        return Uploader(
+            StemPublisher(handoff or self.handoff, store, self.workdir),
+            records or OutcomeRecords(store),
+            webhook or WebhookSender(UrlGuard(allow_private=True), [SECRET], timeout=20.0),
+            Reporter(self.transport, EVENTS),
+            task_topic=TASKS,
+            result_topic=RESULTS,
+            dead_letter_topic=DEAD_LETTERS,
         )
+
+    def task(self, **known: Any) -> SeparationTask:
+        """A job of a client whose webhook is the receiver's."""
+        values = {"task_uuid": uuid4(), "audio": "http://127.0.0.1/song", "hook_url": self.receiver.url, **known}
+        return SeparationTask(**values)
+
+    def hand_off(
+        self, stems: Mapping[str, np.ndarray], task: SeparationTask | None = None, **known: Any
+    ) -> SeparationResult:
+        """What the processor leaves: float32 stems of shape (frames, channels), and the result that tells of them."""
+        task = task or self.task()
+        files = tuple(self._stem(task.task_uuid, name, samples) for name, samples in stems.items())
+        values = {"model": "demo.onnx", "device": "cpu", "timings": {"separate": 1.5}, **known}
+        return SeparationResult(task_uuid=task.task_uuid, task=task, status="success", stems=files, **values)
 
     def reported(self) -> list[TaskEvent]:
         """The events that were sent since the last look."""
@@ -74,7 +109,7 @@ class Bench:
         path = self.folder / "processor.wav"
         soundfile.write(path, samples.astype(np.float32), RATE, subtype="FLOAT")
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        key = handoff_key(task_uuid, name, sha256)
+        key = handoff_key(task_uuid, "", name, sha256)
         stored = self.handoff.put(key, path, content_type="audio/wav")
         return StemFile(
             name=name,
@@ -95,22 +130,34 @@ def receiver() -> Iterator[WebhookReceiver]:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, receiver: WebhookReceiver) -> Iterator[Bench]:
+def bench(request: pytest.FixtureRequest, tmp_path: Path, receiver: WebhookReceiver) -> Iterator[Bench]:
+    """On local stores, unless the test asks for others."""
     transport = EmbeddedTransport(tmp_path / "broker.sqlite")
-    transport.ensure_topics([Topic(RESULTS, None), Topic(EVENTS, None, reports=True), Topic(DEAD_LETTERS, None)])
-    handoff = LocalStore(tmp_path / "handoff")
+    kept = [Topic(name, None) for name in (TASKS, RESULTS, RETRIES, DEAD_LETTERS)]
+    transport.ensure_topics([*kept, Topic(EVENTS, None, reports=True)])
     workdir = WorkDir(tmp_path / "work")
-    store = LocalStore(tmp_path / "stems", "http://127.0.0.1:8000", LinkSigner(b"k" * 32))
-    uploader = Uploader(
-        StemPublisher(handoff, store, workdir),
-        WebhookSender(UrlGuard(allow_private=True), [SECRET], timeout=20.0),
-        Reporter(transport, EVENTS),
-        result_topic=RESULTS,
-        dead_letter_topic=DEAD_LETTERS,
-    )
-    yield Bench(tmp_path, workdir, transport, handoff, store, receiver, uploader)
+    if getattr(request, "param", "local") == "s3":
+        handoff = store = bucket(request.getfixturevalue("s3_server"))
+        yield Bench(tmp_path, workdir, transport, handoff, store, receiver)
+    else:
+        local = LocalStore(tmp_path / "stems", "http://127.0.0.1:8000", LinkSigner(b"k" * 32))
+        yield Bench(tmp_path, workdir, transport, LocalStore(tmp_path / "handoff"), local, receiver)
     transport.close()
     workdir.close()
+
+
+def bucket(server: S3Server) -> ObjectStore:
+    """A new one."""
+    options = S3Options(
+        bucket=f"uploads-{uuid4().hex[:12]}",
+        region=server.region,
+        endpoint_url=server.endpoint_url,
+        access_key_id=server.access_key,
+        secret_access_key=server.secret_key,
+    )
+    store = S3Store(options)
+    store.ensure_bucket()
+    return store
 
 
 @pytest.fixture

@@ -79,6 +79,8 @@ def test_other_keys_are_refused_everywhere(store: ObjectStore, make_file: MakeFi
     calls: list[Callable[[], object]] = [
         lambda: put(store, make_file, b"stem", key),
         lambda: store.get(key, target),
+        lambda: store.put_new(key, b"stem", content_type="audio/wav"),
+        lambda: store.read(key),
         lambda: store.stat(key),
         lambda: store.copy_from(store, KEY, key, content_type="audio/wav"),
         lambda: store.copy_from(store, key, KEY, content_type="audio/wav"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -42,8 +43,9 @@ def tree(root: Path) -> set[str]:
 def test_nothing_is_made_before_it_is_needed(root: Path, store: LocalStore, tmp_path: Path) -> None:
     assert store.stat(KEY) is None
     store.delete(KEY)
-    with pytest.raises(PermanentError):
-        store.get(KEY, tmp_path / "target")
+    for call in (lambda: store.get(KEY, tmp_path / "target"), lambda: store.read(KEY)):
+        with pytest.raises(PermanentError):
+            call()
     assert not root.exists()
 
 
@@ -52,10 +54,12 @@ def test_no_drafts_stay(root: Path, store: LocalStore, file: Path, tmp_path: Pat
     store.put(KEY, file, content_type="audio/wav")
     store.copy_from(store, KEY, "copy.wav", content_type="audio/wav")
     store.copy_from(store, KEY, "copy.wav", content_type="audio/wav")
+    for content in (b"first", b"second"):
+        store.put_new("outcome.json", content, content_type="application/json")
     store.check()
     with pytest.raises(InfrastructureError):
         store.put("other.wav", tmp_path / "missing", content_type="audio/wav")
-    assert tree(root) == {KEY, "copy.wav"}
+    assert tree(root) == {KEY, "copy.wav", "outcome.json"}
 
 
 def test_a_copy_within_a_file_system_takes_no_room(root: Path, store: LocalStore, file: Path) -> None:
@@ -88,15 +92,47 @@ def test_only_old_drafts_are_swept(root: Path, store: LocalStore, file: Path) ->
 def test_an_object_cannot_be_a_folder_as_well(store: LocalStore, file: Path) -> None:
     store.put("a/b", file, content_type="audio/wav")
     for key in ("a", "a/b/c"):
-        with pytest.raises(PermanentError) as caught:
-            store.put(key, file, content_type="audio/wav")
-        assert caught.value.code is ErrorCode.STORAGE_REFUSED
+        for call in (
+            lambda key=key: store.put(key, file, content_type="audio/wav"),
+            lambda key=key: store.put_new(key, b"stem", content_type="audio/wav"),
+        ):
+            with pytest.raises(PermanentError) as caught:
+                call()
+            assert caught.value.code is ErrorCode.STORAGE_REFUSED
         assert store.stat(key) is None
+
+
+@pytest.mark.parametrize("refusal", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_keeps_the_first_as_well(
+    root: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    def no_link(source: Path, target: Path) -> None:
+        raise OSError(refusal, os.strerror(refusal))
+
+    monkeypatch.setattr(os, "link", no_link)
+    for content in (b"first", b"second"):
+        assert store.put_new("outcome.json", content, content_type="application/json") == b"first"
+    assert tree(root) == {"outcome.json"}
+
+
+def test_whatever_else_ails_a_hard_link_is_infrastructure(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(InfrastructureError) as caught:
+        store.put_new("outcome.json", b"first", content_type="application/json")
+    assert caught.value.code is ErrorCode.DISK_FULL
+    assert store.stat("outcome.json") is None
 
 
 def test_a_root_that_cannot_be_used_is_infrastructure(tmp_path: Path, file: Path) -> None:
     store = LocalStore(file / "below-a-file")
-    for call in (store.check, lambda: store.put(KEY, file, content_type="audio/wav")):
+    for call in (
+        store.check,
+        lambda: store.put(KEY, file, content_type="audio/wav"),
+        lambda: store.put_new(KEY, b"stem", content_type="audio/wav"),
+    ):
         with pytest.raises(InfrastructureError) as caught:
             call()
         assert caught.value.code is ErrorCode.STORAGE_UNAVAILABLE

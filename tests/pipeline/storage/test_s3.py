@@ -25,6 +25,8 @@ CALLS: dict[str, Call] = {
     "put": lambda store, file: store.put(KEY, file, content_type="audio/wav"),
     "get": lambda store, file: store.get(KEY, file),
     "stat": lambda store, file: store.stat(KEY),
+    "put_new": lambda store, file: store.put_new(KEY, b"stem", content_type="audio/wav"),
+    "read": lambda store, file: store.read(KEY),
     "copy": lambda store, file: store.copy_from(store, KEY, "copy.wav", content_type="audio/wav"),
     "delete": lambda store, file: store.delete(KEY),
     "check": lambda store, file: store.check(),

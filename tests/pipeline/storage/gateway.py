@@ -1,0 +1,110 @@
+"""A gateway before a real S3 server that gives some answers itself, as other servers or a bad network would."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+from devstack.s3 import S3Server
+
+
+@dataclass(frozen=True)
+class Request:
+    """What came in: header names are in lower case."""
+
+    method: str
+    headers: Mapping[str, str]
+    status: int | None
+    """What the server behind has answered; None before it was asked."""
+
+    @property
+    def is_conditional(self) -> bool:
+        return self.method == "PUT" and "if-none-match" in self.headers
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An answer in the place of the server's own."""
+
+    status: int
+    code: str
+    withheld: int = 0
+    """Bytes that are announced and never come."""
+
+    @property
+    def body(self) -> bytes:
+        return f"<Error><Code>{self.code}</Code><Message>told so by a test</Message></Error>".encode()
+
+
+#: Asked before the request is passed on, and again about the answer; None lets it pass.
+Rule = Callable[[Request], Refusal | None]
+
+
+@contextmanager
+def gateway(server: S3Server, rule: Rule) -> Iterator[str]:
+    """The address of a gateway to ``server``."""
+    listener = _Gateway(server, rule)
+    thread = threading.Thread(target=listener.serve_forever, args=(0.02,), name="s3-gateway")
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.server_port}"
+    finally:
+        listener.shutdown()
+        listener.server_close()
+        thread.join()
+
+
+class _Gateway(ThreadingHTTPServer):
+    daemon_threads = True  # a client keeps its connections open
+
+    def __init__(self, server: S3Server, rule: Rule) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.target = urlsplit(server.endpoint_url).netloc
+        self.rule = rule
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Gateway
+    protocol_version = "HTTP/1.1"
+
+    def _serve(self) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        body = self.rfile.read(int(headers.get("content-length", "0")))
+        refusal = self.server.rule(Request(self.command, headers, None))
+        if refusal is not None:
+            self._refuse(refusal)
+            return
+        with closing(HTTPConnection(self.server.target, timeout=20)) as connection:
+            # The host is passed on as it came: it is part of what the client has signed.
+            connection.request(self.command, self.path, body, headers)
+            answer = connection.getresponse()
+            content, described = answer.read(), dict(answer.getheaders())
+        refusal = self.server.rule(Request(self.command, headers, answer.status))
+        if refusal is not None:
+            self._refuse(refusal)
+        else:
+            self._answer(answer.status, described, content)
+
+    do_GET = do_PUT = do_HEAD = do_DELETE = _serve  # noqa: N815 - the base class looks for them
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self.close_connection = bool(refusal.withheld)
+        self._answer(refusal.status, {}, refusal.body, refusal.withheld)
+
+    def _answer(self, status: int, headers: Mapping[str, str], body: bytes, withheld: int = 0) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body) + withheld))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """The tests look at what the client makes of it."""
