@@ -2,75 +2,111 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import NoReturn
 
-from config import ConfigError, Settings, load
+from config import Settings
 from pipeline.cancel import CancelToken
 from pipeline.download import DownloadLimits, UrlGuard
-from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, PoisonError
+from pipeline.errors import ErrorCode
 from pipeline.events import Reporter
 from pipeline.lifecycle import ExitCode, StopSignal
 from pipeline.messages import SeparationTask
+from pipeline.process import run_service
+from pipeline.retry import RetryPolicy
 from pipeline.storage.factory import open_handoff
-from pipeline.telemetry import configure_logging, get_logger
+from pipeline.topics import Topics
 from pipeline.transport import Transport
-from pipeline.transport.factory import open_transport, topics
+from pipeline.transport.factory import open_transport
 from pipeline.workdir import WorkDir
-from pipeline.worker import HealthAddress, WorkerProcess, job_policy
+from pipeline.worker import HealthAddress, WorkerProcess
+from processor.budget import DiskBudget
+from processor.gate import DeviceGate
+from processor.job import Equipment, Limits
 from processor.protocol import ChildSettings
-from processor.separation import SeparationProcess
-from processor.service import Limits, Processor
-
-log = get_logger(__name__)
+from processor.separation import COMMAND, SeparationProcess
+from processor.service import Processor
 
 #: After this long without a poll a hung client loses its jobs, ms, unless the setting says otherwise.
 MAX_POLL_INTERVAL_MS = 600_000
 
 
-def main() -> ExitCode:
-    """Run until a signal comes."""
-    try:
-        settings = load()
-    except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
-        return ExitCode.CONFIG
-    configure_logging("processor", settings.log)
-    stop = StopSignal(settings.worker.shutdown_grace)
-    stop.install()
-    try:
-        _run(settings, stop)
-    except (InfrastructureError, PoisonError) as error:
-        log.error("cannot_start", code=error.code, error=error.message)
-        return ExitCode.UNAVAILABLE
-    except CancelledError:
-        pass  # told to stop while the model was being loaded
-    log.info("stopped")
-    return ExitCode.OK
+def main(command: Sequence[str] = COMMAND) -> ExitCode:
+    """Run until a signal comes. ``command``: what is run in the child."""
+    return run_service("processor", lambda settings, stop: _run(settings, stop, command))
 
 
-def _run(settings: Settings, stop: StopSignal) -> None:
-    workdir = WorkDir(settings.state.work_dir)
-    separation = SeparationProcess(
-        ChildSettings(
-            model_dir=settings.model.model_dir.absolute(),
-            model_name=settings.model.model_name,
-            require_gpu=settings.model.require_gpu,
-            scratch_dir=workdir.path,
-            allow_private_networks=settings.download.allow_private_networks,
-            log=settings.log,
-        )
-    )
-    try:
-        # Refusing to start is better than taking jobs that cannot be done: without the model nothing is consumed.
-        separation.start(_cancelled_by(stop))
+def _run(settings: Settings, stop: StopSignal, command: Sequence[str]) -> None:
+    with ExitStack() as stack:
+        workdir = WorkDir(settings.state.work_dir)
+        stack.callback(workdir.close)
+        separation = SeparationProcess(_child_settings(settings, workdir), command)
+        stack.callback(separation.close)
         transport = open_transport(settings, max_poll_interval_ms=MAX_POLL_INTERVAL_MS)
-        try:
-            _consume(settings, transport, separation, workdir, stop)
-        finally:
-            transport.close()
-    finally:
-        separation.close()
-        workdir.close()
+        stack.callback(transport.close)
+        topics = Topics.from_settings(settings)
+        equipment = _equipment(settings, stop, Reporter(transport, topics.events), separation, workdir)
+        _worker(settings, stop, transport, topics, equipment).run(stop)
+
+
+def _child_settings(settings: Settings, workdir: WorkDir) -> ChildSettings:
+    return ChildSettings(
+        model_dir=settings.model.model_dir.absolute(),
+        model_name=settings.model.model_name,
+        require_gpu=settings.model.require_gpu,
+        scratch_dir=workdir.path,
+        allow_private_networks=settings.download.allow_private_networks,
+        log=settings.log,
+    )
+
+
+def _equipment(
+    settings: Settings, stop: StopSignal, reporter: Reporter, separation: SeparationProcess, workdir: WorkDir
+) -> Equipment:
+    worker = settings.worker
+    return Equipment(
+        separation=separation,
+        gate=DeviceGate(stop),
+        budget=DiskBudget(worker.prefetch_bytes, stop),
+        handoff=open_handoff(settings),
+        guard=UrlGuard(settings.download.allow_private_networks),
+        reporter=reporter,
+        workdir=workdir,
+        limits=Limits(
+            download=DownloadLimits.from_settings(settings.download),
+            max_seconds=settings.download.max_audio_seconds,
+            job_timeout=worker.job_timeout,
+            job_timeout_base=worker.job_timeout_base,
+            job_timeout_factor=worker.job_timeout_factor,
+        ),
+    )
+
+
+def _worker(
+    settings: Settings, stop: StopSignal, transport: Transport, topics: Topics, equipment: Equipment
+) -> WorkerProcess[SeparationTask]:
+    worker, separation = settings.worker, equipment.separation
+    loading = _cancelled_by(stop)
+    return WorkerProcess(
+        settings=settings,
+        transport=transport,
+        topics=topics,
+        sources=topics.jobs,
+        group=settings.kafka.processor_group,
+        job=SeparationTask,
+        worker=Processor(equipment, topics.results),
+        policy=RetryPolicy(
+            max_attempts=worker.max_attempts, max_crashes=worker.max_crashes, delays=worker.retry_delays
+        ),
+        concurrency=1 + worker.prefetch,
+        health=HealthAddress(worker.processor_health_host, worker.processor_health_port, "PROCESSOR_HEALTH_PORT"),
+        checks={"model": separation.check, "handoff": equipment.handoff.check},
+        # Refusing to start is better than taking jobs that cannot be done: without the model nothing is consumed.
+        prepare=lambda: separation.start(loading),
+    )
 
 
 def _cancelled_by(stop: StopSignal) -> CancelToken:
@@ -79,35 +115,11 @@ def _cancelled_by(stop: StopSignal) -> CancelToken:
     return token
 
 
-def _consume(
-    settings: Settings, transport: Transport, separation: SeparationProcess, workdir: WorkDir, stop: StopSignal
-) -> None:
-    processor = Processor(
-        separation=separation,
-        handoff=open_handoff(settings),
-        guard=UrlGuard(settings.download.allow_private_networks),
-        reporter=Reporter(transport, settings.kafka.event_topic),
-        workdir=workdir,
-        limits=Limits(
-            download=DownloadLimits.from_settings(settings.download),
-            max_seconds=settings.download.max_audio_seconds,
-            job_timeout=settings.worker.job_timeout,
-        ),
-        result_topic=settings.kafka.result_topic,
-    )
-    worker = settings.worker
-    WorkerProcess(
-        settings=settings,
-        transport=transport,
-        topic=settings.kafka.task_topic,
-        group=settings.kafka.processor_group,
-        job=SeparationTask,
-        worker=processor,
-        policy=job_policy(worker),
-        health=HealthAddress(worker.processor_health_host, worker.processor_health_port, "PROCESSOR_HEALTH_PORT"),
-        checks={"model": separation.check, "handoff": processor.handoff.check},
-    ).run(topics(settings.kafka, settings.state.retention_seconds), stop)
+def leave(status: ExitCode) -> NoReturn:
+    """End the process now: an upload that was left to itself has threads that the interpreter would wait for."""
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -31,6 +31,7 @@ from processor.protocol import (
     Failed,
     Fatal,
     JobReport,
+    Loaded,
     Progress,
     Ready,
     Report,
@@ -164,6 +165,8 @@ def _separate(engine: StockEngine, job: Separate, cancel: CancelToken, parent: P
 
     parent.tell(Started(job.job))
     try:
+        engine.load(job.model)
+        parent.tell(Loaded(job.job))
         stems = engine.separate(job, on_progress)
     except Exception as error:  # the boundary between the library's exceptions and ours
         known = classify(error)

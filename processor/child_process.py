@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 
 from pipeline.telemetry import get_logger
-from processor.protocol import Cancel, ChildSettings, Ready, Report, Separate
+from processor.protocol import Cancel, ChildSettings, Done, Failed, Ready, Report, Separate
 
 log = get_logger(__name__)
 
@@ -43,6 +43,9 @@ class ChildProcess:
         self.ready: Ready | None = None
         self._reports: queue.SimpleQueue[Report | Ended] = queue.SimpleQueue()
         self._on_end = on_end
+        self._in_hand: Separate | None = None
+        # Closed while it is being written to, a descriptor's number may name another file by the time of the write.
+        self._sending, self._cutting = threading.Lock(), threading.Lock()
         self._connection, theirs = Pipe()
         # The same line once more, since a Connection cannot be hung up under its reader.
         self._line = socket.socket(fileno=os.dup(self._connection.fileno()))
@@ -59,7 +62,9 @@ class ChildProcess:
 
     def send(self, command: Separate | Cancel | ChildSettings) -> None:
         """Send, unless the child is gone, which whoever waits for its reports finds out."""
-        with suppress(OSError):
+        if isinstance(command, Separate):
+            self._in_hand = command
+        with self._sending, suppress(OSError):
             self._connection.send(command)
 
     def report(self) -> Report | Ended | None:
@@ -71,9 +76,8 @@ class ChildProcess:
     def kill(self) -> None:
         """End the child and wait until it is gone, or at least given up."""
         self._process.kill()
-        with suppress(OSError):
-            # A process that waits for a wedged driver outlives a SIGKILL, and would hold its end for ever.
-            self._line.shutdown(socket.SHUT_RDWR)
+        # A process that waits for a wedged driver outlives a SIGKILL, and would hold its end for ever.
+        self._cut()
         self._thread.join()
 
     def _run(self) -> None:
@@ -86,7 +90,8 @@ class ChildProcess:
             log.exception("separation_process_unintelligible", pid=self.pid)
             self._process.kill()
         status = self._reap()
-        log.info("separation_process_ended", pid=self.pid, status=status)
+        about = {"task_uuid": self._in_hand.task_uuid} if self._in_hand else {}
+        log.info("separation_process_ended", pid=self.pid, status=status, **about)
         self._on_end(self)
         self._reports.put(Ended(status))
 
@@ -94,6 +99,8 @@ class ChildProcess:
         if isinstance(report, Ready):
             log.info("model_loaded", pid=self.pid, model=report.model, device=report.device, seconds=report.seconds)
             self.ready = report
+        elif isinstance(report, Done | Failed) and self._in_hand and self._in_hand.job == report.job:
+            self._in_hand = None
         self._reports.put(report)
 
     def _reap(self) -> int:
@@ -106,9 +113,16 @@ class ChildProcess:
         log.error("separation_process_does_not_die", pid=self.pid)
         return -signal.SIGKILL
 
+    def _cut(self) -> None:
+        """End whatever waits at the line, be it to read or to write."""
+        with self._cutting, suppress(OSError):
+            self._line.shutdown(socket.SHUT_RDWR)
+
     def _hang_up(self) -> None:
-        self._line.close()
-        self._connection.close()
+        self._cut()
+        with self._sending, self._cutting:
+            self._line.close()
+            self._connection.close()
 
 
 def _popen(command: Sequence[str], descriptor: int) -> subprocess.Popen[bytes]:

@@ -13,6 +13,11 @@ from pipeline.files import disk_error
 from processor.track import open_track
 from processor.wav import SAMPLE_RATE, Samples, read_blocks, write_wav
 
+#: One frame of what is written: two channels of float32.
+_FRAME_BYTES = 8
+#: Copies of the song on the disk while it is scaled.
+_COPIES = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
@@ -32,6 +37,11 @@ class Mixture:
     def duration(self) -> float:
         """Length in s."""
         return self.frames / SAMPLE_RATE
+
+
+def most_bytes(max_seconds: float) -> int:
+    """Disk that ``decode`` may need at a time beside the source, bytes; headers are left out of account."""
+    return round(max_seconds * SAMPLE_RATE) * _FRAME_BYTES * _COPIES
 
 
 def decode(source: Path, folder: Path, *, max_seconds: float, cancel: CancelToken) -> Mixture:

@@ -91,6 +91,13 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    """The job's model is loaded: the time that the song may take runs from here."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """``fraction`` (0 to 1) of the job is done."""
 
@@ -127,5 +134,5 @@ class Fatal:
 
 
 Command = Separate | Cancel
-JobReport = Started | Progress | Done | Failed | Fatal
+JobReport = Started | Loaded | Progress | Done | Failed | Fatal
 Report = Ready | SetupFailed | JobReport

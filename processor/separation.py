@@ -1,10 +1,10 @@
 """The parent's side of the child process: start it, feed it, watch it, replace it.
 
-spawned ──Ready──▶ warm ──Separate──▶ started ──Done, Failed──▶ warm …
-   │                │                    │
+spawned ──Ready──▶ warm ──Separate──▶ started ──Loaded──▶ separating ──Done, Failed──▶ warm …
+   │                │                    │                    │
    │ SetupFailed,   │ ends: nobody's     │ ends, Fatal, too slow: the job's doing (PoisonError)
    │ ends: ours     │ doing; replaced    │ cancelled and deaf: nobody's doing; replaced
-   ▼                ▼                    ▼
+   ▼                ▼                    ▼                    ▼
    gone, until somebody needs one        a new one is spawned at once and loads meanwhile
 """
 
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from structlog.contextvars import get_contextvars
@@ -32,6 +33,7 @@ from pipeline.errors import (
     PoisonError,
     TransientError,
 )
+from pipeline.telemetry import get_logger
 from processor.child_process import ChildProcess, Ended
 from processor.decode import Mixture
 from processor.protocol import (
@@ -41,6 +43,7 @@ from processor.protocol import (
     Failed,
     Fatal,
     JobReport,
+    Loaded,
     Progress,
     Ready,
     Separate,
@@ -48,13 +51,17 @@ from processor.protocol import (
     Started,
 )
 
+log = get_logger(__name__)
+
 #: What runs in the child; the number of the pipe's descriptor is added.
 COMMAND = (sys.executable, "-m", "processor.child")
 #: How long a warm child may take to begin with a job before it counts as hung, s.
 START_GRACE = 30.0
+#: How long a model may take to load, s: its files may have to be downloaded first.
+LOAD_TIMEOUT = 7200.0
 #: How long a child may take to honour a cancel before it is killed, s: a segment on a slow device.
 CANCEL_GRACE = 5.0
-#: Children that may die under a job before they have begun with it.
+#: Children that may die under a job before they have begun with it, or at the start before they are ready.
 MOST_STILLBORN = 3
 
 OnProgress = Callable[[float], None]
@@ -76,24 +83,34 @@ class SeparationProcess:
     """A child process with a warm model, replaced when it dies. One job at a time; ``check`` from any thread.
 
     ``command`` is what is run, less the last argument: the number of the descriptor it is spoken to over.
+    ``load_timeout``: s after which a child that loads a model for a job counts as hung.
     """
 
-    def __init__(self, settings: ChildSettings, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self, settings: ChildSettings, command: Sequence[str] = COMMAND, *, load_timeout: float = LOAD_TIMEOUT
+    ) -> None:
         self._settings = settings
         self._command = command
+        self._load_timeout = load_timeout
         self._child: ChildProcess | None = None
         self._closed = False
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
 
     def start(self, cancel: CancelToken) -> Ready:
-        """Have a child whose model is loaded; starts one if there is none.
+        """Have a child whose model is loaded; starts one if there is none, and another one if it dies meanwhile.
 
         Raises InfrastructureError if the child cannot work at all (no model, no GPU where one is required), and
         CancelledError.
         """
-        _, ready = self._warm(cancel, timeout=None)
-        return ready
+        for _ in range(MOST_STILLBORN - 1):
+            try:
+                return self._warm(cancel, timeout=None)[1]
+            except InfrastructureError as error:
+                if error.code is not ErrorCode.WORKER_DIED:
+                    raise
+                log.warning("separation_process_stillborn", error=error.message)
+        return self._warm(cancel, timeout=None)[1]
 
     def check(self) -> None:
         """Raise InfrastructureError unless a model is loaded."""
@@ -114,13 +131,13 @@ class SeparationProcess:
         cancel: CancelToken,
         on_progress: OnProgress,
     ) -> Done:
-        """Separate a song into ``folder``. ``timeout``: s after which the child counts as hung.
+        """Separate a song into ``folder``. ``timeout``: s after which a child that has its model counts as hung.
 
         Raises PermanentError or TransientError as the child says, PoisonError if the job ended or hung the child,
         InfrastructureError if there is no child to be had, CancelledError.
         """
         for _ in range(MOST_STILLBORN):
-            child, _ready = self._warm(cancel, timeout)
+            child, _ready = self._warm(cancel, self._load_timeout)
             job = next(self._numbers)
             child.send(
                 Separate(
@@ -135,7 +152,7 @@ class SeparationProcess:
                 )
             )
             with suppress(_NeverBegunError):
-                return _Job(child, job, timeout, cancel).wait(on_progress)
+                return _Job(child, job, cancel, self._load_timeout, timeout).wait(on_progress)
         raise InfrastructureError("the separation process ends before it begins", code=ErrorCode.WORKER_DIED)
 
     def close(self) -> None:
@@ -197,16 +214,26 @@ class SeparationProcess:
                     self._child = self._spawn()
 
 
+class _Phase(Enum):
+    """How far a child is with its job."""
+
+    SENT = "sent"
+    STARTED = "started"
+    SEPARATING = "separating"
+
+
 @dataclass(slots=True)
 class _Job:
     """One job in the hands of one child."""
 
     child: ChildProcess
     number: int
-    timeout: float
     cancel: CancelToken
-    sent: float = field(default_factory=time.monotonic)
-    begun: bool = False
+    load_timeout: float
+    timeout: float
+    phase: _Phase = _Phase.SENT
+    since: float = field(default_factory=time.monotonic)
+    """When the phase began."""
 
     def wait(self, on_progress: OnProgress) -> Done:
         """Wait for the end. Raises _NeverBegunError, and what ``SeparationProcess.separate`` raises."""
@@ -217,7 +244,9 @@ class _Job:
             self._require_time()
             match self._report():
                 case Started():
-                    self.begun = True
+                    self._enter(_Phase.STARTED)
+                case Loaded():
+                    self._enter(_Phase.SEPARATING)
                 case Progress() as progress:
                     on_progress(progress.fraction)
                 case Done() as done:
@@ -227,14 +256,24 @@ class _Job:
                 case end:
                     raise self._failure(end)
 
+    def _enter(self, phase: _Phase) -> None:
+        self.phase, self.since = phase, time.monotonic()
+
     def _require_time(self) -> None:
-        elapsed = time.monotonic() - self.sent
-        if not self.begun and elapsed > min(START_GRACE, self.timeout):
+        limits = {_Phase.SENT: START_GRACE, _Phase.STARTED: self.load_timeout, _Phase.SEPARATING: self.timeout}
+        if time.monotonic() - self.since > limits[self.phase]:
             self.child.kill()
-            raise _NeverBegunError
-        if elapsed > self.timeout:
-            self.child.kill()
-            raise PoisonError(f"the separation took longer than {self.timeout:g} s", code=ErrorCode.WORKER_TIMEOUT)
+            raise self._too_slow()
+
+    def _too_slow(self) -> Exception:
+        match self.phase:
+            case _Phase.SENT:
+                return _NeverBegunError()
+            case _Phase.STARTED:
+                what = f"the model took longer than {self.load_timeout:g} s to load"
+            case _Phase.SEPARATING:
+                what = f"the separation took longer than {self.timeout:g} s"
+        return PoisonError(what, code=ErrorCode.WORKER_TIMEOUT)
 
     def _failure(self, end: Failed | Fatal | Ended) -> Exception:
         match end:
@@ -243,7 +282,7 @@ class _Job:
             case Fatal():
                 self.child.kill()
                 return PoisonError(end.message, code=ErrorCode.WORKER_DIED)
-            case Ended() if self.begun:
+            case Ended() if self.phase is not _Phase.SENT:
                 return PoisonError(f"the separation process {end}", code=ErrorCode.WORKER_DIED)
             case _:
                 return _NeverBegunError()

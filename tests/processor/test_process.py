@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import psutil
 import pytest
 
-from config import SECTIONS
 from demo.centre_model import DEMO_MODEL_NAME
 from pipeline.lifecycle import ExitCode
 from pipeline.messages import SeparationResult, SeparationTask, from_message, to_message
@@ -27,48 +18,8 @@ from pipeline.transport.embedded import EmbeddedTransport
 from processor.__main__ import main
 from tests.processor import tiny_models
 from tests.processor.audio import noise, write_pcm
+from tests.processor.running import DEADLINE, ask, lines_until, port_of, processor
 from tests.support.source_server import SourceServer
-
-ROOT = Path(__file__).parents[2]
-DEADLINE = 90.0
-KNOWN = {str(field.alias) for section in SECTIONS for field in section.model_fields.values()}
-
-
-@contextmanager
-def processor(folder: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """``python -m processor`` in a folder without ``.env``, with these settings and no others."""
-    inherited = {name: value for name, value in os.environ.items() if name not in KNOWN}
-    own = {"PYTHONPATH": str(ROOT), "DATA_DIR": str(folder / "data"), "PROCESSOR_HEALTH_PORT": "0"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "processor"],
-        cwd=folder,
-        env={**inherited, **own, **variables},
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as running:
-        try:
-            yield running
-        finally:
-            running.kill()
-
-
-def lines_until(running: subprocess.Popen[str], event: str) -> list[dict[str, Any]]:
-    """Log lines up to the first that tells of ``event``."""
-    assert running.stderr is not None
-    lines = []
-    for text in running.stderr:
-        lines.append(json.loads(text))
-        if lines[-1]["event"] == event:
-            return lines
-    raise AssertionError(f"{event} was never logged: {lines}")
-
-
-def ask(port: int, path: str) -> tuple[int, Any]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=DEADLINE) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
 
 
 @pytest.mark.slow
@@ -80,7 +31,7 @@ def test_from_start_to_stop(tmp_path: Path, model_dir: Path) -> None:
     with SourceServer() as source, processor(tmp_path, **settings) as running:
         source.serve_bytes("/song", song)
         lines = lines_until(running, "consuming")
-        (port,) = (line["port"] for line in lines if line["event"] == "listening")
+        port = port_of(lines)
         ready, health = ask(port, "/ready"), ask(port, "/health")
         children = psutil.Process(running.pid).children(recursive=True)
         transport = EmbeddedTransport(tmp_path / "data" / "broker.sqlite")
@@ -97,7 +48,10 @@ def test_from_start_to_stop(tmp_path: Path, model_dir: Path) -> None:
     assert from_message(SeparationResult, delivery.message).status == "success"
     assert ready == (
         200,
-        {"status": "ready", "components": {name: {"status": "ready"} for name in ("broker", "model", "handoff")}},
+        {
+            "status": "ready",
+            "components": {name: {"status": "ready"} for name in ("broker", "consumption", "model", "handoff")},
+        },
     )
     assert (health[0], health[1]["status"]) == (200, "healthy")
     assert status == ExitCode.OK
@@ -109,6 +63,8 @@ def test_from_start_to_stop(tmp_path: Path, model_dir: Path) -> None:
     # All that is logged about the job can be found by it.
     assert {line["event"] for line in lines if line.get("task_uuid") == str(task.task_uuid)} >= {
         "downloaded",
+        "separating",
+        "stem_handed_off",
         "separated",
         "job_settled",
     }
@@ -116,7 +72,7 @@ def test_from_start_to_stop(tmp_path: Path, model_dir: Path) -> None:
 
 @pytest.mark.slow
 def test_without_its_model_it_refuses_to_start(tmp_path: Path) -> None:
-    """Neither on disk nor to be downloaded: one sentence, and nothing is consumed."""
+    """Neither on disk nor to be downloaded: one sentence, and no topic is so much as looked at."""
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         nobody = f"http://127.0.0.1:{reserved.getsockname()[1]}"
     tiny_models.list_demucs(tmp_path / "models", "absent.yaml", "absent.th", nobody)
@@ -126,14 +82,13 @@ def test_without_its_model_it_refuses_to_start(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in stderr.splitlines()]
 
     assert running.returncode == 69
-    (refusal,) = (line for line in lines if line["event"] == "cannot_start")
+    (refusal,) = (line for line in lines if line["event"] == "cannot_run")
     assert refusal["code"] == "model_unavailable"
     assert refusal["error"] == (
         "the model absent.yaml is not complete in MODEL_FILE_DIR and cannot be downloaded (source unavailable): put "
         "its files there, let MODEL_NAME name a model that is there, or allow the download"
     )
     assert "consuming" not in {line["event"] for line in lines}
-    assert not (tmp_path / "data" / "broker.sqlite").exists()
 
 
 def test_told_to_stop_while_it_loads_it_stops(tmp_path: Path, model_dir: Path) -> None:
@@ -187,5 +142,5 @@ def test_a_working_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     with processor(tmp_path, TEMP_DIR=str(tmp_path / "file")) as running:
         _, stderr = running.communicate(timeout=DEADLINE)
     assert running.returncode == ExitCode.UNAVAILABLE
-    (line,) = (json.loads(text) for text in stderr.splitlines() if "cannot_start" in text)
+    (line,) = (json.loads(text) for text in stderr.splitlines() if "cannot_run" in text)
     assert line["error"] == "TEMP_DIR cannot be used: File exists"

@@ -20,8 +20,9 @@ from demo.sdr import sdr_db
 from demo.song import render_song
 from pipeline.cancel import CancelToken
 from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, PermanentError, PoisonError
+from processor.child_process import ChildProcess, Ended
 from processor.decode import Mixture
-from processor.protocol import Done
+from processor.protocol import Done, Loaded, Progress, Report, Started
 from processor.separation import OnProgress, SeparationProcess
 from tests.processor.audio import decoded, noise, write_pcm
 
@@ -89,6 +90,23 @@ def test_the_model_stays_warm_from_job_to_job(warm: SeparationProcess, song: Mix
     first, second = (separate(warm, song) for _ in range(2))
     assert [stem.sha256 for stem in first.stems] == [stem.sha256 for stem in second.stems]
     assert pid_of(warm) == pid
+
+
+def test_the_child_tells_when_the_songs_own_time_begins(
+    warm: SeparationProcess, short: Mixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear = ChildProcess.report
+    told: list[type] = []
+
+    def listen(child: ChildProcess) -> Report | Ended | None:
+        report = hear(child)
+        told.append(type(report))
+        return report
+
+    warm.start(CancelToken())
+    monkeypatch.setattr(ChildProcess, "report", listen)
+    separate(warm, short)
+    assert list(dict.fromkeys(kind for kind in told if kind is not type(None))) == [Started, Loaded, Progress, Done]
 
 
 def test_a_refused_job_leaves_the_child_fit(warm: SeparationProcess, short: Mixture) -> None:

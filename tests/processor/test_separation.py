@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,9 +25,12 @@ from pipeline.errors import (
     PoisonError,
 )
 from processor import separation as separation_module
+from processor.child_process import ChildProcess
 from processor.decode import Mixture
-from processor.protocol import ChildSettings, Done
+from processor.protocol import Cancel, ChildSettings, Done
 from processor.separation import MOST_STILLBORN, SeparationProcess
+from tests.processor.children import scripted_command
+from tests.processor.lanes import eventually, open_lanes
 
 DEADLINE = 20.0
 MODEL = "model.onnx"
@@ -75,13 +78,6 @@ class Stage:
         return self.pids[number - 1]
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.02)
-
-
 def is_ready(process: SeparationProcess) -> bool:
     try:
         process.check()
@@ -94,10 +90,9 @@ def is_ready(process: SeparationProcess) -> bool:
 def stage(tmp_path: Path) -> Iterator[Callable[..., Stage]]:
     opened: list[Stage] = []
 
-    def open_stage(*behaviours: str) -> Stage:
-        (tmp_path / "children").mkdir()
-        command = (sys.executable, "-m", "tests.processor.children.scripted", str(tmp_path / "children"), *behaviours)
-        process = SeparationProcess(ChildSettings(tmp_path, MODEL, False, tmp_path), command)
+    def open_stage(*behaviours: str, load_timeout: float = DEADLINE) -> Stage:
+        command = scripted_command(tmp_path, *behaviours)
+        process = SeparationProcess(ChildSettings(tmp_path, MODEL, False, tmp_path), command, load_timeout=load_timeout)
         opened.append(Stage(tmp_path, process))
         return opened[-1]
 
@@ -122,13 +117,12 @@ def test_it_is_ready_once_the_model_is_loaded(stage: Opener) -> None:
     at = stage("get_ready_when_told")
     with pytest.raises(InfrastructureError, match="no separation process is running"):
         at.process.check()
-    os.mkfifo(at.folder / "go")
     starting = threading.Thread(target=at.process.start, args=[CancelToken()])
     starting.start()
     at.wait_for_child(1)
     with pytest.raises(InfrastructureError, match="the model is being loaded"):
         at.process.check()
-    (at.folder / "go").write_bytes(b"")
+    (at.folder / "go").touch()
     starting.join(DEADLINE)
     at.process.check()
 
@@ -151,6 +145,19 @@ def test_a_child_that_ends_in_setup_is_our_own_trouble(stage: Opener) -> None:
         assert len(at.pids) == tries
 
 
+def test_at_the_start_others_take_the_place_of_a_child_that_ends_in_setup(stage: Opener) -> None:
+    at = stage("exit_in_setup", "exit_in_setup", "work")
+    assert at.process.start(CancelToken()).model == MODEL
+    assert len(at.pids) == 3
+
+
+def test_but_not_for_ever(stage: Opener) -> None:
+    at = stage("exit_in_setup")
+    with pytest.raises(InfrastructureError, match="while it loaded the model"):
+        at.process.start(CancelToken())
+    assert len(at.pids) == 3
+
+
 def test_a_child_that_says_why_it_cannot_be_is_quoted(stage: Opener) -> None:
     at = stage("refuse_setup", "work")
     with pytest.raises(InfrastructureError, match="there is no model today") as caught:
@@ -160,12 +167,13 @@ def test_a_child_that_says_why_it_cannot_be_is_quoted(stage: Opener) -> None:
 
 
 def test_a_child_that_hangs_in_setup_is_given_up(stage: Opener) -> None:
-    at = stage("hang_in_setup", "work")
+    at = stage("hang_in_setup", "work", load_timeout=0.3)
     at.process._running()
     at.wait_for_child(1)
-    error = at.failure(timeout=0.3)
+    error = at.failure()
     assert isinstance(error, InfrastructureError)
     assert (error.code, error.message) == (ErrorCode.WORKER_TIMEOUT, "the model is not loaded in time")
+    at.process.start(CancelToken())
     at.separate()
 
 
@@ -220,6 +228,22 @@ def test_a_hung_child_is_ended_at_the_deadline(stage: Opener) -> None:
     assert (error.code, error.message) == (ErrorCode.WORKER_TIMEOUT, "the separation took longer than 1 s")
     assert not psutil.pid_exists(at.pids[0])
     at.separate()
+
+
+def test_a_child_that_hangs_while_it_loads_the_jobs_own_model_is_ended(stage: Opener) -> None:
+    at = stage("hang_while_it_loads", "work", load_timeout=1.0)
+    at.process.start(CancelToken())
+    error = at.failure(timeout=0.0)
+    assert isinstance(error, PoisonError)
+    assert (error.code, error.message) == (ErrorCode.WORKER_TIMEOUT, "the model took longer than 1 s to load")
+    assert not psutil.pid_exists(at.pids[0])
+
+
+def test_the_time_that_a_model_takes_to_load_is_not_the_songs(stage: Opener) -> None:
+    at = stage("take_its_time_to_load")
+    at.process.start(CancelToken())
+    assert at.separate(timeout=0.9).model == MODEL
+    assert len(at.pids) == 1
 
 
 @pytest.mark.parametrize("kind", ErrorKind)
@@ -357,3 +381,35 @@ def test_deaths_leave_no_files_and_no_threads_behind(stage: Opener) -> None:
     assert [error.code for error in errors] == [ErrorCode.WORKER_DIED] * 3 + [ErrorCode.WORKER_TIMEOUT]
     assert len(at.pids) == 6
     assert (open_files(), len(child_threads())) == (files, threads)
+
+
+def strays_seen(over: threading.Event) -> int:
+    """Bytes that came into pipes that nobody has written to."""
+    strays = 0
+    while not over.is_set():
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        threading.Event().wait(0)
+        with suppress(BlockingIOError):
+            strays += len(os.read(reading, 1000))
+        os.close(writing)
+        os.close(reading)
+    return strays
+
+
+def test_what_is_said_to_a_child_that_goes_ends_up_in_no_other_file(tmp_path: Path) -> None:
+    """The system gives the number of its descriptor to the next file that anybody opens."""
+    over = threading.Event()
+    interval = sys.getswitchinterval()
+    with open_lanes() as lanes:
+        watch = lanes.start(strays_seen, over)
+        sys.setswitchinterval(1e-5)
+        try:
+            for _ in range(100):
+                child = ChildProcess(ChildSettings(tmp_path, MODEL, False, tmp_path), ["true"], lambda child: None)
+                while child._thread.is_alive():
+                    child.send(Cancel(1))
+        finally:
+            sys.setswitchinterval(interval)
+            over.set()
+        assert watch.result(DEADLINE) == 0

@@ -14,11 +14,13 @@ import soundfile
 
 from demo.centre_model import DEMO_MODEL_NAME
 from pipeline.errors import ErrorCode, ErrorKind
-from pipeline.messages import OutputFormat, SeparationResult, TaskState
+from pipeline.messages import OutputFormat, SeparationResult, TaskState, from_message
+from pipeline.metrics import REGISTRY
 from pipeline.storage.keys import handoff_key
 from processor.separation import SeparationProcess
 from tests.processor.audio import RATE, noise, write_av, write_pcm
-from tests.processor.way import Way, open_way
+from tests.processor.lanes import eventually
+from tests.processor.way import RESULTS, Way, open_way
 from tests.support.source_server import Behaviour, SourceServer, answer, content, reset_after, sequence
 
 pytestmark = pytest.mark.slow
@@ -47,13 +49,14 @@ def test_a_song_becomes_stems_in_the_hand_off(way: Way, source: SourceServer, so
     result = way.separate(source.url("/song"), metadata={"ours": [1]}, output_format=OutputFormat.FLAC)
 
     assert (result.status, result.error, result.degraded) == ("success", None, ())
-    assert (result.hook_url, result.metadata, result.output_format) == ("http://client/hook", {"ours": [1]}, "flac")
+    asked = (result.task.hook_url, result.task.metadata, result.task.output_format)
+    assert asked == ("http://client/hook", {"ours": [1]}, "flac")
     assert (result.model, result.device) == (DEMO_MODEL_NAME, "cpu")
-    assert list(result.timings) == ["download", "decode", "separate", "handoff"]
+    assert list(result.timings) == ["wait", "download", "decode", "separate", "handoff"]
     assert {stem.name for stem in result.stems} == {"vocals", "instrumental"}
     total = np.zeros((2 * RATE, 2))
     for stem in result.stems:
-        assert stem.key == handoff_key(result.task_uuid, stem.name, stem.sha256)
+        assert stem.key == handoff_key(result.task_uuid, "", stem.name, stem.sha256)
         path = way.handoff.path_of(stem.key)
         assert path is not None
         data = path.read_bytes()
@@ -117,7 +120,7 @@ def test_a_source_that_is_not_there_fails_at_once(way: Way, source: SourceServer
     source.add("/song", answer(status))
     result = way.separate(source.url("/song"), metadata={"ours": 1})
     assert failure(result) == (ErrorKind.PERMANENT, ErrorCode.SOURCE_NOT_FOUND)
-    assert (result.hook_url, result.metadata) == ("http://client/hook", {"ours": 1})
+    assert (result.task.hook_url, result.task.metadata) == ("http://client/hook", {"ours": 1})
     assert source.connections == 1
 
 
@@ -164,11 +167,21 @@ def test_what_cannot_be_done_fails_at_once(
     assert failure(way.separate(source.url("/song"), **wish)) == (ErrorKind.PERMANENT, code)
 
 
+def failures() -> float:
+    """Tries that failed so far for want of a store."""
+    labels = {"kind": ErrorKind.INFRASTRUCTURE.value, "code": ErrorCode.STORAGE_UNAVAILABLE.value}
+    return REGISTRY.get_sample_value("uvr_failures_total", labels) or 0.0
+
+
 def test_a_hand_off_that_is_away_is_waited_for(way: Way, source: SourceServer, song: bytes) -> None:
-    """Nothing is wrong with the job, so it is neither failed nor is an attempt spent, however often it is tried."""
+    """Nothing is wrong with the job, so it is neither failed nor is an attempt spent, however often it is tried,
+    nor is it fetched and separated again."""
     (way.root / "handoff").write_text("in the way of the folder")
     source.serve_bytes("/song", song)
+    before = failures()
     task = way.send(source.url("/song"))
-    source.wait_for_requests(5)
+    eventually(lambda: failures() >= before + 5)
     (way.root / "handoff").unlink()
-    assert f'"task_uuid":"{task}","status":"success"' in way.next_message("results").value.decode()
+    result = from_message(SeparationResult, way.next_message(RESULTS))
+    assert (result.task_uuid, result.status) == (task, "success")
+    assert source.connections == 1

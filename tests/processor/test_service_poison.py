@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from pipeline.messages import SeparationResult, SeparationTask, from_message
 from processor.protocol import ChildSettings
 from processor.separation import SeparationProcess
 from tests.processor.audio import noise, write_pcm
+from tests.processor.children import scripted_command
 from tests.processor.way import DEAD, RESULTS, Way, open_way
 from tests.support.source_server import SourceServer
 
@@ -27,9 +27,9 @@ def url(tmp_path: Path) -> Iterator[str]:
 
 @contextmanager
 def way_with(folder: Path, *behaviours: str) -> Iterator[Way]:
-    (folder / "children").mkdir()
-    command = (sys.executable, "-m", "tests.processor.children.scripted", str(folder / "children"), *behaviours)
-    separation = SeparationProcess(ChildSettings(folder, "model.onnx", False, folder), command)
+    separation = SeparationProcess(
+        ChildSettings(folder, "model.onnx", False, folder), scripted_command(folder, *behaviours)
+    )
     try:
         with open_way(folder, separation) as way:
             yield way
@@ -43,8 +43,9 @@ def test_a_second_try_may_succeed(tmp_path: Path, url: str) -> None:
 
 
 def test_a_job_that_kills_twice_is_put_aside(tmp_path: Path, url: str) -> None:
-    with way_with(tmp_path, "die_in_job", "die_in_job", "work") as way:
-        bad, good = way.send(url), way.send(url)
+    """And takes no blame to the job that is prepared beside it."""
+    with way_with(tmp_path, "die_if_told_in_job") as way:
+        bad, good = way.send(url, model="deadly"), way.send(url)
         results = {result.task_uuid: result for result in (read(way) for _ in range(2))}
         dead = way.next_message(DEAD)
 

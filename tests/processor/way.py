@@ -16,22 +16,29 @@ from pipeline.events import Reporter
 from pipeline.lifecycle import StopSignal
 from pipeline.messages import SeparationResult, SeparationTask, TaskEvent, from_message, to_message
 from pipeline.retry import Backoff, RetryPolicy
+from pipeline.storage import ObjectStore
 from pipeline.storage.local import LocalStore
-from pipeline.transport import Message, Topic
+from pipeline.transport import Message, Topic, Transport
 from pipeline.transport.embedded import EmbeddedTransport
 from pipeline.workdir import WorkDir
+from processor.budget import DiskBudget
+from processor.gate import DeviceGate
+from processor.job import Equipment, Limits
 from processor.separation import SeparationProcess
-from processor.service import Limits, Processor
+from processor.service import Processor
 
 DEADLINE = 60.0
-TASKS, RESULTS, EVENTS, DEAD = "tasks", "results", "events", "dead"
+TASKS, RETRIES, RESULTS, EVENTS, DEAD = TOPICS = ("tasks", "retries", "results", "events", "dead")
 
 LIMITS = Limits(
     download=DownloadLimits(max_bytes=10_000_000, connect_timeout=5, stall_timeout=5, total_timeout=20),
     max_seconds=20,
     job_timeout=DEADLINE,
+    job_timeout_base=DEADLINE,
+    job_timeout_factor=1,
 )
-POLICY = RetryPolicy(max_attempts=3, max_crashes=2, transient=Backoff(0.01, 0.02), infrastructure=Backoff(0.01, 0.02))
+DELAY = 0.01
+POLICY = RetryPolicy(max_attempts=3, max_crashes=2, delays=(DELAY,), infrastructure=Backoff(0.01, 0.02))
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Way:
         """Queue a task and wait for its result."""
         sent = self.send(audio, task_uuid, **fields)
         result = from_message(SeparationResult, self.next_message(RESULTS))
-        assert result.task_uuid == sent
+        assert result.task_uuid == result.task.task_uuid == sent
         return result
 
     def next_message(self, topic: str) -> Message:
@@ -66,13 +73,7 @@ class Way:
 
     def events(self) -> list[TaskEvent]:
         """Everything that was reported so far."""
-        subscription = self.transport.subscribe([EVENTS], "tests")
-        seen = []
-        while (delivery := subscription.receive(0.0)) is not None:
-            seen.append(from_message(TaskEvent, delivery.message))
-            subscription.settle(delivery)
-        subscription.close()
-        return seen
+        return [from_message(TaskEvent, stored.message) for stored in self.transport.browse(EVENTS)]
 
     def stem_files(self) -> set[str]:
         """Keys in the hand-off."""
@@ -80,27 +81,45 @@ class Way:
         return {str(path.relative_to(self.root / "handoff")) for path in files}
 
 
+def equip(
+    separation: SeparationProcess,
+    transport: Transport,
+    handoff: ObjectStore,
+    workdir: WorkDir,
+    stop: StopSignal,
+    *,
+    prefetch_bytes: int = 10**9,
+    limits: Limits = LIMITS,
+) -> Equipment:
+    """What a processor's jobs share."""
+    return Equipment(
+        separation=separation,
+        gate=DeviceGate(stop),
+        budget=DiskBudget(prefetch_bytes, stop),
+        handoff=handoff,
+        guard=UrlGuard(allow_private=True),
+        reporter=Reporter(transport, EVENTS),
+        workdir=workdir,
+        limits=limits,
+    )
+
+
 @contextmanager
-def open_way(root: Path, separation: SeparationProcess) -> Iterator[Way]:
+def open_way(root: Path, separation: SeparationProcess, *, lanes: int = 2) -> Iterator[Way]:
     """A processor at work. When it is told to stop it must have left no working files behind."""
     transport = EmbeddedTransport(root / "broker.sqlite")
-    transport.ensure_topics([Topic(TASKS, None), Topic(RESULTS, None), Topic(EVENTS, None), Topic(DEAD, None)])
+    transport.ensure_topics([Topic(name, None) for name in TOPICS])
     workdir, handoff, stop = WorkDir(root / "work"), LocalStore(root / "handoff"), StopSignal(DEADLINE)
     consumer: Consumer[SeparationTask] = Consumer(
-        subscription=transport.subscribe([TASKS], "processors"),
+        subscription=transport.subscribe([TASKS, RETRIES], "processors"),
         parse=lambda message: from_message(SeparationTask, message),
-        worker=Processor(
-            separation=separation,
-            handoff=handoff,
-            guard=UrlGuard(allow_private=True),
-            reporter=Reporter(transport, EVENTS),
-            workdir=workdir,
-            limits=LIMITS,
-            result_topic=RESULTS,
-        ),
+        worker=Processor(equip(separation, transport, handoff, workdir, stop), RESULTS),
         policy=POLICY,
+        sources=frozenset([TASKS]),
+        retry_topics={DELAY: RETRIES},
         dead_letter_topic=DEAD,
         stop=stop,
+        lanes=lanes,
     )
     running = threading.Thread(target=consumer.run, name="consumer")
     running.start()

@@ -6,6 +6,7 @@ last one the last. Each leaves its process id there, in a file named by its numb
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
@@ -21,12 +22,16 @@ from processor.protocol import (
     Done,
     Failed,
     Fatal,
+    Loaded,
     Progress,
     Ready,
     Separate,
     SetupFailed,
     Started,
+    Stem,
 )
+
+STEMS = ("vocals", "instrumental")
 
 
 def get_ready(parent: Connection) -> None:
@@ -41,15 +46,43 @@ def next_job(parent: Connection) -> Separate:
     return command
 
 
+def begin(parent: Connection) -> Separate:
+    """Take a job, and leave the file ``begun-1`` beside the folder for the first one, ``begun-2`` for the second, …"""
+    job = next_job(parent)
+    parent.send(Started(job.job))
+    beside(f"begun-{job.job}").touch()
+    return job
+
+
+def beside(name: str) -> Path:
+    return Path(sys.argv[1]).parent / name
+
+
 def done(job: Separate) -> Done:
-    return Done(job.job, (), job.model, "cpu")
+    """Stems that tell which job they were made in; no sound, which nobody here wants to hear."""
+    return Done(job.job, tuple(stem(job, name) for name in STEMS), job.model, "cpu")
+
+
+def content_of(name: str, job: int) -> bytes:
+    """What is in the stem that the ``job``-th job of a process gives."""
+    return f"{name} of job {job}".encode()
+
+
+def stem(job: Separate, name: str) -> Stem:
+    content, path = content_of(name, job.job), job.folder / f"{name}.wav"
+    path.write_bytes(content)
+    return Stem(name, path, hashlib.sha256(content).hexdigest(), len(content), job.frames, 44_100, 2, 1.0)
 
 
 def work(parent: Connection) -> None:
     get_ready(parent)
+    serve(parent)
+
+
+def serve(parent: Connection) -> None:
     while True:
-        job = next_job(parent)
-        parent.send(Started(job.job))
+        job = begin(parent)
+        parent.send(Loaded(job.job))
         for fraction in (0.0, 0.5, 1.0):
             parent.send(Progress(job.job, fraction))
         parent.send(done(job))
@@ -72,10 +105,13 @@ def hang_in_setup(parent: Connection) -> None:
 
 
 def get_ready_when_told(parent: Connection) -> None:
-    """By whoever opens the named pipe ``go`` beside the folder."""
-    (Path(sys.argv[1]).parent / "go").read_bytes()
-    get_ready(parent)
-    next_job(parent)
+    """By the file ``go`` beside the folder."""
+    settings = parent.recv()
+    while not beside("go").exists():
+        if parent.poll(0.02):
+            parent.recv()  # there is nothing to be said but that the parent is gone
+    parent.send(Ready(settings.model_name, "cpu", 0.0))
+    serve(parent)
 
 
 def die_before_the_job(parent: Connection) -> None:
@@ -90,12 +126,29 @@ def stop_before_the_job(parent: Connection) -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def hang_while_it_loads(parent: Connection) -> None:
+    """A model of the job's own."""
+    get_ready(parent)
+    begin(parent)
+    hang()
+
+
+def take_its_time_to_load(parent: Connection) -> None:
+    """As a model that has to be downloaded first."""
+    get_ready(parent)
+    while True:
+        job = begin(parent)
+        threading.Event().wait(1.0)
+        parent.send(Loaded(job.job))
+        parent.send(done(job))
+
+
 def in_job(then: Callable[[Connection, Separate], None]) -> Callable[[Connection], None]:
     def behave(parent: Connection) -> None:
         get_ready(parent)
         while True:
-            job = next_job(parent)
-            parent.send(Started(job.job))
+            job = begin(parent)
+            parent.send(Loaded(job.job))
             parent.send(Progress(job.job, 0.5))
             then(parent, job)
 
@@ -104,6 +157,13 @@ def in_job(then: Callable[[Connection, Separate], None]) -> Callable[[Connection
 
 def die(_parent: Connection, _job: Separate) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_if_told(parent: Connection, job: Separate) -> None:
+    """By the model's name."""
+    if job.model == "deadly":
+        die(parent, job)
+    parent.send(done(job))
 
 
 def stop(_parent: Connection, _job: Separate) -> None:
@@ -127,6 +187,15 @@ def obey_a_cancel(parent: Connection, job: Separate) -> None:
 
 def finish_all_the_same(parent: Connection, job: Separate) -> None:
     assert parent.recv() == Cancel(job.job)
+    parent.send(done(job))
+
+
+def finish_when_told(parent: Connection, job: Separate) -> None:
+    """By the file ``go-1`` beside the folder for the first job, ``go-2`` for the second, …; or when cancelled."""
+    while not beside(f"go-{job.job}").exists():
+        if parent.poll(0.02):
+            obey_a_cancel(parent, job)
+            return
     parent.send(done(job))
 
 
@@ -159,10 +228,24 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
         get_ready_when_told,
         die_before_the_job,
         stop_before_the_job,
+        hang_while_it_loads,
+        take_its_time_to_load,
     )
 } | {
     f"{then.__name__}_in_job": in_job(then)
-    for then in (die, stop, break_down, talk_nonsense, obey_a_cancel, finish_all_the_same, be_deaf, be_late, fail)
+    for then in (
+        die,
+        die_if_told,
+        stop,
+        break_down,
+        talk_nonsense,
+        obey_a_cancel,
+        finish_all_the_same,
+        finish_when_told,
+        be_deaf,
+        be_late,
+        fail,
+    )
 }
 
 

@@ -1,0 +1,209 @@
+"""One delivery of a task, stage by stage: fetch, decode, wait for the device, separate, hand off."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.cancel import CancelToken
+from pipeline.consumer import JobContext
+from pipeline.download import Downloaded, DownloadLimits, DownloadProgress, UrlGuard, download
+from pipeline.events import Reporter
+from pipeline.files import local_errors
+from pipeline.messages import SeparationResult, SeparationTask, StemFile, TaskState
+from pipeline.storage import ObjectStore
+from pipeline.storage.keys import handoff_key
+from pipeline.telemetry import get_logger
+from pipeline.workdir import WorkDir
+from processor.budget import DiskBudget
+from processor.decode import Mixture, decode, most_bytes
+from processor.gate import DeviceGate, Turn
+from processor.handoff import unless_cancelled
+from processor.protocol import Done, Stem
+from processor.separation import SeparationProcess
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one song may take."""
+
+    download: DownloadLimits
+    max_seconds: float
+    """Length of the song, s."""
+    job_timeout: float
+    """Duration of the separation of any song, s."""
+    job_timeout_base: float
+    """Duration of the separation of a song of no length, s."""
+    job_timeout_factor: float
+    """What each second of the song adds to it, s."""
+
+    def separation_timeout(self, duration: float) -> float:
+        """Longest separation of a song of ``duration`` s, in s."""
+        return min(self.job_timeout, self.job_timeout_base + self.job_timeout_factor * duration)
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What the jobs of one processor share. Thread-safe; ``separation`` behind ``gate``."""
+
+    separation: SeparationProcess
+    gate: DeviceGate
+    budget: DiskBudget
+    handoff: ObjectStore
+    guard: UrlGuard
+    reporter: Reporter
+    workdir: WorkDir
+    limits: Limits
+
+
+class _Timings:
+    """How long each stage took, s, all its tries together."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add(name, time.monotonic() - started)
+
+    def add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 3)
+
+
+class SeparationJob:
+    """One delivery of one task. Its files are gone when ``context.exit`` is closed.
+
+    What has been done stays done: a job that is tried again after its hand-off failed is not separated again, and one
+    for which there was no device for a moment is not fetched again. Each stage asks for the one before it.
+    """
+
+    def __init__(self, equipment: Equipment, task: SeparationTask, context: JobContext) -> None:
+        """Raises InfrastructureError if there can be no working folder."""
+        self._equipment = equipment
+        self._task = task
+        self._cancel: CancelToken = context.cancel
+        self._folder: Path = context.exit.enter_context(equipment.workdir.job())
+        self._place = context.exit.enter_context(equipment.budget.place())
+        self._timings = _Timings()
+        self._source: Downloaded | None = None
+        self._mixture: Mixture | None = None
+        self._done: Done | None = None
+        self._stems: list[StemFile] = []
+
+    def result(self) -> SeparationResult:
+        """Do what is not done yet. Raises whatever a stage raises."""
+        stems = self._hand_off()
+        mixture, done = self._decode(), self._separate()
+        log.info("separated", duration=round(mixture.duration, 3), **self._timings.seconds)
+        return SeparationResult(
+            task_uuid=self._task.task_uuid,
+            task=self._task,
+            status="success",
+            stems=stems,
+            model=done.model,
+            device=done.device,
+            timings=self._timings.seconds,
+            degraded=mixture.notes,
+        )
+
+    def _fetch(self) -> Downloaded:
+        if self._source is None:
+            limits = self._equipment.limits.download
+            with self._timings.stage("wait"):
+                self._place.ask_for(limits.max_bytes, self._cancel)
+            self._equipment.reporter.report(self._task.task_uuid, TaskState.DOWNLOADING)
+            with self._timings.stage("download"):
+                self._source = download(
+                    self._task.audio,
+                    self._folder / "source",
+                    guard=self._equipment.guard,
+                    limits=limits,
+                    cancel=self._cancel,
+                    on_progress=self._on_download,
+                )
+            self._place.keep(self._source.bytes)
+        return self._source
+
+    def _on_download(self, progress: DownloadProgress) -> None:
+        if progress.total:
+            self._on_progress(TaskState.DOWNLOADING, progress.bytes / progress.total)
+
+    def _decode(self) -> Mixture:
+        if self._mixture is None:
+            source = self._fetch()
+            max_seconds = self._equipment.limits.max_seconds
+            with self._timings.stage("wait"):
+                self._place.ask_for(source.bytes + most_bytes(max_seconds), self._cancel)
+            with self._timings.stage("decode"):
+                self._mixture = decode(source.path, self._folder, max_seconds=max_seconds, cancel=self._cancel)
+            with local_errors():
+                source.path.unlink(missing_ok=True)
+                self._place.keep(self._mixture.path.stat().st_size)
+        return self._mixture
+
+    def _separate(self) -> Done:
+        if self._done is None:
+            mixture = self._decode()
+            with self._equipment.gate.turn(self._cancel) as turn, self._place.at_the_device():
+                self._timings.add("wait", turn.waited)
+                with self._timings.stage("separate"):
+                    self._done = self._separated(mixture, turn)
+            with local_errors():
+                mixture.path.unlink(missing_ok=True)
+        return self._done
+
+    def _separated(self, mixture: Mixture, turn: Turn) -> Done:
+        timeout = self._equipment.limits.separation_timeout(mixture.duration)
+        log.info(
+            "separating",
+            duration=round(mixture.duration, 3),
+            timeout=round(timeout, 3),
+            waited=round(turn.waited, 3),
+            device_idle=round(turn.idle, 3),
+        )
+        self._equipment.reporter.report(self._task.task_uuid, TaskState.SEPARATING)
+        return self._equipment.separation.separate(
+            mixture,
+            self._folder,
+            model=self._task.model,
+            stems=self._task.stems,
+            timeout=timeout,
+            cancel=self._cancel,
+            on_progress=lambda fraction: self._on_progress(TaskState.SEPARATING, fraction),
+        )
+
+    def _on_progress(self, state: TaskState, fraction: float) -> None:
+        self._equipment.reporter.progress(self._task.task_uuid, state, fraction)
+
+    def _hand_off(self) -> tuple[StemFile, ...]:
+        done = self._separate()
+        with self._timings.stage("handoff"):
+            for stem in done.stems[len(self._stems) :]:
+                self._stems.append(self._handed_off(stem))
+        return tuple(self._stems)
+
+    def _handed_off(self, stem: Stem) -> StemFile:
+        key = handoff_key(self._task.task_uuid, self._task.run, stem.name, stem.sha256)
+        store = self._equipment.handoff
+        # A put that goes on after a cancel stores what any other member would store there, or fails for want of a file.
+        unless_cancelled(lambda: store.put(key, stem.path, content_type="audio/wav"), self._cancel)
+        log.info("stem_handed_off", stem=stem.name, key=key, bytes=stem.bytes)
+        return StemFile(
+            name=stem.name,
+            key=key,
+            sha256=stem.sha256,
+            bytes=stem.bytes,
+            duration=stem.frames / stem.sample_rate,
+            sample_rate=stem.sample_rate,
+            channels=stem.channels,
+            peak=stem.peak,
+        )

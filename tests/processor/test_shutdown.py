@@ -1,0 +1,230 @@
+"""Real signals to a real process, whatever it is doing: what becomes of its jobs, its child and its files."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import psutil
+import pytest
+
+from pipeline.lifecycle import ExitCode
+from pipeline.messages import SeparationResult, SeparationTask, from_message, to_message
+from pipeline.transport import Topic
+from pipeline.transport.embedded import EmbeddedTransport
+from tests.processor.audio import noise, write_pcm
+from tests.processor.lanes import eventually
+from tests.processor.running import DEADLINE, ask, lines_until, port_of, processor
+from tests.support.source_server import SourceServer, silence
+
+pytestmark = pytest.mark.slow
+
+TASKS, RESULTS, GROUP = "uvr_tasks", "uvr_results", "uvr_processors"
+#: A dead member's job comes again soon.
+LEASE = 1.0
+
+
+@dataclass
+class Scene:
+    """Around a processor."""
+
+    root: Path
+    transport: EmbeddedTransport
+    source: SourceServer
+    """``/silent`` never answers."""
+    settings: dict[str, str]
+    children: list[psutil.Process] = field(default_factory=list)
+
+    def send(self, path: str = "/song") -> UUID:
+        """Queue a task."""
+        task = SeparationTask(task_uuid=uuid4(), audio=self.source.url(path), hook_url="http://client/hook")
+        self.transport.publish(to_message(TASKS, task))
+        return task.task_uuid
+
+    @contextmanager
+    def running(self, *behaviours: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
+        """A processor that has its first child."""
+        with processor(self.root, *behaviours, **{**self.settings, **settings}) as running:
+            eventually(lambda: self._found_children(running) or running.poll() is not None, DEADLINE)
+            yield running
+
+    def _found_children(self, running: subprocess.Popen[str]) -> bool:
+        self.children = psutil.Process(running.pid).children(recursive=True)
+        return bool(self.children)
+
+    def begun(self, job: int) -> None:
+        """Wait until the child works on its ``job``-th."""
+        eventually((self.root / f"begun-{job}").exists, DEADLINE)
+
+    def tell(self, name: str) -> None:
+        """Let the child go on."""
+        (self.root / name).touch()
+
+    def next_result(self) -> SeparationResult:
+        subscription = self.transport.subscribe([RESULTS], "tests")
+        delivery = subscription.receive(DEADLINE)
+        assert delivery is not None
+        subscription.settle(delivery)
+        subscription.close()
+        return from_message(SeparationResult, delivery.message)
+
+    def given_back(self) -> list[tuple[str, int]]:
+        """The jobs that nobody holds, each with the number of its next attempt."""
+        subscription = self.transport.subscribe([TASKS], GROUP)
+        given = []
+        while delivery := subscription.receive(0.1):
+            given.append((delivery.message.key, delivery.attempt))
+        subscription.close()
+        return given
+
+    def work_folders(self) -> set[str]:
+        return {path.name for path in (self.root / "data" / "tmp").iterdir()} - {".job-files.lock"}
+
+    def nothing_is_left(self) -> bool:
+        """Of the child and of the files."""
+        _, alive = psutil.wait_procs(self.children, timeout=DEADLINE)
+        return not alive and not self.work_folders()
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    with SourceServer() as source:
+        source.serve_bytes("/song", write_pcm(tmp_path / "song.wav", noise(0.2)).read_bytes())
+        source.add("/silent", silence)
+        source.otherwise(silence)
+        (tmp_path / "data").mkdir()
+        transport = EmbeddedTransport(tmp_path / "data" / "broker.sqlite", lease=LEASE)
+        transport.ensure_topics([Topic(TASKS, None), Topic(RESULTS, None)])
+        settings = {"ALLOW_PRIVATE_NETWORKS": "true", "EMBEDDED_LEASE": str(LEASE)}
+        yield Scene(tmp_path, transport, source, settings)
+        transport.close()
+
+
+def attempts_that_failed(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(line["task_uuid"], line["code"]) for line in lines if line["event"] == "job_attempt_failed"]
+
+
+def test_while_it_loads_it_is_alive_and_not_ready_and_stops_at_once(scene: Scene) -> None:
+    """Even if the child hears nothing any more."""
+    task = scene.send()
+    with scene.running("hang_in_setup") as running:
+        port = port_of(lines_until(running, "listening"))
+        health, ready = ask(port, "/health"), ask(port, "/ready")
+        running.send_signal(signal.SIGTERM)
+        lines = lines_until(running, "stopped")
+        assert running.wait(DEADLINE) == ExitCode.OK
+    assert (health[0], health[1]["status"]) == (200, "healthy")
+    assert ready[0] == 503
+    assert ready[1]["components"]["model"] == {"status": "unavailable", "error": "the model is being loaded"}
+    assert "consuming" not in {line["event"] for line in lines}
+    assert scene.nothing_is_left()
+    assert scene.given_back() == [(str(task), 1)]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a job may be when the grace ends."""
+
+    is_there: Callable[[Scene], object]
+    path: str = "/song"
+    behaviour: str = "work"
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+STAGES = {
+    "downloading": Stage(lambda scene: scene.source.wait_for_requests(1, DEADLINE), "/silent"),
+    "separating": Stage(lambda scene: scene.begun(1), behaviour="finish_when_told_in_job"),
+    "handing off": Stage(
+        lambda scene: eventually(lambda: scene.source.connections >= 2, DEADLINE),
+        settings={"HANDOFF": "s3", "S3_BUCKET_NAME": "stems", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"},
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+def test_what_is_not_done_within_the_grace_is_given_back_uncounted(scene: Scene, stage: Stage) -> None:
+    task = scene.send(stage.path)
+    settings = {"SHUTDOWN_GRACE": "0.5", "S3_ENDPOINT_URL": scene.source.url(""), **stage.settings}
+    with scene.running(stage.behaviour, **settings) as running:
+        stage.is_there(scene)
+        running.send_signal(signal.SIGTERM)
+        lines = lines_until(running, "stopped")
+        assert running.wait(DEADLINE) == ExitCode.OK
+    assert attempts_that_failed(lines) == [(str(task), "shutting_down")]
+    assert scene.nothing_is_left()
+    assert scene.given_back() == [(str(task), 1)]
+
+
+def test_what_is_at_the_device_may_finish_and_what_waits_is_given_back_at_once(scene: Scene) -> None:
+    with scene.running("finish_when_told_in_job") as running:
+        first = scene.send()
+        scene.begun(1)
+        second = scene.send()
+        lines_until(running, "downloaded")
+        lines_until(running, "downloaded")
+        running.send_signal(signal.SIGTERM)
+        lines = lines_until(running, "job_attempt_failed")
+        scene.tell("go-1")
+        lines += lines_until(running, "stopped")
+        assert running.wait(DEADLINE) == ExitCode.OK
+    assert attempts_that_failed(lines) == [(str(second), "shutting_down")]
+    result = scene.next_result()
+    assert (result.task_uuid, result.status, len(result.stems)) == (first, "success", 2)
+    assert scene.nothing_is_left()
+    assert scene.given_back() == [(str(second), 1)]
+
+
+def kill(running: subprocess.Popen[str]) -> int:
+    running.kill()
+    return -signal.SIGKILL
+
+
+def tell_twice(running: subprocess.Popen[str]) -> int:
+    running.send_signal(signal.SIGTERM)
+    lines_until(running, "stopping")
+    running.send_signal(signal.SIGINT)
+    return ExitCode.KILLED
+
+
+@pytest.mark.parametrize("end", [kill, tell_twice])
+def test_after_an_end_without_warning_another_processor_tidies_up_and_does_the_job(
+    scene: Scene, end: Callable[[subprocess.Popen[str]], int]
+) -> None:
+    task = scene.send()
+    with scene.running("finish_when_told_in_job", SHUTDOWN_GRACE=str(DEADLINE)) as running:
+        scene.begun(1)
+        expected = end(running)
+        assert running.wait(DEADLINE) == expected
+    gone, alive = psutil.wait_procs(scene.children, timeout=DEADLINE)
+    assert (len(gone), alive) == (1, [])
+    left = scene.work_folders()
+    assert len(list((scene.root / "data" / "tmp").rglob("mixture.wav"))) == 1
+    with scene.running("work") as running:
+        lines = lines_until(running, "job_settled")
+        running.send_signal(signal.SIGTERM)
+        lines += lines_until(running, "stopped")
+        assert running.wait(DEADLINE) == ExitCode.OK
+    assert {line["folder"] for line in lines if line["event"] == "stale_work_removed"} == left
+    assert (lines[-1]["service"], scene.next_result().task_uuid) == ("processor", task)
+    assert scene.nothing_is_left()
+    assert scene.given_back() == []
+
+
+def test_a_child_that_dies_is_logged_with_the_job_that_it_had_in_hand(scene: Scene) -> None:
+    task = scene.send()
+    with scene.running("die_in_job", "finish_when_told_in_job") as running:
+        at_work = lines_until(running, "separation_process_ended")[-1]
+        scene.begun(2)
+        (child,) = psutil.Process(running.pid).children()
+        scene.tell("go-2")
+        lines_until(running, "job_settled")
+        child.kill()
+        idle = lines_until(running, "separation_process_ended")[-1]
+    assert (at_work["task_uuid"], at_work["status"]) == (str(task), -signal.SIGKILL)
+    assert (idle["pid"], idle.get("task_uuid")) == (child.pid, None)
