@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 
 import uvicorn
@@ -14,14 +15,17 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.urls import PATIENCE
-from config import ConfigError, Settings, load
+from config import Settings
 from pipeline.download.guard import UrlGuard
-from pipeline.errors import InfrastructureError
+from pipeline.errors import ErrorCode, InfrastructureError
 from pipeline.lifecycle import ExitCode, StopSignal
+from pipeline.process import run_service
 from pipeline.retry import RetryPolicy
 from pipeline.storage.factory import open_store
-from pipeline.telemetry import configure_logging, get_logger
-from pipeline.transport.factory import open_transport, topics
+from pipeline.telemetry import get_logger
+from pipeline.topics import Topics
+from pipeline.transport import Transport
+from pipeline.transport.factory import open_transport
 from pipeline.worker import ensure_topics
 
 log = get_logger("api")
@@ -53,40 +57,42 @@ class Server(uvicorn.Server):
 
 
 def main() -> ExitCode:
-    """Run until a signal comes."""
-    try:
-        settings = load()
-        settings.api.require_credentials()
-    except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
-        return ExitCode.CONFIG
-    configure_logging("api", settings.log)
-    stop = StopSignal(settings.worker.shutdown_grace)
-    stop.install()
-    try:
-        return _serve(settings, stop)
-    except InfrastructureError as error:
-        log.error("cannot_start", code=error.code, error=error.message)
-        return ExitCode.UNAVAILABLE
+    """Run until a signal comes, or the broker refuses this service."""
+    return run_service("api", _serve)
 
 
-def _serve(settings: Settings, stop: StopSignal) -> ExitCode:
+def _serve(settings: Settings, stop: StopSignal) -> None:
+    settings.api.require_credentials()
     transport = open_transport(
         settings, max_poll_interval_ms=_NO_CONSUMER_MS, publish_timeout=settings.api.accept_timeout
     )
     try:
         guard = UrlGuard(settings.download.allow_private_networks, resolve_timeout=PATIENCE)
         app = create_app(settings, transport, open_store(settings), guard)
-        # Beside the server: the API is up before its broker is, and says so on /ready.
-        wanted = topics(settings.kafka, settings.state.retention_seconds)
-        backoff = RetryPolicy().infrastructure
-        threading.Thread(target=ensure_topics, args=(transport, wanted, backoff, stop), daemon=True).start()
-        return _run(app, settings, stop)
+        created = _create_topics(transport, Topics.from_settings(settings), stop)
+        _run(app, settings, stop)
+        if created.done():
+            created.result()  # what stopped the server, if it failed
     finally:
         transport.close()
 
 
-def _run(app: FastAPI, settings: Settings, stop: StopSignal) -> ExitCode:
+def _create_topics(transport: Transport, topics: Topics, stop: StopSignal) -> Future[bool]:
+    """Beside the server, which is up before its broker is, and says so on /ready. A failure stops the server."""
+    created: Future[bool] = Future()
+
+    def create() -> None:
+        try:
+            created.set_result(ensure_topics(transport, topics.to_create(), RetryPolicy().infrastructure, stop))
+        except BaseException as error:  # noqa: BLE001  raised again by the thread that waits for it
+            created.set_exception(error)
+            stop.request("the topics cannot be created")
+
+    threading.Thread(target=create, name="topics", daemon=True).start()
+    return created
+
+
+def _run(app: FastAPI, settings: Settings, stop: StopSignal) -> None:
     server = Server(
         uvicorn.Config(
             app,
@@ -104,10 +110,11 @@ def _run(app: FastAPI, settings: Settings, stop: StopSignal) -> ExitCode:
     try:
         server.run()
     except SystemExit:
-        # The server has logged why it could not listen, and would leave with a status of its own.
-        return ExitCode.UNAVAILABLE
-    log.info("stopped")
-    return ExitCode.OK
+        # The server would leave with a status of its own.
+        raise InfrastructureError(
+            f"API_HOST={settings.api.host}, API_PORT={settings.api.port} cannot be listened on: set another one",
+            code=ErrorCode.INTERNAL,
+        ) from None
 
 
 if __name__ == "__main__":

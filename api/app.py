@@ -10,10 +10,12 @@ from fastapi_offline import FastAPIOffline
 from api import __version__
 from api.auth import BasicAuth
 from api.errors import install_error_handlers
+from api.fairness import Fairness
 from api.files import files_router
 from api.generate import generate_router
 from api.health import health_router
 from api.limits import BodyLimit
+from api.metrics import RequestCount, metrics_router
 from api.queue import JobQueue
 from api.urls import UrlCheck
 from pipeline.download.guard import UrlGuard
@@ -21,6 +23,7 @@ from pipeline.events import Reporter
 from pipeline.storage import ObjectStore
 from pipeline.storage.links import LinkSigner, load_or_create_key
 from pipeline.storage.local import LocalStore
+from pipeline.topics import Topics
 from pipeline.transport import Transport
 
 if TYPE_CHECKING:
@@ -43,7 +46,9 @@ def create_app(settings: Settings, transport: Transport, store: ObjectStore, gua
     Raises ConfigError without credentials, InfrastructureError if the key of the local store's links cannot be read.
     """
     auth = BasicAuth(*settings.api.require_credentials())
-    queue = JobQueue(transport, settings.kafka.task_topic, Reporter(transport, settings.kafka.event_topic))
+    topics = Topics.from_settings(settings)
+    fairness = Fairness(settings.api.client_burst, settings.api.client_refill)
+    queue = JobQueue(transport, topics, fairness, Reporter(transport, topics.events))
     # The documentation's scripts come from this machine, so that it works in closed networks.
     app = FastAPIOffline(
         title="UVR-API",
@@ -55,8 +60,10 @@ def create_app(settings: Settings, transport: Transport, store: ObjectStore, gua
     )
     install_error_handlers(app)
     app.add_middleware(BodyLimit, limit=settings.api.max_request_bytes)
+    app.add_middleware(RequestCount)
     app.include_router(generate_router(queue, UrlCheck(guard), auth))
     app.include_router(health_router(transport, store))
+    app.include_router(metrics_router())
     if isinstance(store, LocalStore):
         app.include_router(files_router(store, LinkSigner(load_or_create_key(settings.state.link_key_file))))
     return app

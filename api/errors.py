@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from api import metrics
 from api.models import ErrorBody
 from pipeline.errors import InfrastructureError
 from pipeline.telemetry import get_logger
@@ -30,7 +31,17 @@ _DESCRIPTIONS: dict[int, str] = {
     416: "The range lies outside the file.",
     422: "A value is out of range.",
     500: "A defect of the service.",
-    503: f"A part of the service does not answer; nothing was accepted. Try again after {RETRY_AFTER} s.",
+    503: f"A part of the service does not answer. Try again after {RETRY_AFTER} s.",
+}
+
+_REASONS: dict[int, str] = {
+    400: "malformed",
+    401: "credentials",
+    403: "forbidden",
+    404: "not_found",
+    413: "too_large",
+    422: "out_of_range",
+    503: "unavailable",
 }
 
 
@@ -50,6 +61,12 @@ class ApiError(Exception):
         self.error = error
         self.details = details
         self.headers = dict(headers or {})
+
+    @property
+    def reason(self) -> str:
+        """Why, in one of few words, for the metrics: the code among the details, or what the status stands for."""
+        code = (self.details or {}).get("code")
+        return str(code or _REASONS.get(self.status, self.status))
 
 
 def unavailable(error: str, *, details: dict[str, Any] | None = None) -> ApiError:
@@ -78,6 +95,7 @@ def install_error_handlers(app: FastAPI) -> None:
         # The raw path is percent-encoded, so nothing in it can pass for another line of the log.
         path = request.scope.get("raw_path", b"").decode("ascii", "replace")
         log.info("request_refused", method=request.method, path=path, status=error.status, error=error.error)
+        metrics.refused.labels(metrics.route_of(request.scope), error.reason).inc()
         return error_response(error.status, error.error, details=error.details, headers=error.headers)
 
     @app.exception_handler(HTTPException)

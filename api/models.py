@@ -6,10 +6,20 @@ import json
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StrictInt,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic.config import JsonDict
 
-from pipeline.messages import ModelName, OutputFormat, StemName
+from pipeline.messages import DEFAULT_PRIORITY, PRIORITIES, ModelName, OutputFormat, StemName
 
 #: Largest ``metadata`` object, bytes of compact JSON. It travels in every message of the job and in the webhook.
 MAX_METADATA_BYTES = 16 * 1024
@@ -52,7 +62,7 @@ class GenerateRequest(BaseModel):
         json_schema_extra={
             "examples": [
                 _EXAMPLE,
-                {**_EXAMPLE, "output_format": "flac", "stems": ["vocals"], "metadata": {"album": 7}},
+                {**_EXAMPLE, "output_format": "flac", "stems": ["vocals"], "priority": 5, "metadata": {"album": 7}},
             ]
         },
     )
@@ -69,15 +79,24 @@ class GenerateRequest(BaseModel):
         AfterValidator(_without_repeats),
     ] = None
     output_format: Annotated[_Format, Field(description="File format of the stems.")] = OutputFormat.WAV
+    priority: Annotated[
+        StrictInt,
+        Field(
+            ge=min(PRIORITIES),
+            le=max(PRIORITIES),
+            description="5 is urgent, 1 can wait. Each priority has twice the share of the processors' time of the one "
+            "below it, so that none starves. It does not count for jobs above the client's share: see `X-Client-Id`.",
+        ),
+    ] = DEFAULT_PRIORITY
     metadata: Annotated[
         _Metadata | None,
         Field(description=f"Anything; echoed back in the webhook. At most {MAX_METADATA_BYTES} bytes of JSON."),
     ] = None
 
-    @field_validator("output_format", mode="before")
+    @field_validator("output_format", "priority", mode="before")
     @classmethod
-    def _null_is_default(cls, value: Any) -> Any:
-        return OutputFormat.WAV if value is None else value
+    def _null_is_default(cls, value: Any, field: ValidationInfo) -> Any:
+        return cls.model_fields[str(field.field_name)].default if value is None else value
 
 
 class Accepted(BaseModel):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import Request
@@ -10,7 +12,13 @@ from pydantic_core import from_json
 
 from api.errors import ApiError
 from api.models import MAX_METADATA_BYTES, GenerateRequest
-from pipeline.messages import OutputFormat
+from pipeline.download.syntax import parse_url
+from pipeline.messages import PRIORITIES, OutputFormat
+
+#: Says whose job it is.
+CLIENT_HEADER = "X-Client-Id"
+#: Printable ASCII: it goes into the log.
+CLIENT_PATTERN = "^[ -~]{1,128}$"
 
 _JSON = "application/json"
 
@@ -19,6 +27,7 @@ _SENTENCES = {
     "model": "model must be the file name of a model, such as UVR-MDX-NET-Inst_HQ_4.onnx, not a path",
     "stems": 'stems must be a list of stem names, such as ["vocals", "instrumental"]',
     "output_format": f"output_format must be one of: {', '.join(OutputFormat)}",
+    "priority": f"priority must be a whole number from {min(PRIORITIES)} (can wait) to {max(PRIORITIES)} (urgent)",
     "metadata": f"metadata must be a JSON object of at most {MAX_METADATA_BYTES} bytes",
 }
 
@@ -69,3 +78,19 @@ def validated(fields: dict[str, Any]) -> GenerateRequest:
         ]
     name = problems[0]["field"].partition(".")[0]
     raise ApiError(422, _SENTENCES[name], details={"field": name, "problems": problems})
+
+
+def client_of(names: Sequence[str], hook_url: str) -> str:
+    """Whose job it is: the one name among ``names``, the values of ``X-Client-Id``, or else the host of ``hook_url``.
+
+    ``hook_url`` has been checked. Raises ApiError 422.
+    """
+    if not names:
+        return parse_url(hook_url).host
+    if len(names) > 1 or not re.fullmatch(CLIENT_PATTERN, names[0]):
+        raise ApiError(
+            422,
+            f"{CLIENT_HEADER} must be sent once, and be 1 to 128 printable ASCII characters",
+            details={"field": CLIENT_HEADER},
+        )
+    return names[0]

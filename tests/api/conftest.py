@@ -16,8 +16,9 @@ from pipeline.download.guard import UrlGuard
 from pipeline.messages import SeparationTask, TaskEvent
 from pipeline.storage import ObjectStore
 from pipeline.storage.factory import open_store
-from pipeline.transport import Delivery, Subscription, Transport
-from pipeline.transport.factory import open_transport, topics
+from pipeline.topics import Topics
+from pipeline.transport import Delivery, Message, Subscription, Transport
+from pipeline.transport.factory import open_transport
 from tests.api.http_client import Client, serving
 
 CREDENTIALS = ("operator", "correct horse: battery")
@@ -41,19 +42,19 @@ def resolve(host: str, port: int, **_hints: object) -> list[tuple[Any, ...]]:
 
 @dataclass
 class Queue:
-    """What the API has put on one topic since it was last looked at."""
+    """What the API has put on some topics since it was last looked at."""
 
     subscription: Subscription
 
-    def drain(self) -> list[bytes]:
-        values = []
+    def drain(self) -> list[Message]:
+        messages = []
         while (delivery := self.subscription.receive(0.0)) is not None:
-            values.append(self._settled(delivery))
-        return values
+            messages.append(self._settled(delivery))
+        return messages
 
-    def _settled(self, delivery: Delivery) -> bytes:
+    def _settled(self, delivery: Delivery) -> Message:
         self.subscription.settle(delivery)
-        return delivery.message.value
+        return delivery.message
 
 
 @dataclass
@@ -65,14 +66,19 @@ class Service:
     transport: Transport
     store: ObjectStore
     guard: UrlGuard
+    topics: Topics
     tasks: Queue
     events: Queue
 
     def queued(self) -> list[SeparationTask]:
-        return [SeparationTask.model_validate_json(value) for value in self.tasks.drain()]
+        return [SeparationTask.model_validate_json(message.value) for message in self.tasks.drain()]
+
+    def queued_where(self) -> dict[str, str]:
+        """Topic by task."""
+        return {message.key: message.topic for message in self.tasks.drain()}
 
     def reported(self) -> list[TaskEvent]:
-        return [TaskEvent.model_validate_json(value) for value in self.events.drain()]
+        return [TaskEvent.model_validate_json(message.value) for message in self.events.drain()]
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +95,7 @@ def make_settings(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Set
                 "BASIC_AUTH_PASSWORD": CREDENTIALS[1],
                 "DATA_DIR": str(tmp_path_factory.mktemp("data")),
                 "MAX_REQUEST_BYTES": str(MAX_REQUEST_BYTES),
+                "CLIENT_BURST": "100000",  # most tests are one client who asks for very much
             }
             for name, value in {**defaults, **variables}.items():
                 patch.setenv(name, value)
@@ -101,14 +108,15 @@ def make_settings(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Set
 def serve(settings: Settings, transport: Transport | None = None, guard: UrlGuard | None = None) -> Iterator[Service]:
     """The API of ``settings`` behind a real server, with everything it stands on."""
     transport = transport or open_transport(settings, max_poll_interval_ms=300_000)
-    transport.ensure_topics(topics(settings.kafka, settings.state.retention_seconds))
+    topics = Topics.from_settings(settings)
+    transport.ensure_topics(topics.to_create())
     guard = guard or UrlGuard(False, resolver=resolve)
     store = open_store(settings)
-    tasks = Queue(transport.subscribe([settings.kafka.task_topic], "tests"))
-    events = Queue(transport.subscribe([settings.kafka.event_topic], "tests"))
+    tasks = Queue(transport.subscribe(topics.jobs, "tests"))
+    events = Queue(transport.subscribe([topics.events], "tests"))
     try:
         with serving(create_app(settings, transport, store, guard), settings.api.require_credentials()) as client:
-            yield Service(client, settings, transport, store, guard, tasks, events)
+            yield Service(client, settings, transport, store, guard, topics, tasks, events)
     finally:
         transport.close()
 

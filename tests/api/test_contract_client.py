@@ -68,6 +68,9 @@ def test_health_and_readiness(port: int) -> None:
         (AUTH + JSON, b'{"audio": "http://169.254.169.254/", %b}' % HOOK, 403, None),
         (AUTH + JSON, b'{%b, "x": "%b"}' % (AUDIO, b"x" * 60_000), 413, None),
         (AUTH + JSON, b'{"output_format": "midi", %b, %b}' % (AUDIO, HOOK), 422, None),
+        (AUTH + JSON, b'{"priority": 6, %b, %b}' % (AUDIO, HOOK), 422, None),
+        (AUTH + JSON + b"X-Client-Id: a\r\nX-Client-Id: b\r\n", b"{%b, %b}" % (AUDIO, HOOK), 422, None),
+        (AUTH + JSON + b"X-Client-Id: k\xe4se\r\n", b"{%b, %b}" % (AUDIO, HOOK), 422, None),
     ],
 )
 def test_errors(service: Service, headers: bytes, body: bytes, status: int, sentence: str | None) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from api.queue import THREADS
 from config import Settings
 from pipeline.download.guard import UrlGuard
-from pipeline.errors import ErrorCode, PermanentError
+from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
 from pipeline.transport import Message
 from pipeline.transport.embedded import EmbeddedTransport
 from tests.api.conftest import Service, resolve, serve
@@ -41,7 +42,7 @@ def test_a_broken_broker_accepts_nothing(own_service: Service, job: Job) -> None
 
     assert answer.status == 503
     assert int(answer.headers["retry-after"]) > 0
-    assert answer.json["error"] == "The queue does not take jobs now; nothing was accepted, try again later"
+    assert answer.json["error"] == "The queue has not confirmed the job in time: it was not accepted, try again later"
     assert answer.json["details"] == {"code": "broker_unavailable"}
     assert own_service.queued() == []
     assert own_service.reported() == []
@@ -76,6 +77,48 @@ def test_a_slow_broker_holds_up_nobody_else(make_settings: Callable[..., Setting
             transport.goes_on.set()
 
         assert waiting.result(DEADLINE).status == 202
+
+
+class HangingTransport(EmbeddedTransport):
+    """A broker that answers nobody until the test lets the wait be over, and that takes everything then."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.asked = threading.Semaphore(0)
+        self.gives_up = threading.Event()
+
+    def publish(self, *messages: Message) -> None:
+        if not self.gives_up.is_set():
+            self.asked.release()
+            assert self.gives_up.wait(DEADLINE)
+            raise InfrastructureError("the broker does not answer", code=ErrorCode.BROKER_UNAVAILABLE)
+        super().publish(*messages)
+
+
+def test_behind_a_broker_that_hangs_no_request_waits_for_another(
+    make_settings: Callable[..., Settings], job: Job
+) -> None:
+    settings = make_settings(CLIENT_BURST="1", CLIENT_REFILL="100000")
+    transport = HangingTransport(settings.state.broker_file)
+
+    with serve(settings, transport) as service, ThreadPoolExecutor(THREADS) as pool:
+        waiting = [pool.submit(service.client.post, job) for _ in range(THREADS)]
+        try:
+            assert all(transport.asked.acquire(timeout=DEADLINE) for _ in waiting)
+            crowd = [service.client.post(job) for _ in range(3)]
+            readiness = service.client.get("/ready")
+            assert not any(answer.done() for answer in waiting)
+        finally:
+            transport.gives_up.set()
+        answers = [*crowd, *(answer.result(DEADLINE) for answer in waiting)]
+
+        assert {answer.status for answer in answers} == {503}
+        assert all(int(answer.headers["retry-after"]) > 0 for answer in answers)
+        assert {answer.json["details"]["code"] for answer in answers} == {"broker_unavailable"}
+        assert readiness.status == 200
+        assert service.queued_where() == {}
+        assert service.client.post(job).status == 202
+        assert list(service.queued_where().values()) == ["uvr_tasks"]
 
 
 class NarrowTransport(EmbeddedTransport):

@@ -37,6 +37,7 @@ def test_the_queued_task_carries_what_was_asked_for(service: Service, job: Job) 
         "model": "UVR-MDX-NET-Voc_FT.onnx",
         "stems": ["vocals", "instrumental"],
         "output_format": "flac",
+        "priority": 2,
         "metadata": {"album": 7, "nested": {"käse": [1, 2.5, None, True]}},
     }
 
@@ -48,6 +49,7 @@ def test_the_queued_task_carries_what_was_asked_for(service: Service, job: Job) 
     assert task.model == options["model"]
     assert task.stems == ("vocals", "instrumental")
     assert task.output_format is OutputFormat.FLAC
+    assert task.priority == 2
     assert task.metadata == options["metadata"]
 
 
@@ -60,15 +62,19 @@ def test_a_stem_that_is_named_twice_is_wanted_once(service: Service, job: Job) -
 
 def test_without_options_the_defaults_hold(service: Service, job: Job) -> None:
     service.client.post(job)
-    service.client.post({**job, "model": None, "stems": None, "output_format": None, "metadata": None})
+    nothing = dict.fromkeys(("model", "stems", "output_format", "priority", "metadata"))
+    service.client.post({**job, **nothing})
 
-    for task in service.queued():
+    tasks = service.queued()
+    assert len(tasks) == 2
+    for task in tasks:
         assert (task.model, task.stems, task.metadata) == (None, None, None)
         assert task.output_format is OutputFormat.WAV
+        assert task.priority == 3
 
 
 def test_fields_that_nobody_knows_are_ignored(service: Service, job: Job) -> None:
-    extras = {"priority": "not a number", "bitrate": -1, "callback": {"x": []}, "task_uuid": "mine", "submitted_at": 0}
+    extras = {"bitrate": -1, "callback": {"x": []}, "task_uuid": "mine", "submitted_at": 0, "separations": 2}
 
     answer = service.client.post({**job, **extras}, {"Idempotency-Key": "k"})
 
@@ -76,6 +82,7 @@ def test_fields_that_nobody_knows_are_ignored(service: Service, job: Job) -> Non
     (task,) = service.queued()
     assert str(task.task_uuid) == answer.json["task_uuid"] != "mine"
     assert task.submitted_at > 0
+    assert task.separations == 1
 
 
 def test_accepted_means_durable(service: Service, job: Job) -> None:
@@ -264,6 +271,13 @@ def test_a_name_that_does_not_resolve_now_is_accepted(service: Service, job: Job
         ("output_format", "mp3", "output_format must be one of: wav, flac"),
         ("output_format", "WAV", "output_format must be one of: wav, flac"),
         ("output_format", 1, "output_format must be one of: wav, flac"),
+        ("priority", 0, "priority must be a whole number from 1 (can wait) to 5 (urgent)"),
+        ("priority", 6, "priority must be a whole number from 1 (can wait) to 5 (urgent)"),
+        ("priority", -(10**30), "priority must be a whole number from 1 (can wait) to 5 (urgent)"),
+        ("priority", 2.5, "priority must be a whole number from 1 (can wait) to 5 (urgent)"),
+        ("priority", "3", "priority must be a whole number from 1 (can wait) to 5 (urgent)"),
+        ("priority", True, "priority must be a whole number from 1 (can wait) to 5 (urgent)"),
+        ("priority", [3], "priority must be a whole number from 1 (can wait) to 5 (urgent)"),
         ("metadata", "text", "metadata must be a JSON object of at most 16384 bytes"),
         ("metadata", ["a"], "metadata must be a JSON object of at most 16384 bytes"),
         ("metadata", {"a": "é" * (MAX_METADATA_BYTES // 2)}, "metadata must be a JSON object of at most 16384 bytes"),
@@ -306,7 +320,9 @@ _FAULTS: list[tuple[str, Any, int, str]] = [
     ("model", "../x", 422, "model must be"),
     ("stems", 3, 422, "stems must be"),
     ("output_format", "ogg", 422, "output_format must be"),
+    ("priority", "high", 422, "priority must be"),
     ("metadata", 3, 422, "metadata must be"),
+    ("X-Client-Id", "", 422, "X-Client-Id must be"),
 ]
 
 
@@ -314,7 +330,7 @@ _FAULTS: list[tuple[str, Any, int, str]] = [
 def test_of_several_faults_the_first_check_answers(client: Client, job: Job, first: int) -> None:
     headers: dict[str, str | None] = {}
     for name, value, _, _ in reversed(_FAULTS[first:]):  # the earlier fault of a field replaces the later one
-        if name in ("Authorization", "Content-Type"):
+        if name in ("Authorization", "Content-Type", "X-Client-Id"):
             headers[name] = value
         else:
             job[name] = value

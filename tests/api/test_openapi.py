@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 import api
+from api.errors import ApiError
 from api.models import GenerateRequest
+from api.requests import client_of
 from tests.api.http_client import Client
 
 #: What each call may answer, from the contract.
@@ -17,6 +19,7 @@ CALLS = {
     ("post", "/generate"): {202, 400, 401, 403, 413, 422, 500, 503},
     ("get", "/health"): {200},
     ("get", "/ready"): {200, 503},
+    ("get", "/metrics"): {200},
     ("get", "/files/{key}"): {200, 206, 403, 404, 416, 500},
 }
 
@@ -72,7 +75,7 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 def test_only_jobs_need_credentials(document: dict[str, Any]) -> None:
     assert document["components"]["securitySchemes"]["Basic"]["scheme"] == "basic"
     assert document["paths"]["/generate"]["post"]["security"] == [{"Basic": []}]
-    for path in ("/health", "/ready", "/files/{key}"):
+    for path in ("/health", "/ready", "/metrics", "/files/{key}"):
         assert "security" not in document["paths"][path]["get"]
 
 
@@ -81,10 +84,25 @@ def test_the_body_is_documented_with_examples_that_hold(document: dict[str, Any]
 
     assert schema["required"] == ["audio", "hook_url"]
     assert schema["properties"]["output_format"]["enum"] == ["wav", "flac"]
+    priority = schema["properties"]["priority"]
+    assert (priority["type"], priority["minimum"], priority["maximum"], priority["default"]) == ("integer", 1, 5, 3)
     assert all("description" in field for field in schema["properties"].values())
     assert schema["examples"]
     for example in schema["examples"]:
         GenerateRequest.model_validate(example)
+
+
+def test_the_client_s_name_is_documented_as_it_is_checked(document: dict[str, Any]) -> None:
+    (header,) = document["paths"]["/generate"]["post"]["parameters"]
+
+    assert (header["name"], header["in"], header["required"]) == ("X-Client-Id", "header", False)
+    for name in ("a", "~" * 128, "Team 7 (night shift)", "", "~" * 129, "käse", "a\tb"):
+        documented = re.search(header["schema"]["pattern"], name) is not None
+        try:
+            accepted = client_of([name], "https://app.example.com/") == name
+        except ApiError:
+            accepted = False
+        assert accepted == documented, name
 
 
 def test_the_page_needs_nothing_from_the_internet(client: Client) -> None:

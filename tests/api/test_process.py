@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,18 @@ from pipeline.lifecycle import ExitCode
 from tests.api.http_client import DEADLINE, Client
 
 ROOT = Path(__file__).parents[2]
+CROWD = 50
 CREDENTIALS = ("operator", "pa55word-of-the-process")
 KNOWN = {str(field.alias) for section in SECTIONS for field in section.model_fields.values()}
 
 
 @contextmanager
-def process(folder: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """``python -m api`` in a folder without ``.env``, with these settings and no others."""
+def process(folder: Path, *code: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """``python -m api``, or other code, in a folder without ``.env``, with these settings and no others."""
     inherited = {name: value for name, value in os.environ.items() if name not in KNOWN}
     environment = {**inherited, "PYTHONPATH": str(ROOT), "DATA_DIR": str(folder / "data"), "API_PORT": "0", **variables}
     with subprocess.Popen(
-        [sys.executable, "-m", "api"], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, *(code or ("-m", "api"))], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
     ) as running:
         try:
             yield running
@@ -39,9 +41,9 @@ def process(folder: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
             running.kill()
 
 
-def run(folder: Path, **variables: str) -> tuple[int, str]:
+def run(folder: Path, *code: str, **variables: str) -> tuple[int, str]:
     """Exit status and standard error of a process that ends by itself."""
-    with process(folder, **variables) as running:
+    with process(folder, *code, **variables) as running:
         _, stderr = running.communicate(timeout=DEADLINE)
     return running.returncode, stderr
 
@@ -82,6 +84,7 @@ def test_a_job_from_start_to_stop_leaves_no_secret_in_the_log(tmp_path: Path) ->
     (acceptance,) = (line for line in lines if line["event"] == "job_accepted")
     assert acceptance["task_uuid"] == accepted.json["task_uuid"]
     assert acceptance["audio"] == "https://93.184.215.14/song.mp3"
+    assert (acceptance["client"], acceptance["topic"]) == ("93.184.215.14", "uvr_tasks")
     assert [line["status"] for line in lines if line["event"] == "request_refused"] == [403, 401]
     text = json.dumps(lines)
     for secret in ("secret", CREDENTIALS[1], client.authorization, "d3Jvbmc6"):
@@ -106,6 +109,7 @@ def test_a_job_in_hand_is_answered_before_the_end(tmp_path: Path) -> None:
         assert running.wait(DEADLINE) == ExitCode.OK
 
 
+@pytest.mark.slow
 def test_while_the_broker_is_away_the_api_is_up_and_accepts_nothing(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         nobody = f"127.0.0.1:{reserved.getsockname()[1]}"
@@ -113,14 +117,18 @@ def test_while_the_broker_is_away_the_api_is_up_and_accepts_nothing(tmp_path: Pa
         (*_, listening) = lines_until(running, "listening")
         client = Client(listening["port"], CREDENTIALS)
 
-        answer = client.post({"audio": "https://93.184.215.14/a.mp3", "hook_url": "https://93.184.215.14/b"})
+        job = {"audio": "https://93.184.215.14/a.mp3", "hook_url": "https://93.184.215.14/b"}
+        with ThreadPoolExecutor(CROWD) as pool:
+            answers = list(pool.map(client.post, [job] * CROWD))
         readiness = client.get("/ready")
         alive = client.get("/health")
         running.terminate()
         status = running.wait(DEADLINE)
 
-    assert (answer.status, answer.json["details"]) == (503, {"code": "broker_unavailable"})
-    assert "retry-after" in answer.headers
+    assert [(answer.status, answer.json["details"]["code"]) for answer in answers] == [
+        (503, "broker_unavailable")
+    ] * CROWD
+    assert all("retry-after" in answer.headers for answer in answers)
     assert readiness.status == 503
     assert readiness.json["components"]["broker"]["status"] == "unavailable"
     assert readiness.json["components"]["storage"] == {"status": "ready"}
@@ -155,11 +163,29 @@ def test_settings_that_cannot_be_used_are_named(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_setting_that_cannot_be_used_is_the_exit_status(tmp_path: Path) -> None:
-    status, stderr = run(tmp_path)
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({}, "BASIC_AUTH_USERNAME and BASIC_AUTH_PASSWORD must be set"),
+        (
+            {
+                **credentials(),
+                "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+                "KAFKA_SECURITY_PROTOCOL": "SSL",
+                "KAFKA_SSL_CA_FILE": "missing.pem",
+            },
+            "KAFKA_SSL_CA_FILE=missing.pem cannot be read",
+        ),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_the_exit_status(
+    tmp_path: Path, variables: dict[str, str], sentence: str
+) -> None:
+    status, stderr = run(tmp_path, **variables)
 
     assert status == 78
-    assert stderr.startswith("BASIC_AUTH_USERNAME and BASIC_AUTH_PASSWORD must be set")
+    assert stderr.startswith(sentence)
+    assert len(stderr.splitlines()) == 1
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
@@ -167,4 +193,53 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
         status, stderr = run(tmp_path, **credentials(), API_PORT=str(other.getsockname()[1]))
 
     assert status == ExitCode.UNAVAILABLE
-    assert "address already in use" in json.loads(stderr.splitlines()[-1])["event"]
+    events = [json.loads(line) for line in stderr.splitlines()]
+    assert any("address already in use" in event["event"] for event in events)
+    assert events[-1]["event"] == "cannot_run"
+    assert "API_PORT" in events[-1]["error"]
+
+
+#: The API on a broker whose ``ensure_topics`` fails; it does so once the API listens.
+_FAILING = """
+import sys, threading, uvicorn
+from api import __main__ as api
+from pipeline.errors import RefusedError
+from pipeline.transport.embedded import EmbeddedTransport
+
+listening = threading.Event()
+
+class Failing(EmbeddedTransport):
+    def ensure_topics(self, topics):
+        assert listening.wait(20)
+        raise {failure}
+
+class Server(api.Server):
+    async def startup(self, sockets=None):
+        await super().startup(sockets)
+        listening.set()
+
+api.Server = Server
+api.open_transport = lambda settings, **_: Failing(settings.state.broker_file)
+sys.exit(api.main())
+"""
+
+
+def test_a_broker_that_refuses_the_credentials_ends_the_process(tmp_path: Path) -> None:
+    sentence = "the broker kafka:9092 refuses the user 'svc': check KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
+    failure = f"RefusedError('refused', advice={sentence!r})"
+
+    status, stderr = run(tmp_path, "-c", _FAILING.format(failure=failure), **credentials())
+
+    assert status == 77
+    events = [json.loads(line) for line in stderr.splitlines()]
+    assert [event["event"] for event in events] == ["listening", "stopping", "cannot_run"]
+    assert (events[-1]["error"], events[-1]["code"]) == (sentence, "broker_refused")
+
+
+def test_a_defect_while_topics_are_created_ends_the_process(tmp_path: Path) -> None:
+    status, stderr = run(tmp_path, "-c", _FAILING.format(failure="RuntimeError('a defect')"), **credentials())
+
+    assert status == ExitCode.INTERNAL
+    event = json.loads(stderr.splitlines()[-1])
+    assert event["event"] == "defect"
+    assert "RuntimeError: a defect" in event["exception"]
