@@ -1,26 +1,24 @@
 """A real Apache Kafka: one combined broker and controller (KRaft) on loopback."""
 
-import base64
-import secrets
 import socket
-import subprocess
 from pathlib import Path
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from devstack.errors import ServerStartError
 from devstack.java import find_java, properties_text
+from devstack.kafka_access import Access
+from devstack.kafka_settings import HOST, Membership, Ports, server_properties
+from devstack.kafka_storage import format_storage, new_cluster_id, stored_cluster_id
 from devstack.maven import fetch_jars
 from devstack.pins import KAFKA_LOG4J_VERSION, KAFKA_SCALA_VERSION, KAFKA_VERSION
 from devstack.process import ServerProcess, free_port
 from devstack.server import LocalServer, server_environment
+from pipeline.transport.kafka_network import made
 
 _HERE = Path(__file__).parent
-_HOST = "127.0.0.1"
-_NODE_ID = 1
 _MAX_HEAP = "512m"
-_FORMAT_SECONDS = 120.0
+_MAX_HEAP_OF_SEVERAL = "384m"
 _CONNECT_SECONDS = 1.0
 _ASK_MILLISECONDS = 5_000
 
@@ -36,10 +34,13 @@ def fetch_kafka(tools_dir: Path) -> Path:
 
 
 class KafkaBroker(LocalServer):
-    """A single Kafka node that keeps its log in `data_dir` and talks on 127.0.0.1 only, in plain text.
+    """A Kafka node that keeps its log in `data_dir` and talks on 127.0.0.1 only; alone, unless `membership` says more.
 
     Ports that are not given are picked once and kept over restarts of this object; another object may use the same
     data on other ports. Topics are made by the admin client: the broker makes none by itself.
+
+    `advertised_port`: where clients are sent that have found the broker, for a proxy in front of it. `access`: what
+    clients are asked for; nothing, if it is not given.
     """
 
     def __init__(
@@ -49,116 +50,103 @@ class KafkaBroker(LocalServer):
         port: int | None = None,
         controller_port: int | None = None,
         *,
+        advertised_port: int | None = None,
+        access: Access | None = None,
+        membership: Membership | None = None,
         log_file: Path | None = None,
     ) -> None:
         super().__init__()
-        self.port = port or free_port()
-        self._controller_port = controller_port or free_port()
+        self._ports = Ports(client=port or free_port(), controller=controller_port or free_port())
+        self.advertised_port = advertised_port or self.port
+        self.access = access or Access()
+        self._membership = membership
         self._tools_dir = tools_dir
         self._data_dir = data_dir.absolute()
         self._log_file = log_file or self._data_dir / "kafka.log"
 
     @property
+    def port(self) -> int:
+        """Where it listens to clients; `bootstrap_servers` is where it tells them to go."""
+        return self._ports.client
+
+    @property
     def bootstrap_servers(self) -> str:
-        return f"{_HOST}:{self.port}"
+        return f"{HOST}:{self.advertised_port}"
+
+    @property
+    def node_id(self) -> int:
+        """As the cluster's metadata name it."""
+        return 1 if self._membership is None else self._membership.node_id
+
+    def start(self) -> None:
+        super().start()
+        if self.access.stored_mechanisms:
+            with self.admin() as admin:
+                self.access.store_passwords(admin)
+
+    def admin(self) -> KafkaAdminClient:
+        """A client with every right, past any proxy and without credentials. Raises kafka-python's exceptions."""
+        return made(
+            KafkaAdminClient,
+            bootstrap_servers=f"{HOST}:{self._ports.internal}",
+            bootstrap_timeout_ms=_ASK_MILLISECONDS,
+            request_timeout_ms=_ASK_MILLISECONDS,
+        )
 
     def _prepare(self) -> ServerProcess:
         java = [*self._java_command(), "-cp", f"{fetch_kafka(self._tools_dir)}/*"]
         self._data_dir.mkdir(parents=True, exist_ok=True)
-        settings = self._data_dir / "server.properties"
-        settings.write_text(properties_text(self._settings()), encoding="utf-8")
-        cluster_id = _stored_cluster_id(self._log_dir)
-        if cluster_id is None:
-            cluster_id = _new_cluster_id()
-            _format(java, settings, cluster_id)
+        settings = self._write_settings()
+        cluster_id = stored_cluster_id(self._log_dir) or self._format(java, settings)
         return ServerProcess(
             "Kafka",
             [*java, "kafka.Kafka", str(settings)],
             log_file=self._log_file,
-            ready=lambda: _answers(self.port, cluster_id),
+            ready=lambda: self._serves(cluster_id),
             env=server_environment(),
             cwd=self._data_dir,  # where a crashed JVM leaves its report
         )
 
     def _java_command(self) -> list[str]:
         logging_file = _HERE / "kafka-log4j2.properties"
-        return [*find_java(self._tools_dir).command(max_heap=_MAX_HEAP), f"-Dlog4j2.configurationFile={logging_file}"]
+        heap = _MAX_HEAP if self._membership is None else _MAX_HEAP_OF_SEVERAL
+        return [*find_java(self._tools_dir).command(max_heap=heap), f"-Dlog4j2.configurationFile={logging_file}"]
+
+    def _write_settings(self) -> Path:
+        settings = server_properties(
+            self._ports,
+            self._log_dir,
+            advertised_port=self.advertised_port,
+            access=self.access,
+            membership=self._membership,
+        )
+        path = self._data_dir / "server.properties"
+        path.touch(mode=0o600)  # there may be passwords in it
+        path.write_text(properties_text(settings), encoding="utf-8")
+        return path
+
+    def _format(self, java: list[str], settings: Path) -> str:
+        """The id of the cluster that the storage has been formatted for."""
+        if self._membership is None:
+            cluster_id = new_cluster_id()
+            format_storage(java, settings, cluster_id, "--standalone")
+        else:
+            cluster_id = self._membership.cluster_id
+            format_storage(java, settings, cluster_id)
+        return cluster_id
 
     @property
     def _log_dir(self) -> Path:
         return self._data_dir / "log"
 
-    def _settings(self) -> dict[str, object]:
-        return {
-            "process.roles": "broker,controller",
-            "node.id": _NODE_ID,
-            "controller.quorum.bootstrap.servers": f"{_HOST}:{self._controller_port}",
-            "listeners": f"PLAINTEXT://{self.bootstrap_servers},CONTROLLER://{_HOST}:{self._controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{self.bootstrap_servers}",
-            "controller.listener.names": "CONTROLLER",
-            "inter.broker.listener.name": "PLAINTEXT",
-            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-            "log.dirs": self._log_dir,
-            "auto.create.topics.enable": "false",
-            # One node: internal topics have one replica, and few partitions, which are all made on first use.
-            "offsets.topic.replication.factor": 1,
-            "offsets.topic.num.partitions": 2,
-            "transaction.state.log.replication.factor": 1,
-            "transaction.state.log.min.isr": 1,
-            "transaction.state.log.num.partitions": 2,
-            "share.coordinator.state.topic.replication.factor": 1,
-            "share.coordinator.state.topic.min.isr": 1,
-            "share.coordinator.state.topic.num.partitions": 2,
-            # Groups form at once, and tests may let members time out quickly.
-            "group.initial.rebalance.delay.ms": 0,
-            "group.min.session.timeout.ms": 1000,
-            # After a crash the broker is let in again only when its old session is over: seconds, not the usual nine.
-            "broker.session.timeout.ms": 3000,
-            "broker.heartbeat.interval.ms": 500,
-            "log.cleaner.dedupe.buffer.size": 4 * 1024 * 1024,
-        }
-
-
-def _new_cluster_id() -> str:
-    """A random id in Kafka's form, 16 bytes in URL-safe base64, which may not look like an option (KIP-78)."""
-    while True:
-        cluster_id = base64.urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()
-        if not cluster_id.startswith("-"):
-            return cluster_id
-
-
-def _stored_cluster_id(log_dir: Path) -> str | None:
-    """The id that formatting left in `log_dir`, None where it was never formatted (to its end)."""
-    try:
-        lines = (log_dir / "meta.properties").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return None
-    return next((line.removeprefix("cluster.id=") for line in lines if line.startswith("cluster.id=")), None)
-
-
-def _format(java: list[str], settings: Path, cluster_id: str) -> None:
-    command = [*java, "kafka.tools.StorageTool", "format", "--standalone", "-t", cluster_id, "-c", str(settings)]
-    try:
-        run = subprocess.run(
-            command, capture_output=True, text=True, timeout=_FORMAT_SECONDS, env=server_environment(), check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise ServerStartError(f"Kafka's storage was not formatted within {_FORMAT_SECONDS:.0f} s") from None
-    if run.returncode != 0:
-        raise ServerStartError(f"Kafka's storage could not be formatted: {(run.stderr or run.stdout).strip()}")
-
-
-def _answers(port: int, cluster_id: str) -> bool:
-    """Whether this cluster answers on `port` with its broker registered and not fenced, so that it can serve."""
-    try:
-        socket.create_connection((_HOST, port), _CONNECT_SECONDS).close()  # quick and quiet while nobody listens
-        with KafkaAdminClient(
-            bootstrap_servers=f"{_HOST}:{port}",
-            bootstrap_timeout_ms=_ASK_MILLISECONDS,
-            request_timeout_ms=_ASK_MILLISECONDS,
-        ) as admin:
-            cluster = admin.describe_cluster()
-    except (OSError, KafkaError):
-        return False
-    serving = [broker["broker_id"] for broker in cluster["brokers"] if not broker["is_fenced"]]
-    return bool(cluster["cluster_id"] == cluster_id and _NODE_ID in serving)
+    def _serves(self, cluster_id: str) -> bool:
+        """Whether this cluster answers here with this broker registered and not fenced, so that it can serve."""
+        try:
+            # Quick and quiet while nobody listens.
+            socket.create_connection((HOST, self._ports.internal), _CONNECT_SECONDS).close()
+            with self.admin() as admin:
+                cluster = admin.describe_cluster()
+        except (OSError, KafkaError):
+            return False
+        serving = [broker["broker_id"] for broker in cluster["brokers"] if not broker["is_fenced"]]
+        return bool(cluster["cluster_id"] == cluster_id and self.node_id in serving)

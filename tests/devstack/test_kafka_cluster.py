@@ -1,0 +1,50 @@
+"""Several brokers that are one cluster, also after the power has gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kafka import KafkaConsumer
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from devstack.kafka_cluster import KafkaCluster
+from devstack.process import free_port
+from tests.support.servers import require
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture
+def cluster(tools_dir: Path, tmp_path: Path) -> Iterator[KafkaCluster]:
+    cluster = KafkaCluster(tools_dir, tmp_path, advertised_ports=[free_port() for _ in range(3)])
+    require(cluster.start)
+    yield cluster
+    cluster.kill()
+
+
+def test_topics_are_safe_from_one_death_and_survive_the_death_of_all(
+    cluster: KafkaCluster, tools_dir: Path, tmp_path: Path
+) -> None:
+    with cluster.brokers[0].admin() as admin:
+        admin.create_topics(["kept"])  # with the defaults of the cluster
+        (topic,) = admin.describe_topics(["kept"])
+        assert {len(partition["replica_nodes"]) for partition in topic["partitions"]} == {3}
+        asked = ConfigResource(ConfigResourceType.TOPIC, "kept", configs={"min.insync.replicas": None})
+        settings = admin.describe_configs([asked], config_filter="all")["topic"]["kept"]
+        assert settings["min.insync.replicas"]["value"] == "2"
+        cluster_id = admin.describe_cluster()["cluster_id"]
+    assert told_addresses(cluster) == set(cluster.bootstrap_servers.split(","))
+
+    cluster.kill()
+    again = KafkaCluster(tools_dir, tmp_path)
+    with again, again.brokers[2].admin() as admin:
+        assert admin.describe_cluster()["cluster_id"] == cluster_id
+        assert "kept" in admin.list_topics()
+
+
+def told_addresses(cluster: KafkaCluster) -> set[str]:
+    """Where a client is sent that has come past the proxies, where there are any."""
+    with KafkaConsumer(bootstrap_servers=f"127.0.0.1:{cluster.brokers[0].port}") as consumer:
+        return {f"{broker.host}:{broker.port}" for broker in consumer._client.cluster.brokers()}
