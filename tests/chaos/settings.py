@@ -1,0 +1,87 @@
+"""The settings that the services run with: quick to notice a death, patient with everything but real poison."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from unittest.mock import patch
+
+from config import load
+from demo.centre_model import DEMO_MODEL_NAME
+from devstack.environment import apart
+from devstack.kafka_cluster import KafkaCluster
+from devstack.s3 import S3Server
+from pipeline.topics import Topics
+from tests.chaos.counterparts import WEBHOOK_SECRET
+
+BUCKET = "uvr"
+CREDENTIALS = ("chaos", "a password of the tests")
+PROCESSOR_GROUP, UPLOADER_GROUP = "uvr_processors", "uvr_uploaders"
+
+#: What differs from the defaults, but for MAX_CRASHES. It is part of the report.
+QUICK: Mapping[str, str] = {
+    "KAFKA_SESSION_TIMEOUT_MS": "6000",
+    "KAFKA_PARTITIONS": "4",
+    "KAFKA_REPLICATION_FACTOR": "3",
+    "RETRY_DELAYS": "1,3,10",
+    # Faults are many, and are to spend nobody's patience.
+    "MAX_ATTEMPTS": "50",
+    "WEBHOOK_MAX_ATTEMPTS": "100",
+    "WEBHOOK_TIMEOUT": "5",
+    "DOWNLOAD_CONNECT_TIMEOUT": "3",
+    "DOWNLOAD_STALL_TIMEOUT": "5",
+    "SHUTDOWN_GRACE": "10",
+    # Some of the jobs of whoever asks for much go the way of bulk.
+    "CLIENT_BURST": "4",
+    "CLIENT_REFILL": "5",
+}
+
+
+def quick(max_crashes: int) -> dict[str, str]:
+    """What differs from the defaults. ``max_crashes``: children that poison takes down, each of which costs seconds;
+    so many that no other job is likely to be hit as often by chance."""
+    return {**QUICK, "MAX_CRASHES": str(max_crashes)}
+
+
+def common(cluster: KafkaCluster, store: S3Server, s3_url: str, special: Mapping[str, str]) -> dict[str, str]:
+    """The environment of every service, whole. ``s3_url``: where they find the store; ``special``: see ``quick``."""
+    return apart(
+        {
+            **special,
+            "KAFKA_BOOTSTRAP_SERVERS": cluster.bootstrap_servers,
+            "KAFKA_PROCESSOR_GROUP_ID": PROCESSOR_GROUP,
+            "KAFKA_UPLOADER_GROUP_ID": UPLOADER_GROUP,
+            "STORAGE": "s3",
+            "HANDOFF": "s3",
+            "S3_BUCKET_NAME": BUCKET,
+            "S3_ENDPOINT_URL": s3_url,
+            "AWS_ACCESS_KEY_ID": store.access_key,
+            "AWS_SECRET_ACCESS_KEY": store.secret_key,
+            "AWS_REGION": store.region,
+            "BASIC_AUTH_USERNAME": CREDENTIALS[0],
+            "BASIC_AUTH_PASSWORD": CREDENTIALS[1],
+            "WEBHOOK_SECRET": WEBHOOK_SECRET,
+            "ALLOW_PRIVATE_NETWORKS": "true",
+            "MODEL_NAME": DEMO_MODEL_NAME,
+            "LOG_FORMAT": "json",
+        }
+    )
+
+
+def own(folder: Path, temp_dir: Path, port: int) -> dict[str, str]:
+    """What one service has to itself."""
+    return {
+        "DATA_DIR": str(folder / "state"),
+        "TEMP_DIR": str(temp_dir),
+        "MODEL_FILE_DIR": str(folder / "models"),
+        "API_PORT": str(port),
+        "PROCESSOR_HEALTH_PORT": str(port),
+        "UPLOADER_HEALTH_PORT": str(port),
+    }
+
+
+def topics() -> Topics:
+    """The topics, as the services name them."""
+    with patch.dict(os.environ, QUICK, clear=True):
+        return Topics.from_settings(load(None))

@@ -1,0 +1,57 @@
+"""What lies in the store, seen past the proxy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from devstack.s3 import S3Server
+from tests.chaos.ledger import Stored
+from tests.chaos.settings import BUCKET
+
+_PIECE = 1024 * 1024
+
+
+class StoreView:
+    """The bucket of a running server."""
+
+    def __init__(self, server: S3Server) -> None:
+        self._server = server
+
+    def make_bucket(self) -> None:
+        """Make it."""
+        self._client().create_bucket(Bucket=BUCKET)
+
+    def all_keys(self) -> list[str]:
+        """Of all objects."""
+        return [item["Key"] for item in self._items(self._client())]
+
+    def objects(self) -> Iterator[Stored]:
+        """All objects, read to their ends."""
+        client = self._client()
+        for item in self._items(client):
+            body = client.get_object(Bucket=BUCKET, Key=item["Key"])["Body"]
+            digest = hashlib.sha256()
+            size = 0
+            for piece in body.iter_chunks(_PIECE):
+                digest.update(piece)
+                size += len(piece)
+            yield Stored(key=item["Key"], sha256=digest.hexdigest(), bytes=size)
+
+    def _items(self, client: Any) -> Iterator[dict[str, Any]]:
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
+            yield from page.get("Contents", ())
+
+    def _client(self) -> Any:
+        return boto3.client(
+            "s3",
+            endpoint_url=self._server.endpoint_url,
+            region_name=self._server.region,
+            aws_access_key_id=self._server.access_key,
+            aws_secret_access_key=self._server.secret_key,
+            config=Config(proxies={}, retries={"total_max_attempts": 3}),
+        )

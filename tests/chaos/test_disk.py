@@ -1,0 +1,60 @@
+"""A disk that is full, and then has room again. Mounting takes a namespace, which takes a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.disk import Disk, in_namespace
+
+
+def main(folder: Path) -> None:
+    """What is done in the namespace."""
+    disk = Disk(folder / "disk", small=True)
+    (disk.folder / "song.wav").write_bytes(bytes(1000))
+    disk.fill()
+    try:
+        (disk.folder / "more").write_bytes(bytes(5000))
+    except OSError as error:
+        sys.stdout.write(f"{error.strerror}\n")
+    (disk.folder / "more").unlink()
+    (disk.folder / "song.wav").unlink()
+    disk.fill()  # what has become free in the meantime
+    try:
+        (disk.folder / "again").write_bytes(bytes(5000))
+    except OSError as error:
+        sys.stdout.write(f"{error.strerror}\n")
+    (disk.folder / "again").unlink()
+    disk.free()
+    (disk.folder / "lock.lock").touch()
+    (disk.folder / "song.wav").write_bytes(bytes(1_000_000))
+    sys.stdout.write(f"{disk.files()}\n")
+    disk.unmount()
+
+
+def test_a_small_disk_is_full_and_has_room_again(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.chaos.test_disk", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    if run.returncode == 3:
+        pytest.skip(f"no small disk can be mounted: {run.stdout}")
+    assert run.stdout.splitlines() == ["No space left on device"] * 2 + ["['song.wav']"], run.stderr
+    assert not list((tmp_path / "disk").iterdir()), "the disk is seen outside of its namespace"
+
+
+def test_a_folder_is_no_small_disk(tmp_path: Path) -> None:
+    disk = Disk(tmp_path / "disk", small=False)
+    (disk.folder / "folder").mkdir()
+    (disk.folder / "folder" / "song.wav").touch()
+    assert disk.files() == ["folder", "folder/song.wav"]
+
+
+if __name__ == "__main__":
+    why_not = in_namespace("tests.chaos.test_disk", sys.argv[1:])
+    if why_not:
+        sys.stdout.write(why_not)
+        sys.exit(3)
+    main(Path(sys.argv[1]))
