@@ -19,7 +19,11 @@ _ABOUT_JOBS = {
     "job_settled",
     "job_unsettled",
     "separated",
-    "stem_published_before",
+    "separating",
+    "outcome_decided",
+    "stem_handed_off",
+    "stem_lost",
+    "task_resubmitted",
     "upload_failed",
     "webhook_answered",
 }

@@ -31,11 +31,8 @@ WEBHOOK_SECRET = "whsec_" + "dGVzdHMgb25seSwgbm90IGEgc2VjcmV0IGF0IGFsbA=="
 TIDYING = 20.0
 #: Quick to try again, quick to notice a death, and small in what is accepted.
 QUICK = {
-    "RETRY_BASE_DELAY": "0.1",
-    "RETRY_MAX_DELAY": "0.3",
+    "RETRY_DELAYS": "0.2,0.5",
     "MAX_ATTEMPTS": "3",
-    "WEBHOOK_RETRY_BASE_DELAY": "0.1",
-    "WEBHOOK_RETRY_MAX_DELAY": "1",
     "WEBHOOK_MAX_ATTEMPTS": "8",
     "WEBHOOK_TIMEOUT": "5",
     "EMBEDDED_LEASE": "2",
@@ -84,6 +81,14 @@ class Service:
         """The processor's child, which owns the model."""
         (child,) = self._process("processor").children()
         return child
+
+    def in_hand(self, name: str) -> float:
+        """How many jobs a worker says that it works on."""
+        worker = self.settings.worker
+        port = {"processor": worker.processor_health_port, "uploader": worker.uploader_health_port}[name]
+        text = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE).text
+        (line,) = (line for line in text.splitlines() if line.startswith("uvr_in_hand "))
+        return float(line.split()[1])
 
     def start(self, name: str) -> None:
         self.stack.services[name].start()

@@ -73,7 +73,7 @@ def test_the_uploader_is_killed_in_the_midst_of_an_upload(
     service.wait_for_log("processor", event="job_settled", task_uuid=task_uuid)
     servers["s3"].pause()
     uploader.resume()
-    service.wait(lambda: bool(service.leftovers()), lambda: "the uploader has not begun")
+    service.wait(lambda: service.in_hand("uploader") == 1, lambda: "the uploader has not begun")
     service.kill("uploader")
     servers["s3"].resume()
     service.start("uploader")
