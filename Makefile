@@ -1,12 +1,15 @@
 # One door for contributors. Everything below works on a fresh checkout: the virtual environment is made when needed.
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
+# Side by side, a file at a time: most tests wait for a server or a clock rather than for the processor.
+WORKERS ?= 2
+SPREAD := -n $(WORKERS) --dist loadfile
 SOURCES := config.py api processor uploader pipeline demo devstack deploy
 
 # Kept byte code saves seconds at every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install lint format test test-fast test-kafka demo lock
+.PHONY: help install lint format test test-fast test-kafka chaos demo lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -28,13 +31,18 @@ format: install ## rewrite the sources in the house style
 	$(PYTHON) -m ruff format .
 
 test: install ## everything; the Kafka and S3 part where it can be had, or else (REQUIRE_KAFKA=1) failing
-	$(PYTEST)
+	$(PYTEST) $(SPREAD)
 
 test-fast: install ## what takes seconds and needs no server
-	$(PYTEST) -m "not slow and not kafka and not s3"
+	$(PYTEST) $(SPREAD) -m "not slow and not kafka and not s3"
 
 test-kafka: install ## what needs a real Kafka and a real S3 server
-	REQUIRE_KAFKA=1 $(PYTEST) -m "kafka or s3"
+	REQUIRE_KAFKA=1 $(PYTEST) $(SPREAD) -m "kafka or s3"
+
+SEED ?= 1
+MINUTES ?= 30
+chaos: install ## kill, freeze and cut off everything for half an hour, then check that nothing was lost
+	$(PYTHON) -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --faults 19 --jobs 14 --crashes 8
 
 demo: ## a song in, its stems out
 	@./start_local.sh demo
