@@ -264,6 +264,14 @@ class KafkaSettings(Section):
         return self.security_protocol in (SecurityProtocol.SSL, SecurityProtocol.SASL_SSL)
 
     @model_validator(mode="after")
+    def _replicas_enough(self) -> Self:
+        if (self.min_insync_replicas or 1) > self.replication_factor:
+            raise ValueError(
+                "KAFKA_MIN_INSYNC_REPLICAS must not be larger than KAFKA_REPLICATION_FACTOR: nothing could be stored"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _credentials_where_needed(self) -> Self:
         if self.uses_sasl and not (self.sasl_username and self.sasl_password):
             raise ValueError(

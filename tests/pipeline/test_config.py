@@ -235,3 +235,11 @@ class TestWebhookSecret:
     )
     def test_any_other_form_is_refused(self, secret: str, error_of: Callable[..., str]) -> None:
         assert "WEBHOOK_SECRET" in error_of(WEBHOOK_SECRET=secret)
+
+
+def test_more_replicas_in_sync_than_there_are_cannot_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_MIN_INSYNC_REPLICAS", "2")
+    with pytest.raises(ConfigError, match="KAFKA_REPLICATION_FACTOR"):
+        Settings(None)
+    monkeypatch.setenv("KAFKA_REPLICATION_FACTOR", "3")
+    assert Settings(None).kafka.min_insync_replicas == 2
