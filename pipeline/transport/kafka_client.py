@@ -139,14 +139,18 @@ def refusal_of(client: KafkaProducer | KafkaConsumer | KafkaAdminClient) -> Refu
 
 
 def has_coordinator(consumer: KafkaConsumer) -> bool:
-    """Whether the broker that looks after the group is known and connected, as far as the client has noticed.
+    """Whether the broker that looks after the group is known and answers, as far as can be told.
 
     Raises RefusedByBroker if a broker has turned the client away.
     """
     refusal = refusal_of(consumer)
     if refusal is not None:
         raise refusal
-    return not consumer._coordinator.coordinator_unknown()
+    coordinator = consumer._coordinator
+    # A coordinator to which a connection is being made counts as known (kafka-python 3.0.12), also one that hangs, for
+    # as long as no request to it times out. A member in a group that stands has its heartbeats answered, or hangs too.
+    unanswered = coordinator.stable() and coordinator.heartbeat.session_timeout_expired()
+    return not (unanswered or coordinator.coordinator_unknown())
 
 
 def is_joining(consumer: KafkaConsumer) -> bool:

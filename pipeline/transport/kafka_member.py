@@ -7,8 +7,10 @@ membership alive and fetch nothing of it. ``max_poll_interval_ms`` so bounds a h
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -41,6 +43,8 @@ REQUEST_MS = 2000
 FAULT_PAUSE = 0.5
 #: After this long without a broker that coordinates the group, s, receivers are told.
 SILENCE = 3.0
+#: After this long in one step of the client, s, receivers are told as well: longer than any of its time-outs.
+STUCK = 20.0
 #: How long to try to give jobs back and to leave the group, s each, before the group is left to notice by itself.
 LEAVE_TIMEOUT = 3.0
 #: How long ``close`` waits for the thread, s: a connection attempt, the last poll, giving back, leaving.
@@ -67,7 +71,8 @@ class KafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         self._commands: queue.SimpleQueue[tuple[_Command, Future[None]]] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._consumer: KafkaConsumer | None = None
-        self._answered = time.monotonic()
+        self._answered = self._stepped = time.monotonic()
+        self._stuck_told = False
         self._thread = threading.Thread(target=self._run, name="kafka-member", daemon=True)
         self._thread.start()
 
@@ -97,6 +102,18 @@ class KafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
                 if time.monotonic() >= deadline:
                     raise translate(error) from error
 
+    def require_alive(self) -> None:
+        """Raises InfrastructureError while the client does not come back from what it was last asked."""
+        seconds = time.monotonic() - self._stepped
+        if seconds < STUCK:
+            return
+        if not self._stuck_told:
+            self._stuck_told = True
+            log.error("kafka_client_stuck", seconds=round(seconds), stack=_stack_of(self._thread))
+        raise InfrastructureError(
+            f"the Kafka client has not come back for {seconds:.0f} s", code=ErrorCode.BROKER_UNAVAILABLE
+        )
+
     def close(self) -> None:
         """Give back what is open, uncounted, and leave the group. Bounded, whatever the broker does."""
         self._closing.set()
@@ -123,6 +140,7 @@ class KafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
     def _run(self) -> None:
         """Poll until closed. Whatever the client raises, the member comes back."""
         while not self._closing.is_set():
+            self._stepped, self._stuck_told = time.monotonic(), False
             try:
                 if self._consumer is None:
                     self._consumer = self._connect()
@@ -265,6 +283,12 @@ def _run_command(command: _Command, done: Future[None], consumer: KafkaConsumer)
         done.set_exception(error)
     else:
         done.set_result(None)
+
+
+def _stack_of(thread: threading.Thread) -> list[str]:
+    """Where it is, the outermost call first."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return [f"{entry.filename}:{entry.lineno} {entry.name}" for entry in traceback.extract_stack(frame)]
 
 
 def _named(positions: Iterable[TopicPartition]) -> list[str]:

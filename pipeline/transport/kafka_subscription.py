@@ -39,6 +39,7 @@ class KafkaSubscription:
         while True:
             taken = self._partitions.take(deadline - time.monotonic())
             if taken is None:
+                self._member.require_alive()
                 return None
             partition, delivery = taken
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import BrokerResponseError, TopicAlreadyExistsError
+from kafka.errors import BrokerResponseError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
 from pipeline.telemetry import get_logger
 from pipeline.transport.protocol import Topic
@@ -18,6 +19,8 @@ log = get_logger(__name__)
 
 _RETENTION = "retention.ms"
 _IN_SYNC = "min.insync.replicas"
+#: How long a broker may take to hear of a topic that another one has made, s, and the pause before it is asked again.
+_NEWS_TRAVELS, _ASK_AGAIN = 5.0, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +109,15 @@ class KafkaTopics:
 
     def _present_settings(self, topic: str, names: dict[str, str]) -> dict[str, str]:
         asked = ConfigResource(ConfigResourceType.TOPIC, topic, configs=dict.fromkeys(names))
-        described = self._admin.describe_configs([asked], config_filter="all")["topic"][topic]
-        return {name: setting["value"] for name, setting in described.items()}
+        deadline = time.monotonic() + _NEWS_TRAVELS
+        while True:
+            described = self._admin.describe_configs([asked], config_filter="all")["topic"][topic]
+            if described:
+                return {name: setting["value"] for name, setting in described.items()}
+            # The broker that was asked has not heard of the topic yet, and kafka-python (3.0.12) drops its saying so.
+            if time.monotonic() >= deadline:
+                raise UnknownTopicOrPartitionError(topic)
+            time.sleep(_ASK_AGAIN)
 
     def _change_settings(self, topic: str, settings: dict[str, str]) -> None:
         outcome = self._admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=settings)])

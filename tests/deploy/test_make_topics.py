@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient
-from kafka.admin import ConfigResource, ConfigResourceType
 
 from devstack.kafka import KafkaBroker
 from devstack.process import free_port
@@ -19,6 +18,7 @@ from pipeline.lifecycle import ExitCode
 from pipeline.transport.kafka import KafkaTransport
 from tests.conformance.transport.backends import NEEDS_KAFKA
 from tests.deploy.conftest import ROOT
+from tests.support.topic_settings import topic_setting
 from tests.support.traffic import Traffic, wait_until
 
 COMMAND = [sys.executable, "-m", "deploy.make_topics"]
@@ -101,8 +101,8 @@ class TestOnKafka:
         first = made(tmp_path, **settings, KAFKA_PARTITIONS="3")
         assert len(first) == len(admin.describe_topics(list(first)))
         assert set(first.values()) == {"created: 3 partitions, 1 replicas"}
-        assert setting(admin, tasks, "retention.ms") == str(7 * 86_400_000)
-        assert setting(admin, letters, "retention.ms") == "-1"
+        assert topic_setting(admin, tasks, "retention.ms") == str(7 * 86_400_000)
+        assert topic_setting(admin, letters, "retention.ms") == "-1"
 
         second = made(tmp_path, **settings, KAFKA_PARTITIONS="3")
         assert second == dict.fromkeys(first, "as it should be")
@@ -111,13 +111,13 @@ class TestOnKafka:
         assert more[letters] == "2 partitions added to 3"
         assert "--align" in more[tasks]
         assert partitions(admin, tasks) == 5
-        assert setting(admin, tasks, "retention.ms") == str(7 * 86_400_000)
+        assert topic_setting(admin, tasks, "retention.ms") == str(7 * 86_400_000)
 
         aligned = made(tmp_path, "--align", **settings, KAFKA_PARTITIONS="4", EMBEDDED_RETENTION="3600")
         assert "keeps its 5 partitions" in aligned[letters]
         assert "retention.ms 604800000 changed to 3600000" in aligned[tasks]
         assert partitions(admin, tasks) == 5
-        assert setting(admin, tasks, "retention.ms") == "3600000"
+        wait_until(lambda: topic_setting(admin, tasks, "retention.ms") == "3600000")
 
     @pytest.mark.slow
     def test_it_waits_for_the_broker(self, tmp_path: Path, settings: dict[str, str], kafka_broker: KafkaBroker) -> None:
@@ -159,9 +159,3 @@ class TestOnKafka:
 def partitions(admin: KafkaAdminClient, topic: str) -> int:
     (found,) = admin.describe_topics([topic])
     return len(found["partitions"])
-
-
-def setting(admin: KafkaAdminClient, topic: str, name: str) -> str:
-    asked = ConfigResource(ConfigResourceType.TOPIC, topic, configs={name: None})
-    value: str = admin.describe_configs([asked], config_filter="all")["topic"][topic][name]["value"]
-    return value

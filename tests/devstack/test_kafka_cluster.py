@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kafka import KafkaConsumer
-from kafka.admin import ConfigResource, ConfigResourceType
+from kafka import KafkaAdminClient, KafkaConsumer
 
 from devstack.kafka_cluster import KafkaCluster
 from devstack.process import free_port
 from tests.support.servers import require
+from tests.support.topic_settings import topic_setting
+from tests.support.traffic import wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -29,11 +30,8 @@ def test_topics_are_safe_from_one_death_and_survive_the_death_of_all(
 ) -> None:
     with cluster.brokers[0].admin() as admin:
         admin.create_topics(["kept"])  # with the defaults of the cluster
-        (topic,) = admin.describe_topics(["kept"])
-        assert {len(partition["replica_nodes"]) for partition in topic["partitions"]} == {3}
-        asked = ConfigResource(ConfigResourceType.TOPIC, "kept", configs={"min.insync.replicas": None})
-        settings = admin.describe_configs([asked], config_filter="all")["topic"]["kept"]
-        assert settings["min.insync.replicas"]["value"] == "2"
+        wait_until(lambda: replicas(admin, "kept") == {3})
+        assert topic_setting(admin, "kept", "min.insync.replicas") == "2"
         cluster_id = admin.describe_cluster()["cluster_id"]
     assert told_addresses(cluster) == set(cluster.bootstrap_servers.split(","))
 
@@ -42,6 +40,12 @@ def test_topics_are_safe_from_one_death_and_survive_the_death_of_all(
     with again, again.brokers[2].admin() as admin:
         assert admin.describe_cluster()["cluster_id"] == cluster_id
         assert "kept" in admin.list_topics()
+
+
+def replicas(admin: KafkaAdminClient, topic: str) -> set[int]:
+    """How many of them the partitions have, as far as the broker that is asked has heard of the topic."""
+    (found,) = admin.describe_topics([topic])
+    return {len(partition["replica_nodes"]) for partition in found["partitions"]}
 
 
 def told_addresses(cluster: KafkaCluster) -> set[str]:

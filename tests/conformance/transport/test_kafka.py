@@ -19,16 +19,18 @@ from typing import Any
 import kafka
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
-from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.structs import TopicPartition
+from structlog.testing import capture_logs
 
 from devstack.kafka import KafkaBroker
 from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, PermanentError
+from pipeline.transport import kafka_member
 from pipeline.transport.kafka import KafkaTransport
 from pipeline.transport.kafka_client import KafkaClients, finish_interrupted_join, force_close, is_joining
 from pipeline.transport.protocol import Delivery, Message, Subscription, Topic
 from tests.conformance.transport import backends
 from tests.conformance.transport.backends import Backend
+from tests.support.topic_settings import topic_setting
 
 pytestmark = backends.NEEDS_KAFKA
 
@@ -243,6 +245,22 @@ class TestTheBrokerIsDown:
         publish_in_time(transport, Message(topic, "k", b"next"))
         assert receive(subscription).message.value == b"next"
 
+    def test_a_receiver_does_not_wait_for_a_client_that_hangs(
+        self, connect: Callable[..., KafkaTransport], topic: str, group: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(kafka_member, "STUCK", 0.5)
+        let_go = threading.Event()
+        subscription = connect().subscribe([topic], group)
+        monkeypatch.setattr(KafkaConsumer, "poll", lambda *_arguments, **_options: let_go.wait(PATIENCE) and {})
+        until = time.monotonic() + PATIENCE
+        with capture_logs() as log, pytest.raises(InfrastructureError, match="has not come back"):
+            while time.monotonic() < until:
+                assert subscription.receive(0.1) is None
+        (told,) = [line for line in log if line["event"] == "kafka_client_stuck"]
+        assert any("kafka_member.py" in call for call in told["stack"])
+        monkeypatch.undo()
+        let_go.set()
+
 
 class TestTheBrokerHangs:
     @pytest.mark.slow
@@ -368,7 +386,7 @@ class TestTopics:
         until = time.monotonic() + PATIENCE
         while (found := partition_counts(admin, kept, dropped)) != [5, 5]:  # the broker has just heard of them
             assert time.monotonic() < until, found
-        assert [retention(admin, name) for name in (kept, dropped)] == ["-1", "90500"]
+        assert [topic_setting(admin, name, "retention.ms") for name in (kept, dropped)] == ["-1", "90500"]
 
     def test_two_may_make_them_at_once_and_again_later(
         self, connect: Callable[..., KafkaTransport], admin: KafkaAdminClient
@@ -392,7 +410,7 @@ class TestTopics:
 
         assert failures == [None, None]
         assert {len(topic["partitions"]) for topic in admin.describe_topics(names)} == {2}
-        assert {retention(admin, name) for name in names} == {"60000"}
+        assert {topic_setting(admin, name, "retention.ms") for name in names} == {"60000"}
 
     def test_more_replicas_than_brokers_are_an_outage_that_says_why(
         self, connect: Callable[..., KafkaTransport]
@@ -453,11 +471,6 @@ class TestTopics:
         assert refused.value.code is ErrorCode.MESSAGE_TOO_LARGE
         transport.publish(Message(name, "k", b"small"))  # by a new client: the old one refuses everything from now on
         assert values(transport, name) == [b"small"]
-
-
-def retention(admin: KafkaAdminClient, topic: str) -> str:
-    described = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
-    return str(described["topic"][topic]["retention.ms"]["value"])
 
 
 def receive_from_any(subscriptions: Sequence[Subscription]) -> tuple[Subscription, Delivery]:
