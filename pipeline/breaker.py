@@ -11,7 +11,7 @@ import threading
 import time
 
 from pipeline import metrics
-from pipeline.errors import ErrorCode, InfrastructureError, PipelineError
+from pipeline.errors import InfrastructureError, PipelineError
 from pipeline.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -60,5 +60,5 @@ class CircuitBreaker:
         if fault is not None:
             raise InfrastructureError(
                 f"nothing new is taken since {seconds:.0f} s ({fault.code}): {fault.message}",
-                code=ErrorCode(fault.code),
+                code=fault.code,
             )

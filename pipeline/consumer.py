@@ -221,7 +221,7 @@ class Consumer(Generic[Job]):
                 _report_failure(error, decision)
                 if decision.action is not Action.HOLD:
                     self.breaker.mend(delivery.position)
-                    return self._after_failure(job, delivery, error, decision)
+                    return self._after_failure(job, delivery, trail, error, decision)
                 self._hold(delivery, context, error, decision.delay or 0.0)
 
     def _hold(self, delivery: Delivery, context: JobContext, error: PipelineError, delay: float) -> None:
@@ -241,10 +241,12 @@ class Consumer(Generic[Job]):
             log.exception("unexpected_error")
             raise PoisonError("the service met an unexpected error", code=ErrorCode.INTERNAL) from error
 
-    def _after_failure(self, job: Job, delivery: Delivery, error: PipelineError, decision: Decision) -> Outcome | None:
+    def _after_failure(
+        self, job: Job, delivery: Delivery, trail: Trail, error: PipelineError, decision: Decision
+    ) -> Outcome | None:
         match decision.action:
             case Action.RETRY:
-                return self._retried(delivery, error, decision.delay or 0.0)
+                return self._retried(delivery, trail, error, decision.delay or 0.0)
             case Action.QUARANTINE:
                 return self._quarantined(job, delivery, error)
             case Action.GIVE_BACK:
@@ -256,8 +258,7 @@ class Consumer(Generic[Job]):
             case _:
                 return self._failed(job, delivery, error)
 
-    def _retried(self, delivery: Delivery, error: PipelineError, delay: float) -> Outcome:
-        trail = Trail.of(delivery.message)
+    def _retried(self, delivery: Delivery, trail: Trail, error: PipelineError, delay: float) -> Outcome:
         retry = again(
             delivery.message,
             self.retry_topics[delay],
@@ -289,10 +290,7 @@ class Consumer(Generic[Job]):
                 outcome = self.worker.on_failure(job, error)
             except InfrastructureError as fault:
                 holds += 1
-                delay = self.policy.infrastructure.delay(holds, self.rng)
-                log.warning("failure_not_reported", error=fault.message, retry_in_seconds=round(delay, 2))
-                self.breaker.trip(delivery.position, fault)
-                delivery.cancel.wait(delay)
+                self._wait_out(delivery, fault, holds, "failure_not_reported")
             except Exception:  # the boundary: a job that cannot even fail must not come again for ever
                 log.exception("failure_not_reported")
                 return None
@@ -328,15 +326,19 @@ class Consumer(Generic[Job]):
             except InfrastructureError as error:
                 raise_if_refused(error)
                 failures += 1
-                delay = self.policy.infrastructure.delay(failures, self.rng)
-                log.warning("settle_failed", error=error.message, retry_in_seconds=round(delay, 2))
-                self.breaker.trip(delivery.position, error)
-                if delivery.cancel.wait(delay):
+                if self._wait_out(delivery, error, failures, "settle_failed"):
                     # Nothing was acknowledged: the job comes again, and doing it twice changes nothing.
                     log.warning("job_unsettled", reason=delivery.cancel.reason)
                     return False
         self._tidy_up(outcome)
         return True
+
+    def _wait_out(self, delivery: Delivery, fault: InfrastructureError, failures: int, event: str) -> bool:
+        """Wait, with the circuit open, after so many failures in a row; whether the delivery was cancelled."""
+        delay = self.policy.infrastructure.delay(failures, self.rng)
+        log.warning(event, error=fault.message, retry_in_seconds=round(delay, 2))
+        self.breaker.trip(delivery.position, fault)
+        return delivery.cancel.wait(delay)
 
     def _tidy_up(self, outcome: Outcome) -> None:
         if outcome.after_settled is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from devstack.kafka import KafkaBroker
 from devstack.s3 import S3Server, fetch_s3_server
 from devstack.tools import tools_folder
+from tests.support.kafka_litter import LEAVES_SOCKETS
 from tests.support.servers import require
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -55,3 +58,30 @@ def kafka_broker(_kafka_process: KafkaBroker) -> Iterator[KafkaBroker]:
     yield _kafka_process
     _kafka_process.resume()
     _kafka_process.start()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What Kafka's client leaves behind is nothing that a test is to blame for."""
+    for item in items:
+        if item.get_closest_marker("kafka"):
+            for mark in LEAVES_SOCKETS:
+                item.add_marker(mark)
+
+
+@pytest.fixture(autouse=True)
+def _tidy_after_kafka(request: pytest.FixtureRequest) -> None:
+    """Nor is it left to the next test."""
+    if request.node.get_closest_marker("kafka"):
+        request.getfixturevalue("no_kafka_litter")
+
+
+@pytest.fixture
+def no_kafka_litter() -> Iterator[None]:
+    """What kafka-python leaves to the garbage collector is collected within the test that made it."""
+    # Its log is silenced as in a service; a record that pytest keeps would keep its error, and with it a socket.
+    logger = logging.getLogger("kafka")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    gc.collect()
+    logger.setLevel(level)

@@ -21,7 +21,7 @@ from pipeline.cancel import CancelToken
 from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, PipelineError
 from pipeline.telemetry import get_logger
 from pipeline.transport.embedded_database import BUSY_TIMEOUT, Database
-from pipeline.transport.protocol import Delivery, Message, Stored, Topic, due_at, require_storable
+from pipeline.transport.protocol import Delivery, Message, Stored, Topic, due_at, must_wait, require_storable
 from pipeline.transport.weights import WeightedChoice
 
 log = get_logger(__name__)
@@ -247,10 +247,7 @@ class EmbeddedSubscription:
         if not heads:
             return None
         topic = self._choice.choose(heads)
-        holding = self._open_deliveries()
-        # A suspect works alone, so that its end can be laid at no other's door. It waits until all others are done, and
-        # meanwhile nothing is begun, or it would wait for ever.
-        if any(delivery.attempt > 1 for delivery in holding) or (holding and heads[topic][-1] > 0):
+        if must_wait(heads[topic][-1] > 0, self._open_deliveries()):
             return None
         self._choice.took(topic)
         return self._claim(connection, heads[topic])

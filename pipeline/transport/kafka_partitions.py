@@ -13,7 +13,7 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 from pipeline.cancel import CancelToken
 from pipeline.errors import CancelledError, ErrorCode, PipelineError
 from pipeline.transport.offsets import CommitNotes, PartitionProgress
-from pipeline.transport.protocol import Delivery, Message, due_at
+from pipeline.transport.protocol import Delivery, Message, due_at, must_wait
 from pipeline.transport.weights import WeightedChoice
 
 #: Longest sleep of whoever waits for a message, s; news wakes him earlier.
@@ -153,9 +153,7 @@ class Partitions:
         topic = self._choice.choose(heads)
         partition, waiting = heads[topic]
         holding = [delivery for other in self._owned.values() for delivery in other.open.values()]
-        # A suspect works alone, so that its end can be laid at no other's door. It waits until all others are done, and
-        # meanwhile nothing is begun, or it would wait for ever.
-        if any(delivery.attempt > 1 for delivery in holding) or (holding and partition.is_suspect(waiting)):
+        if must_wait(partition.is_suspect(waiting), holding):
             return None
         self._choice.took(topic)
         # Round robin: a long backlog in one partition must not starve the others.

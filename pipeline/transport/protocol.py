@@ -21,7 +21,7 @@ The conformance suite in ``tests/conformance`` holds every engine to these sente
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -66,6 +66,15 @@ class Delivery:
     def position(self) -> str:
         """Where the message lies, for logs: ``topic/partition@offset``."""
         return f"{self.message.topic}/{self.partition}@{self.offset}"
+
+
+def must_wait(suspect: bool, holding: Collection[Delivery]) -> bool:
+    """Whether a message has to wait because of what its member holds, by promise 8; ``suspect``: begun before.
+
+    A suspect works alone, so that its end can be laid at no other's door. It waits until all others are done, and
+    meanwhile nothing is begun, or it would wait for ever.
+    """
+    return any(delivery.attempt > 1 for delivery in holding) or (suspect and bool(holding))
 
 
 @dataclass(frozen=True, slots=True)

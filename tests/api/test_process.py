@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,6 +19,7 @@ from api.__main__ import main
 from config import SECTIONS
 from pipeline.lifecycle import ExitCode
 from tests.api.http_client import DEADLINE, Client
+from tests.support.log_lines import lines_until
 
 ROOT = Path(__file__).parents[2]
 CROWD = 50
@@ -46,17 +46,6 @@ def run(folder: Path, *code: str, **variables: str) -> tuple[int, str]:
     with process(folder, *code, **variables) as running:
         _, stderr = running.communicate(timeout=DEADLINE)
     return running.returncode, stderr
-
-
-def lines_until(running: subprocess.Popen[str], event: str) -> list[dict[str, Any]]:
-    """Log lines up to the first that tells of ``event``."""
-    assert running.stderr is not None
-    lines = []
-    for text in running.stderr:
-        lines.append(json.loads(text))
-        if lines[-1]["event"] == event:
-            return lines
-    raise AssertionError(f"{event} was never logged: {lines}")
 
 
 def credentials() -> dict[str, str]:

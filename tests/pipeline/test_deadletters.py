@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -37,17 +35,6 @@ POISON = PoisonError("the job ended its worker too often", code=ErrorCode.WORKER
 UNHEARD = TransientError("the webhook answered 503", code=ErrorCode.WEBHOOK_FAILED)
 GONE = PermanentError("the webhook's receiver is gone", code=ErrorCode.WEBHOOK_GONE)
 UNPARSABLE = PermanentError("the message is not a valid SeparationTask: body", code=ErrorCode.MESSAGE_INVALID)
-
-
-@pytest.fixture(autouse=True)
-def _no_litter() -> Iterator[None]:
-    """What kafka-python leaves to the garbage collector is collected within the test that made it."""
-    logger = logging.getLogger("kafka")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    gc.collect()
-    logger.setLevel(level)
 
 
 #: Tests without it run on the embedded engine alone: what they are about is the same on every engine.

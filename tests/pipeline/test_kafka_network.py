@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import logging
 import select
 import socket
 import threading
@@ -17,26 +15,11 @@ from kafka.errors import KafkaTimeoutError
 from devstack.process import free_port
 from pipeline.transport.kafka_errors import BrokerHungUp
 from pipeline.transport.kafka_network import Network, made
+from tests.support.kafka_litter import LEAVES_SOCKETS
 
-pytestmark = [
-    # kafka-python (3.0.12) leaves a socket that was refused a connection to the garbage collector.
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning"),
-]
+pytestmark = [*LEAVES_SOCKETS, pytest.mark.usefixtures("no_kafka_litter")]
 
 BOOTSTRAP_MS = 500
-
-
-@pytest.fixture(autouse=True)
-def _no_litter() -> Iterator[None]:
-    """Nor is it left to the test that comes next."""
-    # A record that pytest keeps would keep its error, and with it a socket.
-    logger = logging.getLogger("kafka")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    gc.collect()
-    logger.setLevel(level)
 
 
 @contextmanager

@@ -42,17 +42,6 @@ def processor(folder: Path, *behaviours: str, **variables: str) -> Iterator[subp
             running.kill()
 
 
-def lines_until(running: subprocess.Popen[str], event: str) -> list[dict[str, Any]]:
-    """Log lines up to the first that tells of ``event``."""
-    assert running.stderr is not None
-    lines = []
-    for text in running.stderr:
-        lines.append(json.loads(text))
-        if lines[-1]["event"] == event:
-            return lines
-    raise AssertionError(f"{event} was never logged: {lines}")
-
-
 def port_of(lines: list[dict[str, Any]]) -> int:
     """Where its health is asked."""
     (port,) = (line["port"] for line in lines if line["event"] == "listening")

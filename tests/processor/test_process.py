@@ -18,7 +18,8 @@ from pipeline.transport.embedded import EmbeddedTransport
 from processor.__main__ import main
 from tests.processor import tiny_models
 from tests.processor.audio import noise, write_pcm
-from tests.processor.running import DEADLINE, ask, lines_until, port_of, processor
+from tests.processor.running import DEADLINE, ask, port_of, processor
+from tests.support.log_lines import lines_until
 from tests.support.source_server import SourceServer
 
 

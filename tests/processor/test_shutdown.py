@@ -20,7 +20,8 @@ from pipeline.transport import Topic
 from pipeline.transport.embedded import EmbeddedTransport
 from tests.processor.audio import noise, write_pcm
 from tests.processor.lanes import eventually
-from tests.processor.running import DEADLINE, ask, lines_until, port_of, processor
+from tests.processor.running import DEADLINE, ask, port_of, processor
+from tests.support.log_lines import lines_until
 from tests.support.source_server import SourceServer, silence
 
 pytestmark = pytest.mark.slow

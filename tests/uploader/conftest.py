@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from devstack.s3 import S3Server
 from pipeline.cancel import CancelToken
 from pipeline.consumer import JobContext
 from pipeline.download import UrlGuard
@@ -24,10 +23,11 @@ from pipeline.storage import ObjectStore
 from pipeline.storage.keys import handoff_key
 from pipeline.storage.links import LinkSigner
 from pipeline.storage.local import LocalStore
-from pipeline.storage.s3 import S3Options, S3Store
+from pipeline.storage.s3 import S3Store
 from pipeline.transport.embedded import EmbeddedTransport
 from pipeline.transport.protocol import Message, Topic
 from pipeline.workdir import WorkDir
+from tests.support.buckets import new_bucket
 from tests.support.webhook_receiver import WebhookReceiver
 from uploader.publish import StemPublisher
 from uploader.record import OutcomeRecords
@@ -137,27 +137,13 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path, receiver: WebhookRecei
     transport.ensure_topics([*kept, Topic(EVENTS, None, reports=True)])
     workdir = WorkDir(tmp_path / "work")
     if getattr(request, "param", "local") == "s3":
-        handoff = store = bucket(request.getfixturevalue("s3_server"))
+        handoff = store = S3Store(new_bucket(request.getfixturevalue("s3_server")))
         yield Bench(tmp_path, workdir, transport, handoff, store, receiver)
     else:
         local = LocalStore(tmp_path / "stems", "http://127.0.0.1:8000", LinkSigner(b"k" * 32))
         yield Bench(tmp_path, workdir, transport, LocalStore(tmp_path / "handoff"), local, receiver)
     transport.close()
     workdir.close()
-
-
-def bucket(server: S3Server) -> ObjectStore:
-    """A new one."""
-    options = S3Options(
-        bucket=f"uploads-{uuid4().hex[:12]}",
-        region=server.region,
-        endpoint_url=server.endpoint_url,
-        access_key_id=server.access_key,
-        secret_access_key=server.secret_key,
-    )
-    store = S3Store(options)
-    store.ensure_bucket()
-    return store
 
 
 @pytest.fixture

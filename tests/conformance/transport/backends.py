@@ -25,9 +25,6 @@ NEEDS_KAFKA = [
     pytest.mark.kafka,
     # The first test that needs Kafka may have to fetch it, which takes minutes.
     pytest.mark.timeout(1200),
-    # kafka-python (3.0.12) leaves a socket that was refused a connection to the garbage collector.
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning"),
 ]
 
 #: An engine by name, with the number of its topics' partitions.

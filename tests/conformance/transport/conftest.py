@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import logging
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,18 +12,6 @@ from tests.conformance.transport import backends
 from tests.conformance.transport.backends import Backend
 
 ENGINES = [*backends.BOTH_ENGINES, pytest.param("kafka-3", marks=backends.NEEDS_KAFKA)]
-
-
-@pytest.fixture(autouse=True)
-def _no_litter() -> Iterator[None]:
-    """What kafka-python leaves to the garbage collector is collected within the test that made it."""
-    # Its log is silenced as in a service; a record that pytest keeps would keep its error, and with it a socket.
-    logger = logging.getLogger("kafka")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    gc.collect()
-    logger.setLevel(level)
 
 
 @pytest.fixture(params=ENGINES)

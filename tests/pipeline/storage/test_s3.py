@@ -17,6 +17,7 @@ from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
 from pipeline.storage import s3
 from pipeline.storage.s3 import S3Options, S3Store
 from pipeline.storage.s3_errors import translate
+from tests.support.buckets import new_bucket
 
 KEY = "task_vocals.wav"
 Call = Callable[[S3Store, Path], object]
@@ -43,15 +44,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def options(s3_server: S3Server) -> S3Options:
     """A bucket of the test's own."""
-    options = S3Options(
-        bucket=f"stems-{uuid4().hex[:12]}",
-        region=s3_server.region,
-        endpoint_url=s3_server.endpoint_url,
-        access_key_id=s3_server.access_key,
-        secret_access_key=s3_server.secret_key,
-    )
-    S3Store(options).ensure_bucket()
-    return options
+    return new_bucket(s3_server)
 
 
 def failure_of(call: Call, store: S3Store, file: Path) -> InfrastructureError:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -14,6 +13,7 @@ from devstack.s3 import S3Server
 from pipeline.errors import ErrorCode, InfrastructureError
 from pipeline.storage.s3 import S3Options, S3Store
 from tests.pipeline.storage.gateway import Refusal, Request, Rule, gateway
+from tests.support.buckets import new_bucket
 
 pytestmark = pytest.mark.s3
 KEY = "outcomes/task.json"
@@ -23,15 +23,7 @@ Behind = Callable[[Rule], S3Store]
 @pytest.fixture
 def options(s3_server: S3Server) -> S3Options:
     """A bucket of the test's own."""
-    options = S3Options(
-        bucket=f"firsts-{uuid4().hex[:12]}",
-        region=s3_server.region,
-        endpoint_url=s3_server.endpoint_url,
-        access_key_id=s3_server.access_key,
-        secret_access_key=s3_server.secret_key,
-    )
-    S3Store(options).ensure_bucket()
-    return options
+    return new_bucket(s3_server)
 
 
 @pytest.fixture
