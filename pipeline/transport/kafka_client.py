@@ -5,6 +5,7 @@ What the client's own interface leaves open (3.0.12) is here as well: the only c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ ALL_RECORDS = 1_000_000
 FETCH_BYTES = 256 * 1024
 #: Longest wait for the answer to one request of a consumer, ms: after it a broker that hangs is given up.
 REQUEST_MS = 10_000
+#: The metadata of the cluster are asked for as often as this, also while the group is being joined, ms; and how long
+#: a broker that is alive may take to answer.
+METADATA_AGE_MS, METADATA_DELAY_MS = 10_000, 5_000
 #: How long to wait for the thread of a force-closed producer, s. It may be busy finding a broker, but sends no more.
 FORCE_CLOSE_TIMEOUT = 0.2
 
@@ -110,7 +114,7 @@ class KafkaClients:
             "bootstrap_timeout_ms": max(1, bootstrap_timeout_ms),
             "reconnect_backoff_max_ms": 2000,
             # Partitions that are added to a topic are seen and shared out within this time.
-            "metadata_max_age_ms": 10_000,
+            "metadata_max_age_ms": METADATA_AGE_MS,
             **self.security.client_settings(),
         }
 
@@ -146,11 +150,19 @@ def has_coordinator(consumer: KafkaConsumer) -> bool:
     refusal = refusal_of(consumer)
     if refusal is not None:
         raise refusal
+    return _is_answered(consumer) and not consumer._coordinator.coordinator_unknown()
+
+
+def _is_answered(consumer: KafkaConsumer) -> bool:
+    """Whether there are signs of life: a coordinator counts as known until a request to it has failed.
+
+    That may take as long as the slowest member of the group may, when the request is one to join.
+    """
     coordinator = consumer._coordinator
-    # A coordinator to which a connection is being made counts as known (kafka-python 3.0.12), also one that hangs, for
-    # as long as no request to it times out. A member in a group that stands has its heartbeats answered, or hangs too.
-    unanswered = coordinator.stable() and coordinator.heartbeat.session_timeout_expired()
-    return not (unanswered or coordinator.coordinator_unknown())
+    if coordinator.stable():
+        return not coordinator.heartbeat.session_timeout_expired()
+    refreshed_ms: float = coordinator._cluster._last_successful_refresh_ms
+    return time.monotonic() - refreshed_ms / 1000 < (METADATA_AGE_MS + METADATA_DELAY_MS) / 1000
 
 
 def is_joining(consumer: KafkaConsumer) -> bool:

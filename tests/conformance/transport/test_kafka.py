@@ -89,6 +89,17 @@ def publish_in_time(transport: KafkaTransport, *messages: Message) -> None:
         assert time.monotonic() < until
 
 
+def fault_told(subscription: Subscription) -> InfrastructureError:
+    """What an idle receiver is told."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            assert subscription.receive(0.5) is None
+        except InfrastructureError as error:
+            return error
+        assert time.monotonic() < until
+
+
 def values(transport: KafkaTransport, topic: str) -> list[bytes]:
     """Everything in the topic by now; a last message is published to know where its end is."""
     end = uuid.uuid4().bytes
@@ -230,20 +241,31 @@ class TestTheBrokerIsDown:
         else:
             kafka_broker.kill()
 
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                assert subscription.receive(0.5) is None
-            except InfrastructureError as error:
-                told = error.code
-                break
-            assert time.monotonic() < until
-        assert told is ErrorCode.BROKER_UNAVAILABLE
+        assert fault_told(subscription).code is ErrorCode.BROKER_UNAVAILABLE
 
         kafka_broker.resume()
         kafka_broker.start()
         publish_in_time(transport, Message(topic, "k", b"next"))
         assert receive(subscription).message.value == b"next"
+
+    @pytest.mark.slow
+    def test_a_consumer_is_told_that_joins_its_group(
+        self, kafka_broker: KafkaBroker, connect: Callable[..., KafkaTransport], topic: str, group: str
+    ) -> None:
+        """The answer to its joining may take minutes, as long as another member does not join again."""
+        transport = connect()
+        with raw_consumer(kafka_broker, group) as silent:
+            silent.subscribe([topic])
+            until = time.monotonic() + PATIENCE
+            while not silent.assignment():
+                silent.poll(timeout_ms=100)
+                assert time.monotonic() < until
+            subscription = transport.subscribe([topic], group)
+            # Longer than the silence of a broker that hangs, and nothing is amiss.
+            assert subscription.receive(2 * kafka_member.SILENCE) is None
+            kafka_broker.pause()
+            assert fault_told(subscription).code is ErrorCode.BROKER_UNAVAILABLE
+            kafka_broker.resume()
 
     def test_a_receiver_does_not_wait_for_a_client_that_hangs(
         self, connect: Callable[..., KafkaTransport], topic: str, group: str, monkeypatch: pytest.MonkeyPatch
@@ -252,10 +274,8 @@ class TestTheBrokerIsDown:
         let_go = threading.Event()
         subscription = connect().subscribe([topic], group)
         monkeypatch.setattr(KafkaConsumer, "poll", lambda *_arguments, **_options: let_go.wait(PATIENCE) and {})
-        until = time.monotonic() + PATIENCE
-        with capture_logs() as log, pytest.raises(InfrastructureError, match="has not come back"):
-            while time.monotonic() < until:
-                assert subscription.receive(0.1) is None
+        with capture_logs() as log:
+            assert "has not come back" in fault_told(subscription).message
         (told,) = [line for line in log if line["event"] == "kafka_client_stuck"]
         assert any("kafka_member.py" in call for call in told["stack"])
         monkeypatch.undo()
