@@ -75,6 +75,8 @@ class SeparationTask(TaskMessage):
     submitted_at: float = Field(default_factory=time.time)
     separations: int = 1
     """Which separation this is: 2 when the stems of the first were lost on their way to the uploader."""
+    left_behind: tuple[str, ...] = ()
+    """Keys of what is left of the first one's stems in the hand-off."""
     run: RunName = ""
     """Empty, or the name of a repeat that an operator asked for: it has an outcome, and a webhook's id, of its own."""
 
@@ -137,6 +139,10 @@ class TaskEvent(TaskMessage):
     status: TaskState
     progress: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of the present stage that is done, 0 to 1."""
+    bytes_per_second: float | None = None
+    """How fast the source comes in; None in the other stages."""
+    seconds_left: float | None = None
+    """Until the source is there, as far as can be told."""
     message: str | None = None
     at: float = Field(default_factory=time.time)
 

@@ -87,8 +87,9 @@ class StemPublisher:
         not among ``placed``. Failing that is logged: the job is done all the same.
         """
         done = {stem.staged for stem in placed}
+        for key in {*result.task.left_behind, *(stem.key for stem in result.stems)}:
+            self._discard(self._handoff, key)
         for stem in result.stems:
-            self._discard(self._handoff, stem.key)
             if (staged := _staged_key(result, stem)) not in done:
                 self._discard(self._store, staged)
 

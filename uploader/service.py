@@ -132,9 +132,10 @@ class Uploader:
         return stems
 
     def _resubmitted(self, result: SeparationResult) -> Outcome:
-        """The stems that are left stay: the second separation's may have the same keys, and be there already."""
+        """The stems that are left stay until the end: the second separation's may have the same keys, and be there."""
         separations = result.task.separations + 1
-        task = result.task.model_copy(update={"separations": separations})
+        left_behind = tuple(stem.key for stem in result.stems)
+        task = result.task.model_copy(update={"separations": separations, "left_behind": left_behind})
         log.warning("task_resubmitted", separations=separations)
         self._reporter.report(result.task_uuid, TaskState.QUEUED, message="a stem was lost: separated again")
         return Outcome((to_message(self._task_topic, task),), end="resubmitted")

@@ -125,7 +125,7 @@ class TestTolerance:
     def test_fields_that_an_older_writer_leaves_out_have_defaults(self) -> None:
         read = from_message(SeparationTask, message(task()))
         assert (read.model, read.stems, read.output_format, read.metadata) == (None, None, OutputFormat.WAV, None)
-        assert (read.priority, read.separations, read.run) == (3, 1, "")
+        assert (read.priority, read.separations, read.left_behind, read.run) == (3, 1, (), "")
 
 
 class TestUnparsable:

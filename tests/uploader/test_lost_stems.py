@@ -60,7 +60,8 @@ def test_the_task_goes_back_to_be_separated_again(bench: Bench, song: Song, dama
 
     (message,) = outcome.outputs
     assert (message.topic, message.key) == (TASKS, str(result.task_uuid))
-    assert from_message(SeparationTask, message) == result.task.model_copy(update={"separations": 2})
+    again = {"separations": 2, "left_behind": tuple(stem.key for stem in result.stems)}
+    assert from_message(SeparationTask, message) == result.task.model_copy(update=again)
     assert outcome.end == "resubmitted"
     assert bench.receiver.received == []
     assert bench.reported()[-1].status is TaskState.QUEUED
@@ -75,6 +76,18 @@ def test_the_second_separation_is_what_the_client_is_told_of(bench: Bench, song:
     settle(outcome)
     assert is_handed_off(bench, second) == [True, True]
     finish(bench.uploader, second)
+    assert check_told_alike(bench, bench.receiver.wait_for(1))["status"] == "success"
+    assert local_files(bench.folder / "handoff") == set()
+
+
+def test_nothing_of_the_first_separation_is_left_behind(bench: Bench, song: Song, damage: Damage) -> None:
+    """Of other bits, as a GPU gives them, under other keys."""
+    first = bench.hand_off(song)
+    damage(bench, first)
+    outcome = bench.uploader.handle(first, fresh())
+    settle(outcome)
+    task = from_message(SeparationTask, outcome.outputs[0])
+    finish(bench.uploader, bench.hand_off({name: samples * 0.5 for name, samples in song.items()}, task))
     assert check_told_alike(bench, bench.receiver.wait_for(1))["status"] == "success"
     assert local_files(bench.folder / "handoff") == set()
 
