@@ -11,6 +11,7 @@ spawned ──Ready──▶ warm ──Separate──▶ started ──Loaded�
 from __future__ import annotations
 
 import itertools
+import random
 import sys
 import threading
 import time
@@ -33,6 +34,7 @@ from pipeline.errors import (
     PoisonError,
     TransientError,
 )
+from pipeline.retry import Backoff
 from pipeline.telemetry import get_logger
 from processor.child_process import ChildProcess, Ended
 from processor.decode import Mixture
@@ -63,6 +65,8 @@ LOAD_TIMEOUT = 7200.0
 CANCEL_GRACE = 5.0
 #: Children that may die under a job before they have begun with it, or at the start before they are ready.
 MOST_STILLBORN = 3
+#: Between two tries to start with a disk that is full.
+FULL_DISK = Backoff(base=1.0, cap=30.0)
 
 OnProgress = Callable[[float], None]
 
@@ -100,17 +104,28 @@ class SeparationProcess:
     def start(self, cancel: CancelToken) -> Ready:
         """Have a child whose model is loaded; starts one if there is none, and another one if it dies meanwhile.
 
-        Raises InfrastructureError if the child cannot work at all (no model, no GPU where one is required), and
-        CancelledError.
+        A full disk is waited out. Raises InfrastructureError if the child cannot work at all (no model, no GPU where
+        one is required), and CancelledError.
         """
-        for _ in range(MOST_STILLBORN - 1):
+        stillborn = full = 0
+        while True:
             try:
                 return self._warm(cancel, timeout=None)[1]
             except InfrastructureError as error:
-                if error.code is not ErrorCode.WORKER_DIED:
+                if error.code is ErrorCode.DISK_FULL:
+                    full += 1
+                    self._wait_for_room(full, cancel)
+                    continue
+                stillborn += 1
+                if error.code is not ErrorCode.WORKER_DIED or stillborn == MOST_STILLBORN:
                     raise
                 log.warning("separation_process_stillborn", error=error.message)
-        return self._warm(cancel, timeout=None)[1]
+
+    def _wait_for_room(self, failures: int, cancel: CancelToken) -> None:
+        delay = FULL_DISK.delay(failures, random.Random())
+        log.warning("disk_full", hint="free some space in TEMP_DIR or MODEL_FILE_DIR", retry_in_seconds=round(delay, 1))
+        cancel.wait(delay)
+        cancel.raise_if_set()
 
     def check(self) -> None:
         """Raise InfrastructureError unless a model is loaded."""

@@ -24,6 +24,7 @@ from pipeline.errors import (
     PipelineError,
     PoisonError,
 )
+from pipeline.retry import Backoff
 from processor import separation as separation_module
 from processor.child_process import ChildProcess
 from processor.decode import Mixture
@@ -164,6 +165,22 @@ def test_a_child_that_says_why_it_cannot_be_is_quoted(stage: Opener) -> None:
         at.process.start(CancelToken())
     assert caught.value.code is ErrorCode.MODEL_UNAVAILABLE
     assert at.process.start(CancelToken()).model == MODEL
+
+
+def test_a_full_disk_at_the_start_is_waited_out(stage: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(separation_module, "FULL_DISK", Backoff(base=0.01, cap=0.01))
+    full = ["find_the_disk_full"] * (MOST_STILLBORN + 1)
+    at = stage(*full, "work")
+    assert at.process.start(CancelToken()).model == MODEL
+    assert len(at.pids) == len(full) + 1
+
+
+def test_nobody_waits_for_the_disk_who_is_told_to_stop(stage: Opener) -> None:
+    at = stage("find_the_disk_full")
+    cancel = CancelToken()
+    threading.Timer(0.1, cancel.cancel, [ErrorCode.SHUTTING_DOWN]).start()
+    with pytest.raises(CancelledError):
+        at.process.start(cancel)
 
 
 def test_a_child_that_hangs_in_setup_is_given_up(stage: Opener) -> None:

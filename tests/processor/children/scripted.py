@@ -99,6 +99,11 @@ def refuse_setup(parent: Connection) -> None:
     hang()  # as a process that takes its time to end
 
 
+def find_the_disk_full(parent: Connection) -> None:
+    parent.recv()
+    parent.send(SetupFailed(ErrorCode.DISK_FULL, "the disk is full"))
+
+
 def hang_in_setup(parent: Connection) -> None:
     parent.recv()
     hang()
@@ -224,6 +229,7 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
         work,
         exit_in_setup,
         refuse_setup,
+        find_the_disk_full,
         hang_in_setup,
         get_ready_when_told,
         die_before_the_job,
