@@ -12,9 +12,12 @@ import re
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
+from urllib.parse import urlsplit
 
+import idna
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -55,11 +58,61 @@ def _growing(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
+def _host(value: str) -> str:
+    """A name in lower-case ASCII; ``.example.org``, or ``*.example.org``, stands for every name under it."""
+    name = value.removeprefix("*").lower().removesuffix(".")
+    dot = "." if name.startswith(".") else ""
+    try:
+        ascii_name = name[len(dot) :] if name.isascii() else idna.encode(name[len(dot) :]).decode("ascii")
+    except (idna.IDNAError, UnicodeError):
+        ascii_name = ""
+    if not re.fullmatch(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?", ascii_name) or ".." in ascii_name:
+        raise ValueError("must be host names, such as music.example.org, or .example.org for every name under it")
+    return dot + ascii_name
+
+
+def _network(value: str) -> str:
+    """An address or a network, in its one spelling."""
+    try:
+        return str(ip_network(value))
+    except ValueError:
+        raise ValueError("must be networks, such as 10.1.0.0/16 or fd12:3456::/32, or single addresses") from None
+
+
+def _pin(value: str) -> str:
+    """The SHA-256 of a certificate as openssl prints it, or without colons; ``host=`` before it."""
+    host, separator, digest = value.rpartition("=")
+    digest = digest.replace(":", "").lower()
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise ValueError("must be the SHA-256 of certificates: 64 hexadecimal digits each, host= before them or not")
+    return (_host(host) + separator if separator else "") + digest
+
+
+def _proxy(value: SecretStr) -> SecretStr:
+    """Check a proxy's URL without ever showing it: it may contain a password."""
+    wrong = ValueError("must be http://, https:// or socks5h:// with a host, and user:password@ before it if need be")
+    try:
+        parts = urlsplit(value.get_secret_value())
+        complete = parts.hostname and parts.port != 0
+    except ValueError:
+        raise wrong from None
+    if parts.scheme not in _PROXIES or not complete or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise wrong
+    return value
+
+
+_PROXIES = ("http", "https", "socks5", "socks5h")
+
 BaseUrl = Annotated[str, AfterValidator(_http_url)]
 Seconds = Annotated[float, Field(gt=0)]
 Delays = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split), AfterValidator(_growing)]
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(_split)]
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
+Ports = Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], NoDecode, BeforeValidator(_split)]
+Pins = Annotated[tuple[Annotated[str, AfterValidator(_pin)], ...], NoDecode, BeforeValidator(_split)]
+Urls = Annotated[tuple[BaseUrl, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Engine(StrEnum):
@@ -397,6 +450,34 @@ class ModelSettings(Section):
     require_gpu: bool = Field(
         False, alias="REQUIRE_GPU", description="true: refuse to start when separation would run on the CPU."
     )
+    mirrors: Urls = Field(
+        (),
+        alias="MODEL_MIRRORS",
+        description="Folders on other servers that have the model files under their names, https://host/path each, "
+        "separated by commas; the models' own places are asked last.",
+    )
+    offline: bool = Field(
+        False, alias="MODEL_OFFLINE", description="true: fetch no model file; those in MODEL_FILE_DIR are all there is."
+    )
+    key_file: Path | None = Field(
+        None, alias="MODEL_KEY_FILE", description="File with the key of encrypted model files. Unset: they are plain."
+    )
+    key_command: str | None = Field(
+        None,
+        alias="MODEL_KEY_COMMAND",
+        description="Command that prints that key instead, such as a client of a key management service.",
+    )
+    plain_dir: Path = Field(
+        Path("/dev/shm"),
+        alias="MODEL_PLAIN_DIR",
+        description="Where decrypted model files lie while they are loaded; in memory, not on a disk.",
+    )
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if self.key_file and self.key_command:
+            raise ValueError("only one of MODEL_KEY_FILE and MODEL_KEY_COMMAND can be set")
+        return self
 
 
 class DownloadSettings(Section):
@@ -405,7 +486,28 @@ class DownloadSettings(Section):
     allow_private_networks: bool = Field(
         False,
         alias="ALLOW_PRIVATE_NETWORKS",
-        description="true: allow audio and webhooks on loopback and private addresses.",
+        description="true: allow audio and webhooks on loopback and private addresses, and every port.",
+    )
+    allow_hosts: Hosts = Field(
+        (),
+        alias="URL_ALLOW_HOSTS",
+        description="The only hosts that audio, redirects and webhooks may lead to, separated by commas; .example.org "
+        "stands for every name under it. Unset: any. Model files are found whatever this says.",
+    )
+    deny_hosts: Hosts = Field(
+        (), alias="URL_DENY_HOSTS", description="Hosts that they may not lead to, whatever else is allowed."
+    )
+    allow_networks: Networks = Field(
+        (),
+        alias="URL_ALLOW_NETWORKS",
+        description="Private networks that are open besides the public internet, such as 10.1.0.0/16,fd12::/32. "
+        "Metadata services stay closed.",
+    )
+    deny_networks: Networks = Field(
+        (), alias="URL_DENY_NETWORKS", description="Networks that stay closed, whatever else is allowed."
+    )
+    allow_ports: Ports = Field(
+        (80, 443), alias="URL_ALLOW_PORTS", description="Ports that URLs may name, separated by commas."
     )
     max_audio_bytes: Count = Field(500 * MIB, alias="MAX_AUDIO_BYTES", description="Largest source file, bytes.")
     max_audio_seconds: Seconds = Field(3600.0, alias="MAX_AUDIO_SECONDS", description="Longest song, s.")
@@ -417,6 +519,49 @@ class DownloadSettings(Section):
         30.0, alias="DOWNLOAD_STALL_TIMEOUT", description="Longest wait for the next bytes, s."
     )
     chunk_bytes: Count = Field(1 * MIB, alias="DOWNLOAD_CHUNK_BYTES", description="Bytes per read and write.")
+    connections: int = Field(
+        16,
+        ge=1,
+        le=64,
+        alias="DOWNLOAD_CONNECTIONS",
+        description="Most connections for one file; as many of them are used as make it come faster.",
+    )
+    rate_limit: int = Field(
+        0, ge=0, alias="DOWNLOAD_RATE_LIMIT", description="Most that one process downloads, bytes/s; 0: no limit."
+    )
+    rate_limit_per_host: int = Field(
+        0,
+        ge=0,
+        alias="DOWNLOAD_RATE_LIMIT_PER_HOST",
+        description="Most that one process downloads from one host, bytes/s; 0: no limit.",
+    )
+    proxy: Annotated[SecretStr, AfterValidator(_proxy)] | None = Field(
+        None,
+        alias="DOWNLOAD_PROXY",
+        description="http://, https:// or socks5h://[user:password@]host[:port], for downloads and webhooks. It is "
+        "asked for addresses that were checked here. Unset: none; the environment's proxies are never used.",
+    )
+    certificate_pins: Pins = Field(
+        (),
+        alias="DOWNLOAD_CERTIFICATE_PINS",
+        description="SHA-256 of the certificates that are trusted, separated by commas: host=hex for one host (any one "
+        "of its pins will do), hex alone for every https download. They are verified as ever besides.",
+    )
+    minimum_tls: Literal["1.2", "1.3"] = Field(
+        "1.2", alias="DOWNLOAD_MINIMUM_TLS", description="Oldest TLS for downloads and webhooks: 1.2 or 1.3."
+    )
+    http_version: Literal["1.1", "2", "3"] = Field(
+        "1.1",
+        alias="DOWNLOAD_HTTP",
+        description="HTTP of downloads by https: 1.1, or 2 or 3 by the program curl, a process for each connection. "
+        "Not with a proxy or pins.",
+    )
+
+    @model_validator(mode="after")
+    def _what_curl_can(self) -> Self:
+        if self.http_version != "1.1" and (self.proxy or self.certificate_pins):
+            raise ValueError("DOWNLOAD_HTTP must be 1.1 with DOWNLOAD_PROXY or DOWNLOAD_CERTIFICATE_PINS")
+        return self
 
 
 class WorkerSettings(Section):
@@ -601,7 +746,7 @@ def _shown_default(field: FieldInfo) -> str:
     if default is None:
         return ""
     if isinstance(default, tuple):
-        return ",".join(f"{part:g}" for part in default)
+        return ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in default)
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.urls import PATIENCE
 from config import Settings
-from pipeline.download.guard import UrlGuard
+from pipeline.download.guard.url_guard import UrlGuard
 from pipeline.errors import ErrorCode, InfrastructureError
 from pipeline.lifecycle import ExitCode, StopSignal
 from pipeline.process import run_service
@@ -67,7 +67,7 @@ def _serve(settings: Settings, stop: StopSignal) -> None:
         settings, max_poll_interval_ms=_NO_CONSUMER_MS, publish_timeout=settings.api.accept_timeout
     )
     try:
-        guard = UrlGuard(settings.download.allow_private_networks, resolve_timeout=PATIENCE)
+        guard = UrlGuard.from_settings(settings.download, resolve_timeout=PATIENCE)
         app = create_app(settings, transport, open_store(settings), guard)
         created = _create_topics(transport, Topics.from_settings(settings), stop)
         _run(app, settings, stop)

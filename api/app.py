@@ -18,7 +18,7 @@ from api.limits import BodyLimit
 from api.metrics import RequestCount, metrics_router
 from api.queue import JobQueue
 from api.urls import UrlCheck
-from pipeline.download.guard import UrlGuard
+from pipeline.download.guard.url_guard import UrlGuard
 from pipeline.events import Reporter
 from pipeline.storage import ObjectStore
 from pipeline.storage.links import LinkSigner, load_or_create_key

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 
 from api.errors import ApiError
 from api.models import MAX_METADATA_BYTES, GenerateRequest
-from pipeline.download.syntax import parse_url
+from pipeline.download.guard.syntax import parse_url
 from pipeline.messages import PRIORITIES, OutputFormat
 
 #: Says whose job it is.

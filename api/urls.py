@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from api.errors import ApiError
 from api.requests import invalid_url
-from pipeline.download.guard import UrlGuard
+from pipeline.download.guard.url_guard import UrlGuard
 from pipeline.errors import ErrorCode, PermanentError, TransientError
 from pipeline.telemetry import get_logger
 

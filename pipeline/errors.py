@@ -40,6 +40,7 @@ class ErrorCode(StrEnum):
     SOURCE_INCOMPLETE = "source_incomplete"
     SOURCE_TOO_LARGE = "source_too_large"
     SOURCE_PROTOCOL = "source_protocol"
+    SOURCE_CORRUPT = "source_corrupt"
     # The audio itself.
     NOT_AUDIO = "not_audio"
     AUDIO_EMPTY = "audio_empty"
@@ -71,6 +72,15 @@ class ErrorCode(StrEnum):
     SHUTTING_DOWN = "shutting_down"
     # A defect of ours.
     INTERNAL = "internal"
+    # What came in place of audio, or cannot be had from it.
+    SOURCE_IS_WEB_PAGE = "source_is_web_page"
+    SOURCE_IS_TEXT = "source_is_text"
+    SOURCE_IS_PLAYLIST = "source_is_playlist"
+    SOURCE_IS_ARCHIVE = "source_is_archive"
+    SOURCE_IS_DOCUMENT = "source_is_document"
+    SOURCE_IS_IMAGE = "source_is_image"
+    AUDIO_MISSING = "audio_missing"
+    AUDIO_PROTECTED = "audio_protected"
 
 
 class PipelineError(Exception):

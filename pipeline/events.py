@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from uuid import UUID
 
 from pipeline.messages import TaskEvent, TaskState, to_message
@@ -12,6 +13,17 @@ from pipeline.transport.protocol import Message, Transport
 
 #: Shortest time between two progress reports of one task, s.
 PROGRESS_INTERVAL = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a stage gets on; None where that cannot be told."""
+
+    bytes_per_second: float | None = None
+    seconds_left: float | None = None
+
+
+UNKNOWN_PACE = Pace()
 
 
 class Reporter:
@@ -28,15 +40,21 @@ class Reporter:
         """Tell that the task is in ``state``, of which ``progress`` (0 to 1) is done. Never raises."""
         self._transport.emit(self.event(task_uuid, state, progress, message))
 
-    def progress(self, task_uuid: UUID, state: TaskState, fraction: float) -> None:
+    def progress(self, task_uuid: UUID, state: TaskState, fraction: float, pace: Pace = UNKNOWN_PACE) -> None:
         """``report``, but at most once per task and interval; what comes in between is dropped."""
         if self._is_due(task_uuid):
-            self.report(task_uuid, state, fraction)
+            event = TaskEvent(
+                task_uuid=task_uuid,
+                status=state,
+                progress=_share(fraction),
+                bytes_per_second=pace.bytes_per_second,
+                seconds_left=pace.seconds_left,
+            )
+            self._transport.emit(to_message(self._topic, event))
 
     def event(self, task_uuid: UUID, state: TaskState, progress: float = 0.0, message: str | None = None) -> Message:
         """The report as a message, to be settled with an outcome: a terminal state must not be lost."""
-        share = min(max(progress, 0.0), 1.0)
-        event = TaskEvent(task_uuid=task_uuid, status=state, progress=share, message=message)
+        event = TaskEvent(task_uuid=task_uuid, status=state, progress=_share(progress), message=message)
         return to_message(self._topic, event)
 
     def _is_due(self, task_uuid: UUID) -> bool:
@@ -48,3 +66,8 @@ class Reporter:
                 return False
             self._reported[task_uuid] = now
             return True
+
+
+def _share(fraction: float) -> float:
+    """``fraction`` without its rounding errors."""
+    return min(max(fraction, 0.0), 1.0)

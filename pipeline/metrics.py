@@ -30,6 +30,37 @@ circuit_open = Gauge(
 circuit_openings = Counter("uvr_circuit_openings", "Times that this began.", ["code"], registry=REGISTRY)
 rebalances = Counter("uvr_partitions", "Partitions that came and went.", ["change"], registry=REGISTRY)
 
+#: From a modem to a fast line within a data centre, bytes/s.
+_RATES = (1e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8, 3e8, 1e9)
+downloads = Counter(
+    "uvr_downloads",
+    "Downloads that ended, by how: success, or the code of the error.",
+    ["what", "outcome"],
+    registry=REGISTRY,
+)
+download_bytes = Counter(
+    "uvr_download_bytes",
+    "Bytes of downloads, resumed ones included, counted every 2 s and when one succeeds.",
+    ["what"],
+    registry=REGISTRY,
+)
+download_rate = Histogram(
+    "uvr_download_bytes_per_second", "Mean rate of a whole download.", ["what"], registry=REGISTRY, buckets=_RATES
+)
+download_connections = Histogram(
+    "uvr_download_connections",
+    "Most connections that a whole download had at a time.",
+    ["what"],
+    registry=REGISTRY,
+    buckets=(1, 2, 4, 8, 16, 32),
+)
+download_resumed_bytes = Counter(
+    "uvr_download_resumed_bytes",
+    "Bytes that an earlier try had left, and were not fetched again.",
+    ["what"],
+    registry=REGISTRY,
+)
+
 
 def exposition() -> tuple[bytes, str]:
     """What ``/metrics`` answers, and its media type."""

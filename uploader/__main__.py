@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from config import Settings
-from pipeline.download import UrlGuard
+from pipeline.download import UrlGuard, Wire
 from pipeline.events import Reporter
 from pipeline.lifecycle import ExitCode, StopSignal
 from pipeline.messages import SeparationResult
@@ -45,10 +45,11 @@ def _consume(settings: Settings, transport: Transport, stop: StopSignal) -> None
     topics = Topics.from_settings(settings)
     webhook, worker = settings.webhook, settings.worker
     secrets = webhook.secret.get_secret_value().split() if webhook.secret else ()
+    wire = Wire.for_webhooks(settings.download)
     uploader = Uploader(
         StemPublisher(handoff, store, workdir),
         OutcomeRecords(store),
-        WebhookSender(UrlGuard(settings.download.allow_private_networks), secrets, webhook.timeout),
+        WebhookSender(UrlGuard.from_settings(settings.download), secrets, webhook.timeout, wire),
         Reporter(transport, topics.events),
         task_topic=settings.kafka.task_topic,
         result_topic=topics.results,

@@ -13,8 +13,9 @@ import urllib3
 from standardwebhooks import Webhook
 
 from pipeline.cancel import CancelToken
-from pipeline.download import UrlGuard, Watchdog, guarded_session, translated
+from pipeline.download import UrlGuard, Watchdog, Wire, guarded_session, translated
 from pipeline.download.response import retry_after
+from pipeline.download.wire.connection import DIRECT
 from pipeline.errors import ErrorCode, PermanentError, TransientError
 from pipeline.telemetry import get_logger, loggable_origin
 
@@ -31,11 +32,12 @@ class WebhookSender:
     """Delivers bodies to receivers; keeps nothing between calls. Thread-safe.
 
     ``secrets``: ``whsec_…`` each; two while rotating, none to leave webhooks unsigned. ``timeout``: s for a whole
-    exchange, from the name look-up to the answer.
+    exchange, from the name look-up to the answer. ``wire``: the way to the receivers.
     """
 
-    def __init__(self, guard: UrlGuard, secrets: Sequence[str], timeout: float) -> None:
+    def __init__(self, guard: UrlGuard, secrets: Sequence[str], timeout: float, wire: Wire = DIRECT) -> None:
         self._guard = guard
+        self._wire = wire
         self._signers = [Webhook(secret) for secret in secrets]
         self._timeout = timeout
 
@@ -43,7 +45,8 @@ class WebhookSender:
         """POST ``body`` once; returns when the receiver has answered 2xx.
 
         Raises PermanentError for a URL that must not be talked to or that answers 410, TransientError (code
-        ``webhook_failed``) for every other answer and for none, CancelledError when the token is set meanwhile.
+        ``webhook_failed``) for every other answer and for none, InfrastructureError if our own proxy is to blame,
+        CancelledError when the token is set meanwhile.
         """
         answer = self._post(url, self._headers(webhook_id, body), body, cancel)
         status = answer.status_code
@@ -80,6 +83,7 @@ class WebhookSender:
                 connect_timeout=self._timeout,
                 read_timeout=self._timeout,
                 watchdog=watchdog,
+                wire=self._wire,
             ) as session,
             ExitStack() as closing,
         ):

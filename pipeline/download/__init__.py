@@ -1,22 +1,26 @@
 """Fetching what a client's URL points at, without being turned against our own network.
 
-``syntax``      URLs as strings: plain, or refused
-``addresses``   which IP addresses are on the public internet
-``guard``       which URLs may be talked to: at the front door, and for every connection
-``connection``  HTTP sessions that go to the very address that was checked
-``watchdog``    deadlines and cancellation that fire on a blocked socket
-``faults``      the boundary where the HTTP libraries' exceptions become ours
-``stream``      one file over one connection
+``fetch``     ``download``, the one entry; ``terms`` is what it is asked for and gives
+``guard/``    which URLs may be talked to
+``wire/``     sessions that go to the very address that was checked; deadlines; the boundary of the HTTP libraries
+``attempts``  which way is tried: in parts or as a whole, from which of the ``sources``, ``mirrors`` first
+``stream``    one file over one connection
+``ranged/``   one file in parts, over several; what an interrupted download leaves, and how it is gone on from
+``exchange``  one request and its answer, whose head ``response`` reads strictly
+``partial``   the file until it is complete; ``checksum`` is what its content has to be
 """
 
-from pipeline.download.connection import Wire, guarded_session
-from pipeline.download.faults import translated
-from pipeline.download.guard import UrlGuard
+from pipeline.download.checksum import Checksum
+from pipeline.download.fetch import download
+from pipeline.download.guard.url_guard import UrlGuard
 from pipeline.download.progress import DownloadProgress
-from pipeline.download.stream import Downloaded, DownloadLimits, download
-from pipeline.download.watchdog import Watchdog
+from pipeline.download.terms import Downloaded, DownloadLimits
+from pipeline.download.wire.connection import Wire, guarded_session
+from pipeline.download.wire.faults import translated
+from pipeline.download.wire.watchdog import Watchdog
 
 __all__ = [
+    "Checksum",
     "DownloadLimits",
     "DownloadProgress",
     "Downloaded",

@@ -19,6 +19,8 @@ class DownloadProgress:
     """Bytes in all; None if the server did not say."""
     seconds: float
     """Since the download began."""
+    resumed: int = 0
+    """Bytes of it that an earlier download had left."""
 
     @property
     def fraction(self) -> float | None:
@@ -45,7 +47,10 @@ class Reporter:
         self, listener: Callable[[DownloadProgress], None] | None, total: int | None, started: float, interval: float
     ) -> None:
         self._listener = listener
-        self._total = total
+        self.total = total
+        """Bytes in all, once that is known."""
+        self.resumed = 0
+        """Bytes that were there already."""
         self._started = started
         self._interval = interval
         self._next = started + interval
@@ -63,4 +68,4 @@ class Reporter:
     def _tell(self, listener: Callable[[DownloadProgress], None], received: int) -> None:
         now = time.monotonic()
         self._next = now + self._interval
-        listener(DownloadProgress(received, self._total, now - self._started))
+        listener(DownloadProgress(received, self.total, now - self._started, self.resumed))

@@ -68,6 +68,11 @@ class Head:
     extension: str | None
     """Of the URL or the media type, without a dot; a hint, from a fixed list."""
 
+    @classmethod
+    def unasked(cls, url: str, length: int) -> Head:
+        """What is known of a file without an answer."""
+        return cls(length, None, _extension(url, None))
+
 
 def redirect_location(response: requests.Response) -> str | None:
     """The ``Location`` of a redirect; None for every other response."""
@@ -83,9 +88,17 @@ def redirect_location(response: requests.Response) -> str | None:
 
 def read_head(response: requests.Response, subject: str, *, max_bytes: int) -> Head:
     """Check status and headers of a response whose body is wanted whole. Raises PermanentError or TransientError."""
-    _check_status(response, subject)
+    check_status(response, subject)
+    return _checked(response, subject, declared_length(response, subject), max_bytes)
+
+
+def read_part_head(response: requests.Response, subject: str, total: int, *, max_bytes: int) -> Head:
+    """The same of a response that is part of a file of ``total`` bytes, its range checked already."""
+    return _checked(response, subject, total, max_bytes)
+
+
+def _checked(response: requests.Response, subject: str, length: int | None, max_bytes: int) -> Head:
     _check_codings(response, subject)
-    length = _declared_length(response, subject)
     if length is not None and length > max_bytes:
         raise too_large(subject, max_bytes)
     if length == 0:
@@ -100,6 +113,18 @@ def too_large(subject: str, max_bytes: int) -> PermanentError:
 
 def senseless_length(subject: str) -> PermanentError:
     return PermanentError(f"{subject} is announced with a length that makes no sense", code=ErrorCode.SOURCE_PROTOCOL)
+
+
+def incomplete(subject: str) -> TransientError:
+    return TransientError(f"{subject} ended before it was complete", code=ErrorCode.SOURCE_INCOMPLETE)
+
+
+def corrupt(subject: str) -> TransientError:
+    return TransientError(f"{subject} does not have the checksum that it should have", code=ErrorCode.SOURCE_CORRUPT)
+
+
+def unstable(subject: str) -> TransientError:
+    return TransientError(f"{subject} keeps changing", code=ErrorCode.SOURCE_INCOMPLETE)
 
 
 def empty(subject: str) -> PermanentError:
@@ -123,7 +148,8 @@ def retry_after(value: str | None, now: float) -> float | None:
     return min(max(seconds, 0.0), MAX_RETRY_AFTER)
 
 
-def _check_status(response: requests.Response, subject: str) -> None:
+def check_status(response: requests.Response, subject: str) -> None:
+    """Raise PermanentError or TransientError unless the answer is the whole file."""
     status = response.status_code
     if status in _WHOLE:
         return
@@ -154,7 +180,7 @@ def _check_codings(response: requests.Response, subject: str) -> None:
         )
 
 
-def _declared_length(response: requests.Response, subject: str) -> int | None:
+def declared_length(response: requests.Response, subject: str) -> int | None:
     """The announced length. RFC 9112 section 6.3: chunks overrule it, and repetitions must agree."""
     if "Transfer-Encoding" in response.headers:
         return None

@@ -15,7 +15,7 @@ import pytest
 
 from api.queue import THREADS
 from config import Settings
-from pipeline.download.guard import UrlGuard
+from pipeline.download.guard.url_guard import UrlGuard
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
 from pipeline.transport import Message
 from pipeline.transport.embedded import EmbeddedTransport

@@ -11,7 +11,7 @@ import pytest
 
 from api.errors import ApiError
 from api.urls import UrlCheck
-from pipeline.download.guard import UrlGuard
+from pipeline.download.guard.url_guard import UrlGuard
 from tests.api.conftest import resolve
 from tests.api.http_client import DEADLINE
 

@@ -15,6 +15,10 @@ from pipeline.errors import ErrorCode, PipelineError
 LIMITS = DownloadLimits(max_bytes=10_000_000, connect_timeout=10, stall_timeout=10, total_timeout=20)
 
 
+#: What ``fail`` passes to ``download``; the rest are limits.
+OPTIONS = ("wire", "on_progress", "mirrors", "checksum", "resume", "rate")
+
+
 @dataclass
 class Fetcher:
     """Fetches into ``folder``, which must be empty after each failure."""
@@ -28,7 +32,7 @@ class Fetcher:
 
     def fail(self, url: str, kind: type[PipelineError], code: ErrorCode, **changes: Any) -> PipelineError:
         """The error that ``fetch`` raises. ``changes``: of the limits, or options of ``download``."""
-        options = {name: changes.pop(name) for name in ("wire", "on_progress") if name in changes}
+        options = {name: changes.pop(name) for name in OPTIONS if name in changes}
         with pytest.raises(kind) as caught:
             self.fetch(url, limits=replace(LIMITS, **changes), **options)
         assert caught.value.code is code

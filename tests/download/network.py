@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from pipeline.download.addresses import Address
-from pipeline.download.connection import dial_tcp
+from pipeline.download.guard.addresses import Address
+from pipeline.download.wire.connection import dial_tcp
 from tests.support.source_server import SourceServer
 
 PUBLIC = "93.184.216.34"

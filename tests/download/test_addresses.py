@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.download.addresses import Reach, parse_address, reach
+from pipeline.download.guard.addresses import Reach, parse_address, reach
 
 EDGES = {
     Reach.PUBLIC: """

@@ -15,8 +15,8 @@ import trustme
 
 from pipeline.cancel import CancelToken
 from pipeline.download import UrlGuard, Watchdog, Wire, guarded_session, translated
-from pipeline.download.addresses import Address
-from pipeline.download.connection import dial_tcp
+from pipeline.download.guard.addresses import Address
+from pipeline.download.wire.connection import dial_tcp
 from pipeline.errors import CancelledError, ErrorCode, PermanentError, TransientError
 from tests.download.fetching import Fetcher
 from tests.download.network import PUBLIC, PUBLIC_6, Detour, Names

@@ -15,7 +15,7 @@ import urllib3.exceptions
 
 from pipeline.cancel import CancelToken
 from pipeline.download import Watchdog, translated
-from pipeline.download.faults import fault
+from pipeline.download.wire.faults import fault
 from pipeline.errors import CancelledError, ErrorCode, ErrorKind, PermanentError, PipelineError
 
 TRANSIENT, PERMANENT = ErrorKind.TRANSIENT, ErrorKind.PERMANENT

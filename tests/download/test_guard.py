@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
-from pipeline.download.guard import FORBIDDEN, UrlGuard
+from config import DownloadSettings
+from pipeline.download.guard.url_guard import FORBIDDEN, UrlGuard
 from pipeline.errors import ErrorCode, PermanentError, TransientError
 from tests.download.network import PUBLIC, Names
 
@@ -121,3 +123,104 @@ def test_a_dns_that_does_not_answer_does_not_hold_up_the_front_door() -> None:
 def test_answers_of_another_family_are_refused() -> None:
     odd = UrlGuard(False, resolver=lambda *_, **__: [(1, 1, 0, "", ("/run/docker.sock",))])
     assert_forbidden(odd, "http://public.test/")
+
+
+LISTED = {
+    "public.test": [[PUBLIC]],
+    "music.example.org": [[PUBLIC]],
+    "example.org": [[PUBLIC]],
+    "badexample.org": [[PUBLIC]],
+    "nas.internal": [["10.1.2.3"]],
+    "nas": [["10.1.2.3"]],
+    "db.internal": [["10.9.9.9"]],
+    "both.test": [["10.1.2.3", PUBLIC]],
+    "localhost": [["127.0.0.1"]],
+    "metadata.internal": [["169.254.169.254"]],
+    "alibaba.internal": [["100.100.100.200"]],
+    "v6.test": [["fd12::1"]],
+}
+
+
+def verdicts(urls: str, **options: Any) -> dict[str, bool]:
+    """Whether a guard with these lists lets each of ``urls`` pass. Every refusal is worded alike."""
+    subject = UrlGuard(options.pop("allow_private", False), resolver=Names(LISTED), **options)
+    result = {}
+    for url in urls.split():
+        try:
+            subject.check(url if "://" in url else f"http://{url}/")
+            result[url] = True
+        except PermanentError as error:
+            result[url] = error.message != FORBIDDEN
+    return result
+
+
+@pytest.mark.parametrize(
+    ("options", "passing", "refused"),
+    [
+        (
+            {"allow_hosts": ["public.test"]},
+            "public.test PUBLIC.test. https://public.test/",
+            "example.org 93.184.216.34",
+        ),
+        ({"allow_hosts": [".example.org"]}, "music.example.org", "example.org badexample.org public.test"),
+        ({"allow_hosts": ["93.184.216.34"]}, "93.184.216.34", "public.test"),
+        ({"allow_hosts": ["nas.internal", "localhost"]}, "", "nas.internal localhost 127.0.0.1 public.test:22"),
+        (
+            {"allow_hosts": ["nas"], "allow_networks": ["10.1.0.0/16"]},
+            "nas 10.1.2.3",
+            "nas.internal public.test 10.9.9.9",
+        ),
+        ({"allow_hosts": ["public.test"], "allow_private": True}, "public.test:8080", "localhost 127.0.0.1 10.1.2.3"),
+        ({"deny_hosts": ["public.test"]}, "example.org", "public.test PUBLIC.test."),
+        ({"deny_hosts": [".example.org"]}, "example.org badexample.org", "music.example.org"),
+        ({"deny_hosts": ["public.test"], "allow_hosts": ["public.test"]}, "", "public.test"),
+        ({"deny_hosts": ["nas"], "allow_private": True}, "nas.internal localhost", "nas"),
+        (
+            {"allow_networks": ["10.1.0.0/16"]},
+            "10.1.2.3 nas nas.internal both.test public.test",
+            "10.9.9.9 db.internal",
+        ),
+        ({"allow_networks": ["10.1.0.0/16"]}, "", "localhost 127.0.0.1 nas:9000 192.168.0.1 [fd12::1] 0.0.0.0"),
+        ({"allow_networks": ["fd12::/16"]}, "[fd12::1] v6.test", "[fd13::1] [::1] 10.1.2.3"),
+        ({"allow_networks": ["0.0.0.0/0", "::/0"]}, "10.9.9.9 localhost [::1]", "metadata.internal alibaba.internal"),
+        (
+            {"allow_networks": ["0.0.0.0/0", "::/0"]},
+            "",
+            "169.254.169.254 [fd00:ec2::254] 0.0.0.0 [::ffff:10.1.2.3] 224.0.0.1",
+        ),
+        ({"deny_networks": ["93.184.0.0/16"]}, "", "public.test 93.184.216.34"),
+        ({"deny_networks": ["10.1.2.0/24"], "allow_networks": ["10.0.0.0/8"]}, "10.9.9.9 db.internal", "10.1.2.3 nas"),
+        ({"deny_networks": ["10.0.0.0/8"], "allow_private": True}, "localhost", "10.1.2.3 nas both.test"),
+        ({"deny_networks": ["::/0"]}, "public.test", "[2606:4700::1111] http://[2606:4700::1111]/"),
+    ],
+)
+def test_lists_of_hosts_and_networks(options: dict[str, Any], passing: str, refused: str) -> None:
+    expected = {**dict.fromkeys(passing.split(), True), **dict.fromkeys(refused.split(), False)}
+    assert verdicts(f"{passing} {refused}", **options) == expected
+
+
+def test_the_settings_are_those_of_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = DownloadSettings(
+        _env_file=None,
+        allow_hosts=("music.example.org", ".cdn.test"),
+        deny_hosts=("bad.cdn.test",),
+        allow_networks=("10.1.0.0/16", "fd12::/32"),
+        deny_networks=("10.1.9.0/24",),
+        allow_ports=(443, 8443),
+    )
+    monkeypatch.setattr("socket.getaddrinfo", Names({}))
+    subject = UrlGuard.from_settings(settings)
+    assert subject.addresses("10.1.2.3", 8443)
+    assert subject.addresses("fd12::1", 443)
+    for host, port in [("10.1.9.3", 443), ("10.1.2.3", 80), ("93.184.216.34", 443), ("bad.cdn.test", 443)]:
+        with pytest.raises(PermanentError):
+            subject.addresses(host, port)
+    assert UrlGuard.from_settings(settings, any_host=True).addresses("93.184.216.34", 443)
+
+
+def test_by_default_nothing_private_is_open() -> None:
+    subject = UrlGuard.from_settings(DownloadSettings(_env_file=None))
+    assert subject.addresses("93.184.216.34", 80)
+    for host, port in [("127.0.0.1", 80), ("10.0.0.1", 443), ("93.184.216.34", 8080)]:
+        with pytest.raises(PermanentError):
+            subject.addresses(host, port)

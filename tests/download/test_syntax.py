@@ -9,7 +9,7 @@ import urllib3.util
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.download.syntax import MAX_URL_BYTES, ParsedUrl, join_url, parse_url
+from pipeline.download.guard.syntax import MAX_URL_BYTES, ParsedUrl, join_url, parse_url
 from pipeline.errors import PermanentError
 
 #: Pieces that parsers fall over, to make URLs of.

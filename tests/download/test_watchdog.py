@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pipeline.cancel import CancelToken
-from pipeline.download.bounded import call_bounded
-from pipeline.download.watchdog import Watchdog
+from pipeline.download.wire.bounded import call_bounded
+from pipeline.download.wire.watchdog import Watchdog
 from pipeline.errors import CancelledError, ErrorCode, TransientError
 
 

@@ -145,6 +145,10 @@ class TestErrors:
             ("LOG_LEVEL", SECRET),
             ("MODEL_NAME", f"/{SECRET}"),
             ("AWS_SECRET_ACCESS_KEY", SECRET),
+            ("DOWNLOAD_PROXY", f"socks4://user:{SECRET}@proxy"),
+            ("DOWNLOAD_PROXY", f"http://user:{SECRET}@proxy:port"),
+            ("MODEL_MIRRORS", f"https://key:{SECRET}@mirror/ ftp://x"),
+            ("URL_ALLOW_HOSTS", f"http://{SECRET}/"),
         ],
     )
     def test_no_error_shows_a_value(self, variable: str, value: str, error_of: Callable[..., str]) -> None:
@@ -157,6 +161,7 @@ class TestErrors:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", SECRET)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         monkeypatch.setenv("WEBHOOK_SECRET", VALID_WEBHOOK_SECRET)
+        monkeypatch.setenv("DOWNLOAD_PROXY", f"http://user:{SECRET}@proxy:3128")
         shown = repr(list(vars(load(None)).values()))
         assert SECRET not in shown
         assert VALID_WEBHOOK_SECRET not in shown
@@ -235,6 +240,88 @@ class TestWebhookSecret:
     )
     def test_any_other_form_is_refused(self, secret: str, error_of: Callable[..., str]) -> None:
         assert "WEBHOOK_SECRET" in error_of(WEBHOOK_SECRET=secret)
+
+
+class TestWhatMayBeFetched:
+    @pytest.mark.parametrize(
+        ("value", "hosts"),
+        [
+            ("Music.Example.org.", ("music.example.org",)),
+            ("a.test, *.b.test .c.test", ("a.test", ".b.test", ".c.test")),
+            ("bücher.test,.bücher.test", ("xn--bcher-kva.test", ".xn--bcher-kva.test")),
+            ("nas,a_b.test,10.0.0.5", ("nas", "a_b.test", "10.0.0.5")),
+        ],
+    )
+    def test_lists_of_hosts(self, value: str, hosts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("URL_ALLOW_HOSTS", value)
+        monkeypatch.setenv("URL_DENY_HOSTS", value)
+        settings = load(None).download
+        assert settings.allow_hosts == settings.deny_hosts == hosts
+
+    @pytest.mark.parametrize(
+        "value", ["http://a.test", "a.test/x", "a.test:80", "a..test", ".", "*", "a b!", "[::1]", "①.test"]
+    )
+    def test_what_is_no_host(self, value: str, error_of: Callable[..., str]) -> None:
+        assert "URL_DENY_HOSTS" in error_of(URL_DENY_HOSTS=value)
+
+    def test_lists_of_networks_and_ports(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("URL_ALLOW_NETWORKS", "10.0.0.0/8, 192.168.1.1 FD00:0::/8")
+        monkeypatch.setenv("URL_ALLOW_PORTS", "443,8443")
+        settings = load(None).download
+        assert settings.allow_networks == ("10.0.0.0/8", "192.168.1.1/32", "fd00::/8")
+        assert settings.allow_ports == (443, 8443)
+
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [
+            ("URL_ALLOW_NETWORKS", "10.0.0.1/8"),
+            ("URL_DENY_NETWORKS", "intranet"),
+            ("URL_ALLOW_PORTS", "0"),
+            ("URL_ALLOW_PORTS", "65536"),
+            ("DOWNLOAD_CONNECTIONS", "0"),
+            ("DOWNLOAD_RATE_LIMIT", "-1"),
+            ("DOWNLOAD_MINIMUM_TLS", "1.1"),
+            ("DOWNLOAD_HTTP", "4"),
+            ("MODEL_MIRRORS", "mirror.test"),
+        ],
+    )
+    def test_what_cannot_be(self, variable: str, value: str, error_of: Callable[..., str]) -> None:
+        assert variable in error_of(**{variable: value})
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "proxy:3128",
+            "ftp://proxy",
+            "http://",
+            "http://proxy/path",
+            "http://proxy:0",
+            "http://proxy:99999",
+            "http://[::1",
+        ],
+    )
+    def test_what_is_no_proxy(self, value: str, error_of: Callable[..., str]) -> None:
+        assert "DOWNLOAD_PROXY" in error_of(DOWNLOAD_PROXY=value)
+
+    @pytest.mark.parametrize("scheme", ["http", "https", "socks5", "socks5h"])
+    def test_proxies(self, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DOWNLOAD_PROXY", f"{scheme}://user:p%40ss@proxy.test:3128/")
+        assert load(None).download.proxy is not None
+
+    def test_pins_are_kept_in_one_spelling(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        digest = "AB" * 32
+        monkeypatch.setenv("DOWNLOAD_CERTIFICATE_PINS", f"{digest},Models.Test={':'.join(['ab'] * 32)}")
+        assert load(None).download.certificate_pins == ("ab" * 32, "models.test=" + "ab" * 32)
+
+    @pytest.mark.parametrize("value", ["ab", "sha256/abc=", "g" * 64, f"https://a.test={'a' * 64}"])
+    def test_what_is_no_pin(self, value: str, error_of: Callable[..., str]) -> None:
+        assert "DOWNLOAD_CERTIFICATE_PINS" in error_of(DOWNLOAD_CERTIFICATE_PINS=value)
+
+
+def test_one_key_for_model_files_is_enough(error_of: Callable[..., str]) -> None:
+    message = error_of(MODEL_KEY_FILE="/run/key", MODEL_KEY_COMMAND="kms decrypt key")
+    assert "MODEL_KEY_FILE" in message
+    assert "MODEL_KEY_COMMAND" in message
 
 
 def test_more_replicas_in_sync_than_there_are_cannot_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from pipeline.events import PROGRESS_INTERVAL, Reporter
+from pipeline.events import PROGRESS_INTERVAL, Pace, Reporter
 from pipeline.messages import TaskEvent, TaskState, from_message
 from pipeline.transport.embedded import EmbeddedTransport
 from pipeline.transport.protocol import Topic
@@ -76,6 +76,13 @@ def test_progress_is_told_at_most_once_per_task_and_interval(
     reporter.progress(TASK, TaskState.SEPARATING, 0.9)
     told = [(event.task_uuid, event.progress) for event in events(transport)]
     assert told == [(TASK, 0.0), (other, 0.0), (TASK, 0.9)]
+
+
+def test_the_pace_goes_with_the_progress(transport: EmbeddedTransport, reporter: Reporter) -> None:
+    reporter.progress(TASK, TaskState.DOWNLOADING, 0.5, Pace(2e6, 3.5))
+    reporter.report(TASK, TaskState.SEPARATING)
+    told = [(event.bytes_per_second, event.seconds_left) for event in events(transport)]
+    assert told == [(2e6, 3.5), (None, None)]
 
 
 def test_changes_of_state_are_never_held_back(transport: EmbeddedTransport, reporter: Reporter) -> None:

@@ -75,9 +75,9 @@ def reach(address: Address) -> Reach:
     """How far away ``address`` is. Addresses that embed an IPv4 address are never reachable, whatever they embed."""
     if isinstance(address, IPv6Address) and address.scope_id is not None:
         return Reach.NEVER  # a zone names one of our own interfaces
-    if _in(address, _METADATA):
+    if is_in(address, _METADATA):
         return Reach.NEVER
-    if _in(address, _PRIVATE):
+    if is_in(address, _PRIVATE):
         return Reach.PRIVATE
     return Reach.PUBLIC if _is_global(address) else Reach.NEVER
 
@@ -92,9 +92,10 @@ def parse_address(text: str) -> Address | None:
 
 def _is_global(address: Address) -> bool:
     if isinstance(address, IPv4Address):
-        return not _in(address, _NEVER_V4)
-    return address in _GLOBAL_V6 and not _in(address, _NEVER_V6)
+        return not is_in(address, _NEVER_V4)
+    return address in _GLOBAL_V6 and not is_in(address, _NEVER_V6)
 
 
-def _in(address: Address, networks: Sequence[Network]) -> bool:
+def is_in(address: Address, networks: Sequence[Network]) -> bool:
+    """Whether one of ``networks`` has ``address``."""
     return any(address.version == network.version and address in network for network in networks)

@@ -14,7 +14,7 @@ from urllib.parse import urljoin
 
 import idna
 
-from pipeline.download.addresses import parse_address
+from pipeline.download.guard.addresses import parse_address
 from pipeline.errors import ErrorCode, PermanentError
 
 MAX_URL_BYTES = 8192

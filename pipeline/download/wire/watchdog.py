@@ -28,6 +28,7 @@ class _Verdict(Enum):
     TOO_LONG = auto()
     STALLED = auto()
     CANCELLED = auto()
+    GIVEN_UP = auto()
 
 
 class Watchdog:
@@ -35,6 +36,8 @@ class Watchdog:
 
     ``subject`` names the exchange in error messages. ``total``: s from entering to leaving the block. ``stall``: s of
     waiting for the other side, measured from ``expect`` to the next ``expect`` or ``rest``.
+
+    A download with several exchanges has one watchdog with a ``branch`` for each of them.
     """
 
     def __init__(self, subject: str, *, total: float, stall: float, cancel: CancelToken) -> None:
@@ -43,6 +46,9 @@ class Watchdog:
         self._stall = stall
         self._cancel = cancel
         self._condition = threading.Condition()
+        self._branches: set[Branch] = set()
+        self.ended = CancelToken()
+        """Set when the exchange is over, for waits that have no socket."""
         self._closed = False
         self._verdict: _Verdict | None = None
         self._sockets: list[socket.socket] = []
@@ -60,10 +66,23 @@ class Watchdog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._condition:
-            self._closed = True
+            self._let_go()
             self._condition.notify()
-            for handle in self._sockets:
-                handle.close()
+
+    @property
+    def deadline(self) -> float:
+        """When the total time is up, on the monotonic clock."""
+        return self._total_at
+
+    def branch(self, subject: str) -> Branch:
+        """A watchdog for one of several exchanges, within the time and under the cancel token of this one."""
+        return Branch(subject, self, stall=self._stall)
+
+    def give_up_branches(self) -> None:
+        """End all the exchanges that are running now: nobody wants them any more."""
+        with self._condition:
+            for branch in self._branches:
+                branch._fire(_Verdict.GIVEN_UP)
 
     def guard_socket(self, connection: socket.socket) -> None:
         """Shut ``connection`` down when the time comes. Call right after connecting; the other side is expected."""
@@ -99,6 +118,8 @@ class Watchdog:
                 raise self._timeout(f"did not finish within {self._total:g} s")
             case _Verdict.STALLED:
                 raise self._timeout(f"sent nothing for {self._stall:g} s")
+            case _Verdict.GIVEN_UP:
+                raise TransientError(f"{self._subject} is not wanted any more", code=ErrorCode.SOURCE_INCOMPLETE)
 
     def _timeout(self, what: str) -> TransientError:
         return TransientError(f"{self._subject} {what}", code=ErrorCode.SOURCE_TIMEOUT)
@@ -113,24 +134,67 @@ class Watchdog:
                 now = time.monotonic()
                 if now >= self._total_at:
                     self._fire(_Verdict.TOO_LONG)
-                elif now >= self._stall_at:
-                    self._fire(_Verdict.STALLED)
-                else:
+                for exchange in (self, *self._branches):
+                    if now >= exchange._stall_at:
+                        exchange._fire(_Verdict.STALLED)
+                if self._verdict is None:
                     # Never longer than ``stall``: ``expect`` is called for every read and wakes nobody.
-                    self._condition.wait(min(self._total_at - now, self._stall_at - now, self._stall))
+                    self._condition.wait(min(self._total_at - now, self._next_stall() - now, self._stall))
+
+    def _next_stall(self) -> float:
+        running = (branch._stall_at for branch in self._branches if branch._verdict is None)
+        return min((self._stall_at, *running))
 
     def _fire(self, verdict: _Verdict) -> None:
         if self._closed or self._verdict is not None:
             return
         self._verdict = verdict
         self._break()
+        for branch in self._branches:
+            branch._fire(verdict)
+
+    def _let_go(self) -> None:
+        self._closed = True
+        self.ended.cancel(ErrorCode.SHUTTING_DOWN)
+        for handle in self._sockets:
+            handle.close()
 
     def _break(self) -> None:
+        self.ended.cancel(ErrorCode.SHUTTING_DOWN)
         for handle in self._sockets:
             with suppress(OSError):  # the other side was faster
                 handle.shutdown(socket.SHUT_RDWR)
         for outcome in self._calls:
             outcome.cancel()
+
+
+class Branch(Watchdog):
+    """The watchdog of one exchange out of several. The thread, the clock and the lock are those of the whole."""
+
+    def __init__(self, subject: str, whole: Watchdog, *, stall: float) -> None:
+        super().__init__(subject, total=whole._total, stall=stall, cancel=whole._cancel)
+        self._whole = whole
+        self._condition = whole._condition
+
+    def __enter__(self) -> Self:
+        with self._condition:
+            self._total_at = self._whole._total_at
+            self._whole._branches.add(self)
+            if self._whole._verdict is not None:
+                self._fire(self._whole._verdict)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._condition:
+            self._whole._branches.discard(self)
+            self._let_go()
+
+    def give_up(self) -> None:
+        """End this exchange alone, now: nobody wants it any more."""
+        with self._condition:
+            self._fire(_Verdict.GIVEN_UP)
 
 
 def _weakly(listener: Callable[[], None]) -> Callable[[], None]:

@@ -8,12 +8,13 @@ to the checked address itself, so that there is no second look-up whose answer c
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -21,10 +22,16 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
-from pipeline.download.addresses import Address
-from pipeline.download.bounded import call_bounded
-from pipeline.download.guard import UrlGuard
-from pipeline.download.watchdog import Watchdog
+from pipeline.download.guard.addresses import Address
+from pipeline.download.guard.url_guard import UrlGuard
+from pipeline.download.wire.bounded import call_bounded
+from pipeline.download.wire.curl import CurlAdapter, CurlOptions, HttpVersion, require_curl
+from pipeline.download.wire.proxy import Proxy
+from pipeline.download.wire.tls import TlsVersion, check_pin, client_context, handshake
+from pipeline.download.wire.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from config import DownloadSettings
 
 #: Opens a TCP connection: address, port, time-out in s.
 Dial = Callable[[Address, int, float], socket.socket]
@@ -53,6 +60,35 @@ class Wire:
     dial: Dial = dial_tcp
     ca_bundle: Path | None = None
     """PEM file of the authorities that are trusted instead of the public ones."""
+    proxy: str | None = field(default=None, repr=False)
+    """``http://``, ``https://`` or ``socks5h://``, with user:password@ or without; it dials instead of ``dial``."""
+    pins: frozenset[str] = frozenset()
+    """Certificates, one of which every https host must present; see ``tls.check_pin``."""
+    minimum_tls: TlsVersion = "1.2"
+    http: HttpVersion = "1.1"
+    """2 and 3 by the program curl, for https; neither ``dial`` nor ``proxy`` nor ``pins`` has a say in it then."""
+
+    @classmethod
+    def from_settings(cls, settings: DownloadSettings) -> Wire:
+        """The operator's way to the sources. Raises ConfigError if this machine cannot speak the HTTP he wants."""
+        if settings.http_version != "1.1":
+            require_curl(settings.http_version)
+        pins = frozenset(settings.certificate_pins)
+        return replace(cls.for_webhooks(settings), pins=pins, http=settings.http_version)
+
+    @classmethod
+    def for_webhooks(cls, settings: DownloadSettings) -> Wire:
+        """His way to receivers, which are the clients' own: pins are for the few hosts that files come from."""
+        proxy = settings.proxy.get_secret_value() if settings.proxy else None
+        return cls(proxy=proxy, minimum_tls=settings.minimum_tls)
+
+    def context(self) -> ssl.SSLContext:
+        """What TLS connections are made with."""
+        return client_context(self.ca_bundle, self.minimum_tls)
+
+    def dialler(self) -> Dial:
+        """What opens the connections."""
+        return Proxy.from_url(self.proxy, self.context()).dial if self.proxy else self.dial
 
 
 #: Straight to the other side.
@@ -77,9 +113,11 @@ def guarded_session(
     session = _GuardedSession(guard)
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-    session.verify = str(wire.ca_bundle) if wire.ca_bundle else True
-    connector = _Connector(guard, wire.dial, connect_timeout, watchdog)
-    adapter = _GuardedAdapter(connector, (connect_timeout, read_timeout))
+    connector = _Connector(guard, wire.dialler(), connect_timeout, watchdog)
+    adapter: HTTPAdapter = _GuardedAdapter(connector, wire, (connect_timeout, read_timeout))
+    if wire.http != "1.1":
+        options = CurlOptions(wire.http, wire.minimum_tls, wire.ca_bundle, connect_timeout, read_timeout)
+        adapter = CurlAdapter(guard, options, watchdog)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
@@ -119,7 +157,9 @@ class _Connector:
         )
         connection.settimeout(self.timeout)
         if self.watchdog:
-            self.watchdog.guard_socket(connection)
+            # By its descriptor: what leads through a proxy may be encrypted already, and such sockets do not dup.
+            with socket.fromfd(connection.fileno(), connection.family, connection.type) as plain:
+                self.watchdog.guard_socket(plain)
         return connection
 
     def _connect(self, host: str, port: int) -> socket.socket:
@@ -152,7 +192,7 @@ def _open(connection: HTTPConnection, connector: _Connector) -> socket.socket:
     return opened
 
 
-def _pool_classes(connector: _Connector) -> dict[str, type[HTTPConnectionPool]]:
+def _pool_classes(connector: _Connector, wire: Wire) -> dict[str, type[HTTPConnectionPool]]:
     class Plain(HTTPConnection):
         def _new_conn(self) -> socket.socket:
             return _open(self, connector)
@@ -160,6 +200,13 @@ def _pool_classes(connector: _Connector) -> dict[str, type[HTTPConnectionPool]]:
     class Secure(HTTPSConnection):
         def _new_conn(self) -> socket.socket:
             return _open(self, connector)
+
+        def connect(self) -> None:
+            host = self.host.strip("[]")
+            with handshake(host, wire.minimum_tls):
+                super().connect()
+            # Before the first byte of the request. Whoever raises here is closed by the pool.
+            check_pin(cast(ssl.SSLSocket, self.sock).getpeercert(binary_form=True), host, wire.pins)
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain
@@ -173,23 +220,21 @@ def _pool_classes(connector: _Connector) -> dict[str, type[HTTPConnectionPool]]:
 class _GuardedAdapter(HTTPAdapter):
     """A transport adapter whose every connection comes from the connector."""
 
-    def __init__(self, connector: _Connector, timeout: tuple[float, float]) -> None:
+    def __init__(self, connector: _Connector, wire: Wire, timeout: tuple[float, float]) -> None:
         self._connector = connector
+        self._wire = wire
         self._timeout = timeout
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _pool_classes(self._connector)
+        super().init_poolmanager(*args, ssl_context=self._wire.context(), **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _pool_classes(self._connector, self._wire)
+
+    def cert_verify(self, *_: Any) -> None:
+        """Nothing to do: the context verifies, and knows by whom."""
 
     def send(
-        self,
-        request: requests.PreparedRequest,
-        stream: bool = False,
-        timeout: Any = None,
-        verify: bool | str = True,
-        cert: Any = None,
-        proxies: Any = None,
+        self, request: requests.PreparedRequest, stream: bool = False, timeout: Any = None, *_: Any, **__: Any
     ) -> requests.Response:
-        """Send within the session's time-outs unless others are given, and through no proxy whatever is given."""
-        return super().send(request, stream, timeout or self._timeout, verify, cert, proxies=None)
+        """Send within the session's time-outs unless others are given; verified, and not where ``proxies`` says."""
+        return super().send(request, stream, timeout or self._timeout)

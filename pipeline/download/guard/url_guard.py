@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable, Sequence
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, Any, Final
 
-from pipeline.download.addresses import Address, Reach, parse_address, reach
-from pipeline.download.bounded import call_bounded
-from pipeline.download.syntax import ParsedUrl, parse_url
+from pipeline.download.guard.addresses import Address, Reach, is_in, parse_address, reach
+from pipeline.download.guard.syntax import ParsedUrl, parse_url
+from pipeline.download.wire.bounded import call_bounded
 from pipeline.errors import ErrorCode, PermanentError, TransientError
+
+if TYPE_CHECKING:
+    from config import DownloadSettings
 
 #: ``socket.getaddrinfo``, or something that answers like it.
 Resolver = Callable[..., Sequence[tuple[Any, ...]]]
 
 WEB_PORTS: Final = (80, 443)
+
+#: Longest name look-up at the front door, s.
+RESOLVE_TIMEOUT: Final = 5.0
 
 #: Told for every reason alike: "refused here, timed out there" would draw a map of the network behind us.
 FORBIDDEN: Final = "the URL leads to a place that this service does not connect to"
@@ -28,22 +35,48 @@ class UrlGuard:
     """Tells places on the public web from everything else. Immutable, thread-safe.
 
     ``allow_private`` opens loopback, private and CGNAT networks, names that mean something only inside them, and every
-    port; metadata services, link-local, multicast and reserved addresses stay closed. ``resolver`` answers like
+    port. ``allow_networks`` (``10.1.0.0/16`` …) opens those of them alone, and such names if they lead there. Metadata
+    services, link-local, multicast and reserved addresses stay closed. ``allow_hosts``, unless empty, are the only
+    hosts that may be talked to: names in lower case, ``.example.org`` for every name under it, addresses.
+    ``deny_hosts`` and ``deny_networks`` stay closed whatever else is allowed. ``resolver`` answers like
     ``socket.getaddrinfo``; ``resolve_timeout`` (s) bounds it at the front door.
     """
 
     def __init__(
         self,
         allow_private: bool,
-        allowed_ports: Sequence[int] = WEB_PORTS,
+        allowed_ports: Collection[int] = WEB_PORTS,
         *,
+        allow_hosts: Iterable[str] = (),
+        deny_hosts: Iterable[str] = (),
+        allow_networks: Iterable[str] = (),
+        deny_networks: Iterable[str] = (),
         resolver: Resolver = socket.getaddrinfo,
-        resolve_timeout: float = 5.0,
+        resolve_timeout: float = RESOLVE_TIMEOUT,
     ) -> None:
         self._allow_private = allow_private
         self._allowed_ports = frozenset(allowed_ports)
+        self._allow_hosts = frozenset(allow_hosts)
+        self._deny_hosts = frozenset(deny_hosts)
+        self._allow_networks = tuple(map(ip_network, allow_networks))
+        self._deny_networks = tuple(map(ip_network, deny_networks))
         self._resolver = resolver
         self._resolve_timeout = resolve_timeout
+
+    @classmethod
+    def from_settings(
+        cls, settings: DownloadSettings, *, any_host: bool = False, resolve_timeout: float = RESOLVE_TIMEOUT
+    ) -> UrlGuard:
+        """The operator's guard. ``any_host``: for URLs that no client gave us, which his list of hosts is not about."""
+        return cls(
+            settings.allow_private_networks,
+            settings.allow_ports,
+            allow_hosts=() if any_host else settings.allow_hosts,
+            deny_hosts=settings.deny_hosts,
+            allow_networks=settings.allow_networks,
+            deny_networks=settings.deny_networks,
+            resolve_timeout=resolve_timeout,
+        )
 
     def check_syntax(self, url: str) -> ParsedUrl:
         """The parts of ``url``. Raises PermanentError (code ``url_invalid``) unless it is a plain http(s) URL."""
@@ -70,9 +103,9 @@ class UrlGuard:
         Raises PermanentError (``url_forbidden``) if the port, the name or any one of the addresses is not allowed, and
         lets the resolver's OSError through.
         """
-        if not self._is_open(port) or not self._is_open_name(host):
-            raise forbidden()
         literal = parse_address(host)
+        if not self._is_open_port(port) or not self._is_open_host(host, literal):
+            raise forbidden()
         addresses = (literal,) if literal is not None else self._resolve(host, port)
         # One bad answer condemns the name: whoever mixes them in wants the next look-up to yield that one.
         if not all(self._is_open_address(address) for address in addresses):
@@ -86,18 +119,37 @@ class UrlGuard:
             raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
         return addresses
 
-    def _is_open(self, port: int) -> bool:
+    def _is_open_port(self, port: int) -> bool:
         return self._allow_private or port in self._allowed_ports
 
-    def _is_open_name(self, host: str) -> bool:
+    def _is_open_host(self, host: str, literal: Address | None) -> bool:
         name = host.lower().removesuffix(".")
-        if self._allow_private or parse_address(name) is not None:
-            return True
-        return "." in name and not name.endswith(_LOCAL_SUFFIXES)
+        if _is_listed(name, self._deny_hosts):
+            return False
+        if self._allow_hosts:
+            return _is_listed(name, self._allow_hosts) or (literal is not None and is_in(literal, self._allow_networks))
+        # A local name is looked up only where there is a private network that it may lead to.
+        return literal is not None or self._allow_private or bool(self._allow_networks) or not _is_local(name)
 
     def _is_open_address(self, address: Address) -> bool:
+        if is_in(address, self._deny_networks):
+            return False
         distance = reach(address)
-        return distance is Reach.PUBLIC or (self._allow_private and distance is Reach.PRIVATE)
+        if distance is not Reach.PRIVATE:
+            return distance is Reach.PUBLIC
+        return self._allow_private or is_in(address, self._allow_networks)
+
+
+def _is_local(name: str) -> bool:
+    return "." not in name or name.endswith(_LOCAL_SUFFIXES)
+
+
+def _is_listed(name: str, hosts: Collection[str]) -> bool:
+    """Whether ``hosts`` has ``name`` itself, or ``.suffix`` of it."""
+    if name in hosts:
+        return True
+    labels = name.split(".")
+    return any("." + ".".join(labels[first:]) in hosts for first in range(1, len(labels)))
 
 
 def forbidden() -> PermanentError:

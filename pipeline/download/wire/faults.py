@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import requests.exceptions as rq
 import urllib3.exceptions as u3
 
-from pipeline.download.response import senseless_length
-from pipeline.download.watchdog import Watchdog
+from pipeline.download.response import incomplete, senseless_length
+from pipeline.download.wire.watchdog import Watchdog
 from pipeline.errors import ErrorCode, PermanentError, PipelineError, TransientError
 from pipeline.telemetry import get_logger
 
@@ -77,10 +77,6 @@ def _timed_out(subject: str) -> PipelineError:
     return TransientError(f"{subject} did not answer in time", code=ErrorCode.SOURCE_TIMEOUT)
 
 
-def _incomplete(subject: str) -> PipelineError:
-    return TransientError(f"{subject} ended before it was complete", code=ErrorCode.SOURCE_INCOMPLETE)
-
-
 def _garbled(subject: str) -> PipelineError:
     return TransientError(f"{subject} did not answer in proper HTTP", code=ErrorCode.SOURCE_PROTOCOL)
 
@@ -101,7 +97,7 @@ _RULES: tuple[_Rule, ...] = (
     ((ssl.SSLCertVerificationError,), _untrusted),
     ((ConnectionError, socket.gaierror, ssl.SSLEOFError, u3.NewConnectionError), _unavailable),
     ((TimeoutError, u3.TimeoutError, rq.Timeout), _timed_out),
-    ((http.client.IncompleteRead,), _incomplete),
+    ((http.client.IncompleteRead,), incomplete),
     ((rq.TooManyRedirects,), _circular),
     ((rq.InvalidHeader, u3.InvalidHeader), senseless_length),
     (

@@ -1,0 +1,163 @@
+"""One request, its redirects and the body of its answer, with the guard, the watchdog and the rate limit in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import requests
+
+from pipeline.download import response as http_response
+from pipeline.download.guard.syntax import ParsedUrl, join_url
+from pipeline.download.guard.url_guard import UrlGuard, forbidden
+from pipeline.download.sources import Source
+from pipeline.download.terms import DownloadLimits
+from pipeline.download.wire.connection import Wire, guarded_session
+from pipeline.download.wire.faults import translated
+from pipeline.download.wire.watchdog import Branch, Watchdog
+from pipeline.errors import CancelledError, ErrorCode, PermanentError
+
+if TYPE_CHECKING:
+    from pipeline.download.wire.rate import RateLimit
+
+MAX_REDIRECTS = 5
+
+#: Compressed answers are not wanted (a few bytes can become very many), and neither is a second request on a
+#: connection whose server may send more than it announced.
+_HEADERS = {"User-Agent": "uvr-api", "Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close"}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """How one download reaches its sources."""
+
+    guard: UrlGuard
+    limits: DownloadLimits
+    wire: Wire
+    rate: RateLimit | None
+    watchdog: Watchdog
+
+    def open(
+        self, source: Source, headers: Mapping[str, str], on_start: Callable[[Branch], None] = lambda _: None
+    ) -> Exchange:
+        """The answer at the end of the redirects, its body unread. To be closed.
+
+        ``on_start`` is given, before anything else, what ends the wait. Raises the same as ``download``.
+        """
+        with ExitStack() as stack:
+            watch = stack.enter_context(self.watchdog.branch(source.subject))
+            on_start(watch)
+            session = stack.enter_context(
+                guarded_session(
+                    self.guard,
+                    connect_timeout=self.limits.connect_timeout,
+                    read_timeout=self.limits.total_timeout,  # the watchdog is stricter
+                    watchdog=watch,
+                    wire=self.wire,
+                )
+            )
+            request = _Request(session, watch, source.subject, {**_HEADERS, **headers})
+            response, place = request.follow(source.place)
+            stack.callback(response.close)
+            return Exchange(self, source, place, response, watch, stack.pop_all())
+
+
+class Exchange:
+    """An answer whose body is being read. A context manager."""
+
+    def __init__(
+        self, line: Line, source: Source, place: ParsedUrl, response: requests.Response, watch: Branch, stack: ExitStack
+    ) -> None:
+        self._line = line
+        self.watch = watch
+        self._stack = stack
+        self.source = source
+        self.place = place
+        """Where the redirects led."""
+        self.response = response
+
+    def __enter__(self) -> Exchange:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._stack.close()
+
+    def raise_if_ended(self) -> None:
+        """Raise the reason if the watchdog has ended this: what was read may be less than it seems."""
+        self.watch.raise_if_fired()
+
+    def read(self, most: int) -> bytes:
+        """The bytes that have come, up to ``most`` of them; nothing at the end. Waits for the rate limit."""
+        rate = self._line.rate
+        self.watch.expect()
+        with translated(self.source.subject, self.watch):
+            # read1 returns what there is; read would wait until the chunk is full. It raises at a premature end.
+            wanted = most if rate is None else rate.most(most)
+            piece: bytes = self.response.raw.read1(wanted, decode_content=False)
+        # The other side is not to blame for the time that our disk, our limits and our listeners take.
+        self.watch.rest()
+        if rate is not None and piece:
+            self._pay(rate, len(piece))
+        return piece
+
+    def _pay(self, rate: RateLimit, amount: int) -> None:
+        try:
+            rate.take(self.place.host, amount, self.watch.ended, self.watch.deadline)
+        except CancelledError:
+            self.watch.raise_if_fired()
+            raise
+
+    def pieces(self, length: int | None, most: int) -> Iterator[bytes]:
+        """The body as it comes in; ``length`` bytes of it if the length is known, whatever follows them."""
+        missing = length
+        while missing is None or missing > 0:
+            piece = self.read(most if missing is None else min(most, missing))
+            if not piece:
+                return
+            yield piece
+            missing = None if missing is None else missing - len(piece)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is asked for, of one place after the other."""
+
+    session: requests.Session
+    watch: Watchdog
+    subject: str
+    headers: Mapping[str, str]
+
+    def follow(self, hop: ParsedUrl) -> tuple[requests.Response, ParsedUrl]:
+        """The answer that is no redirect, and whose it is."""
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._get(hop.url)
+            location = http_response.redirect_location(response)
+            if location is None:
+                return response, hop
+            response.close()
+            hop = self._next(hop, location)
+        raise PermanentError(f"{self.subject} redirects more than {MAX_REDIRECTS} times", code=ErrorCode.SOURCE_REFUSED)
+
+    def _get(self, url: str) -> requests.Response:
+        with translated(self.subject, self.watch), ExitStack() as stack:
+            response = stack.enter_context(self.session.get(url, headers=self.headers, stream=True))
+            self.watch.rest()
+            self.watch.raise_if_fired()
+            stack.pop_all()
+        return response
+
+    def _next(self, hop: ParsedUrl, location: str) -> ParsedUrl:
+        try:
+            target = join_url(hop, location)
+        except PermanentError:
+            # Whoever gave us the URL gave a valid one: what is wrong is where it leads.
+            raise forbidden() from None
+        if hop.scheme == "https" and target.scheme == "http":
+            raise PermanentError(f"{self.subject} redirects from https to http", code=ErrorCode.SOURCE_REFUSED)
+        return target

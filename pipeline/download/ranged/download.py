@@ -1,0 +1,192 @@
+"""One file over several connections: who works, who stops, and what a failure means."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Final
+
+from pipeline.download.checksum import PrefixHash
+from pipeline.download.exchange import Exchange
+from pipeline.download.progress import Reporter
+from pipeline.download.ranged.growth import WINDOW, Growth
+from pipeline.download.ranged.journal import Journal
+from pipeline.download.ranged.pieces import ALIGNMENT
+from pipeline.download.ranged.workers import Crew, Worker
+from pipeline.download.sources import RangesLostError, Source, SourceChangedError, Sources
+from pipeline.errors import CancelledError, InfrastructureError, PermanentError, TransientError
+from pipeline.retry import Backoff
+from pipeline.telemetry import get_logger
+
+log = get_logger(__name__)
+
+#: Tries in a row without progress, while no other connection delivers, until a source is given up.
+MAX_STRIKES: Final = 5
+#: A source that asks for a longer pause than this, s, is given up: whoever wants the file can come back.
+LONGEST_PAUSE: Final = 15.0
+#: A connection that is silent for so long, s, while another one has nothing to do, is replaced.
+SILENT: Final = 2.0
+
+_BACKOFF: Final = Backoff(base=0.2, cap=10.0)
+#: Between two looks at how it goes, s, when nothing happens.
+_TICK: Final = 0.05
+_ROOM_INTERVAL: Final = 2.0
+
+
+class RangedDownload:
+    """Fetches what a crew's allotment lacks. Used once, from one thread."""
+
+    def __init__(
+        self,
+        crew: Crew,
+        sources: Sources,
+        *,
+        journal: Journal | None,
+        reporter: Reporter,
+        prefix: PrefixHash | None,
+        latency: float,
+    ) -> None:
+        self._crew = crew
+        self._sources = sources
+        self._journal = journal
+        self._reporter = reporter
+        self._prefix = prefix
+        self._latency = latency
+        """From the request to the first answer, s."""
+        self._growth = Growth(crew.line.limits.max_connections)
+        self._not_before = 0.0
+        self._started = self._room_checked = time.monotonic()
+        self._before = crew.received
+        self._refusals = 0
+        self.most_connections = 0
+        """That delivered at one time."""
+
+    def run(self, first: tuple[Exchange, int] | None) -> None:
+        """Until nothing is missing. ``first``: an answer whose body begins where the first missing byte is.
+
+        Raises SourceChangedError, RangesLostError and PipelineErrors; what is written stays written then.
+        """
+        try:
+            self._start(first)
+            while self._step():
+                pass
+        finally:
+            self._dismiss_all()
+            self._record()
+
+    def _start(self, first: tuple[Exchange, int] | None = None) -> None:
+        source = first[0].source if first else self._sources.current
+        worker = Worker(self._crew, source, first)
+        with self._crew.changed:
+            worker.start()
+            self._crew.active.append(worker)
+
+    def _step(self) -> bool:
+        crew = self._crew
+        with crew.changed:
+            if not (crew.ended or crew.entries):
+                crew.changed.wait(_TICK)
+            ended, crew.ended = crew.ended, []
+            missing, received = crew.allotment.missing, crew.received
+            low_water = crew.allotment.low_water(crew.total)
+        self._record()
+        crew.line.watchdog.raise_if_fired()
+        for worker in ended:
+            worker.join()
+            self._judge(worker)
+        self._reporter.update(received)
+        if self._prefix:
+            self._prefix.advance(low_water)
+        if missing:
+            self._look_after(missing, received)
+        return bool(missing or crew.active or crew.ended or crew.entries)
+
+    def _record(self) -> None:
+        with self._crew.changed:
+            entries, self._crew.entries = self._crew.entries, []
+        if self._journal and entries:
+            self._journal.add(entries)
+
+    def _look_after(self, missing: int, received: int) -> None:
+        now = time.monotonic()
+        with self._crew.changed:
+            active = [worker for worker in self._crew.active if not worker.dismissed]
+            delivering = sum(worker.delivering for worker in active)
+            # What is left must take longer than it takes to ask for it.
+            pace = (received - self._before) / max(now - self._started, _TICK) / max(delivering, 1)
+            self._crew.least = max(ALIGNMENT, int(pace * self._latency))
+        self.most_connections = max(self.most_connections, delivering)
+        settled = delivering == len(active) >= self._growth.level
+        self._growth.tick(now, received, missing, settled=settled, window=max(WINDOW, self._latency))
+        for worker in active[self._growth.level :]:  # the newest
+            worker.dismiss()
+        self._staff(active, now)
+        if now - self._room_checked > _ROOM_INTERVAL:
+            self._room_checked = now
+            self._crew.file.require_room(missing)
+
+    def _staff(self, active: list[Worker], now: float) -> None:
+        """As many workers as may be and have something to do."""
+        for _ in range(len(active), self._growth.level):
+            with self._crew.changed:
+                useful = self._crew.allotment.can_take(self._crew.least)
+            if not useful:
+                self._replace_silent(active, now)
+                return
+            if now < self._not_before:
+                return
+            self._start()
+
+    def _replace_silent(self, active: list[Worker], now: float) -> None:
+        for worker in active:
+            if now - worker.quiet_since > SILENT:
+                worker.dismiss()
+
+    def _judge(self, worker: Worker) -> None:
+        """What follows from the end of ``worker``."""
+        error = worker.error
+        if error is None or worker.dismissed:
+            return
+        expected = isinstance(error, RangesLostError | PermanentError | TransientError)
+        if not expected or isinstance(error, SourceChangedError | CancelledError | InfrastructureError):
+            raise error
+        log.debug("download_connection_failed", url=worker.source.subject, error=str(error) or type(error).__name__)
+        if worker.progress >= ALIGNMENT:
+            worker.source.strikes = 0
+            return
+        pause = getattr(error, "retry_after", None) or 0.0
+        with self._crew.changed:
+            others = sum(not other.dismissed for other in self._crew.active)
+        if others:
+            # So many there were already, so that is not too many: one that was closed may still count over there.
+            self._growth.refuse(max(others, self.most_connections))
+            self._refusals += 1
+            self._not_before = time.monotonic() + max(pause, _BACKOFF.delay(self._refusals, _RANDOM))
+        else:
+            self._strike(worker.source, error, pause)
+
+    def _strike(self, source: Source, error: BaseException, pause: float) -> None:
+        source.strikes += 1
+        delay = max(pause, _BACKOFF.delay(source.strikes, _RANDOM))
+        hopeless = isinstance(error, RangesLostError | PermanentError)
+        if hopeless or source.strikes >= MAX_STRIKES or pause > LONGEST_PAUSE:
+            self._give_up(source, error)
+            delay = 0.0
+        self._not_before = time.monotonic() + delay
+
+    def _give_up(self, source: Source, error: BaseException) -> None:
+        if self._sources.is_last(source):
+            raise error
+        log.warning("download_source_given_up", url=source.subject)
+        self._sources.drop(source)
+
+    def _dismiss_all(self) -> None:
+        with self._crew.changed:
+            workers = tuple(self._crew.active)
+        for worker in workers:
+            worker.dismiss()
+        for worker in workers:
+            worker.join()
+
+
+_RANDOM = random.Random()

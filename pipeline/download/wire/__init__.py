@@ -1,0 +1,1 @@
+"""How bytes come: connections to the very address that was checked, proxies, TLS, pace, deadlines, what goes wrong."""

@@ -1,0 +1,96 @@
+"""Checksums: what is one, and what servers say of their files."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+import pytest
+from requests.structures import CaseInsensitiveDict
+
+from pipeline.download.checksum import Checksum, PrefixHash, announced
+
+DATA = b"some bytes"
+SHA256 = hashlib.sha256(DATA)
+MD5 = hashlib.md5(DATA)
+SHA256_64 = base64.b64encode(SHA256.digest()).decode()
+MD5_64 = base64.b64encode(MD5.digest()).decode()
+OF_SHA256 = Checksum("sha256", SHA256.hexdigest())
+OF_MD5 = Checksum("md5", MD5.hexdigest())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("sha1", "0" * 40),
+        ("sha256", "0" * 63),
+        ("sha256", "g" * 64),
+        ("md5", "0" * 64),
+        ("md5", "0" * 31 + "\n"),
+        ("md5", "0" * 32, 10),
+        ("md5", "0" * 32, 0, ("0" * 64,)),
+        ("md5", "0" * 32, None, ("0" * 64,)),
+        ("md5", "0" * 32, 10, ("0" * 32,)),
+    ],
+)
+def test_what_is_no_checksum(arguments: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"checksum|piece"):
+        Checksum(*arguments)
+
+
+def test_letters_of_either_case_are_the_same() -> None:
+    assert Checksum("md5", MD5.hexdigest().upper()).matches(MD5.hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("total", "spans"),
+    [(25, [(0, 10), (10, 20), (20, 25)]), (30, [(0, 10), (10, 20), (20, 30)]), (20, []), (31, [])],
+)
+def test_pieces_are_of_use_if_they_cover_the_file(total: int, spans: list[tuple[int, int]]) -> None:
+    checksum = Checksum("md5", "0" * 32, 10, ("0" * 64,) * 3)
+    assert [(start, end) for start, end, _ in checksum.spans(total)] == spans
+
+
+@pytest.mark.parametrize(
+    ("headers", "whole", "found"),
+    [
+        ({}, True, None),
+        ({"Repr-Digest": f"sha-256=:{SHA256_64}:"}, False, OF_SHA256),
+        ({"repr-digest": f"unknown=:AAAA:, sha-256=:{SHA256_64}:"}, False, OF_SHA256),
+        ({"Digest": f"SHA-256={SHA256_64},MD5={MD5_64}"}, False, OF_SHA256),
+        ({"Digest": f"md5={MD5_64}"}, False, OF_MD5),
+        ({"Content-MD5": MD5_64}, True, OF_MD5),
+        ({"Content-MD5": MD5_64}, False, None),
+        ({"Content-Digest": f"sha-256=:{SHA256_64}:"}, True, OF_SHA256),
+        ({"Content-Digest": f"sha-256=:{SHA256_64}:"}, False, None),
+        ({"x-goog-hash": f"crc32c=n03x6A==,md5={MD5_64}"}, False, OF_MD5),
+        ({"x-goog-hash": f"md5={MD5_64}", "x-goog-stored-content-encoding": "gzip"}, True, None),
+        ({"x-goog-hash": f"md5={MD5_64}", "x-goog-stored-content-encoding": "identity"}, True, OF_MD5),
+        ({"Digest": f"sha-256={MD5_64}"}, True, None),
+        ({"Digest": "sha-256=%%%"}, True, None),
+        ({"Content-MD5": "A"}, True, None),
+    ],
+)
+def test_what_servers_announce(headers: dict[str, str], whole: bool, found: Checksum | None) -> None:
+    assert announced(CaseInsensitiveDict(headers), whole=whole) == found
+
+
+class Memory:
+    """A file."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self.data[offset : offset + size]
+
+
+def test_the_hash_of_what_is_complete_so_far() -> None:
+    prefix = PrefixHash(Memory(DATA), "sha256")
+    prefix.advance(4)
+    prefix.advance(3)
+    assert prefix.position == 4
+    prefix.advance(100, most=2)
+    assert prefix.position == 6
+    prefix.advance(100)
+    assert (prefix.position, prefix.hexdigest()) == (len(DATA), SHA256.hexdigest())

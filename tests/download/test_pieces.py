@@ -1,0 +1,160 @@
+"""Range arithmetic: every byte is written once, by whomever, however workers come, steal, fail and go."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+
+from pipeline.download.ranged.pieces import ALIGNMENT, LARGEST_PIECE, MIB, Allotment, Span, missing, piece_size
+
+spans = st.tuples(st.integers(0, 1000), st.integers(0, 1000)).map(lambda pair: Span(min(pair), max(pair)))
+
+
+@given(st.integers(1, 10**13), st.integers(1, 64 * MIB))
+def test_pieces_follow_the_size_of_the_file(total: int, smallest: int) -> None:
+    size = piece_size(total, smallest)
+    assert size % ALIGNMENT == 0
+    assert size >= smallest
+    assert size < max(LARGEST_PIECE, smallest) + ALIGNMENT
+
+
+@pytest.mark.parametrize(
+    ("total", "size"), [(1, MIB), (64 * MIB, MIB), (512 * MIB, 8 * MIB), (4096 * MIB, 16 * MIB), (10**12, 16 * MIB)]
+)
+def test_models_have_large_pieces_and_songs_small_ones(total: int, size: int) -> None:
+    assert piece_size(total) == size
+
+
+@given(st.integers(0, 1000), st.lists(spans))
+def test_what_is_missing_and_what_is_there_are_the_file(total: int, have: list[Span]) -> None:
+    gaps = list(missing(total, have))
+    covered = {byte for start, end in have for byte in range(start, min(end, total))}
+    lacking = [byte for start, end in gaps for byte in range(start, end)]
+    assert len(lacking) == len(set(lacking))
+    assert set(lacking) == set(range(total)) - covered
+    assert all(before.end < after.start for before, after in pairwise(gaps))
+
+
+class Allotting(RuleBasedStateMachine):
+    """Any order of events, against a bitmap of what was written."""
+
+    workers = Bundle("workers")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 40 * ALIGNMENT + 77
+        self.allotment = Allotment([Span(0, self.total)])
+        self.written: list[Span] = []
+        self.busy: set[int] = set()
+        self.names = 0
+
+    @rule(target=workers, least=st.sampled_from([1, ALIGNMENT, 5 * ALIGNMENT]))
+    def hire(self, least: int) -> int:
+        self.names += 1
+        can = self.allotment.can_take(least)
+        holding = self.allotment.take(self.names, least=least)
+        assert (holding is not None) == can
+        if holding is not None:
+            assert holding.left > 0
+            self.busy.add(self.names)
+        return self.names
+
+    @rule(worker=workers, received=st.integers(1, 6 * ALIGNMENT))
+    def write(self, worker: int, received: int) -> None:
+        if worker in self.busy:
+            span = self.allotment.claim(worker, received)
+            assert span.size <= received
+            self.allotment.wrote(worker)
+            if span.size:
+                self.written.append(span)
+
+    @rule(worker=workers, received=st.integers(1, 6 * ALIGNMENT))
+    def claim_and_fail(self, worker: int, received: int) -> None:
+        """Claimed, but the disk or the process did not do it."""
+        if worker in self.busy:
+            self.allotment.claim(worker, received)
+            self.leave(worker)
+
+    @rule(worker=workers, limit=st.integers(0, 41 * ALIGNMENT))
+    def extend(self, worker: int, limit: int) -> None:
+        if worker in self.busy and not self.allotment.held_by(worker).left:
+            end = self.allotment.held_by(worker).end
+            if self.allotment.extend(worker, limit):
+                assert end < self.allotment.held_by(worker).end <= limit
+
+    @rule(worker=consumes(workers))
+    def leave(self, worker: int) -> None:
+        if worker in self.busy:
+            self.busy.remove(worker)
+            self.allotment.release(worker)
+
+    @precondition(lambda self: self.written and not self.busy)
+    @rule(data=st.data())
+    def find_damage(self, data: st.DataObject) -> None:
+        span = data.draw(st.sampled_from(self.written))
+        self.written.remove(span)
+        self.allotment.demand(span)
+
+    @invariant()
+    def no_byte_is_lost_or_written_twice(self) -> None:
+        parts = sorted(
+            [
+                *self.written,
+                *(span for span in self.allotment._free),
+                *(Span(held.written, held.end) for held in self.allotment._held.values() if held.written < held.end),
+            ]
+        )
+        assert [start for start, _ in parts] == [0, *(end for _, end in parts[:-1])][: len(parts)]
+        assert parts[-1].end == self.total
+
+    @invariant()
+    def the_counts_are_right(self) -> None:
+        done = sum(span.size for span in self.written)
+        assert self.allotment.missing == self.total - done
+        low = self.allotment.low_water(self.total)
+        assert sum(min(span.end, low) - min(span.start, low) for span in self.written) == low
+
+    def teardown(self) -> None:
+        """Whatever happened, one worker more brings it to its end."""
+        for worker in tuple(self.busy):
+            self.allotment.release(worker)
+        while self.allotment.take("last") is not None:
+            while (span := self.allotment.claim("last", 10 * ALIGNMENT)).size:
+                self.allotment.wrote("last")
+                self.written.append(span)
+            self.allotment.release("last")
+        assert self.allotment.missing == 0
+        assert list(missing(self.total, self.written)) == []
+
+
+TestAllotting = pytest.mark.filterwarnings("default")(Allotting.TestCase)
+TestAllotting.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_an_idle_worker_steals_the_back_half_of_the_largest_remainder() -> None:
+    allotment = Allotment([Span(0, 64 * ALIGNMENT)])
+    allotment.take("first")
+    allotment.claim("first", 4 * ALIGNMENT)
+    allotment.take("second")
+    assert (allotment.held_by("first").end, allotment.held_by("second").start) == (34 * ALIGNMENT, 34 * ALIGNMENT)
+    allotment.claim("second", 20 * ALIGNMENT)
+    allotment.take("third")
+    assert (allotment.held_by("first").end, allotment.held_by("third").end) == (19 * ALIGNMENT, 34 * ALIGNMENT)
+
+
+def test_small_remainders_are_left_to_who_has_them() -> None:
+    allotment = Allotment([Span(0, 4 * ALIGNMENT)])
+    allotment.take("first")
+    assert allotment.take("second", least=3 * ALIGNMENT) is None
+    assert allotment.take("second", least=2 * ALIGNMENT) is not None
+
+
+def test_what_was_read_beyond_a_stolen_end_counts_for_nobody() -> None:
+    allotment = Allotment([Span(0, 4 * ALIGNMENT)])
+    allotment.take("first")
+    allotment.take("second")
+    assert allotment.claim("first", 3 * ALIGNMENT) == Span(0, 2 * ALIGNMENT)
