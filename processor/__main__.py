@@ -10,7 +10,8 @@ from typing import NoReturn
 
 from config import Settings
 from pipeline.cancel import CancelToken
-from pipeline.download import DownloadLimits, UrlGuard
+from pipeline.download import DownloadLimits, UrlGuard, Wire
+from pipeline.download.wire.rate import RateLimit
 from pipeline.errors import ErrorCode
 from pipeline.events import Reporter
 from pipeline.lifecycle import ExitCode, StopSignal
@@ -26,6 +27,7 @@ from pipeline.worker import HealthAddress, WorkerProcess
 from processor.budget import DiskBudget
 from processor.gate import DeviceGate
 from processor.job import Equipment, Limits
+from processor.models.options import StoreOptions
 from processor.protocol import ChildSettings
 from processor.separation import COMMAND, SeparationProcess
 from processor.service import Processor
@@ -58,7 +60,8 @@ def _child_settings(settings: Settings, workdir: WorkDir) -> ChildSettings:
         model_name=settings.model.model_name,
         require_gpu=settings.model.require_gpu,
         scratch_dir=workdir.path,
-        allow_private_networks=settings.download.allow_private_networks,
+        download=settings.download,
+        models=StoreOptions.from_settings(settings.model),
         log=settings.log,
     )
 
@@ -72,9 +75,11 @@ def _equipment(
         gate=DeviceGate(stop),
         budget=DiskBudget(worker.prefetch_bytes, stop),
         handoff=open_handoff(settings),
-        guard=UrlGuard(settings.download.allow_private_networks),
+        guard=UrlGuard.from_settings(settings.download),
         reporter=reporter,
         workdir=workdir,
+        wire=Wire.from_settings(settings.download),
+        rate=RateLimit.from_settings(settings.download),
         limits=Limits(
             download=DownloadLimits.from_settings(settings.download),
             max_seconds=settings.download.max_audio_seconds,

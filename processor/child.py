@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cancel import CancelToken
-from pipeline.download import UrlGuard
+from pipeline.download import UrlGuard, Wire
+from pipeline.download.wire.rate import RateLimit
 from pipeline.errors import ErrorCode, PipelineError
+from pipeline.files import disk_error
 from pipeline.lifecycle import ExitCode
 from pipeline.telemetry import configure_logging, get_logger, log_context
 from processor.protocol import (
@@ -42,6 +44,7 @@ from processor.protocol import (
 
 if TYPE_CHECKING:
     from processor.engine import StockEngine
+    from processor.models import Network
 
 log = get_logger(__name__)
 
@@ -131,24 +134,35 @@ def _set_up(settings: ChildSettings, parent: Parent) -> StockEngine | None:
     try:
         # A minute of imports and loading, so late that the parent's end is being watched for meanwhile.
         from processor.engine import StockEngine
+        from processor.models import ModelStore
 
-        engine = StockEngine(
-            settings.model_dir,
-            settings.scratch_dir,
-            guard=UrlGuard(settings.allow_private_networks),
-            require_gpu=settings.require_gpu,
-        )
+        models = ModelStore(settings.model_dir, _network(settings), settings.models)
+        engine = StockEngine(models, settings.scratch_dir, require_gpu=settings.require_gpu)
         engine.load(settings.model_name)
         engine.warm_up(settings.scratch_dir)
     except PipelineError as error:
         parent.tell(SetupFailed(error.code, error.message))
         return None
     except Exception as error:  # the boundary between the library's exceptions and ours
-        log.exception("setup_failed")
+        full = isinstance(error, OSError) and disk_error(error).code is ErrorCode.DISK_FULL
+        if not full:
+            log.exception("setup_failed")
         why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-        parent.tell(SetupFailed(ErrorCode.INTERNAL, f"the separation cannot be set up: {why}"))
+        code = ErrorCode.DISK_FULL if full else ErrorCode.INTERNAL
+        parent.tell(SetupFailed(code, f"the separation cannot be set up: {why}"))
         return None
     return engine
+
+
+def _network(settings: ChildSettings) -> Network:
+    """The way to model files, to which a client's choice of hosts has nothing to say."""
+    from processor.models import Network
+
+    download = settings.download
+    if download is None:
+        return Network(UrlGuard(allow_private=False))
+    guard = UrlGuard.from_settings(download, any_host=True)
+    return Network(guard, Wire.from_settings(download), RateLimit.from_settings(download))
 
 
 def _separate(engine: StockEngine, job: Separate, cancel: CancelToken, parent: Parent) -> JobReport:
@@ -173,7 +187,7 @@ def _separate(engine: StockEngine, job: Separate, cancel: CancelToken, parent: P
         if known is None:
             log.exception("separation_crashed")
             return Fatal(job.job, f"the separation ended with {type(error).__name__}")
-        if known is not error:
+        if known is not error and known.code is not ErrorCode.DISK_FULL:
             log.exception("separation_failed")
         return Failed(job.job, known.kind, known.code, known.message)
     return Done(job.job, stems, job.model, engine.device)

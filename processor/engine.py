@@ -8,12 +8,11 @@ Runs in the child process only. What is changed against the stock way, and why:
   would have to be guessed from;
 * the MDX path's second pass over the song is left out: its result is thrown away unless ``invert_using_spec`` is on,
   which it is not. The stems are bit for bit the same;
-* model files come through our own download, which places them whole or not at all.
+* model files come through our own store, which places them whole or not at all, and opens those that are sealed.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import inspect
 import logging
@@ -31,11 +30,10 @@ from typing import Any
 import numpy as np
 from audio_separator.separator import Separator
 
-from pipeline.download import UrlGuard
 from pipeline.errors import ErrorCode, PermanentError, PipelineError, TransientError
 from pipeline.files import disk_error
 from pipeline.telemetry import get_logger
-from processor.models import NotServedError, fetch, missing, unknown, unreadable
+from processor.models import ModelStore, NotServedError, SealError, closed, missing, unknown, unreadable
 from processor.protocol import Separate, Stem
 from processor.wav import BLOCK_FRAMES, SAMPLE_RATE, Samples, write_wav
 
@@ -43,6 +41,9 @@ log = get_logger(__name__)
 
 #: How far a stem's length may be from the song's, frames: the VR path gives whole hops of its transform.
 _FIT = SAMPLE_RATE // 10
+
+#: Whose models are read from their files at every song, where the others are in memory once they are loaded.
+_READ_PER_SONG = ("vr_separator", "demucs_separator")
 
 #: Where Demucs loops over a song; the other architectures do it in the module of their model.
 _DEMUCS_LOOP = "audio_separator.separator.uvr_lib_v5.demucs.apply"
@@ -58,24 +59,27 @@ class StemMissingError(Exception):
 class StockEngine:
     """One ``audio_separator.Separator`` with one loaded model, which later jobs find warm.
 
-    ``model_dir`` is made if need be. Raises OSError if it or ``scratch_dir`` cannot be used.
+    The folder of ``models`` is made if need be. Raises OSError if it or ``scratch_dir`` cannot be used.
     """
 
-    def __init__(self, model_dir: Path, scratch_dir: Path, *, guard: UrlGuard, require_gpu: bool = False) -> None:
+    def __init__(self, models: ModelStore, scratch_dir: Path, *, require_gpu: bool = False) -> None:
         # The library reads this variable behind our back, and prefers it to what it is told.
         os.environ.pop("AUDIO_SEPARATOR_MODEL_DIR", None)
         _put_ffmpeg_on_path(scratch_dir)
         self._require_gpu = require_gpu
         self._loaded: str | None = None
+        self._models = models
+        self._read_per_song: tuple[str, ...] = ()
+        models.vault.sweep()
         self._separator: Any = Separator(
             log_level=logging.WARNING,
-            model_file_dir=str(model_dir),
+            model_file_dir=str(models.folder),
             output_dir=str(scratch_dir),
             output_format="WAV",
             normalization_threshold=1.0,
             amplification_threshold=0.0,
         )
-        self._separator.download_file_if_not_exists = functools.partial(fetch, guard=guard)
+        self._separator.download_file_if_not_exists = models.fetch
 
     @property
     def device(self) -> str:
@@ -110,7 +114,7 @@ class StockEngine:
         write_wav(noise, [samples], channels=2)
         started = time.monotonic()
         with _instrumented(self._separator.model_instance, {}, lambda _fraction: None):
-            self._separator.separate(str(noise))
+            self._run(noise)
         noise.unlink()
         log.info("model_warmed_up", seconds=round(time.monotonic() - started, 3))
 
@@ -128,32 +132,51 @@ class StockEngine:
         sources: dict[str, Samples] = {}
         random.seed(0)  # Demucs shifts the song by random amounts; twice the same song must give the same stems
         with _instrumented(model, sources, on_progress):
-            self._separator.separate(str(job.mixture))
+            self._run(job.mixture)
         absent = (promised or _keys(model.demucs_source_map)) - sources.keys()
         if absent:
             raise StemMissingError(f"the model gave no {' and no '.join(sorted(absent))}")
         _require_known(job.stems, sources)
         return tuple(_written(name, sources[name], job) for name in dict.fromkeys(job.stems or sources))
 
+    def _run(self, mixture: Path) -> None:
+        with self._models.opened(self._read_per_song):
+            self._separator.separate(str(mixture))
+
     def _fetch_and_load(self, name: str) -> None:
         try:
-            self._know(name)
-            self._separator.load_model(name)
+            files = self._files(name)
+            self._separator.download_model_files(name)  # before the loading does: what comes in may have to be sealed
+            self._load(name, files)
+        except SealError as error:
+            log.error("model_not_opened", model=name, error=error.message)
+            raise closed(name) from error
         except (NotServedError, TransientError) as error:
             log.error("model_not_fetched", model=name, error=str(error))
-            raise missing(name, error.code) from error
+            raise missing(name, error) from error
         except PipelineError:
             raise
         except (Exception, SystemExit) as error:  # the library ends the process over a corrupt checkpoint
             log.error("model_load_failed", model=name, error=repr(error))
             raise unreadable(name, error) from error
 
-    def _know(self, name: str) -> None:
-        """Have the model's files. Raises PermanentError if there is no such model."""
+    def _load(self, name: str, files: tuple[str, ...]) -> None:
+        with self._models.opened(files) as folder:
+            self._separator.model_file_dir = str(folder)
+            try:
+                self._separator.load_model(name)
+            finally:
+                self._separator.model_file_dir = str(self._models.folder)
+        kind = type(self._separator.model_instance).__module__.rpartition(".")[2]
+        self._read_per_song = files if kind in _READ_PER_SONG else ()
+
+    def _files(self, name: str) -> tuple[str, ...]:
+        """The names of the model's files. Raises PermanentError if there is no such model."""
         models = self._separator.list_supported_model_files()
-        known = (model for group in models.values() for model in group.values())
-        if not any(name == model["filename"] or name in model["download_files"] for model in known):
-            raise unknown(name)
+        for model in (model for group in models.values() for model in group.values()):
+            if name == model["filename"] or name in model["download_files"]:
+                return tuple(file.rsplit("/", 1)[-1] for file in model["download_files"])
+        raise unknown(name)
 
 
 def stem_key(name: str) -> str:

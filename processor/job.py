@@ -10,18 +10,22 @@ from pathlib import Path
 
 from pipeline.cancel import CancelToken
 from pipeline.consumer import JobContext
-from pipeline.download import Downloaded, DownloadLimits, DownloadProgress, UrlGuard, download
-from pipeline.events import Reporter
+from pipeline.download import Downloaded, DownloadLimits, UrlGuard, Wire, download
+from pipeline.download.wire.connection import DIRECT
+from pipeline.download.wire.rate import RateLimit
+from pipeline.events import Pace, Reporter
 from pipeline.files import local_errors
 from pipeline.messages import SeparationResult, SeparationTask, StemFile, TaskState
 from pipeline.storage import ObjectStore
 from pipeline.storage.keys import handoff_key
 from pipeline.telemetry import get_logger
+from pipeline.transfers import watched
 from pipeline.workdir import WorkDir
 from processor.budget import DiskBudget
 from processor.decode import Mixture, decode, most_bytes
 from processor.gate import DeviceGate, Turn
 from processor.handoff import unless_cancelled
+from processor.probe import Hints, probe
 from processor.protocol import Done, Stem
 from processor.separation import SeparationProcess
 
@@ -59,6 +63,9 @@ class Equipment:
     reporter: Reporter
     workdir: WorkDir
     limits: Limits
+    wire: Wire = DIRECT
+    rate: RateLimit | None = None
+    """Shared by all downloads of songs; None: as fast as they come."""
 
 
 class _Timings:
@@ -122,25 +129,34 @@ class SeparationJob:
                 self._place.ask_for(limits.max_bytes, self._cancel)
             self._equipment.reporter.report(self._task.task_uuid, TaskState.DOWNLOADING)
             with self._timings.stage("download"):
-                self._source = download(
+                self._source = self._downloaded(limits)
+            self._place.keep(self._source.bytes)
+        return self._source
+
+    def _downloaded(self, limits: DownloadLimits) -> Downloaded:
+        with watched("audio", self._on_download) as transfer:
+            return transfer.done(
+                download(
                     self._task.audio,
                     self._folder / "source",
                     guard=self._equipment.guard,
                     limits=limits,
                     cancel=self._cancel,
-                    on_progress=self._on_download,
+                    on_progress=transfer.progress,
+                    wire=self._equipment.wire,
+                    rate=self._equipment.rate,
                 )
-            self._place.keep(self._source.bytes)
-        return self._source
+            )
 
-    def _on_download(self, progress: DownloadProgress) -> None:
-        if progress.total:
-            self._on_progress(TaskState.DOWNLOADING, progress.bytes / progress.total)
+    def _on_download(self, fraction: float, pace: Pace) -> None:
+        self._equipment.reporter.progress(self._task.task_uuid, TaskState.DOWNLOADING, fraction, pace)
 
     def _decode(self) -> Mixture:
         if self._mixture is None:
             source = self._fetch()
             max_seconds = self._equipment.limits.max_seconds
+            with self._timings.stage("decode"):
+                probe(source.path, max_seconds=max_seconds, hints=Hints(source.content_type, source.extension))
             with self._timings.stage("wait"):
                 self._place.ask_for(source.bytes + most_bytes(max_seconds), self._cancel)
             with self._timings.stage("decode"):
@@ -178,11 +194,11 @@ class SeparationJob:
             stems=self._task.stems,
             timeout=timeout,
             cancel=self._cancel,
-            on_progress=lambda fraction: self._on_progress(TaskState.SEPARATING, fraction),
+            on_progress=self._on_separation,
         )
 
-    def _on_progress(self, state: TaskState, fraction: float) -> None:
-        self._equipment.reporter.progress(self._task.task_uuid, state, fraction)
+    def _on_separation(self, fraction: float) -> None:
+        self._equipment.reporter.progress(self._task.task_uuid, TaskState.SEPARATING, fraction)
 
     def _hand_off(self) -> tuple[StemFile, ...]:
         done = self._separate()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from config import LogSettings
+from config import DownloadSettings, LogSettings
 from pipeline.errors import ErrorCode, ErrorKind
+from processor.models.options import StoreOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +19,9 @@ class ChildSettings:
     require_gpu: bool
     scratch_dir: Path
     """For the child's own working files."""
-    allow_private_networks: bool = False
-    """Whether model files may come from loopback and private addresses."""
+    download: DownloadSettings | None = None
+    """How model files are fetched; None: from anywhere on the public internet, straight."""
+    models: StoreOptions = field(default_factory=StoreOptions)
     log: LogSettings = field(default_factory=LogSettings)
 
 

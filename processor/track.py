@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,13 +15,11 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from pipeline.cancel import CancelToken
-from pipeline.errors import ErrorCode, PermanentError
+from processor.container import open_container, size_of
 from processor.headers import announced_bytes
+from processor.refusals import corrupt, cut_off, empty, no_audio_track, not_audio, too_long
 from processor.wav import SAMPLE_RATE, Samples
 
-#: Demuxers that read one file and nothing else. Playlists and the like, which would have ffmpeg open further files or
-#: addresses that the source names, are not among them.
-DEMUXERS = "wav,w64,aiff,au,caf,flac,mp3,ogg,aac,ac3,eac3,amr,ape,wv,tta,mov,matroska,asf,avi,mpegts,mpeg,flv"
 #: Containers whose header states how long the audio is, rather than an estimate.
 _EXACT = frozenset({"wav", "w64", "aiff", "caf", "flac", "ogg", "mov", "matroska"})
 #: Containers whose length in bytes is worth more than what ffmpeg makes of it.
@@ -38,16 +36,30 @@ _RATES = range(1_000, 1_000_001)
 _MOST_CHANNELS = 16
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a file's header says of its audio, which may be wrong."""
+
+    container: str
+    """By its first name in ffmpeg."""
+    codec: str
+    channels: int
+    sample_rate: int
+    """Frames per second, Hz; 0 if the header does not say."""
+    seconds: float | None
+    """Length in s; None if the header does not say, or the format knows no more than an estimate."""
+
+
 class Track:
     """One stream of one open file. ``blocks`` first; ``notes`` and ``require_whole`` once it is exhausted."""
 
     def __init__(self, file: BinaryIO, container: InputContainer) -> None:
         streams = container.streams.audio
         if not streams:
-            raise _not_audio("the source has no audio track")
+            raise no_audio_track(video=bool(container.streams.video))
         # PyAV has no codec context where ffmpeg has no decoder, whatever its annotations say.
         if getattr(streams[0], "codec_context", None) is None:
-            raise _not_audio("the source's audio is of a kind that cannot be decoded")
+            raise not_audio("the source's audio is of a kind that cannot be decoded")
         self._file = file
         self._container = container
         self._formats = frozenset(container.format.name.split(","))
@@ -60,21 +72,40 @@ class Track:
         self._channels = 0
         self._damaged = 0
 
+    @property
+    def form(self) -> Form:
+        """What there is to know before anything is decoded."""
+        codec = self._stream.codec_context
+        return Form(
+            container=self._container.format.name.partition(",")[0],
+            codec=codec.name,
+            channels=codec.layout.nb_channels,
+            sample_rate=codec.sample_rate or 0,
+            seconds=self._declared,
+        )
+
+    def require_form(self, max_seconds: float) -> None:
+        """Raise PermanentError if already the header tells that this cannot be decoded, or not within the limit."""
+        form = self.form
+        if form.sample_rate:
+            _require_rate(form.sample_rate)
+        _require_channels(form.channels)
+        if form.seconds is not None and form.seconds > max_seconds:
+            raise too_long(max_seconds)
+
     def blocks(self, max_seconds: float, cancel: CancelToken) -> Iterator[Samples]:
         """Stereo blocks ``(frames, 2)`` at ``SAMPLE_RATE`` until the end of the stream.
 
         Raises PermanentError for what is corrupt or longer than ``max_seconds``, CancelledError.
         """
-        if self._declared is not None and self._declared > max_seconds:
-            raise _too_long(max_seconds)
-        for frame in self._resampled():
-            cancel.raise_if_set()
+        self.require_form(max_seconds)
+        for frame in self._resampled(cancel):
             block = frame.to_ndarray()
             self._frames += block.shape[1]
             if self._frames > max_seconds * SAMPLE_RATE:
-                raise _too_long(max_seconds)
+                raise too_long(max_seconds)
             if not np.isfinite(block).all():
-                raise _corrupt("the source has samples that are no numbers")
+                raise corrupt("the source has samples that are no numbers")
             yield np.ascontiguousarray(np.broadcast_to(block, (2, block.shape[1])).T, dtype=np.float32)
 
     @property
@@ -94,15 +125,15 @@ class Track:
     def require_whole(self) -> None:
         """Raise PermanentError if the track is empty, or ends earlier than its file says."""
         if not self._frames:
-            raise _corrupt() if self._damaged else _empty()
+            raise corrupt() if self._damaged else empty()
         whole = self._seconds
         if self._formats & _MEASURED:
-            whole *= max(1.0, (announced_bytes(self._file) or 0) / _size(self._file))
+            whole *= max(1.0, (announced_bytes(self._file) or 0) / size_of(self._file))
         # Where damage in the middle was left out, the last frame still stands at its place near the end.
         elif self._declared is not None and self._start + self._declared - self._end > _SHORTFALL:
             whole = self._declared
         if whole - self._seconds > _SHORTFALL:
-            raise _cut_off(f"it says that it is {whole:.1f} s long, and ends after {self._seconds:.1f} s")
+            raise cut_off(f"it says that it is {whole:.1f} s long, and ends after {self._seconds:.1f} s")
 
     @property
     def _seconds(self) -> float:
@@ -112,12 +143,12 @@ class Track:
     def _missing(self) -> float:
         return 0.0 if self._declared is None else self._declared - self._seconds
 
-    def _resampled(self) -> Iterator[av.AudioFrame]:
+    def _resampled(self, cancel: CancelToken) -> Iterator[av.AudioFrame]:
         """Frames of float32 planes, mono or stereo. Concatenated files change form in mid-stream."""
         form: tuple[object, ...] = ()
         resampler: AudioResampler | None = None
         try:
-            for frame in self._decoded():
+            for frame in self._decoded(cancel):
                 if form != (form := (frame.format.name, frame.layout.name, frame.sample_rate)):
                     yield from _flushed(resampler)
                     resampler = self._resampler(frame)
@@ -125,25 +156,32 @@ class Track:
                 yield from resampler.resample(frame)
             yield from _flushed(resampler)
         except (av.error.FFmpegError, ValueError) as error:
-            raise _corrupt() from error
+            raise corrupt() from error
 
     def _resampler(self, frame: av.AudioFrame) -> AudioResampler:
         channels = frame.layout.nb_channels
-        if frame.sample_rate not in _RATES:
-            raise _not_audio(f"the source has a sample rate of {frame.sample_rate} Hz")
-        if channels > _MOST_CHANNELS:
-            raise _not_audio(f"the source has {channels} channels")
+        _require_rate(frame.sample_rate)
+        _require_channels(channels)
         self._channels = max(self._channels, channels)
         # ffmpeg mixes mono into stereo at -3 dB: mono is resampled as it is and doubled afterwards.
         return AudioResampler(format="fltp", layout="mono" if channels == 1 else "stereo", rate=SAMPLE_RATE)
 
-    def _decoded(self) -> Iterator[av.AudioFrame]:
-        for packet in self._container.demux(self._stream):
+    def _decoded(self, cancel: CancelToken) -> Iterator[av.AudioFrame]:
+        for packet in self._packets():
+            cancel.raise_if_set()  # for each packet, since there may be many in a row that give no frame
             for frame in self._frames_of(packet):
                 if frame.pts is not None and frame.time_base is not None:
                     self._end = float(frame.pts * frame.time_base)
                 self._end += frame.samples / frame.sample_rate
                 yield frame
+
+    def _packets(self) -> Iterator[av.Packet[AudioStream]]:
+        try:
+            yield from self._container.demux(self._stream)
+        except IndexError:
+            # Streams that ffmpeg has come upon meanwhile are not known to PyAV, which stumbles over them at the end,
+            # behind the last packet of those that are.
+            return
 
     def _frames_of(self, packet: av.Packet[AudioStream]) -> list[av.AudioFrame]:
         try:
@@ -161,23 +199,18 @@ def open_track(source: Path) -> Iterator[Track]:
 
     Raises PermanentError for what is empty, not audio or cut off before it can be read, OSError.
     """
-    with source.open("rb") as file:
-        if not _size(file):
-            raise _empty()
-        with _opened(file) as container:
-            yield Track(file, container)
+    with source.open("rb") as file, open_container(file) as container:
+        yield Track(file, container)
 
 
-def _opened(file: BinaryIO) -> InputContainer:
-    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "none"}
-    try:
-        container = av.open(file, mode="r", container_options=options, metadata_errors="replace")
-    except (av.error.FFmpegError, ValueError) as error:
-        if (announced_bytes(file) or 0) > _size(file):
-            raise _cut_off("its index is missing") from error
-        raise _not_audio("the source is not an audio file that can be read") from error
-    assert isinstance(container, InputContainer)
-    return container
+def _require_rate(rate: int) -> None:
+    if rate not in _RATES:
+        raise not_audio(f"the source has a sample rate of {rate} Hz")
+
+
+def _require_channels(channels: int) -> None:
+    if channels > _MOST_CHANNELS:
+        raise not_audio(f"the source has {channels} channels")
 
 
 def _declared_seconds(container: InputContainer, stream: AudioStream) -> float | None:
@@ -205,27 +238,3 @@ def _parsed(duration: str) -> float | None:
 def _flushed(resampler: AudioResampler | None) -> list[av.AudioFrame]:
     # A resampler that has nothing to do answers the end of its input with itself.
     return [frame for frame in resampler.resample(None) if frame is not None] if resampler else []
-
-
-def _size(file: BinaryIO) -> int:
-    return os.fstat(file.fileno()).st_size
-
-
-def _not_audio(why: str) -> PermanentError:
-    return PermanentError(why, code=ErrorCode.NOT_AUDIO)
-
-
-def _too_long(max_seconds: float) -> PermanentError:
-    return PermanentError(f"the audio is longer than {max_seconds:g} s", code=ErrorCode.AUDIO_TOO_LONG)
-
-
-def _empty() -> PermanentError:
-    return PermanentError("the source has no audio in it", code=ErrorCode.AUDIO_EMPTY)
-
-
-def _cut_off(why: str) -> PermanentError:
-    return PermanentError(f"the source is cut off: {why}", code=ErrorCode.AUDIO_CORRUPT)
-
-
-def _corrupt(why: str = "the source's audio is corrupt") -> PermanentError:
-    return PermanentError(why, code=ErrorCode.AUDIO_CORRUPT)

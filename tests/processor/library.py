@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import sys
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 
 from demo.centre_model import DEMO_MODEL_NAME
 from pipeline.cancel import CancelToken
-from pipeline.download import UrlGuard
 from pipeline.errors import ErrorCode, PipelineError
 from processor.decode import Mixture
 from processor.protocol import Separate, Stem
+from tests.processor.model_source import store_in
 
 if TYPE_CHECKING:
     from processor.engine import StockEngine
@@ -68,10 +69,10 @@ def _stock(model_dir: Path, scratch: Path) -> Any:
 
 
 @functools.cache
-def _engine(model_dir: Path, scratch: Path) -> StockEngine:
+def _engine(model_dir: Path, scratch: Path, **options: object) -> StockEngine:
     from processor.engine import StockEngine
 
-    return StockEngine(model_dir, scratch, guard=UrlGuard(allow_private=True))
+    return StockEngine(store_in(model_dir, **options), scratch)
 
 
 def run(
@@ -84,13 +85,14 @@ def run(
     stems: tuple[str, ...] | None = None,
     cancel_at: float | None = None,
     only: str | None = None,
+    options: dict[str, Any] | None = None,
 ) -> tuple[tuple[Stem, ...] | Refusal, list[float]]:
     """Separate with the engine: the stems or why there are none, and the progress.
 
     ``cancel_at``: share of the work after which it is cancelled. ``only``: the library's own option that has it leave
-    out the other stem without a word.
+    out the other stem without a word. ``options``: the model store's.
     """
-    engine = _engine(model_dir, scratch)
+    engine = _engine(model_dir, scratch, **options or {})
     progress: list[float] = []
     cancel = CancelToken()
 
@@ -109,17 +111,52 @@ def run(
     return _classified(work), progress
 
 
-def load(model_dir: Path, scratch: Path, model: str, *, require_gpu: bool = False) -> str | Refusal:
-    """Load a model with an engine of its own; the device, or why it cannot be."""
+def load(model_dir: Path, scratch: Path, model: str, *, require_gpu: bool = False, **options: object) -> str | Refusal:
+    """Load a model with an engine of its own; the device, or why it cannot be. ``options``: the store's."""
     from processor.engine import StockEngine
 
     def work() -> str:
-        engine = StockEngine(model_dir, scratch, guard=UrlGuard(allow_private=True), require_gpu=require_gpu)
+        engine = StockEngine(store_in(model_dir, **options), scratch, require_gpu=require_gpu)
         engine.load(model)
         return engine.device
 
     device: str | Refusal = _classified(work)
     return device
+
+
+def listed(model_dir: Path, scratch: Path) -> dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
+    """The library's own list: title, architecture, files and stems of each model, by name."""
+    separator = _engine(model_dir, scratch)._separator
+    models: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {}
+    for architecture, group in separator.list_supported_model_files().items():
+        for title, model in group.items():
+            files = tuple(dict.fromkeys(model["download_files"]))
+            models.setdefault(model["filename"], (title, architecture, files, tuple(model["stems"])))
+    return models
+
+
+def asked_for(model_dir: Path, scratch: Path, names: list[str]) -> dict[str, tuple[str, ...]]:
+    """Which addresses the library asks for the files of each model, in order, if only the last of each has it."""
+    separator = _engine(model_dir, scratch)._separator
+    asked: list[str] = []
+
+    def fetch(url: str, path: str) -> None:
+        if not Path(path).exists():
+            asked.append(url)
+            if "TRvlvr" in url or "Anjok0109" in url:
+                raise RuntimeError("not here")
+
+    own, separator.download_file_if_not_exists = separator.download_file_if_not_exists, fetch
+    found = {}
+    try:
+        for name in names:
+            asked.clear()
+            with contextlib.suppress(RuntimeError):  # what is listed by its address is there or nowhere
+                separator.download_model_files(name)
+            found[name] = tuple(asked)
+    finally:
+        separator.download_file_if_not_exists = own
+    return found
 
 
 def _classified(work: Callable[[], Any]) -> Any:

@@ -57,7 +57,10 @@ def test_an_archive_is_not_audio(tmp_path: Path) -> None:
 
 def test_a_film_without_sound_is_not_audio(tmp_path: Path) -> None:
     error = refusal(write_video(tmp_path / "film.mp4", 1.0))
-    assert (error.code, error.message) == (ErrorCode.NOT_AUDIO, "the source has no audio track")
+    assert (error.code, error.message) == (
+        ErrorCode.AUDIO_MISSING,
+        "the source is a video without an audio track: give the address of one that has sound",
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
+from av.container import InputContainer
 
 from pipeline.errors import ErrorCode, PermanentError
-from tests.processor.audio import decoded, noise, write_pcm
+from processor import container
+from tests.processor.audio import RATE, decoded, noise, refusal, write_av, write_pcm
 
 CANARY = "canary.wav"
 PLAYLISTS = {
@@ -64,3 +67,56 @@ def test_ffmpeg_would_otherwise_follow_them(tmp_path: Path) -> None:
     source = written(tmp_path, "ffconcat", CANARY, 0)
     with source.open("rb") as file, av.open(file, mode="r") as container:
         assert next(container.decode(audio=0)).samples > 0
+
+
+# --- the references of QuickTime ---
+
+
+def with_reference(source: Path, name: str) -> Path:
+    """A QuickTime file whose samples are said to lie in ``name`` beside it: an alias, as the Finder made them."""
+    content = source.read_bytes()
+    path = name.encode() + bytes(len(name) % 2)
+    short = bytes((len(name),)) + name.encode().ljust(63, b"\0")
+    levels, nothing = b"\0\x01\0\x01", bytes(16)
+    record = bytes(50) + short + nothing + levels + nothing + b"\0\2" + number(len(path), 2) + path + b"\xff\xff\0\0"
+    alias = number(12 + len(record)) + b"alis" + bytes(4) + record
+    start = content.index(b"dref")
+    end = start - 4 + int.from_bytes(content[start - 4 : start], "big")
+    changed = bytearray(content[: start + 4] + bytes(4) + number(1) + alias + content[end:])
+    for box in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):
+        place = changed.index(box) - 4
+        size = int.from_bytes(changed[place : place + 4], "big")
+        changed[place : place + 4] = number(size + len(changed) - len(content))
+    source.write_bytes(changed)
+    return source
+
+
+def number(value: int, size: int = 4) -> bytes:
+    return value.to_bytes(size, "big")
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Path:
+    """A silent film of no pictures that refers to one that is not."""
+    write_av(tmp_path / "canary.mov", noise(1.0), "pcm_s16be", "mov")
+    silent = write_av(tmp_path / "source", np.zeros((2, RATE), np.float32), "pcm_s16be", "mov")
+    return with_reference(silent, "canary.mov")
+
+
+def frames(container: InputContainer) -> int:
+    return sum(int(np.count_nonzero(frame.to_ndarray())) for frame in container.decode(audio=0))
+
+
+def test_a_film_whose_sound_is_in_another_file_has_none(reference: Path) -> None:
+    assert refusal(reference).code is ErrorCode.AUDIO_EMPTY
+
+
+def test_ffmpeg_would_otherwise_follow_it(reference: Path) -> None:
+    with reference.open("rb") as file, av.open(file, mode="r", container_options={"enable_drefs": "1"}) as container:
+        assert frames(container) > RATE
+
+
+def test_whatever_ffmpeg_wants_to_open_is_refused(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should a later version of it follow references unasked."""
+    monkeypatch.setitem(container._OPTIONS, "enable_drefs", "1")
+    assert refusal(reference).code is ErrorCode.SOURCE_IS_PLAYLIST

@@ -12,9 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, PoisonError, TransientError
-from pipeline.messages import SeparationResult, TaskState, from_message
+from pipeline.errors import (
+    CancelledError,
+    ErrorCode,
+    InfrastructureError,
+    PermanentError,
+    PoisonError,
+    TransientError,
+)
+from pipeline.messages import SeparationResult, TaskEvent, TaskState, from_message
 from pipeline.transport.embedded import EmbeddedTransport
 from processor.job import Limits
 from tests.processor.bench import Bench, open_bench, result_of
@@ -78,6 +86,49 @@ def test_states_are_told_as_they_come(bench: Opener) -> None:
     transport.close()
     told = [state[1].decode() for state in states if state]
     assert list(dict.fromkeys(told)) == [TaskState.DOWNLOADING, TaskState.SEPARATING]
+
+
+def test_the_pace_of_a_download_is_told(bench: Opener) -> None:
+    at = bench("work")
+    at.job().separate()
+    transport = EmbeddedTransport(at.root / "broker.sqlite")
+    events = [from_message(TaskEvent, stored.message) for stored in transport.browse(EVENTS)]
+    transport.close()
+    (end,) = (event for event in events if event.status is TaskState.DOWNLOADING and event.progress == 1.0)
+    assert end.bytes_per_second is not None
+    assert end.bytes_per_second > 0
+    assert end.seconds_left == 0.0
+    assert {event.bytes_per_second for event in events if event.status is TaskState.SEPARATING} <= {None}
+
+
+# --- what is not audio ---
+
+
+def test_what_came_in_place_of_audio_is_refused_before_it_waits_for_room(bench: Opener) -> None:
+    """Nobody is kept from the disk, or from the device, by a web page, whatever the server calls it."""
+    at = bench("finish_when_told_in_job", prefetch_bytes=LIMITS.download.max_bytes + 10**6)
+    handling = [at.job().handle()]
+    at.wait_for_line(1)
+    handling.append(at.job().handle())
+    at.wait_for_line(2)
+    handling.append(at.job().handle())
+    at.source.wait_for_requests(3)  # it waits for room to be decoded in
+    at.source.add("/page", content(b"<!DOCTYPE html><title>Sign in</title>", "audio/mpeg"))
+    error = at.job("/page").failure()
+    assert isinstance(error, PermanentError)
+    assert error.code is ErrorCode.SOURCE_IS_WEB_PAGE
+    for number in (1, 2, 3):
+        at.tell(number)
+    assert [result_of(lane).status for lane in handling] == ["success"] * 3
+
+
+def test_a_song_that_the_server_calls_something_else_is_separated(bench: Opener) -> None:
+    at = bench("work")
+    at.source.serve_bytes("/song.mp3", (at.root / "song.wav").read_bytes(), "text/html")
+    with capture_logs() as lines:
+        result = at.job("/song.mp3").separate()
+    assert (result.status, result.degraded) == ("success", ())
+    assert [line["hint"] for line in lines if line["event"] == "source_mislabelled"] == ["mp3", "text/html"]
 
 
 # --- the disk of those who wait ---

@@ -133,7 +133,7 @@ def test_trouble_that_does_not_pass_fails_in_the_end(way: Way, source: SourceSer
 @pytest.mark.parametrize(
     ("served", "code"),
     [
-        (lambda song, folder: b"<html><body>Please sign in</body></html>" * 100, ErrorCode.NOT_AUDIO),
+        (lambda song, folder: b"<html><body>Please sign in</body></html>" * 100, ErrorCode.SOURCE_IS_WEB_PAGE),
         (lambda song, folder: b"", ErrorCode.AUDIO_EMPTY),
         (lambda song, folder: song[: len(song) // 2], ErrorCode.AUDIO_CORRUPT),
         (
