@@ -4,12 +4,12 @@ PYTEST := $(PYTHON) -m pytest
 # Side by side, a file at a time: most tests wait for a server or a clock rather than for the processor.
 WORKERS ?= 2
 SPREAD := -n $(WORKERS) --dist loadfile
-SOURCES := config.py api processor uploader pipeline demo devstack deploy
+SOURCES := config.py api processor uploader pipeline demo devstack deploy benchmarks
 
 # Kept byte code saves seconds at every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install lint format test test-fast test-kafka chaos demo lock
+.PHONY: help install lint format test test-fast test-kafka chaos bench-download demo lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -43,6 +43,10 @@ SEED ?= 1
 MINUTES ?= 30
 chaos: install ## kill, freeze and cut off everything for half an hour, then check that nothing was lost
 	$(PYTHON) -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --faults 19 --jobs 14 --crashes 8
+
+bench-download: install ## the download engine beside curl, wget, axel, aria2c and others: docs/BENCHMARKS.md (11 minutes)
+	-$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .local/bench -r requirements/bench.lock
+	$(PYTHON) -m benchmarks.download --write docs/BENCHMARKS.md $(ARGS)
 
 demo: ## a song in, its stems out
 	@./start_local.sh demo

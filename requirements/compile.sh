@@ -29,4 +29,5 @@ compile --generate-hashes -c "$all" onnxruntime-cpu.in --output-file onnxruntime
 compile --generate-hashes -c "$all" -c torch-cuda.lock onnxruntime-gpu.in <(echo "onnxruntime-gpu==$version") \
     --output-file onnxruntime-gpu.lock
 compile --generate-hashes -c "$all" dev.in --output-file dev.lock
+compile --generate-hashes bench.in --output-file bench.lock
 compile --generate-hashes uv.in --output-file uv.lock

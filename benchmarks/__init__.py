@@ -1,0 +1,1 @@
+"""Measurements that anybody can repeat, one folder each. Nothing that is shipped imports this."""

@@ -1,0 +1,84 @@
+"""python -m benchmarks.download [--rows plain faults …] [--quick] [--write PAGE]: see the package."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.download import faults
+from benchmarks.download.clients import CLIENTS
+from benchmarks.download.laboratory import Laboratory, laboratory
+from benchmarks.download.report import Results, markdown, write
+from benchmarks.download.rows import LARGEST, ROWS, Row, note, run_row, server_ceiling
+from benchmarks.download.sandbox import enter
+
+FAULTS = "faults"
+
+
+def _arguments() -> argparse.Namespace:
+    names = [*(row.name for row in ROWS), FAULTS]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.download", description="The report goes to stdout.")
+    parser.add_argument("--rows", nargs="+", choices=names, default=names, help="what to measure; all if not given")
+    parser.add_argument("--clients", nargs="+", default=[], metavar="WORD", help="only clients whose name has a WORD")
+    parser.add_argument("--quick", action="store_true", help="small files, once: does it work?")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the report between the marks in PAGE instead")
+    return parser.parse_args()
+
+
+def _results(arguments: argparse.Namespace) -> Results:
+    wanted = [client for client in CLIENTS if _is_wanted(client.name, arguments.clients)]
+    return Results(
+        clients=[client for client in wanted if client.version],
+        missing=[client.name for client in wanted if not client.version],
+        quick=arguments.quick,
+    )
+
+
+def _is_wanted(name: str, words: list[str]) -> bool:
+    return not words or any(word in name for word in words)
+
+
+def _measure(results: Results, rows: list[str]) -> None:
+    chosen = [row.quick() if results.quick else row for row in ROWS if row.name in rows]
+    largest = max((row.profile.size for row in chosen), default=0)
+    with laboratory((max(largest, faults.SIZE), faults.SIZE)) as lab:
+        for row in chosen:
+            _measure_row(lab, results, row)
+        if FAULTS in rows:
+            _measure_faults(lab, results)
+
+
+def _measure_row(lab: Laboratory, results: Results, row: Row) -> None:
+    if reason := row.obstacle():
+        results.left_out.append((row, reason))
+        note(f"{row.name} is left out: {reason}")
+        return
+    if not results.ceiling:
+        results.ceiling = server_ceiling(lab, min(row.profile.size, LARGEST))
+    results.rows.append((row, run_row(lab, row, results.clients)))
+
+
+def _measure_faults(lab: Laboratory, results: Results) -> None:
+    size = faults.QUICK_SIZE if results.quick else faults.SIZE
+    kills = faults.QUICK_KILLS if results.quick else faults.KILLS
+    results.faults = faults.run_faults(lab, results.clients, size)
+    results.kills = faults.run_kills(lab, results.clients, size, kills)
+
+
+def main() -> int:
+    """0; 1 if this engine failed on an honest server, hung, or gave wrong bytes."""
+    arguments = _arguments()
+    enter()
+    results = _results(arguments)
+    _measure(results, arguments.rows)
+    text = markdown(results)
+    if arguments.write:
+        write(arguments.write, text)
+    else:
+        sys.stdout.write(f"{text}\n")
+    return 1 if results.engine_failed() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

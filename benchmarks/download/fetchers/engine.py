@@ -1,0 +1,67 @@
+"""python -m benchmarks.download.fetchers.engine URL FILE …: this project's own engine, as the services call it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import structlog
+
+from benchmarks.download.fetchers.figures import told
+from pipeline.cancel import CancelToken
+from pipeline.download import DownloadLimits, UrlGuard, download
+from pipeline.download.checksum import Checksum
+from pipeline.errors import PipelineError
+
+_DAY = 86400.0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--stall-timeout", type=float, default=30.0)
+    parser.add_argument("--total-timeout", type=float, default=_DAY)
+    parser.add_argument("--max-bytes", type=int, default=2**40)
+    parser.add_argument("--sha256", default="")
+    parser.add_argument("--resume", action="store_true")
+    return parser.parse_args()
+
+
+def fetch(arguments: argparse.Namespace) -> None:
+    """Raises PipelineError."""
+    download(
+        arguments.url,
+        arguments.target,
+        guard=UrlGuard(allow_private=True),
+        limits=DownloadLimits(
+            max_bytes=arguments.max_bytes,
+            connect_timeout=arguments.stall_timeout,
+            stall_timeout=arguments.stall_timeout,
+            total_timeout=arguments.total_timeout,
+            max_connections=arguments.connections,
+        ),
+        cancel=CancelToken(),
+        checksum=Checksum("sha256", arguments.sha256) if arguments.sha256 else None,
+        resume=arguments.resume,
+    )
+
+
+def main() -> None:
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    arguments = _arguments()
+    try:
+        with told() as figures:
+            try:
+                fetch(arguments)
+            except PipelineError as error:
+                figures["error"] = error.code.value
+                raise
+    except PipelineError:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""python -m benchmarks.download.fetchers.hf URL FILE: hf_transfer, called as huggingface_hub did."""
+
+from __future__ import annotations
+
+import sys
+
+import hf_transfer
+
+from benchmarks.download.fetchers.figures import told
+
+_CHUNK_BYTES = 10 * 1024**2
+_FILES = 100
+
+
+def main() -> None:
+    url, target = sys.argv[1:]
+    with told():
+        hf_transfer.download(
+            url=url, filename=target, max_files=_FILES, chunk_size=_CHUNK_BYTES, parallel_failures=3, max_retries=5
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""python -m benchmarks.download.fetchers.plain_requests URL FILE CHUNK_BYTES [TIMEOUT]: as most people write it."""
+
+from __future__ import annotations
+
+import sys
+
+import requests
+
+from benchmarks.download.fetchers.figures import told
+
+
+def fetch(url: str, target: str, chunk_bytes: int, timeout: float | None) -> None:
+    with requests.get(url, stream=True, timeout=timeout) as response:
+        response.raise_for_status()
+        with open(target, "wb") as file:
+            for chunk in response.iter_content(chunk_bytes):
+                file.write(chunk)
+
+
+def main() -> None:
+    url, target, chunk_bytes, *timeout = sys.argv[1:]
+    with told():
+        fetch(url, target, int(chunk_bytes), float(timeout[0]) if timeout else None)
+
+
+if __name__ == "__main__":
+    main()

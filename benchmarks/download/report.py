@@ -1,0 +1,199 @@
+"""What was measured, as Markdown."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from benchmarks.download.clients import CURL, ENGINE, WGET, Client
+from benchmarks.download.faults import FAULTS, LIMITS, PATIENCE, Ending, Verdict, summary
+from benchmarks.download.measure import bare_interpreter
+from benchmarks.download.profile import MIB
+from benchmarks.download.rows import Row, Sample, Samples
+
+BEGIN: Final = "<!-- made by make bench-download: begin -->"
+END: Final = "<!-- made by make bench-download: end -->"
+
+_BAD: Final = (Verdict.WRONG, Verdict.HUNG, Verdict.SWALLOWED)
+_COLUMNS: Final = (
+    *("client", "wall s", "from – to", "× best other", "CPU s", "× curl", "peak MiB", "above Python"),
+    *("connections", "runs", "failures"),
+)
+
+
+@dataclass(slots=True)
+class Results:
+    """Of one run of the benchmark."""
+
+    clients: Sequence[Client]
+    missing: Sequence[str]
+    quick: bool
+    ceiling: float = 0.0
+    """bytes/s of the server alone."""
+    rows: list[tuple[Row, Samples]] = field(default_factory=list)
+    left_out: list[tuple[Row, str]] = field(default_factory=list)
+    faults: list[list[Ending]] = field(default_factory=list)
+    kills: list[list[Ending]] = field(default_factory=list)
+
+    def engine_failed(self) -> bool:
+        """Whether this engine gave wrong bytes, hung, or failed on an honest server."""
+        if ENGINE not in (client.name for client in self.clients):
+            return False
+        place = [client.name for client in self.clients].index(ENGINE)
+        endings = [line[place] for line in self.faults] + (self.kills[place] if self.kills else [])
+        slow = any(not sample.right for _, samples in self.rows for sample in samples[ENGINE])
+        return slow or any(ending.verdict in _BAD for ending in endings)
+
+
+def markdown(results: Results) -> str:
+    """The whole report, without the headline of the page."""
+    parts = [_setting(results), _versions(results)]
+    parts += [_row(row, samples) for row, samples in results.rows]
+    if results.rows:
+        parts += [_goals(results), _start_up(results)]
+    if results.faults:
+        parts += [_fault_table(results)]
+    parts += [f"Not measured here: {row.title} ({reason})." for row, reason in results.left_out]
+    return "\n\n".join(parts)
+
+
+def write(page: Path, text: str) -> None:
+    """Put ``text`` between the marks in ``page``. Raises ValueError if they are not there."""
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page} has no place for the report")
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = (head, ["---"] * len(head), *lines)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _setting(results: Results) -> str:
+    cores = len(os.sched_getaffinity(0))
+    load = os.getloadavg()[0]
+    lines = [
+        f"{cores} cores, Linux {platform.release()}, Python {platform.python_version()}; load average at the end "
+        f"{load:.1f}, the benchmark's own included."
+    ]
+    if results.ceiling:
+        lines.append(f"The server alone, to a client that throws everything away: {results.ceiling / 1e9:.1f} GB/s.")
+    if results.quick:
+        lines.append("**A quick run: small files, one repeat. It shows that the benchmark works, and nothing else.**")
+    return " ".join(lines)
+
+
+def _versions(results: Results) -> str:
+    table = _table(("client", "version"), [(client.name, client.version) for client in results.clients])
+    return f"{table}\n\nNot installed: {', '.join(results.missing)}." if results.missing else table
+
+
+def _row(row: Row, samples: Samples) -> str:
+    return f"### {row.title}\n\n{_table(_COLUMNS, [_line(name, samples) for name in samples])}"
+
+
+def _line(name: str, samples: Samples) -> tuple[str, ...]:
+    runs = samples[name]
+    walls = [run.measured.wall for run in runs]
+    wall, cpu, peak = (_median(runs, value) for value in (_wall, _cpu, _peak))
+    failures = [run for run in runs if not run.right]
+    best = _best_other(name, samples)
+    curl = _median(samples[CURL], _cpu) if samples.get(CURL) else 0.0
+    is_python = any(run.measured.start_wall for run in runs)
+    return (
+        f"**{name}**" if name == ENGINE else name,
+        f"{wall:.2f}",
+        f"{min(walls):.2f} – {max(walls):.2f}",
+        f"{wall / best:.2f}" if best else "",
+        f"{cpu:.2f}",
+        f"{cpu / curl:.2f}" if curl else "",
+        f"{peak / MIB:.0f}",
+        f"{(peak - bare_interpreter(sys.executable)) / MIB:.0f}" if is_python else "",
+        str(max(run.connections for run in runs)),
+        str(len(runs)),
+        f"{len(failures)}: {_reason(failures[0])}" if failures else "0",
+    )
+
+
+def _wall(sample: Sample) -> float:
+    return sample.measured.wall
+
+
+def _cpu(sample: Sample) -> float:
+    return sample.measured.cpu
+
+
+def _peak(sample: Sample) -> float:
+    return sample.measured.peak
+
+
+def _median(samples: Sequence[Sample], value: Callable[[Sample], float]) -> float:
+    return median(value(sample) for sample in samples)
+
+
+def _best_other(name: str, samples: Samples) -> float:
+    """The median time of the fastest of the others that never failed, s; 0 if there is none."""
+    others = [runs for other, runs in samples.items() if other != name and all(run.right for run in runs)]
+    return min((_median(runs, _wall) for runs in others if runs), default=0.0)
+
+
+def _reason(sample: Sample) -> str:
+    measured = sample.measured
+    if measured.killed:
+        return "hung"
+    return measured.error or (f"exit {measured.exit_code}" if measured.exit_code else "wrong bytes")
+
+
+def _goals(results: Results) -> str:
+    """The engine's own figures beside what is wanted of it."""
+    lines = [_goal(row, samples) for row, samples in results.rows if samples.get(ENGINE)]
+    head = ("row", "time ÷ the best other's", "wget's time ÷ ours", "CPU ÷ curl's", "MiB above Python")
+    wanted = (
+        "Wanted: as fast as the best of the others in every row; more than 3 times as fast as wget where each "
+        "connection is throttled; at most 1.5 times the CPU time of curl for each GB, which the first row shows; at "
+        "most 60 MiB."
+    )
+    return f"### The engine at a glance\n\n{wanted}\n\n{_table(head, lines)}"
+
+
+def _goal(row: Row, samples: Samples) -> tuple[str, ...]:
+    engine = samples[ENGINE]
+    above = max(run.measured.peak for run in engine) - bare_interpreter(sys.executable)
+    best = _best_other(ENGINE, samples)
+    wall = f"{_median(engine, _wall) / best:.2f}" if best else ""
+    ahead = f"{_median(samples[WGET], _wall) / _median(engine, _wall):.2f}" if samples.get(WGET) else ""
+    cpu = f"{_median(engine, _cpu) / _median(samples[CURL], _cpu):.2f}" if samples.get(CURL) else ""
+    return row.title, wall, ahead, cpu, f"{above / MIB:.0f}"
+
+
+def _start_up(results: Results) -> str:
+    lines = []
+    for client in results.clients:
+        if client.python:
+            runs = [run.measured for _, samples in results.rows for run in samples[client.name]]
+            wall, cpu = median(run.start_wall for run in runs), median(run.start_cpu for run in runs)
+            lines.append((client.name, f"{wall:.2f}", f"{cpu:.2f}"))
+    bare = bare_interpreter(sys.executable) / MIB
+    text = f"Start of the interpreter and imports, left out above (a bare interpreter has {bare:.0f} MiB):"
+    return f"{text}\n\n{_table(('client', 'wall s', 'CPU s'), lines)}"
+
+
+def _fault_table(results: Results) -> str:
+    lines = [(fault.title, *map(str, line)) for fault, line in zip(FAULTS, results.faults, strict=True)]
+    if results.kills:
+        count = len(results.kills[0])
+        lines.append((f"killed (-9) at {count} random points, started again", *map(summary, results.kills)))
+    text = (
+        f"Clients that have an option for it are told to give up after {LIMITS.stall:g} s of silence, "
+        f"{LIMITS.total:g} s in all, {LIMITS.max_bytes // MIB} MiB. Who is not done after {PATIENCE:g} s is killed."
+    )
+    head = ("fault", *(client.name for client in results.clients))
+    return f"### Faults\n\n{text}\n\n{_table(head, lines)}"

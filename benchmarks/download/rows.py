@@ -1,0 +1,163 @@
+"""How fast: the same file by every client, over lines of different kinds."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+from benchmarks.download.clients import Client
+from benchmarks.download.laboratory import LOOPBACK, Laboratory, lossy_line
+from benchmarks.download.measure import Measured
+from benchmarks.download.profile import MIB, Profile
+from benchmarks.download.sandbox import congestion_controls, has_lossy_line
+
+ROUND_TRIP: Final = 0.18
+LOSS: Final = 0.01
+LARGEST: Final = 1024 * MIB
+
+#: A client that has used this much of a row's time is not run again in it, s.
+_BUDGET = 25.0
+_TIMEOUT = 240.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line, and what is fetched over it."""
+
+    name: str
+    line: str
+    profile: Profile
+    quick_size: int
+    repeats: int = 3
+    lossy: bool = False
+    side_by_side: bool = False
+    """All clients at once: for lines on which they do not take anything from each other."""
+
+    @property
+    def title(self) -> str:
+        size = self.profile.size
+        amount = f"{size / MIB:g} MiB" if size < LARGEST else f"{size / LARGEST:g} GiB"
+        return f"{amount}, {self.line}"
+
+    def quick(self) -> Row:
+        """The same with a small file, once."""
+        return replace(self, profile=replace(self.profile, size=self.quick_size), repeats=1)
+
+    def obstacle(self) -> str:
+        """Why it cannot be measured here; empty if it can."""
+        if self.lossy and not has_lossy_line():
+            return "no TUN device in a network namespace of our own"
+        if self.profile.congestion and self.profile.congestion not in congestion_controls():
+            return f"the kernel has no {self.profile.congestion}"
+        return ""
+
+
+ROWS: Final = (
+    Row("plain", "as fast as it goes", Profile(LARGEST), 64 * MIB),
+    Row("throttled", "2 MiB/s for each connection", Profile(64 * MIB, rate=2 * MIB), 8 * MIB),
+    Row("shared", "32 MiB/s for all connections together", Profile(64 * MIB, shared_rate=32 * MIB), 8 * MIB),
+    Row(
+        "latency",
+        "180 ms round trip, 16 MiB/s for each connection (delays in the server)",
+        Profile(64 * MIB, rate=16 * MIB, round_trip=ROUND_TRIP),
+        4 * MIB,
+    ),
+    Row(
+        "lossy-bbr",
+        "180 ms round trip and 1 % loss (TUN device), the server sends with BBR",
+        Profile(32 * MIB, congestion="bbr"),
+        2 * MIB,
+        repeats=2,
+        lossy=True,
+    ),
+    Row(
+        "lossy-cubic",
+        "180 ms round trip and 1 % loss (TUN device), the server sends with CUBIC; all clients at once",
+        Profile(8 * MIB, congestion="cubic"),
+        MIB // 2,
+        repeats=1,
+        lossy=True,
+        side_by_side=True,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One run."""
+
+    measured: Measured
+    right: bool
+    """It said that all was well, and the bytes are those of the source."""
+    connections: int
+    """Answers that the server was sending at the same time, at most."""
+
+
+Samples = dict[str, list[Sample]]
+"""By the client's name."""
+
+
+def run_row(laboratory: Laboratory, row: Row, clients: Sequence[Client]) -> Samples:
+    """Every client, several times, in alternating order."""
+    samples: Samples = {client.name: [] for client in clients}
+    with _host(row) as host:
+
+        def run(client: Client) -> None:
+            samples[client.name].append(_sample(laboratory, row, client, host))
+            note(f"{row.name}: {client.name} {samples[client.name][-1].measured.wall:.2f} s")
+
+        for number in range(row.repeats):
+            order = clients if number % 2 == 0 else tuple(reversed(clients))
+            _each(run, [client for client in order if _spent(samples[client.name]) < _BUDGET], row.side_by_side)
+    return samples
+
+
+def server_ceiling(laboratory: Laboratory, size: int) -> float:
+    """Bytes/s of the server to a client that lets the kernel throw away what arrives, over one connection."""
+    job = laboratory.job(Profile(size))
+    path = job.url.split("/", 3)[3]
+    received, buffer = 0, bytearray(MIB)
+    with socket.create_connection((LOOPBACK, job.port)) as connection:
+        started = time.monotonic()
+        connection.sendall(f"GET /{path} HTTP/1.1\r\nConnection: close\r\n\r\n".encode("ascii"))
+        while count := connection.recv_into(buffer, MIB, socket.MSG_TRUNC):
+            received += count
+        return received / (time.monotonic() - started)
+
+
+def note(text: str) -> None:
+    """Tell whoever waits how far it has got."""
+    sys.stderr.write(f"{text}\n")
+
+
+@contextmanager
+def _host(row: Row) -> Iterator[str]:
+    if not row.lossy:
+        yield LOOPBACK
+        return
+    with lossy_line(ROUND_TRIP, LOSS) as host:
+        yield host
+
+
+def _each(run: Callable[[Client], None], clients: Sequence[Client], side_by_side: bool) -> None:
+    with ThreadPoolExecutor(len(clients) or 1 if side_by_side else 1) as pool:
+        list(pool.map(run, clients))
+
+
+def _sample(laboratory: Laboratory, row: Row, client: Client, host: str) -> Sample:
+    job = laboratory.job(row.profile, host)
+    measured = job.fetch(client, timeout=_TIMEOUT)
+    right = measured.exit_code == 0 and job.hash() == laboratory.hash("old", row.profile.size)
+    connections = job.figures().get("connections", 0)
+    job.clear()
+    return Sample(measured, right, connections)
+
+
+def _spent(samples: Sequence[Sample]) -> float:
+    return sum(sample.measured.wall for sample in samples)

@@ -1,0 +1,176 @@
+"""The server under every row: one process, a thread per connection, bodies sent by the kernel (sendfile).
+
+    python -m benchmarks.download.server FOLDER HOST
+
+``FOLDER`` holds two files, ``old`` and ``new``. The port is printed; the server ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+from benchmarks.download.answer import After, Answer, Request, Source, Span
+from benchmarks.download.misbehaviour import FAULTS, bomb_file
+from benchmarks.download.pacing import Pacer
+from benchmarks.download.profile import Profile
+from benchmarks.download.run import Run
+
+FIGURES = "figures"
+"""``/RUN/figures`` tells what a run has had so far."""
+
+#: Without a rate: enough to make a call's cost vanish.
+_LARGEST_SLICE = 4 * 1024**2
+#: With one: what passes in this time, s.
+_TICK = 0.02
+_EPOCH = 1_700_000_000
+
+
+class Server:
+    """Serves the files of ``folder`` on ``host``, in daemon threads."""
+
+    def __init__(self, folder: Path, host: str) -> None:
+        self._files = {name: os.open(folder / name, os.O_RDONLY) for name in ("old", "new")}
+        self._runs: dict[str, Run] = {}
+        self._lock = threading.Lock()
+        self._listener = socket.create_server((host, 0), backlog=512)
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def run(self, name: str, query: str) -> Run:
+        """The run of this name, with the profile of its first request. Raises KeyError or ValueError."""
+        with self._lock:
+            if name not in self._runs:
+                profile = Profile.parse(query)
+                old, new = (
+                    Source(descriptor, profile.size, f'"{kind}-{profile.size}"', _EPOCH + 86400 * age)
+                    for age, (kind, descriptor) in enumerate(self._files.items())
+                )
+                self._runs[name] = Run(profile, old, new)
+            return self._runs[name]
+
+    def _accept(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with suppress(OSError), connection, connection.makefile("rb") as stream:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            line: _Line | None = None
+            while request := _read_request(stream):
+                if urlsplit(request.target).path.endswith(f"/{FIGURES}"):
+                    connection.sendall(self._figures(request.run))
+                    continue
+                line = line or _Line(connection, self.run(request.run, request.query))
+                if not line.answer(request):
+                    return
+
+    def _figures(self, name: str) -> bytes:
+        with self._lock:
+            run = self._runs.get(name)
+        body = json.dumps(run.figures() if run else {}).encode()
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+class _Line:
+    """One connection, at the speed of its run's profile."""
+
+    def __init__(self, connection: socket.socket, run: Run) -> None:
+        self._connection = connection
+        self._run = run
+        profile = run.profile
+        self._behave = FAULTS[profile.fault]
+        own = Pacer(profile.rate) if profile.rate else None
+        self._pacers = tuple(pacer for pacer in (own, run.pacer) if pacer)
+        # The client's handshake has taken no time; here is where it would have.
+        self._delay = 2 * profile.round_trip
+        if profile.congestion:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, profile.congestion.encode())
+
+    def answer(self, request: Request) -> bool:
+        """Answer one request; whether the connection may carry another one."""
+        if self._delay:
+            threading.Event().wait(self._delay)
+            self._delay = self._run.profile.round_trip
+        with self._run.answering():
+            answer = self._behave(request, self._run)
+            self._connection.sendall(_head(answer))
+            for part in answer.body:
+                self._send(part)
+        if answer.after is After.HOLD:
+            while self._connection.recv(65536):
+                pass
+        return answer.after is After.KEEP and request.headers.get("connection", "").lower() != "close"
+
+    def _send(self, part: Span | bytes) -> None:
+        if isinstance(part, bytes):
+            self._wait(len(part), self._pacers)
+            self._connection.sendall(part)
+            self._run.add(len(part))
+            return
+        pacers = (Pacer(part.rate),) if part.rate else self._pacers
+        for offset, length in _slices(part, pacers):
+            self._wait(length, pacers)
+            self._send_file(part.descriptor, offset, length)
+
+    def _wait(self, amount: int, pacers: tuple[Pacer, ...]) -> None:
+        for pacer in pacers:
+            pacer.wait(amount)
+
+    def _send_file(self, descriptor: int, offset: int, length: int) -> None:
+        while length:
+            sent = os.sendfile(self._connection.fileno(), descriptor, offset, length)
+            if not sent:
+                raise OSError("the file is shorter than the profile says")
+            self._run.add(sent)
+            offset += sent
+            length -= sent
+
+
+def _slices(span: Span, pacers: tuple[Pacer, ...]) -> Iterator[tuple[int, int]]:
+    step = _LARGEST_SLICE
+    if pacers:
+        step = max(1, min(step, int(min(pacer.rate for pacer in pacers) * _TICK)))
+    end = span.offset + span.length
+    for offset in range(span.offset, end, step):
+        yield offset, min(step, end - offset)
+
+
+def _head(answer: Answer) -> bytes:
+    lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in answer.headers.items()]
+    return "\r\n".join((*lines, "", "")).encode("latin-1")
+
+
+def _read_request(stream: BinaryIO) -> Request | None:
+    """The next request on a connection; None at its end."""
+    words = stream.readline().decode("latin-1").split(" ")
+    if len(words) != 3:
+        return None
+    headers: dict[str, str] = {}
+    while header := stream.readline().decode("latin-1").strip():
+        name, _, value = header.partition(":")
+        headers[name.lower()] = value.strip()
+    return Request(words[0], words[1], headers)
+
+
+def main() -> None:
+    server = Server(Path(sys.argv[1]), sys.argv[2])
+    bomb_file()  # made now: a client would take the time for silence
+    sys.stdout.write(f"{server.port}\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()
