@@ -1,0 +1,125 @@
+"""``python -m processor.models``: the models of MODEL_FILE_DIR. Its exit status is a ``ModelsExit``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from config import ConfigError, Settings, load
+from pipeline.download import UrlGuard, Wire
+from pipeline.download.wire.rate import RateLimit
+from pipeline.errors import InfrastructureError, PipelineError
+from pipeline.files import local_errors
+from pipeline.telemetry import configure_logging
+from processor.models.catalogue import ARCHITECTURES
+from processor.models.commands import Desk, ModelsExit
+from processor.models.options import StoreOptions
+from processor.models.store import ModelStore
+from processor.models.transfer import Network
+
+
+def main(command_line: Sequence[str] | None = None) -> int:
+    """Do what the command line says."""
+    arguments = _parse(command_line)
+    try:
+        settings = load()
+        configure_logging("models", settings.log)
+        run: Callable[[Desk, argparse.Namespace], int] = arguments.run
+        return run(_desk(settings, arguments), arguments)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return ModelsExit.CONFIG
+    except PipelineError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return ModelsExit.STORAGE if isinstance(error, InfrastructureError) else ModelsExit.UNAVAILABLE
+    except KeyboardInterrupt:
+        return ModelsExit.KILLED
+    except BrokenPipeError:
+        # Whoever read has left, as head(1) does. What Python would write at its exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ModelsExit.OK
+
+
+def _desk(settings: Settings, arguments: argparse.Namespace) -> Desk:
+    folder = settings.model.model_dir.absolute()
+    with local_errors():
+        folder.mkdir(parents=True, exist_ok=True)
+    network = Network(
+        # Which hosts clients may name has nothing to do with where models come from.
+        guard=UrlGuard.from_settings(settings.download, any_host=True),
+        wire=Wire.from_settings(settings.download),
+        rate=RateLimit.from_settings(settings.download),
+    )
+    store = ModelStore(folder, network, StoreOptions.from_settings(settings.model))
+    return Desk(store, settings.model.model_name, arguments.json)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends with our status for a wrong command line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(ModelsExit.USAGE, f"{self.prog}: {message}\n")
+
+
+def _parse(command_line: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(prog="python -m processor.models", description="The models in MODEL_FILE_DIR.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_list(commands.add_parser("list", help="which models there are, and which of them are here"))
+    _add_pull(commands.add_parser("pull", help="fetch models"))
+    _add_verify(commands.add_parser("verify", help="compare every byte of the files with what is known of them"))
+    _add_prune(commands.add_parser("prune", help="remove files that no model needs"))
+    _add_seal(commands.add_parser("seal", help="encrypt models with the key of MODEL_KEY_FILE or MODEL_KEY_COMMAND"))
+    for command in commands.choices.values():
+        command.add_argument("--json", action="store_true", help="for programs")
+    arguments = parser.parse_args(command_line)
+    if getattr(arguments, "needs_choice", False) and not (arguments.names or arguments.architecture):
+        parser.error("name models, or say --architecture or --all")
+    return arguments
+
+
+def _add_list(parser: argparse.ArgumentParser) -> None:
+    _add_architecture(parser)
+    parser.add_argument("--present", action="store_true", help="only those that are here, wholly or in part")
+    parser.set_defaults(run=lambda desk, a: desk.show(a.architecture, present=a.present))
+
+
+def _add_pull(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="MODEL", help="as MODEL_NAME has it")
+    _add_architecture(parser)
+    parser.add_argument("--all", dest="architecture", action="store_const", const=ARCHITECTURES, help="every model")
+    parser.add_argument(
+        "--update", action="store_true", help="fetch files that are here again, and trust what comes from now on"
+    )
+    parser.set_defaults(run=lambda desk, a: desk.pull(a.names, a.architecture, update=a.update), needs_choice=True)
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="MODEL", help="default: every file that is here")
+    parser.add_argument("--repair", action="store_true", help="fetch what is missing or damaged")
+    parser.add_argument("--record", action="store_true", help="trust files of which nothing is known, from now on")
+    parser.set_defaults(run=lambda desk, a: desk.verify(a.names, repair=a.repair, adopt=a.record))
+
+
+def _add_prune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--keep", nargs="+", default=(), metavar="MODEL", help="keep these and MODEL_NAME alone")
+    parser.add_argument("--yes", action="store_true", help="do it; otherwise it is only shown")
+    parser.set_defaults(run=lambda desk, a: desk.prune(a.keep, sure=a.yes))
+
+
+def _add_seal(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="+", metavar="MODEL")
+    parser.set_defaults(run=lambda desk, a: desk.seal(a.names))
+
+
+def _add_architecture(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--architecture", action="append", default=[], choices=ARCHITECTURES, help="every model of this kind"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""Which models there are, of which files each consists, where these come from, and what is known about them.
+
+The same models, files and addresses as audio-separator's own, which a test compares.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from processor.models import sources
+from processor.models.errors import unknown
+from processor.models.published import published
+
+ARCHITECTURES = ("VR", "MDX", "Demucs", "MDXC")
+
+_PUBLIC = "https://github.com/TRvlvr/model_repo/releases/download/all_public_uvr_models"
+_VIP = "https://github.com/Anjok0109/ai_magic/releases/download/v5"
+_CONFIGS = "https://github.com/nomadkaraoke/python-audio-separator/releases/download/model-configs"
+
+#: Which lists name the models of an architecture: UVR's, then audio-separator's own.
+_UVR_LISTS = {
+    "VR": ("vr_download_list",),
+    "MDX": ("mdx_download_list", "mdx_download_vip_list"),
+    "MDXC": ("mdx23c_download_list", "mdx23c_download_vip_list", "roformer_download_list"),
+}
+_OWN_LISTS = {
+    "VR": ("vr_download_list",),
+    "MDX": ("mdx_download_list",),
+    "MDXC": ("mdx23c_download_list", "roformer_download_list"),
+}
+_TITLES = {"VR Arch": "VR", "MDX-Net": "MDX", "Demucs v4": "Demucs", "MDX23C": "MDXC", "Roformer": "MDXC"}
+
+#: The lists beside the models come from the network: a name that leads out of the folder is no name.
+_PLAIN_NAME = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,254}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """One file of a model."""
+
+    name: str
+    urls: tuple[str, ...]
+    """Where it may be had, the first one first."""
+    bytes: int | None = None
+    sha256: str | None = None
+    """In hexadecimal; None if nobody has published it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model, as it is asked for by ``name``."""
+
+    name: str
+    title: str
+    architecture: str
+    files: tuple[ModelFile, ...]
+    stems: tuple[str, ...]
+    """As far as the lists tell; empty if they do not."""
+    licence: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The models that the lists name, in their order."""
+
+    models: Mapping[str, Model]
+    has_uvr_list: bool
+    """False if UVR's list is not in the folder yet, and the bundled data alone had to do."""
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self.models.values())
+
+    def find(self, name: str) -> Model:
+        """The model that has a file ``name``. Raises PermanentError (``model_unknown``)."""
+        if name in self.models:
+            return self.models[name]
+        for model in self:
+            if any(file.name == name for file in model.files):
+                return model
+        raise unknown(name)
+
+    def files(self) -> dict[str, ModelFile]:
+        """Every file of every model and every list, by name."""
+        files = {file.name: file for model in self for file in model.files}
+        return files | {name: list_file(name) for name in sources.LISTS}
+
+
+def list_file(name: str) -> ModelFile:
+    """One of the lists beside the models. Nothing is known about their content: they grow."""
+    return ModelFile(name, (sources.LISTS[name],))
+
+
+def lists_for(model: Model) -> tuple[ModelFile, ...]:
+    """The lists without which audio-separator cannot load ``model``."""
+    needed = sources.LISTS if model.architecture in ("VR", "MDX") else (sources.UVR_LIST,)
+    return tuple(list_file(name) for name in needed)
+
+
+def read_catalogue(folder: Path) -> Catalogue:
+    """What can be had, as the lists in ``folder`` and those that are installed have it."""
+    uvr = sources.uvr_list(folder)
+    found: dict[str, Model] = {}
+    entries = _from_lists(uvr) if uvr is not None else [*_from_lists({}), *_from_scores()]
+    for architecture, title, parts in entries:
+        model = _model(architecture, title, parts)
+        if model is not None:
+            found.setdefault(model.name, model)
+    return Catalogue(found, has_uvr_list=uvr is not None)
+
+
+_Entry = tuple[str, str, list[str]]
+"""Architecture, title, and the parts: names or addresses of files; the first one, or Demucs' YAML, names the model."""
+
+
+def _from_lists(uvr: Mapping[str, Any]) -> Iterator[_Entry]:
+    own = sources.bundled("models.json")
+    for architecture in ARCHITECTURES:
+        if architecture == "Demucs":
+            yield from _demucs(uvr)
+            continue
+        titles: dict[str, Any] = {}
+        for lists, names in ((uvr, _UVR_LISTS), (own, _OWN_LISTS)):
+            for name in names[architecture]:
+                titles |= _mapping(lists.get(name))
+        for title, parts in titles.items():
+            yield architecture, title, [*parts, *parts.values()] if isinstance(parts, dict) else [parts]
+
+
+def _demucs(uvr: Mapping[str, Any]) -> Iterator[_Entry]:
+    for title, files in _mapping(uvr.get("demucs_download_list")).items():
+        if title.startswith("Demucs v4") and isinstance(files, dict):
+            yield "Demucs", title, list(files.values())
+
+
+def _from_scores() -> Iterator[_Entry]:
+    """UVR's models, as far as audio-separator has measured them and the parts of each are known."""
+    parts = sources.known()["parts"]
+    for name, entry in sources.bundled("models-scores.json").items():
+        title = str(entry.get("model_name"))
+        architecture = next((kind for start, kind in _TITLES.items() if title.startswith(start)), None)
+        if architecture in ("VR", "MDX"):
+            yield architecture, title, [name]
+        elif architecture and name in parts:
+            yield architecture, title, parts[name]
+
+
+def _model(architecture: str, title: str, parts: Iterable[Any]) -> Model | None:
+    files = tuple(_file(architecture, title, part) for part in dict.fromkeys(parts) if isinstance(part, str))
+    if not files or not all(_PLAIN_NAME.fullmatch(file.name) for file in files):
+        return None
+    name = files[0].name
+    if architecture == "Demucs":
+        name = next((file.name for file in files if file.name.endswith(".yaml")), "")
+    scores = sources.bundled("models-scores.json").get(name, {})
+    licences = sources.known()["licences"]
+    licence = next((text for start, text in licences.items() if title.startswith(start)), None)
+    return Model(name, title, architecture, files, tuple(scores.get("stems") or ()), licence) if name else None
+
+
+def _file(architecture: str, title: str, part: str) -> ModelFile:
+    urls: tuple[str, ...]
+    if part.startswith("http"):
+        name, urls = part.rsplit("/", 1)[-1], (part,)
+    else:
+        first = _VIP if "VIP" in title else _PUBLIC
+        below = "/mdx_model_data/mdx_c_configs" if architecture == "MDXC" and part.endswith(".yaml") else ""
+        name, urls = part, (f"{first}{below}/{part}", f"{_CONFIGS}/{part}")
+    sha256, size = published(name)
+    return ModelFile(name, urls, size, sha256)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,41 @@
+"""What an operator may choose about model files, as plain values that travel to the child process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from config import ModelSettings
+
+#: What the name of a sealed file ends with.
+SUFFIX = ".sealed"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """See the settings of the same names in ``config.ModelSettings``."""
+
+    offline: bool = False
+    mirrors: tuple[str, ...] = ()
+    """Addresses of folders, without a slash at the end."""
+    key_file: Path | None = None
+    key_command: str | None = None
+    plain_dir: Path = Path("/dev/shm")
+
+    @classmethod
+    def from_settings(cls, settings: ModelSettings) -> StoreOptions:
+        """The options that the environment asks for."""
+        return cls(
+            offline=settings.offline,
+            mirrors=settings.mirrors,
+            key_file=settings.key_file.absolute() if settings.key_file else None,
+            key_command=settings.key_command,
+            plain_dir=settings.plain_dir.absolute(),
+        )
+
+    @property
+    def seals(self) -> bool:
+        """Whether files that come in are encrypted before they are put in their place."""
+        return bool(self.key_file or self.key_command)
