@@ -520,7 +520,7 @@ class DownloadSettings(Section):
     )
     chunk_bytes: Count = Field(1 * MIB, alias="DOWNLOAD_CHUNK_BYTES", description="Bytes per read and write.")
     connections: int = Field(
-        16,
+        32,
         ge=1,
         le=64,
         alias="DOWNLOAD_CONNECTIONS",

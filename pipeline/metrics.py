@@ -40,7 +40,7 @@ downloads = Counter(
 )
 download_bytes = Counter(
     "uvr_download_bytes",
-    "Bytes of downloads, resumed ones included, counted every 2 s and when one succeeds.",
+    "Bytes that came by downloads, counted every 2 s and when one succeeds.",
     ["what"],
     registry=REGISTRY,
 )

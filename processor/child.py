@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cancel import CancelToken
-from pipeline.download import UrlGuard, Wire
-from pipeline.download.wire.rate import RateLimit
+from pipeline.download import UrlGuard
 from pipeline.errors import ErrorCode, PipelineError
 from pipeline.files import disk_error
 from pipeline.lifecycle import ExitCode
@@ -159,10 +158,7 @@ def _network(settings: ChildSettings) -> Network:
     from processor.models import Network
 
     download = settings.download
-    if download is None:
-        return Network(UrlGuard(allow_private=False))
-    guard = UrlGuard.from_settings(download, any_host=True)
-    return Network(guard, Wire.from_settings(download), RateLimit.from_settings(download))
+    return Network(UrlGuard(allow_private=False)) if download is None else Network.from_settings(download)
 
 
 def _separate(engine: StockEngine, job: Separate, cancel: CancelToken, parent: Parent) -> JobReport:

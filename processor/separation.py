@@ -114,16 +114,16 @@ class SeparationProcess:
             except InfrastructureError as error:
                 if error.code is ErrorCode.DISK_FULL:
                     full += 1
-                    self._wait_for_room(full, cancel)
+                    self._wait_for_room(error, full, cancel)
                     continue
                 stillborn += 1
                 if error.code is not ErrorCode.WORKER_DIED or stillborn == MOST_STILLBORN:
                     raise
                 log.warning("separation_process_stillborn", error=error.message)
 
-    def _wait_for_room(self, failures: int, cancel: CancelToken) -> None:
+    def _wait_for_room(self, error: InfrastructureError, failures: int, cancel: CancelToken) -> None:
         delay = FULL_DISK.delay(failures, random.Random())
-        log.warning("disk_full", hint="free some space in TEMP_DIR or MODEL_FILE_DIR", retry_in_seconds=round(delay, 1))
+        log.warning("separation_process_waits", error=error.message, retry_in_seconds=round(delay, 1))
         cancel.wait(delay)
         cancel.raise_if_set()
 

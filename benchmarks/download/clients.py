@@ -68,7 +68,7 @@ def environment() -> dict[str, str]:
 
 
 def _engine(order: Order) -> Sequence[str]:
-    command = [*_fetcher("engine", order), f"--connections={_CONNECTIONS}"]
+    command = [*_fetcher("engine", order)]
     if order.limits:
         command += [
             f"--stall-timeout={order.limits.stall}",

@@ -147,6 +147,7 @@ class Attempts:
     def _forget(self) -> None:
         self.begun = None
         self.remains.forget()
+        self.reporter.resumed = 0
 
     def _has_changed(self, source: Source) -> None:
         self.changes += 1

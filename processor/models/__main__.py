@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from config import ConfigError, Settings, load
-from pipeline.download import UrlGuard, Wire
-from pipeline.download.wire.rate import RateLimit
 from pipeline.errors import InfrastructureError, PipelineError
 from pipeline.files import local_errors
 from pipeline.telemetry import configure_logging
@@ -47,12 +45,7 @@ def _desk(settings: Settings, arguments: argparse.Namespace) -> Desk:
     folder = settings.model.model_dir.absolute()
     with local_errors():
         folder.mkdir(parents=True, exist_ok=True)
-    network = Network(
-        # Which hosts clients may name has nothing to do with where models come from.
-        guard=UrlGuard.from_settings(settings.download, any_host=True),
-        wire=Wire.from_settings(settings.download),
-        rate=RateLimit.from_settings(settings.download),
-    )
+    network = Network.from_settings(settings.download)
     store = ModelStore(folder, network, StoreOptions.from_settings(settings.model))
     return Desk(store, settings.model.model_name, arguments.json)
 

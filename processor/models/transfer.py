@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from pipeline.cancel import CancelToken
@@ -19,12 +19,13 @@ from pipeline.transfers import watched
 from processor.models.errors import MismatchError, NotServedError
 from processor.models.published import contradicts_name
 
+if TYPE_CHECKING:
+    from config import DownloadSettings
+
 log = get_logger(__name__)
 
 #: The largest of UVR's models has 1.6 GB, and models grow. An address that does not answer is given up in seconds.
-LIMITS: Final = DownloadLimits(
-    max_bytes=16 * 1024**3, connect_timeout=10.0, stall_timeout=60.0, total_timeout=7200.0, max_connections=16
-)
+LIMITS: Final = DownloadLimits(max_bytes=16 * 1024**3, connect_timeout=10.0, stall_timeout=60.0, total_timeout=7200.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,19 @@ class Network:
     rate: RateLimit | None = None
     limits: DownloadLimits = LIMITS
     cancel: CancelToken = field(default_factory=CancelToken)
+
+    @classmethod
+    def from_settings(cls, settings: DownloadSettings) -> Network:
+        """Which hosts clients may name has nothing to do with where models come from.
+
+        Raises ConfigError if the settings ask for what this machine cannot do.
+        """
+        return cls(
+            guard=UrlGuard.from_settings(settings, any_host=True),
+            wire=Wire.from_settings(settings),
+            rate=RateLimit.from_settings(settings),
+            limits=replace(LIMITS, max_connections=settings.connections),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ CREDENTIALS = set(REQUIRED)
 SECRETS = {name for name, field in SETTINGS.items() if SecretStr.__name__ in str(field.annotation)}
 BROKER_SECRETS = {"KAFKA_SASL_PASSWORD", "KAFKA_SSL_KEY_PASSWORD"}
 #: Secrets that the services can do without.
-OPTIONAL = BROKER_SECRETS | {"WEBHOOK_SECRET"}
+OPTIONAL = BROKER_SECRETS | {"WEBHOOK_SECRET", "DOWNLOAD_PROXY"}
 #: Settings that mean nothing here: of the embedded transport and the local store, or fixed by the image.
 FIXED = {
     *("API_HOST", "API_PORT", "PROCESSOR_HEALTH_HOST", "PROCESSOR_HEALTH_PORT"),
@@ -98,6 +98,7 @@ def test_secrets_go_where_they_are_needed(compose: ComposeFile) -> None:
     holders = {secret: {name for name, settings in given.items() if secret in settings} for secret in SECRETS}
     assert holders.pop("BASIC_AUTH_PASSWORD") == {"api"}
     assert holders.pop("WEBHOOK_SECRET") == {"uploader"}
+    assert holders.pop("DOWNLOAD_PROXY") == set(SERVICES) - {"api"}
     for secret in BROKER_SECRETS:
         assert holders.pop(secret) == set(SERVICES)
     assert set(holders) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
@@ -144,6 +145,39 @@ def test_a_users_setting_gets_through(settings_of: SettingsOf) -> None:
     assert settings_of("processor", MODEL_NAME="another.onnx", JOB_TIMEOUT="5").model.model_name == "another.onnx"
     assert settings_of("uploader", WEBHOOK_TIMEOUT="3").webhook.timeout == 3
     assert settings_of("api", ALLOW_PRIVATE_NETWORKS="true").download.allow_private_networks is False
+
+
+def test_all_services_have_one_rule_for_urls(settings_of: SettingsOf) -> None:
+    rule = {
+        "URL_ALLOW_HOSTS": "music.test,.hooks.test",
+        "URL_DENY_HOSTS": "old.hooks.test",
+        "URL_ALLOW_NETWORKS": "10.1.0.0/16",
+        "URL_DENY_NETWORKS": "192.0.2.0/24",
+        "URL_ALLOW_PORTS": "443",
+    }
+    for service in SERVICES:
+        download = settings_of(service, **rule).download
+        assert download.allow_hosts == ("music.test", ".hooks.test"), service
+        assert download.deny_hosts == ("old.hooks.test",), service
+        assert (download.allow_networks, download.deny_networks) == (("10.1.0.0/16",), ("192.0.2.0/24",)), service
+        assert download.allow_ports == (443,), service
+
+
+def test_audio_models_and_webhooks_take_one_way_out(settings_of: SettingsOf) -> None:
+    way = {"DOWNLOAD_PROXY": "socks5h://proxy.test", "DOWNLOAD_MINIMUM_TLS": "1.3"}
+    for service in set(SERVICES) - {"api"}:
+        download = settings_of(service, **way).download
+        assert download.proxy, service
+        assert download.proxy.get_secret_value() == way["DOWNLOAD_PROXY"], service
+        assert download.minimum_tls == "1.3", service
+
+
+@pytest.mark.parametrize("service", ["processor", "processor-gpu"])
+def test_decrypted_models_have_room_in_memory(compose: ComposeFile, settings_of: SettingsOf, service: str) -> None:
+    assert settings_of(service).model.plain_dir == Path("/dev/shm")
+    size = compose.services[service]["shm_size"]
+    assert interpolate(size, {}) == "4gb"
+    assert interpolate(size, {"SHM_SIZE": "8gb"}) == "8gb"
 
 
 def test_a_processor_elsewhere_is_told_where_the_servers_are(settings_of: SettingsOf) -> None:

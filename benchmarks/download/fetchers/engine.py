@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from benchmarks.download.fetchers.figures import told
+from config import DownloadSettings
 from pipeline.cancel import CancelToken
 from pipeline.download import DownloadLimits, UrlGuard, download
 from pipeline.download.checksum import Checksum
@@ -21,7 +22,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("target", type=Path)
-    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--connections", type=int, default=DownloadSettings().connections)
     parser.add_argument("--stall-timeout", type=float, default=30.0)
     parser.add_argument("--total-timeout", type=float, default=_DAY)
     parser.add_argument("--max-bytes", type=int, default=2**40)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 #: Shortest time over which a rate is measured, s: less is ruled by the grain of the scheduler and of shapers.
 WINDOW = 0.1
 #: With less than this to go, s, further connections cost more than they bring.
-WORTHWHILE = 1.0
+WORTHWHILE = 0.5
 #: Connections that bring so much each, bytes/s, are limited by nobody but us: further ones would share our processor.
 FAST = 100e6
 #: A trial must make it faster by this factor.
