@@ -15,6 +15,8 @@ from devstack.tools import tools_folder
 from tests.support.kafka_litter import LEAVES_SOCKETS
 from tests.support.servers import require
 
+#: Folders whose files take longest.
+LONGEST = ("chaos", "e2e", "conformance", "devstack", "deploy", "demo", "processor")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -61,11 +63,18 @@ def kafka_broker(_kafka_process: KafkaBroker) -> Iterator[KafkaBroker]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What Kafka's client leaves behind is nothing that a test is to blame for."""
+    """The longest first; and what Kafka's client leaves behind is nothing that a test is to blame for."""
+    items.sort(key=_turn)
     for item in items:
         if item.get_closest_marker("kafka"):
             for mark in LEAVES_SOCKETS:
                 item.add_marker(mark)
+
+
+def _turn(item: pytest.Item) -> int:
+    """Of the folder that the test is in: a file that takes minutes and is begun last is waited for by all others."""
+    folder = item.path.relative_to(REPOSITORY).parts[1]
+    return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
 
 
 @pytest.fixture(autouse=True)

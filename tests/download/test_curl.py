@@ -53,6 +53,11 @@ pytestmark = pytest.mark.skipif(not _speaks("HTTP2"), reason="this machine's cur
 LOOPBACK = Names({name: [["127.0.0.1"]] for name in ("public.test", "other.test")})
 
 
+def curls() -> list[psutil.Process]:
+    """The programs that are at work for this process."""
+    return [child for child in psutil.Process().children() if child.name() == "curl"]
+
+
 @pytest.fixture
 def fetcher(tmp_path: Path) -> Fetcher:
     return Fetcher(tmp_path, UrlGuard(True, resolver=LOOPBACK))
@@ -118,7 +123,7 @@ def test_faults(
     server.otherwise(behaviour)
     url = server.url("/").replace("127.0.0.1", "public.test")
     fetcher.fail(url, PipelineError, code, wire=wire, **limits)
-    assert psutil.Process().children() == []
+    assert curls() == []
 
 
 def test_only_the_body_is_the_file(server: SourceServer, wire: Wire, fetcher: Fetcher) -> None:
@@ -192,14 +197,14 @@ def test_a_cancel_ends_the_program(server: SourceServer, wire: Wire, fetcher: Fe
     server.otherwise(cancel)
     url = server.url("/").replace("127.0.0.1", "public.test")
     fetcher.fail(url, CancelledError, ErrorCode.SHUTTING_DOWN, wire=wire)
-    assert psutil.Process().children() == []
+    assert curls() == []
 
 
 def test_nothing_secret_is_among_its_arguments(server: SourceServer, wire: Wire, fetcher: Fetcher) -> None:
     arguments: list[str] = []
 
     def look(exchange: Exchange) -> None:
-        arguments.extend(word for child in psutil.Process().children() for word in child.cmdline())
+        arguments.extend(word for child in curls() for word in child.cmdline())
         exchange.respond(200, SONG)
 
     server.otherwise(look)

@@ -125,7 +125,8 @@ def proxies_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         for name in ("no_proxy", "NO_PROXY"):
             monkeypatch.setenv(name, "localhost")
         yield
-        assert canary.connections == 0
+        # Not its connections: somebody else's client may still look for a server that had this port before.
+        assert canary.requests == []
 
 
 Fetch = Callable[[Vector, str, Wire], bytes]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -40,12 +41,18 @@ class Checkout:
             command, env=env, cwd=self.root, capture_output=True, text=True, timeout=LIMIT, check=False
         )
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """`./start_local.sh arguments`, in the background."""
+    @contextmanager
+    def start(self, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+        """`./start_local.sh arguments`, in the background, until it ends; a test that fails ends it."""
         command, env = self.command(arguments, environment)
-        return subprocess.Popen(
+        with subprocess.Popen(
             command, env=env, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        ) as running:
+            try:
+                yield running
+            except BaseException:
+                running.terminate()
+                raise
 
     def command(self, arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
         env = apart({}) | {"UV_OFFLINE": "1", "PIP_NO_INDEX": "1"} | dict(environment)
