@@ -81,9 +81,14 @@ class ScatteredFile:
         with local_errors():
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if keep else os.O_TRUNC)
             self._descriptor = os.open(self._path, flags, 0o666)
+        self._total = total
+        self._asked = self._reserved = False
         try:
-            self.reserved = self._reserve(total)
-            """Whether the disk has put room for all of it aside."""
+            with local_errors():
+                status = os.fstat(self._descriptor)
+                # What is left to allocate; a file of holes has fewer blocks than bytes.
+                require_room(self._target.parent, total - min(status.st_blocks * 512, total))
+                os.ftruncate(self._descriptor, total)
         except BaseException:
             self.close()
             raise
@@ -112,9 +117,25 @@ class ScatteredFile:
         with local_errors():
             return os.pread(self._descriptor, size, offset)
 
+    def reserve(self) -> None:
+        """Have the disk put room for all of the file aside, so that it is not torn to pieces by many writers.
+
+        Not for one that writes it from front to back: a file system in memory would clear every page beforehand.
+        """
+        if self._asked:
+            return
+        self._asked = True
+        with local_errors():
+            try:
+                os.posix_fallocate(self._descriptor, 0, self._total)
+                self._reserved = True
+            except OSError as error:
+                if error.errno not in _CANNOT_RESERVE:
+                    raise
+
     def require_room(self, missing: int) -> None:
         """Raise InfrastructureError (``disk_full``) unless ``missing`` bytes that are not written yet fit."""
-        if not self.reserved:
+        if not self._reserved:
             require_room(self._target.parent, missing)
 
     def commit(self, *, durable: bool) -> None:
@@ -122,20 +143,6 @@ class ScatteredFile:
         with local_errors():
             _place(self._path, self._target, self._descriptor, durable=durable)
         self.close()
-
-    def _reserve(self, total: int) -> bool:
-        with local_errors():
-            status = os.fstat(self._descriptor)
-            # What is left to allocate; a file of holes has fewer blocks than bytes.
-            require_room(self._target.parent, total - min(status.st_blocks * 512, total))
-            os.ftruncate(self._descriptor, total)
-            try:
-                os.posix_fallocate(self._descriptor, 0, total)
-            except OSError as error:
-                if error.errno not in _CANNOT_RESERVE:
-                    raise
-                return False
-        return True
 
 
 def _place(path: Path, target: Path, descriptor: int, *, durable: bool) -> None:

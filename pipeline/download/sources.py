@@ -23,6 +23,8 @@ class Source:
     """One place."""
 
     url: ParsedUrl
+    subject: str = field(init=False)
+    """Its name in error messages and logs."""
     place: ParsedUrl = field(init=False)
     """Where the redirects from ``url`` led; asked directly while it answers."""
     validator: Validator | None = None
@@ -33,12 +35,8 @@ class Source:
     """Failures in a row without progress."""
 
     def __post_init__(self) -> None:
+        self.subject = loggable_url(self.url.url)
         self.place = self.url
-
-    @property
-    def subject(self) -> str:
-        """The source's name in error messages and logs."""
-        return loggable_url(self.url.url)
 
 
 class Sources:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from pipeline.download.ranged.growth import FAST, Growth
+from pipeline.download.ranged.growth import FAST, WORTHWHILE, Growth
 
 MB = 1e6
 
@@ -53,10 +53,12 @@ def test_a_limit_on_all_that_some_reach_leaves_some() -> None:
 
 
 def test_no_more_than_it_takes_to_be_done_soon() -> None:
-    assert max(run(each(20 * MB), missing=30 * MB, seconds=0.4)) <= 3
+    assert max(run(each(20 * MB), missing=3 * 20 * MB * WORTHWHILE, seconds=0.25)) <= 3
 
 
-@pytest.mark.parametrize(("rate", "missing"), [(2 * MB, 1.2 * MB), (FAST * 2, 1000 * MB)], ids=["short", "fast"])
+@pytest.mark.parametrize(
+    ("rate", "missing"), [(2 * MB, 2 * MB * WORTHWHILE), (FAST * 2, 1000 * MB)], ids=["short", "fast"]
+)
 def test_one_is_enough(rate: float, missing: float) -> None:
     assert max(run(each(rate), missing=missing, seconds=0.6)) == 1
 

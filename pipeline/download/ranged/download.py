@@ -75,6 +75,8 @@ class RangedDownload:
             self._record()
 
     def _start(self, first: tuple[Exchange, int] | None = None) -> None:
+        if first is None:
+            self._crew.file.reserve()
         source = first[0].source if first else self._sources.current
         worker = Worker(self._crew, source, first)
         with self._crew.changed:
@@ -117,7 +119,9 @@ class RangedDownload:
             self._crew.least = max(ALIGNMENT, int(pace * self._latency))
         self.most_connections = max(self.most_connections, delivering)
         settled = delivering == len(active) >= self._growth.level
-        self._growth.tick(now, received, missing, settled=settled, window=max(WINDOW, self._latency))
+        # One connection that has begun to deliver shows its pace at once; several first have to come to theirs.
+        window = WINDOW if self._growth.level == 1 else max(WINDOW, self._latency)
+        self._growth.tick(now, received, missing, settled=settled, window=window)
         for worker in active[self._growth.level :]:  # the newest
             worker.dismiss()
         self._staff(active, now)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 #: Shortest time over which a rate is measured, s: less is ruled by the grain of the scheduler and of shapers.
 WINDOW = 0.1
 #: With less than this to go, s, further connections cost more than they bring.
-WORTHWHILE = 0.5
+WORTHWHILE = 0.25
 #: Connections that bring so much each, bytes/s, are limited by nobody but us: further ones would share our processor.
 FAST = 100e6
 #: A trial must make it faster by this factor.
@@ -21,6 +21,8 @@ GAIN = 1.25
 _PATIENCE = 3.0
 #: Until the next trial after one that failed, s; doubled each time.
 _PAUSE = 5.0
+#: For so long after connections were given up, s, a lower rate tells nothing: what was on its way in them is lost.
+_AFTERMATH = 2.0
 #: A rate that falls to this share of what it was when it was judged tells that the judgement no longer holds.
 _COLLAPSE = 0.5
 
@@ -45,6 +47,7 @@ class Growth:
         self._next_trial = 0.0
         self._failed_trials = 0
         self._judged_rate = math.inf
+        self._aftermath = 0.0
 
     def refuse(self, level: int) -> None:
         """The source wants no more than ``level`` connections."""
@@ -81,15 +84,18 @@ class Growth:
             self.level = trial.before
             self._next_trial = now + _PAUSE * 2**self._failed_trials
             self._failed_trials += 1
+            self._judged_rate = min(rate, trial.rate)
+            self._aftermath = now + _AFTERMATH
             self._mark = None
         elif helpful < 0.6 * self.level:
             # Fewer would do as well: a limit that they share was met on the way.
             self.level = max(math.ceil(helpful * GAIN), trial.before + 1)
             self._next_trial = now + _PAUSE
+            self._aftermath = now + _AFTERMATH
             self._mark = None
 
     def _consider(self, rate: float, missing: int, now: float) -> None:
-        if rate < self._judged_rate * _COLLAPSE and self._judged_rate < math.inf:
+        if now >= self._aftermath and rate < self._judged_rate * _COLLAPSE and self._judged_rate < math.inf:
             self._next_trial = now
             self._judged_rate = math.inf
         seconds_left = missing / rate if rate > 0 else math.inf
