@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,12 @@ def disk_error(error: OSError) -> InfrastructureError:
 def system_reason(error: OSError) -> str:
     """What the system says about ``error``, without the path that ``str(error)`` has in it."""
     return os.strerror(error.errno) if error.errno else "unknown error"
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal. Raises InfrastructureError."""
+    with local_errors(), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cancel import CancelToken
-from pipeline.download import UrlGuard
 from pipeline.errors import ErrorCode, PipelineError
 from pipeline.files import disk_error
 from pipeline.lifecycle import ExitCode
@@ -43,7 +42,6 @@ from processor.protocol import (
 
 if TYPE_CHECKING:
     from processor.engine import StockEngine
-    from processor.models import Network
 
 log = get_logger(__name__)
 
@@ -133,9 +131,10 @@ def _set_up(settings: ChildSettings, parent: Parent) -> StockEngine | None:
     try:
         # A minute of imports and loading, so late that the parent's end is being watched for meanwhile.
         from processor.engine import StockEngine
-        from processor.models import ModelStore
+        from processor.models import ModelStore, Network
 
-        models = ModelStore(settings.model_dir, _network(settings), settings.models)
+        network = Network.from_settings(settings.download)
+        models = ModelStore(settings.model_dir, network, settings.models)
         engine = StockEngine(models, settings.scratch_dir, require_gpu=settings.require_gpu)
         engine.load(settings.model_name)
         engine.warm_up(settings.scratch_dir)
@@ -151,14 +150,6 @@ def _set_up(settings: ChildSettings, parent: Parent) -> StockEngine | None:
         parent.tell(SetupFailed(code, f"the separation cannot be set up: {why}"))
         return None
     return engine
-
-
-def _network(settings: ChildSettings) -> Network:
-    """The way to model files, to which a client's choice of hosts has nothing to say."""
-    from processor.models import Network
-
-    download = settings.download
-    return Network(UrlGuard(allow_private=False)) if download is None else Network.from_settings(download)
 
 
 def _separate(engine: StockEngine, job: Separate, cancel: CancelToken, parent: Parent) -> JobReport:

@@ -13,7 +13,6 @@ Runs in the child process only. What is changed against the stock way, and why:
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import logging
 import os
@@ -31,7 +30,7 @@ import numpy as np
 from audio_separator.separator import Separator
 
 from pipeline.errors import ErrorCode, PermanentError, PipelineError, TransientError
-from pipeline.files import disk_error
+from pipeline.files import disk_error, file_sha256
 from pipeline.telemetry import get_logger
 from processor.models import ModelStore, NotServedError, SealError, closed, missing, unknown, unreadable
 from processor.protocol import Separate, Stem
@@ -282,12 +281,10 @@ def _written(name: str, source: Samples, job: Separate) -> Stem:
         raise StemMissingError(f"{name} has {len(source)} samples, the song has {job.frames}")
     path = job.folder / f"{name}.wav"
     written = write_wav(path, _at_level(name, source, job), channels=source.shape[1])
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Stem(
         name=name,
         path=path,
-        sha256=digest,
+        sha256=file_sha256(path),
         bytes=path.stat().st_size,
         frames=written.frames,
         sample_rate=SAMPLE_RATE,

@@ -19,8 +19,8 @@ class ChildSettings:
     require_gpu: bool
     scratch_dir: Path
     """For the child's own working files."""
-    download: DownloadSettings | None = None
-    """How model files are fetched; None: from anywhere on the public internet, straight."""
+    download: DownloadSettings = field(default_factory=DownloadSettings)
+    """How model files are fetched."""
     models: StoreOptions = field(default_factory=StoreOptions)
     log: LogSettings = field(default_factory=LogSettings)
 

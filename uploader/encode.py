@@ -11,7 +11,6 @@ alike, by no more than the loudest needs: they then sum to the equally turned do
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import numpy as np
 import soundfile
 
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
+from pipeline.files import file_sha256
 from pipeline.messages import OutputFormat
 
 #: Frames that are in memory at once: 1 MiB of float64 for two channels.
@@ -68,9 +68,7 @@ def encode(source: Path, target: Path, output_format: OutputFormat, gain: float 
             writer.write(_quantised(block, gain))
         frames = reader.frames
     _require_complete(target, frames)
-    with target.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return EncodedFile(target.stat().st_size, digest)
+    return EncodedFile(target.stat().st_size, file_sha256(target))
 
 
 def container(output_format: OutputFormat, data_bytes: int) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import ErrorCode, PermanentError, PipelineError
-from pipeline.files import local_errors
+from pipeline.files import file_sha256, local_errors
 from pipeline.messages import SeparationResult, StemFile
 from pipeline.storage.keys import staged_key, stem_key
 from pipeline.storage.protocol import ObjectStore
@@ -100,7 +100,7 @@ class StemPublisher:
             if error.code is ErrorCode.OBJECT_MISSING:
                 raise _lost(stem) from error
             raise
-        if _sha256(target) != stem.sha256:
+        if file_sha256(target) != stem.sha256:
             raise _lost(stem)
 
     def _was_staged(self, stem: StagedStem) -> bool:
@@ -137,8 +137,3 @@ def _lost(stem: StemFile) -> PermanentError:
     return PermanentError(
         f"the separated stem {stem.name} was lost or damaged on its way to the storage", code=ErrorCode.HANDOFF_MISSING
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from config import MIB, DownloadSettings
 from pipeline.download.progress import INTERVAL
-
-if TYPE_CHECKING:
-    from config import DownloadSettings
-
-MIB = 1024**2
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from pipeline.files import local_errors, sync_directory, sync_file
+from pipeline.files import file_sha256, local_errors, sync_directory, sync_file
 from pipeline.telemetry import get_logger, loggable_url
 from processor.models.catalogue import ModelFile
 from processor.models.errors import NotServedError, OfflineError, SealError
@@ -16,7 +16,7 @@ from processor.models.locking import held
 from processor.models.options import SUFFIX, StoreOptions
 from processor.models.published import published
 from processor.models.sources import LISTS
-from processor.models.transfer import Arrived, Network, bring, file_sha256
+from processor.models.transfer import Arrived, Network, bring
 from processor.models.vault import Vault
 
 log = get_logger(__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,7 +12,7 @@ from pipeline.download import Checksum, DownloadLimits, UrlGuard, Wire, download
 from pipeline.download.wire.connection import DIRECT
 from pipeline.download.wire.rate import RateLimit
 from pipeline.errors import PermanentError, TransientError
-from pipeline.files import local_errors
+from pipeline.files import file_sha256, local_errors
 from pipeline.telemetry import get_logger, loggable_url
 from pipeline.transfers import watched
 from processor.models.errors import MismatchError, NotServedError
@@ -98,12 +97,6 @@ def bring(url: str, target: Path, network: Network, *, sha256: str | None, mirro
             target.unlink()
         raise MismatchError(name, loggable_url(url), found, sha256 or "what its name says")
     return Arrived(target, done.bytes, found, done.source or loggable_url(url))
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal. Raises InfrastructureError."""
-    with local_errors(), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sentence(name: str, url: str, why: str) -> str:

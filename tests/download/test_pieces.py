@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
-from pipeline.download.ranged.pieces import ALIGNMENT, LARGEST_PIECE, MIB, Allotment, Span, missing, piece_size
+from config import MIB
+from pipeline.download.ranged.pieces import ALIGNMENT, LARGEST_PIECE, Allotment, Span, missing, piece_size
 
 spans = st.tuples(st.integers(0, 1000), st.integers(0, 1000)).map(lambda pair: Span(min(pair), max(pair)))
 

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.messages import TaskState
 from tests.e2e.audio import Recording, check_stems
-from tests.e2e.service import Service, signed
+from tests.e2e.endings import check_success
+from tests.e2e.service import Service
 from tests.e2e.watcher import PATIENCE
 from tests.support.source_server import SourceServer
 from tests.support.webhook_receiver import WebhookReceiver
@@ -24,16 +25,6 @@ def separating(service: Service, source: SourceServer, receiver: WebhookReceiver
     task_uuid = service.post(source.url("/song"), receiver.url)
     service.watcher.wait_for_separation(task_uuid)
     return task_uuid
-
-
-def check_success(service: Service, receiver: WebhookReceiver, task_uuid: str, recording: Recording) -> None:
-    """The job has ended well, once."""
-    (webhook,) = receiver.wait_for(1, PATIENCE)
-    assert signed(webhook)
-    assert (webhook.json["task_uuid"], webhook.json["status"]) == (task_uuid, "success")
-    check_stems(webhook.json, recording)
-    assert service.watcher.outcomes(task_uuid) == [TaskState.SUCCESS]
-    assert len(receiver.received) == 1
 
 
 def test_the_processor_is_killed(

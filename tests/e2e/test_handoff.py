@@ -13,11 +13,10 @@ import pytest
 
 from devstack.process import ServerProcess, free_port
 from devstack.server import LocalServer
-from pipeline.messages import TaskState
 from pipeline.storage.factory import s3_options
-from tests.e2e.audio import Recording, check_stems
-from tests.e2e.service import Service, answers, files, signed
-from tests.e2e.watcher import PATIENCE
+from tests.e2e.audio import Recording
+from tests.e2e.endings import check_success
+from tests.e2e.service import Service, answers, files
 from tests.support.source_server import SourceServer
 from tests.support.webhook_receiver import WebhookReceiver
 
@@ -84,14 +83,6 @@ def bucket(service: Service) -> Iterator[Bucket]:
     opened = Bucket(service)
     yield opened
     opened.close()
-
-
-def check_success(service: Service, receiver: WebhookReceiver, task_uuid: str, recording: Recording) -> None:
-    (webhook,) = receiver.wait_for(1, PATIENCE)
-    assert signed(webhook)
-    assert (webhook.json["task_uuid"], webhook.json["status"]) == (task_uuid, "success")
-    check_stems(webhook.json, recording)
-    assert service.watcher.outcomes(task_uuid) == [TaskState.SUCCESS]
 
 
 def logged(events: list[dict[str, Any]], name: str, task_uuid: str) -> int:

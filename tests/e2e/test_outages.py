@@ -5,25 +5,13 @@ from __future__ import annotations
 import pytest
 
 from devstack.server import LocalServer
-from pipeline.messages import TaskState
-from tests.e2e.audio import Recording, check_stems
-from tests.e2e.service import Service, signed
-from tests.e2e.watcher import PATIENCE
+from tests.e2e.audio import Recording
+from tests.e2e.endings import check_successes
+from tests.e2e.service import Service
 from tests.support.source_server import SourceServer
 from tests.support.webhook_receiver import WebhookReceiver
 
 pytestmark = pytest.mark.slow
-
-
-def check_successes(service: Service, receiver: WebhookReceiver, task_uuids: list[str], recording: Recording) -> None:
-    webhooks = receiver.wait_for(len(task_uuids), PATIENCE)
-    assert all(map(signed, webhooks))
-    assert sorted(webhook.json["task_uuid"] for webhook in webhooks) == sorted(task_uuids)
-    for webhook in webhooks:
-        assert webhook.json["status"] == "success", webhook.json
-        check_stems(webhook.json, recording)
-    for task_uuid in task_uuids:
-        assert set(service.watcher.outcomes(task_uuid)) == {TaskState.SUCCESS}
 
 
 def test_the_store_is_stopped_while_jobs_flow(

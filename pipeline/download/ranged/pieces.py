@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-KIB = 1024
-MIB = 1024**2
+from config import KIB, MIB
 
 #: Boundaries lie on multiples of this: pages of the disk stay with one writer.
 ALIGNMENT = 64 * KIB
