@@ -105,6 +105,7 @@ class KafkaBroker(LocalServer):
             ready=lambda: self._serves(cluster_id),
             env=server_environment(),
             cwd=self._data_dir,  # where a crashed JVM leaves its report
+            ports=(self._ports.client, self._ports.internal, self._ports.controller),
         )
 
     def _java_command(self) -> list[str]:

@@ -54,7 +54,8 @@ class ServerProcess:
 
     `ready` is asked again and again, while the process lives, until it says yes: it must be quick to say no, and
     must be sure that it speaks to this very server (a stranger may listen on the port). `env` is the whole
-    environment, `stdin` is fed on every start (a place for secrets, which never belong on a command line).
+    environment, `stdin` is fed on every start (a place for secrets, which never belong on a command line). `ports` on
+    127.0.0.1 must be free: a server of several may answer on one before it finds that it cannot have another.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class ServerProcess:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         stdin: bytes | None = None,
+        ports: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.log_file = log_file
@@ -79,6 +81,7 @@ class ServerProcess:
         self._env = env
         self._cwd = cwd
         self._stdin = stdin
+        self._ports = tuple(ports)
         self._popen: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
@@ -102,10 +105,13 @@ class ServerProcess:
         """Start it and return when it answers; nothing happens if it runs already.
 
         Raises ServerStartError, with the end of the log, when it ends before that or takes longer than
-        `ready_timeout` seconds; the process is then gone.
+        `ready_timeout` seconds; the process is then gone. Without starting it, when one of its ports is taken.
         """
         if self.running:
             return
+        taken = [port for port in self._ports if not _can_bind(port)]
+        if taken:
+            raise ServerStartError(f"{self.name} was not started: another process has 127.0.0.1:{taken[0]}")
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         with self.log_file.open("ab") as log:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from devstack.kafka import KafkaBroker
 from devstack.s3 import S3Server, fetch_s3_server
@@ -75,6 +76,20 @@ def _turn(item: pytest.Item) -> int:
     """Of the folder that the test is in: a file that takes minutes and is begun last is waited for by all others."""
     folder = item.path.relative_to(REPOSITORY).parts[1]
     return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A command that a test calls sets up the log of its process: the tests' own, and on a stream that is closed."""
+    root, structured = logging.getLogger(), structlog.get_config()
+    before, level = list(root.handlers), root.level
+    yield
+    for handler in list(root.handlers):
+        if type(handler) is logging.StreamHandler and handler not in before:
+            root.removeHandler(handler)
+    root.setLevel(level)
+    structlog.configure(**structured)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture(autouse=True)
