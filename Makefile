@@ -9,7 +9,7 @@ SOURCES := config.py api processor uploader pipeline demo devstack deploy benchm
 # Kept byte code saves seconds at every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install lint format test test-fast test-kafka chaos bench-download demo lock
+.PHONY: help install lint format test test-fast test-kafka chaos bench-download bench-separate demo lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -47,6 +47,9 @@ chaos: install ## kill, freeze and cut off everything for half an hour, then che
 bench-download: install ## the download engine beside curl, wget, axel, aria2c and others: docs/BENCHMARKS.md (11 minutes)
 	-$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .local/bench -r requirements/bench.lock
 	$(PYTHON) -m benchmarks.download --write docs/BENCHMARKS.md $(ARGS)
+
+bench-separate: install ## the separation engine beside audio-separator, in process and as a command: docs/BENCHMARKS.md (3 minutes)
+	$(PYTHON) -m benchmarks.separate --write docs/BENCHMARKS.md $(ARGS)
 
 demo: ## a song in, its stems out
 	@./start_local.sh demo

@@ -41,7 +41,7 @@ from processor.protocol import (
 )
 
 if TYPE_CHECKING:
-    from processor.engine import StockEngine
+    from processor.engine import SeparationEngine
 
 log = get_logger(__name__)
 
@@ -126,16 +126,16 @@ def main(descriptor: int) -> int:
         gc.collect()
 
 
-def _set_up(settings: ChildSettings, parent: Parent) -> StockEngine | None:
+def _set_up(settings: ChildSettings, parent: Parent) -> SeparationEngine | None:
     """The engine with its model loaded; None, and the parent is told why, if that cannot be."""
     try:
         # A minute of imports and loading, so late that the parent's end is being watched for meanwhile.
-        from processor.engine import StockEngine
+        from processor.engine import SeparationEngine
         from processor.models import ModelStore, Network
 
         network = Network.from_settings(settings.download)
         models = ModelStore(settings.model_dir, network, settings.models)
-        engine = StockEngine(models, settings.scratch_dir, require_gpu=settings.require_gpu)
+        engine = SeparationEngine(models, settings.scratch_dir, require_gpu=settings.require_gpu)
         engine.load(settings.model_name)
         engine.warm_up(settings.scratch_dir)
     except PipelineError as error:
@@ -152,7 +152,7 @@ def _set_up(settings: ChildSettings, parent: Parent) -> StockEngine | None:
     return engine
 
 
-def _separate(engine: StockEngine, job: Separate, cancel: CancelToken, parent: Parent) -> JobReport:
+def _separate(engine: SeparationEngine, job: Separate, cancel: CancelToken, parent: Parent) -> JobReport:
     from processor.engine import classify
 
     last = 0.0

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import soundfile
@@ -32,33 +34,54 @@ class Written:
     """The largest absolute sample."""
 
 
+class WavWriter:
+    """A file that grows block by block, and is whole once it is closed. A context manager."""
+
+    def __init__(self, path: Path, channels: int) -> None:
+        """Raises OSError."""
+        self.path, self.channels = path, channels
+        self._frames, self._peak = 0, 0.0
+        with _system_errors():
+            self._file = soundfile.SoundFile(path, "w", SAMPLE_RATE, channels, subtype="FLOAT", format=CONTAINER)
+
+    def write(self, block: Samples) -> float:
+        """Append ``(frames, channels)``; the largest absolute sample of these, NaN if one is. Raises OSError."""
+        with _system_errors():
+            self._file.write(block)
+        peak = float(max(block.max(initial=0.0), -block.min(initial=0.0)))
+        self._frames += len(block)
+        self._peak = max(self._peak, peak)
+        return peak
+
+    @property
+    def written(self) -> Written:
+        """What is in the file so far."""
+        return Written(self._frames, self._peak)
+
+    def close(self) -> None:
+        """Complete the file. Raises OSError."""
+        with _system_errors():
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
 def write_wav(path: Path, blocks: Iterable[Samples], channels: int) -> Written:
     """Write blocks ``(frames, channels)`` to a file. Raises OSError."""
-    frames, peak = 0, 0.0
-    with _writer(path, channels) as file:
+    with WavWriter(path, channels) as file:
         for block in blocks:
-            with _system_errors():
-                file.write(block)
-            frames += len(block)
-            peak = max(peak, float(np.abs(block).max(initial=0.0)))
-    return Written(frames, peak)
+            file.write(block)
+    return file.written
 
 
 def read_blocks(path: Path) -> Iterator[Samples]:
     """The file's blocks ``(frames, channels)``."""
     with soundfile.SoundFile(path) as file:
         yield from file.blocks(blocksize=BLOCK_FRAMES, dtype="float32", always_2d=True)
-
-
-@contextmanager
-def _writer(path: Path, channels: int) -> Iterator[soundfile.SoundFile]:
-    with _system_errors():
-        file = soundfile.SoundFile(path, "w", SAMPLE_RATE, channels, subtype="FLOAT", format=CONTAINER)
-    try:
-        yield file
-    finally:
-        with _system_errors():
-            file.close()
 
 
 @contextmanager

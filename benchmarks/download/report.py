@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -16,9 +14,9 @@ from benchmarks.download.faults import FAULTS, LIMITS, PATIENCE, Ending, Verdict
 from benchmarks.download.measure import bare_interpreter
 from benchmarks.download.profile import MIB
 from benchmarks.download.rows import Row, Sample, Samples
+from benchmarks.page import machine, marks, place, table
 
-BEGIN: Final = "<!-- made by make bench-download: begin -->"
-END: Final = "<!-- made by make bench-download: end -->"
+BEGIN, END = marks("bench-download")
 
 _BAD: Final = (Verdict.WRONG, Verdict.HUNG, Verdict.SWALLOWED)
 _COLUMNS: Final = (
@@ -65,25 +63,11 @@ def markdown(results: Results) -> str:
 
 def write(page: Path, text: str) -> None:
     """Put ``text`` between the marks in ``page``. Raises ValueError if they are not there."""
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} has no place for the report")
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
-
-
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = (head, ["---"] * len(head), *lines)
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    place(page, text, BEGIN, END)
 
 
 def _setting(results: Results) -> str:
-    cores = len(os.sched_getaffinity(0))
-    load = os.getloadavg()[0]
-    lines = [
-        f"{cores} cores, Linux {platform.release()}, Python {platform.python_version()}; load average at the end "
-        f"{load:.1f}, the benchmark's own included."
-    ]
+    lines = [machine()]
     if results.ceiling:
         lines.append(f"The server alone, to a client that throws everything away: {results.ceiling / 1e9:.1f} GB/s.")
     if results.quick:
@@ -92,12 +76,12 @@ def _setting(results: Results) -> str:
 
 
 def _versions(results: Results) -> str:
-    table = _table(("client", "version"), [(client.name, client.version) for client in results.clients])
-    return f"{table}\n\nNot installed: {', '.join(results.missing)}." if results.missing else table
+    versions = table(("client", "version"), [(client.name, client.version) for client in results.clients])
+    return f"{versions}\n\nNot installed: {', '.join(results.missing)}." if results.missing else versions
 
 
 def _row(row: Row, samples: Samples) -> str:
-    return f"### {row.title}\n\n{_table(_COLUMNS, [_line(name, samples) for name in samples])}"
+    return f"### {row.title}\n\n{table(_COLUMNS, [_line(name, samples) for name in samples])}"
 
 
 def _line(name: str, samples: Samples) -> tuple[str, ...]:
@@ -161,7 +145,7 @@ def _goals(results: Results) -> str:
         "connection is throttled; at most 1.5 times the CPU time of curl for each GB, which the first row shows; at "
         "most 60 MiB."
     )
-    return f"### The engine at a glance\n\n{wanted}\n\n{_table(head, lines)}"
+    return f"### The engine at a glance\n\n{wanted}\n\n{table(head, lines)}"
 
 
 def _goal(row: Row, samples: Samples) -> tuple[str, ...]:
@@ -183,7 +167,7 @@ def _start_up(results: Results) -> str:
             lines.append((client.name, f"{wall:.2f}", f"{cpu:.2f}"))
     bare = bare_interpreter(sys.executable) / MIB
     text = f"Start of the interpreter and imports, left out above (a bare interpreter has {bare:.0f} MiB):"
-    return f"{text}\n\n{_table(('client', 'wall s', 'CPU s'), lines)}"
+    return f"{text}\n\n{table(('client', 'wall s', 'CPU s'), lines)}"
 
 
 def _fault_table(results: Results) -> str:
@@ -196,4 +180,4 @@ def _fault_table(results: Results) -> str:
         f"{LIMITS.total:g} s in all, {LIMITS.max_bytes // MIB} MiB. Who is not done after {PATIENCE:g} s is killed."
     )
     head = ("fault", *(client.name for client in results.clients))
-    return f"### Faults\n\n{text}\n\n{_table(head, lines)}"
+    return f"### Faults\n\n{text}\n\n{table(head, lines)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from processor.protocol import Separate, Stem
 from tests.processor.model_source import store_in
 
 if TYPE_CHECKING:
-    from processor.engine import StockEngine
+    from processor.engine import SeparationEngine
 
 Stems = dict[str, NDArray[np.float32]]
 """Samples ``(channels, frames)`` by name."""
@@ -38,13 +39,17 @@ class Refusal:
     message: str
 
 
-def stock_stems(model_dir: Path, mixture: Path, scratch: Path) -> Stems:
+def stock_stems(
+    model_dir: Path, mixture: Path, scratch: Path, *, model: str = DEMO_MODEL_NAME, denoise: bool = False
+) -> Stems:
     """What an unmodified Separator hands to its writer."""
     separator = _stock(model_dir, scratch)
+    separator.load_model(model)
+    separator.model_instance.enable_denoise = denoise
     stems: Stems = {}
 
     def capture(_path: str, source: Any, name: str) -> dict[str, Any]:
-        stems[name.lower()] = np.array(source.T)
+        stems[name.lower().replace(" ", "_")] = np.array(source.T)
         return {name: source}
 
     separator.model_instance.final_process = capture
@@ -52,27 +57,54 @@ def stock_stems(model_dir: Path, mixture: Path, scratch: Path) -> Stems:
     return stems
 
 
+def driven_stems(
+    model_dir: Path, mixture: Path, scratch: Path, *, model: str, denoise: bool = False, batch: int | None = None
+) -> Stems:
+    """What our driver gives of an MDX model. ``batch``: how many segments its network is given at a time."""
+    from processor.drivers.mdx import MdxDriver
+    from processor.drivers.network import network_of
+
+    separator = _stock(model_dir, scratch)
+    separator.load_model(model)
+    separator.model_instance.enable_denoise = denoise
+    network = network_of(separator.model_instance)
+    if batch is not None:
+        network.batch = batch  # type: ignore[misc]
+    blocks: dict[str, list[NDArray[np.float32]]] = {}
+    driver = MdxDriver(separator.model_instance, network)
+    driver.separate(mixture, lambda name, block: blocks.setdefault(name, []).append(block.T), lambda _: None)
+    return {name: np.concatenate(parts, axis=1) for name, parts in blocks.items()}
+
+
+def resident_after(model_dir: Path, scratch: Path, mixtures: list[Mixture]) -> list[int]:
+    """The largest resident set of this process after each of the songs, bytes; the first one may be a warm-up."""
+    peaks = []
+    for mixture in mixtures:
+        outcome, _ = run(model_dir, scratch, mixture, scratch)
+        assert not isinstance(outcome, Refusal), outcome
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return peaks
+
+
 @functools.cache
 def _stock(model_dir: Path, scratch: Path) -> Any:
     from audio_separator.separator import Separator
 
     _engine(model_dir, scratch)  # which puts ffmpeg on PATH
-    separator = Separator(
+    return Separator(
         log_level=logging.WARNING,
         model_file_dir=str(model_dir),
         output_dir=str(scratch),
         output_format="WAV",
         normalization_threshold=1.0,
     )
-    separator.load_model(DEMO_MODEL_NAME)
-    return separator
 
 
 @functools.cache
-def _engine(model_dir: Path, scratch: Path, **options: object) -> StockEngine:
-    from processor.engine import StockEngine
+def _engine(model_dir: Path, scratch: Path, **options: object) -> SeparationEngine:
+    from processor.engine import SeparationEngine
 
-    return StockEngine(store_in(model_dir, **options), scratch)
+    return SeparationEngine(store_in(model_dir, **options), scratch)
 
 
 def run(
@@ -113,10 +145,10 @@ def run(
 
 def load(model_dir: Path, scratch: Path, model: str, *, require_gpu: bool = False, **options: object) -> str | Refusal:
     """Load a model with an engine of its own; the device, or why it cannot be. ``options``: the store's."""
-    from processor.engine import StockEngine
+    from processor.engine import SeparationEngine
 
     def work() -> str:
-        engine = StockEngine(store_in(model_dir, **options), scratch, require_gpu=require_gpu)
+        engine = SeparationEngine(store_in(model_dir, **options), scratch, require_gpu=require_gpu)
         engine.load(model)
         return engine.device
 
@@ -178,7 +210,6 @@ def hooks_left(model_dir: Path, scratch: Path) -> dict[str, bool]:
     return {
         "tqdm": sys.modules[type(model).__module__].tqdm.__module__ != "tqdm.std",
         "final_process": "final_process" in vars(model),
-        "demix": "demix" in vars(model),
     }
 
 

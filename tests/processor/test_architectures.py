@@ -45,6 +45,35 @@ def test_mdxc_gives_all_its_stems(
     assert progress == sorted(progress)
 
 
+@pytest.mark.parametrize(("only", "absent"), [("Vocals", "instrumental"), ("Kazoo", "instrumental and no vocals")])
+def test_a_stem_that_the_library_leaves_out_is_a_failure(
+    library: ProcessPoolExecutor, tmp_path: Path, song: Mixture, only: str, absent: str
+) -> None:
+    """Where its option names a stem that no model has, it returns an empty list."""
+    model_dir = tmp_path / "models"
+    model = library.submit(tiny_models.write_mdxc, model_dir, ["Vocals", "Instrumental"]).result(60)
+
+    refusal, _ = library.submit(experiments.run, model_dir, tmp_path, song, tmp_path, model=model, only=only).result(60)
+
+    assert refusal == Refusal(
+        ErrorKind.PERMANENT, ErrorCode.STEM_MISSING, f"the separation failed: the model gave no {absent}"
+    )
+
+
+def test_the_library_is_left_as_it_was(library: ProcessPoolExecutor, tmp_path: Path, song: Mixture) -> None:
+    """Or every job would add a layer, and the last song would stay in memory."""
+    model_dir = tmp_path / "models"
+    model = library.submit(tiny_models.write_mdxc, model_dir, ["Vocals", "Instrumental"]).result(60)
+    folder = tmp_path / "stems"
+    folder.mkdir()
+    for cancel_at in (None, 0.0):
+        run = library.submit(experiments.run, model_dir, tmp_path, song, folder, model=model, cancel_at=cancel_at)
+        run.result(60)
+    left = library.submit(experiments.hooks_left, model_dir, tmp_path).result(60)
+    assert left == {"tqdm": False, "final_process": False}
+    assert [path.name for path in tmp_path.glob("*.wav")] == ["song.wav"]
+
+
 def test_a_model_that_is_listed_is_fetched_with_all_its_files(
     library: ProcessPoolExecutor, tmp_path: Path, song: Mixture, source: SourceServer
 ) -> None:

@@ -157,21 +157,6 @@ def test_a_stem_that_the_model_lacks_is_told_before_the_work(lab: Lab) -> None:
     assert progress == []
 
 
-def test_a_stem_that_the_library_leaves_out_is_a_failure(lab: Lab) -> None:
-    assert lab.refusal(lab.mixture("song", noise(1.0)), only="Vocals") == Refusal(
-        ErrorKind.PERMANENT, ErrorCode.STEM_MISSING, "the separation failed: the model gave no instrumental"
-    )
-
-
-def test_no_stem_at_all_is_a_failure(lab: Lab) -> None:
-    """As when the option names a stem that no model has: the library returns an empty list."""
-    assert lab.refusal(lab.mixture("song", noise(1.0)), only="Kazoo") == Refusal(
-        ErrorKind.PERMANENT,
-        ErrorCode.STEM_MISSING,
-        "the separation failed: the model gave no instrumental and no vocals",
-    )
-
-
 def test_progress_goes_from_0_to_1(lab: Lab) -> None:
     _, progress = lab.run(lab.mixture("song", noise(12.0)))
     assert progress == sorted(set(progress))
@@ -192,15 +177,6 @@ def test_a_cancel_leaves_nothing_behind(lab: Lab) -> None:
     assert 0.5 <= progress[-1] < 1.0
     assert [path.name for path in lab.folder.glob("*.wav")] == ["song.wav"]
     assert [stem.sha256 for stem in lab.stems(mixture)] == expected
-
-
-def test_the_library_is_left_as_it_was(lab: Lab) -> None:
-    """Or every job would add a layer, and the last song would stay in memory."""
-    lab.stems(lab.mixture("first", noise(1.0)))
-    lab.run(lab.mixture("second", noise(1.0)), cancel_at=0.0)
-    left = lab.call(experiments.hooks_left, lab.model_dir, lab.scratch)
-    assert left == {"tqdm": False, "final_process": False, "demix": False}
-    assert list(lab.scratch.glob("*.wav")) == []
 
 
 def test_a_model_that_gives_no_numbers_is_a_failure(lab: Lab) -> None:

@@ -1,0 +1,38 @@
+"""What the benchmarks' reports have in common: tables, the machine, a place in a page."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    rows = (head, ["---"] * len(head), *lines)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def machine() -> str:
+    """What the benchmark runs on, and how busy that is, in a sentence."""
+    cores = len(os.sched_getaffinity(0))
+    load = os.getloadavg()[0]
+    return (
+        f"{cores} cores, Linux {platform.release()}, Python {platform.python_version()}; load average at the end "
+        f"{load:.1f}, the benchmark's own included."
+    )
+
+
+def marks(target: str) -> tuple[str, str]:
+    """What stands before and after the report of ``make target`` in a page."""
+    return f"<!-- made by make {target}: begin -->", f"<!-- made by make {target}: end -->"
+
+
+def place(page: Path, text: str, begin: str, end: str) -> None:
+    """Put ``text`` between the marks in ``page``. Raises ValueError if they are not there."""
+    before, found, rest = page.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"{page} has no place for the report")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")

@@ -1,0 +1,101 @@
+"""Who separates: a source file in, its stems on the disk. Imported by ``worker`` only, where a model may be loaded."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.cancel import CancelToken
+from pipeline.download import UrlGuard
+from processor.decode import decode
+from processor.drivers.mdx import MdxDriver
+from processor.engine import SeparationEngine
+from processor.models import ModelStore, Network
+from processor.models.options import StoreOptions
+from processor.protocol import Separate
+
+#: Longer than any song of the benchmark, s.
+_LONGEST = 86_400.0
+
+
+class Contender(Protocol):
+    """A warm model and a way to run it."""
+
+    @property
+    def in_network(self) -> float:
+        """How long the network has been at work since the start, s."""
+
+    def separate(self, song: Path) -> None:
+        """Separate ``song`` into the contender's folder."""
+
+
+class _Stopwatch:
+    """Stands in for the network, and takes the time of it."""
+
+    def __init__(self, network: Callable[[Any], Any]) -> None:
+        self._network = network
+        self.seconds = 0.0
+        self.batch: int = getattr(network, "batch", 1)
+        self.device: str = getattr(network, "device", "")
+
+    def __call__(self, spectra: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return self._network(spectra)
+        finally:
+            self.seconds += time.perf_counter() - started
+
+
+class Ours:
+    """What the processor does with a song that it has fetched: decode, separate, write float stems, hash them."""
+
+    def __init__(self, model_dir: Path, model: str, folder: Path) -> None:
+        store = ModelStore(model_dir, Network(UrlGuard(allow_private=False)), StoreOptions())
+        self._engine = SeparationEngine(store, folder)
+        self._engine.load(model)
+        self._model, self._folder = model, folder
+        driver = self._engine._driver
+        if not isinstance(driver, MdxDriver):
+            raise TypeError("the benchmark is for MDX models")
+        driver.network = self._stopwatch = _Stopwatch(driver.network)
+
+    @property
+    def in_network(self) -> float:
+        """See ``Contender``."""
+        return self._stopwatch.seconds
+
+    def separate(self, song: Path) -> None:
+        """See ``Contender``."""
+        mixture = decode(song, self._folder, max_seconds=_LONGEST, cancel=CancelToken())
+        job = Separate(1, mixture.path, mixture.peak, mixture.frames, self._folder, self._model, None)
+        self._engine.separate(job, lambda _fraction: None)
+
+
+class Stock:
+    """A ``Separator`` as its documentation has it, with its defaults."""
+
+    def __init__(self, model_dir: Path, model: str, folder: Path) -> None:
+        from audio_separator.separator import Separator
+
+        self._separator = Separator(
+            log_level=logging.WARNING, model_file_dir=str(model_dir), output_dir=str(folder), output_format="WAV"
+        )
+        self._separator.load_model(model)
+        instance = self._separator.model_instance
+        instance.model_run = self._stopwatch = _Stopwatch(instance.model_run)
+
+    @property
+    def in_network(self) -> float:
+        """See ``Contender``."""
+        return self._stopwatch.seconds
+
+    def separate(self, song: Path) -> None:
+        """See ``Contender``."""
+        if len(self._separator.separate(str(song))) != 2:
+            raise RuntimeError("the library gave other than two stems")
+
+
+CONTENDERS: dict[str, Callable[[Path, str, Path], Contender]] = {"ours": Ours, "stock": Stock}

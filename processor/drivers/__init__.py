@@ -1,0 +1,40 @@
+"""What runs a loaded model over a song. One driver for each architecture that we drive ourselves:
+
+* ``mdx``: MDX networks, in constant memory;
+* ``stock``: every other one (VR, MDXC and Roformer, Demucs), as audio-separator does it, the song in memory.
+
+A driver knows a model, and neither jobs nor levels nor where stems go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from processor.wav import Samples
+
+OnProgress = Callable[[float], None]
+"""Takes the share that is done, 0 to 1; raises CancelledError to stop the work."""
+
+Write = Callable[[str, Samples], None]
+"""Takes the next block ``(frames, channels)`` of the stem of that name (see ``stem_key``)."""
+
+
+class Driver(Protocol):
+    """One loaded model."""
+
+    @property
+    def device(self) -> str:
+        """The kind of what the model runs on: ``cpu``, ``cuda``, ``mps``."""
+
+    @property
+    def stems(self) -> frozenset[str] | None:
+        """The stems that every run gives; None if only a run can tell."""
+
+    def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
+        """Separate ``mixture`` (WAV, 44.1 kHz, stereo, peak 1.0): each stem is as long, and at the same scale.
+
+        Raises what ``write`` and ``on_progress`` raise, ValueError for samples that cannot be separated,
+        StemMissingError, and whatever the libraries raise.
+        """

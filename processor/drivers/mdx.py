@@ -1,0 +1,95 @@
+"""MDX networks over a song, in memory that does not depend on its length.
+
+audio-separator's own way, with its parameters: the same segments, transforms, windows and sums, and the second stem is
+the mixture less the first, times the model's ``compensate``. What is left out makes no difference to the stems: its
+second pass over the song, whose result it throws away, and segments of nothing but padding.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from processor.drivers import OnProgress, Write
+from processor.drivers.network import Network, network_of
+from processor.drivers.segments import CHANNELS, Grid, OverlapAdd, segments
+from processor.drivers.spectrum import Spectrum
+from processor.stems import stem_key
+from processor.wav import Samples
+
+
+class MdxDriver:
+    """A loaded ``MDXSeparator``, driven: its network, its parameters, none of its loops."""
+
+    def __init__(self, model: Any, network: Network | None = None) -> None:
+        """``network``: instead of the model's own."""
+        self.network = network or network_of(model)
+        # Of the other devices, not all know complex numbers; stock asks each. The CPU is good for what is left.
+        self._device = torch.device("cuda" if model.torch_device.type == "cuda" else "cpu")
+        self._spectrum = Spectrum(model.n_fft, model.hop_length, model.dim_f, self._device)
+        self._trim = model.n_fft // 2
+        self._segment = model.hop_length * (model.segment_size - 1)
+        self._overlap = model.overlap
+        self._compensate = model.compensate
+        self._denoise = model.enable_denoise
+        self._primary = stem_key(model.primary_stem_name)
+        self._secondary = stem_key(model.secondary_stem_name)
+
+    @property
+    def device(self) -> str:
+        """See ``Driver``."""
+        return self.network.device
+
+    @property
+    def stems(self) -> frozenset[str]:
+        """See ``Driver``."""
+        return frozenset((self._primary, self._secondary))
+
+    def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
+        """See ``Driver``."""
+        with soundfile.SoundFile(mixture) as song, soundfile.SoundFile(mixture) as whole:
+            if song.channels != CHANNELS or not song.frames:
+                raise ValueError("the mixture is not stereo, or empty")
+            grid = Grid(song.frames, self._segment, self._overlap, self._trim)
+            for primary in self._separated(song, grid, on_progress):
+                rest = whole.read(len(primary), dtype="float32")
+                write(self._secondary, (-primary * self._compensate) + rest)
+                write(self._primary, primary)
+        on_progress(1.0)
+
+    def _separated(self, song: soundfile.SoundFile, grid: Grid, on_progress: OnProgress) -> Iterator[Samples]:
+        """The primary stem's blocks ``(frames, channels)``."""
+        total = OverlapAdd(grid)
+        done = 0
+        for batch in _batches(segments(song, grid), self.network.batch):
+            on_progress(done / grid.count)
+            for segment in self._run(batch):
+                yield total.add(segment).T
+            done += len(batch)
+
+    @torch.inference_mode()
+    def _run(self, waves: Samples) -> Samples:
+        """Segments ``(batch, channels, frames)`` through the network."""
+        spectra = self._spectrum.forward(torch.from_numpy(waves).to(self._device))
+        separated: NDArray[np.float32] = self._spectrum.inverse(self._predicted(spectra)).cpu().numpy()
+        return separated
+
+    def _predicted(self, spectra: Tensor) -> Tensor:
+        if not self._denoise:
+            return self.network(spectra)
+        # What the network adds by itself does not change its sign with the song's.
+        return self.network(-spectra) * -0.5 + self.network(spectra) * 0.5
+
+
+def _batches(items: Iterator[Samples], size: int) -> Iterator[Samples]:
+    """``size`` segments at a time, as an array of their own; the last may have fewer."""
+    while batch := [item.copy() for item in itertools.islice(items, size)]:
+        yield np.stack(batch)

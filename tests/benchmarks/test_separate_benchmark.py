@@ -1,0 +1,54 @@
+"""The harness of `make bench-separate`: it runs, and its report says what was measured."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.separate.report import BEGIN, END, markdown
+from benchmarks.separate.rows import COMMAND, OURS, ROWS, STOCK, Sample, Samples, run_row
+from processor.ffmpeg import put_ffmpeg_on_path
+
+MIB = 1 << 20
+DEMO, LARGE = ROWS
+
+SAMPLES: Samples = {
+    OURS: [Sample(2.0, 300 * MIB, 1.8), Sample(1.0, 310 * MIB, 0.9), Sample(4.0, 310 * MIB, 3.6)],
+    STOCK: [Sample(6.0, 900 * MIB, 1.8)],
+    COMMAND: [Sample(16.0, 950 * MIB)],
+}
+
+
+def test_the_report_compares_medians() -> None:
+    text = markdown([(replace(DEMO, seconds=60.0), SAMPLES)], quick=False)
+    assert "### The demo model, a song of 60 s" in text
+    assert "| **this engine** | 2.00 | 1.00 – 4.00 | 3.00 | 30.0 | 90% | 310 | 3 |" in text
+    assert "| stock, in process, warm | 6.00 | 6.00 – 6.00 | 1.00 | 10.0 | 30% | 900 | 1 |" in text
+    assert "| the command, per file | 16.00 | 16.00 – 16.00 | 0.38 | 3.8 |  | 950 | 1 |" in text
+    assert "quick run" not in text
+
+
+def test_a_quick_run_says_so() -> None:
+    assert "**A quick run" in markdown([(LARGE.quick(), SAMPLES)], quick=True)
+    assert LARGE.quick().repeats == 1
+
+
+def test_the_page_in_the_repository_has_a_place_for_the_report() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "BENCHMARKS.md").read_text()
+    assert page.count(BEGIN) == page.count(END) == 1
+
+
+@pytest.mark.slow
+def test_the_warm_contenders_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # is put back afterwards
+    put_ffmpeg_on_path(tmp_path)
+    samples = run_row(replace(DEMO, seconds=2.0, repeats=1, commands=0), tmp_path)
+    for name in (OURS, STOCK):
+        (sample,) = samples[name]
+        assert sample.in_network is not None
+        assert 0 < sample.in_network < sample.wall
+        assert sample.peak > 50 * MIB
+    assert {path.name for path in (tmp_path / OURS).glob("*.wav")} >= {"vocals.wav", "instrumental.wav"}

@@ -1,0 +1,85 @@
+"""A song cut into segments and put together again is what it would be if it were all in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from processor.drivers.segments import Grid, OverlapAdd, segments
+from processor.wav import Samples, write_wav
+
+grids = st.builds(
+    Grid,
+    frames=st.integers(1, 400),
+    segment=st.integers(20, 90),
+    overlap=st.sampled_from([0.0, 0.25, 0.5, 0.75]),
+    trim=st.integers(1, 9),
+)
+
+
+def song_of(frames: int) -> Samples:
+    """``(frames, channels)``."""
+    return np.random.default_rng(frames).uniform(-1.0, 1.0, (frames, 2)).astype(np.float32)
+
+
+def network(segment: Samples) -> Samples:
+    """Something whose output is nowhere zero, and differs with the place in the segment."""
+    slope = np.linspace(0.5, 1.5, segment.shape[1], dtype=np.float32)
+    return np.tanh(segment) * slope + np.float32(0.1)
+
+
+def in_memory(song: Samples, grid: Grid) -> Samples:
+    """The published way, over the whole song: padded, all segments, cut at the end."""
+    kept = grid.segment - 2 * grid.trim
+    behind = kept + grid.trim - grid.frames % kept
+    padded = np.pad(song.T, ((0, 0), (grid.trim, behind)))
+    length, step = padded.shape[1], int((1 - grid.overlap) * grid.segment)
+    total, weights = np.zeros((2, length), np.float32), np.zeros((2, length), np.float32)
+    for start in range(0, length, step):
+        end = min(start + grid.segment, length)
+        part = np.pad(padded[:, start:end], ((0, 0), (0, grid.segment - (end - start))))
+        window = np.hanning(end - start) if grid.overlap else np.ones(end - start)
+        output = network(part)[:, : end - start]
+        output *= window
+        total[:, start:end] += output
+        weights[:, start:end] += window
+    with np.errstate(invalid="ignore"):
+        whole: Samples = (total / weights)[:, grid.trim : grid.trim + grid.frames]
+    return whole
+
+
+def streamed(path: Path, grid: Grid) -> Samples:
+    total = OverlapAdd(grid)
+    with soundfile.SoundFile(path) as song:
+        return np.concatenate([total.add(network(segment)) for segment in segments(song, grid)], axis=1)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(grid=grids)
+def test_the_same_bits_as_over_the_whole_song(tmp_path: Path, grid: Grid) -> None:
+    song = song_of(grid.frames)
+    write_wav(tmp_path / "song.wav", [song], channels=2)
+    np.testing.assert_array_equal(streamed(tmp_path / "song.wav", grid), in_memory(song, grid))
+
+
+@given(grid=grids)
+def test_no_segment_begins_behind_the_song_and_the_last_one_reaches_its_end(grid: Grid) -> None:
+    end = grid.trim + grid.frames
+    last = (grid.count - 1) * grid.step
+    assert last < end <= last + grid.step
+    assert end < grid.length
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_no_numbers_are_refused(tmp_path: Path, number: float) -> None:
+    song = song_of(300)
+    song[250, 1] = number
+    write_wav(tmp_path / "song.wav", [song], channels=2)
+    grid = Grid(frames=300, segment=64, overlap=0.25, trim=4)
+    with soundfile.SoundFile(tmp_path / "song.wav") as file, pytest.raises(ValueError, match="no numbers"):
+        list(segments(file, grid))
