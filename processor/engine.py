@@ -26,6 +26,7 @@ from pipeline.files import disk_error
 from pipeline.telemetry import get_logger
 from processor.drivers import Driver, OnProgress
 from processor.drivers.mdx import MdxDriver
+from processor.drivers.network import sessions_without_spinning
 from processor.drivers.stock import StockDriver
 from processor.ffmpeg import put_ffmpeg_on_path
 from processor.models import ModelStore, NotServedError, SealError, closed, missing, unknown, unreadable
@@ -145,7 +146,8 @@ class SeparationEngine:
         with self._models.opened(files) as folder:
             self._separator.model_file_dir = str(folder)
             try:
-                self._separator.load_model(name)
+                with sessions_without_spinning():
+                    self._separator.load_model(name)
             finally:
                 self._separator.model_file_dir = str(self._models.folder)
         model = self._separator.model_instance

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from processor.drivers import OnProgress, Write
-from processor.drivers.network import Network, network_of
+from processor.drivers.network import Network, network_of, transform_device
 from processor.drivers.segments import CHANNELS, Grid, OverlapAdd, segments
 from processor.drivers.spectrum import Spectrum
 from processor.stems import stem_key
@@ -32,8 +32,7 @@ class MdxDriver:
     def __init__(self, model: Any, network: Network | None = None) -> None:
         """``network``: instead of the model's own."""
         self.network = network or network_of(model)
-        # Of the other devices, not all know complex numbers; stock asks each. The CPU is good for what is left.
-        self._device = torch.device("cuda" if model.torch_device.type == "cuda" else "cpu")
+        self._device = transform_device(model)
         self._spectrum = Spectrum(model.n_fft, model.hop_length, model.dim_f, self._device)
         self._trim = model.n_fft // 2
         self._segment = model.hop_length * (model.segment_size - 1)
@@ -90,6 +89,8 @@ class MdxDriver:
 
 
 def _batches(items: Iterator[Samples], size: int) -> Iterator[Samples]:
-    """``size`` segments at a time, as an array of their own; the last may have fewer."""
-    while batch := [item.copy() for item in itertools.islice(items, size)]:
-        yield np.stack(batch)
+    """``size`` segments at a time, in one array; the last may have fewer. Good until the next one is asked for."""
+    held = np.empty(0, np.float32)
+    while batch := list(itertools.islice(map(np.copy, items), size)):
+        held = np.stack(batch) if len(batch) != len(held) else np.stack(batch, out=held)
+        yield held

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
+import onnxruntime
 import torch
 from torch import Tensor
 
@@ -37,8 +40,33 @@ def network_of(model: Any) -> Network:
         return TorchNetwork(model.model_run, model.torch_device)
     session = inspect.getclosurevars(model.model_run).nonlocals["ort_inference_session"]
     # onnxruntime may know the GPU while the installed torch does not, and the other way round.
-    both = _device(session) == model.torch_device.type == "cuda"
-    return CudaOnnxNetwork(session) if both else OnnxNetwork(session)
+    same = _device(session) == transform_device(model).type
+    return BoundOnnxNetwork(session) if same else OnnxNetwork(session)
+
+
+def transform_device(model: Any) -> torch.device:
+    """Where the model's transforms are made. Not all other devices know complex numbers: the CPU is good for those."""
+    return torch.device("cuda" if model.torch_device.type == "cuda" else "cpu")
+
+
+@contextmanager
+def sessions_without_spinning() -> Iterator[None]:
+    """While it lasts, ONNX Runtime's sessions are made such that their threads sleep between two runs.
+
+    By default they wait in a loop for a while, on the cores that the transforms need.
+    """
+    stock = onnxruntime.SessionOptions
+
+    def options() -> Any:
+        made = stock()
+        made.add_session_config_entry("session.force_spinning_stop", "1")
+        return made
+
+    onnxruntime.SessionOptions = options
+    try:
+        yield
+    finally:
+        onnxruntime.SessionOptions = stock
 
 
 class TorchNetwork:
@@ -59,7 +87,7 @@ class TorchNetwork:
 
 
 class OnnxNetwork:
-    """A session of ONNX Runtime, fed from main memory."""
+    """A session of ONNX Runtime whose device is not that of the transforms: fed from main memory."""
 
     batch = 1
 
@@ -73,25 +101,29 @@ class OnnxNetwork:
         return torch.from_numpy(output).to(spectra.device)
 
 
-class CudaOnnxNetwork:
-    """A session of ONNX Runtime whose input and output stay in the GPU's memory."""
-
-    device = "cuda"
+class BoundOnnxNetwork:
+    """A session of ONNX Runtime that reads and writes tensors where they are. What it returns is good until the next
+    call."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
         self._output = session.get_outputs()[0].name
+        self.device = _device(session)
         fixed = isinstance(session.get_inputs()[0].shape[0], int)
-        self.batch = 1 if fixed else GPU_BATCH
+        self.batch = 1 if fixed or self.device == "cpu" else GPU_BATCH
+        self._outputs: dict[torch.Size, Tensor] = {}
 
     def __call__(self, spectra: Tensor) -> Tensor:
-        spectra = spectra.to("cuda").contiguous()
-        output = torch.empty_like(spectra)
+        spectra = spectra.contiguous()
+        if spectra.shape not in self._outputs:
+            self._outputs[spectra.shape] = torch.empty_like(spectra)
+        output = self._outputs[spectra.shape]
         binding = self._session.io_binding()
         for bind, name, tensor in ((binding.bind_input, "input", spectra), (binding.bind_output, self._output, output)):
-            bind(name, "cuda", tensor.device.index or 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
-        # The session has a stream of its own, and waits for that one before it returns.
-        torch.cuda.current_stream().synchronize()
+            bind(name, self.device, tensor.device.index or 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
+        if self.device == "cuda":
+            # The session has a stream of its own, and waits for that one before it returns.
+            torch.cuda.current_stream().synchronize()
         self._session.run_with_iobinding(binding)
         return output
 
