@@ -11,7 +11,6 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil
 from typing import Any
 
 from kafka.cluster import ClusterMetadata
@@ -21,6 +20,8 @@ from kafka.structs import TopicPartition
 
 #: The first version of a member's metadata that says of which generation its claims are (KIP-792).
 _SUBSCRIPTION_VERSION = 2
+#: By how many partitions, over all topics, one member may be ahead of another for the sake of few moves.
+LEAD = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +100,11 @@ def share_out(partitions: Mapping[str, Sequence[int]], claims: Mapping[str, Clai
     """Who should have what in the end, by member. ``partitions``: by topic. Each may be claimed once at most."""
     shares = _Shares({member: set() for member in sorted(claims)})
     members_of = {topic: sorted(m for m, claim in claims.items() if topic in claim.topics) for topic in partitions}
-    remainders = 0
     for topic, numbers in partitions.items():
         members = members_of[topic]
         if members:
-            remainders += len(numbers) % len(members)
             everything = [TopicPartition(topic, number) for number in numbers]
-            of_topic = {member: claims[member] for member in members}
-            # Nobody gets ahead of the others by more than one extra at any topic, so that none is left behind.
-            _share_topic(everything, of_topic, shares, most_extras=ceil(remainders / len(claims)))
+            _share_topic(everything, {member: claims[member] for member in members}, shares)
     return shares.of
 
 
@@ -118,18 +115,17 @@ class _Shares:
     """How often a member was given one partition more than others of the same topic."""
 
 
-def _share_topic(
-    everything: Sequence[TopicPartition], claims: Mapping[str, Claims], shares: _Shares, most_extras: int
-) -> None:
+def _share_topic(everything: Sequence[TopicPartition], claims: Mapping[str, Claims], shares: _Shares) -> None:
     """Give each member its share of one topic."""
     existing = set(everything)
     owned = {member: _keepers(claim, existing) for member, claim in claims.items()}
     base, remainder = divmod(len(everything), len(claims))
+    fewest = min(shares.extras[member] for member in claims)
 
     def claim_to_an_extra(member: str) -> tuple[bool, bool, int, str]:
-        # Who has more than the base keeps it, unless others would end up with fewer extras over all topics.
+        # Who has more than the base keeps it, as long as that puts nobody ahead of another by more than LEAD.
         extras = shares.extras[member]
-        return extras >= most_extras, len(owned[member]) <= base, extras, member
+        return extras >= fewest + LEAD, len(owned[member]) <= base, extras, member
 
     quotas = dict.fromkeys(claims, base)
     for member in sorted(claims, key=claim_to_an_extra)[:remainder]:
