@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from tests.support.servers import require
 #: Folders whose files take longest.
 LONGEST = ("chaos", "e2e", "conformance", "devstack", "deploy", "demo", "processor")
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# ONNX Runtime, where a test imports it, would report to its maker: in the middle of another test, through its proxy.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 @pytest.fixture(scope="session")
