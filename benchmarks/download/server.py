@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http import HTTPStatus
@@ -64,6 +65,7 @@ class Server:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
+        connected_at = time.monotonic()
         with suppress(OSError), connection, connection.makefile("rb") as stream:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             line: _Line | None = None
@@ -71,7 +73,7 @@ class Server:
                 if urlsplit(request.target).path.endswith(f"/{FIGURES}"):
                     connection.sendall(self._figures(request.run))
                     continue
-                line = line or _Line(connection, self.run(request.run, request.query))
+                line = line or _Line(connection, self.run(request.run, request.query), connected_at)
                 if not line.answer(request):
                     return
 
@@ -85,23 +87,23 @@ class Server:
 class _Line:
     """One connection, at the speed of its run's profile."""
 
-    def __init__(self, connection: socket.socket, run: Run) -> None:
+    def __init__(self, connection: socket.socket, run: Run, connected_at: float) -> None:
         self._connection = connection
         self._run = run
         profile = run.profile
         self._behave = FAULTS[profile.fault]
         own = Pacer(profile.rate) if profile.rate else None
         self._pacers = tuple(pacer for pacer in (own, run.pacer) if pacer)
-        # The client's handshake has taken no time; here is where it would have.
-        self._delay = 2 * profile.round_trip
+        # The client's handshake has taken no time; a request that came before it would have been over is early.
+        self._shaken_hands = connected_at + profile.round_trip
         if profile.congestion:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, profile.congestion.encode())
 
     def answer(self, request: Request) -> bool:
         """Answer one request; whether the connection may carry another one."""
-        if self._delay:
-            threading.Event().wait(self._delay)
-            self._delay = self._run.profile.round_trip
+        if self._run.profile.round_trip:
+            early = max(self._shaken_hands - time.monotonic(), 0.0)
+            threading.Event().wait(early + self._run.profile.round_trip)
         with self._run.answering():
             answer = self._behave(request, self._run)
             self._connection.sendall(_head(answer))

@@ -79,8 +79,10 @@ class Attempts:
         gap = self._gap()
         if self.begun and self.remains.file and not gap:
             return self._complete(self.begun, self.remains.file)
-        started = time.monotonic()
-        with self.line.open(source, self._conditions(gap)) as exchange:
+        with self.line.approach(source) as approach:
+            started = time.monotonic()
+            exchange = approach.open(self._conditions(gap))
+        with exchange:
             part = part_of(exchange) if self.ranged else None
             if part and self._fits(exchange, part, gap):
                 return self._assemble(exchange, part, time.monotonic() - started)

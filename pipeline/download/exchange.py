@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import requests
 
@@ -14,7 +14,7 @@ from pipeline.download.guard.syntax import ParsedUrl, join_url
 from pipeline.download.guard.url_guard import UrlGuard, forbidden
 from pipeline.download.sources import Source
 from pipeline.download.terms import DownloadLimits
-from pipeline.download.wire.connection import Wire, guarded_session
+from pipeline.download.wire.connection import GuardedSession, Wire, guarded_session
 from pipeline.download.wire.faults import translated
 from pipeline.download.wire.watchdog import Branch, Watchdog
 from pipeline.errors import CancelledError, ErrorCode, PermanentError
@@ -46,6 +46,11 @@ class Line:
 
         ``on_start`` is given, before anything else, what ends the wait. Raises the same as ``download``.
         """
+        with self.approach(source, on_start) as approach:
+            return approach.open(headers)
+
+    def approach(self, source: Source, on_start: Callable[[Branch], None] = lambda _: None) -> Approach:
+        """A request to ``source`` that is not made yet. ``on_start`` as for ``open``."""
         with ExitStack() as stack:
             watch = stack.enter_context(self.watchdog.branch(source.subject))
             on_start(watch)
@@ -58,10 +63,37 @@ class Line:
                     wire=self.wire,
                 )
             )
-            request = _Request(session, watch, source.subject, {**_HEADERS, **headers})
-            response, place = request.follow(source.place)
-            stack.callback(response.close)
-            return Exchange(self, source, place, response, watch, stack.pop_all())
+            return Approach(self, source, watch, session, stack.pop_all())
+
+
+class Approach:
+    """A request before it is made. A context manager: what ``open`` has not handed on is closed at its end."""
+
+    def __init__(self, line: Line, source: Source, watch: Branch, session: GuardedSession, stack: ExitStack) -> None:
+        self._line = line
+        self._source = source
+        self._watch = watch
+        self._session = session
+        self._stack = stack
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def connect(self) -> None:
+        """Connect already, so that ``open`` need not. Raises the same as ``download``."""
+        place = self._source.place
+        with translated(self._source.subject, self._watch):
+            self._session.connect_ahead(place.host, place.port)
+
+    def open(self, headers: Mapping[str, str]) -> Exchange:
+        """See ``Line.open``. Once."""
+        request = _Request(self._session, self._watch, self._source.subject, {**_HEADERS, **headers})
+        response, place = request.follow(self._source.place)
+        self._stack.callback(response.close)
+        return Exchange(self._line, self._source, place, response, self._watch, self._stack.pop_all())
 
 
 class Exchange:

@@ -16,7 +16,7 @@ import trustme
 from pipeline.cancel import CancelToken
 from pipeline.download import UrlGuard, Watchdog, Wire, guarded_session, translated
 from pipeline.download.guard.addresses import Address
-from pipeline.download.wire.connection import dial_tcp
+from pipeline.download.wire.connection import GuardedSession, dial_tcp
 from pipeline.errors import CancelledError, ErrorCode, PermanentError, TransientError
 from tests.download.fetching import Fetcher
 from tests.download.network import PUBLIC, PUBLIC_6, Detour, Names
@@ -29,7 +29,7 @@ def fetcher(folder: Path, **names: list[list[str]]) -> Fetcher:
     return Fetcher(folder, UrlGuard(False, resolver=Names({f"{name}.test": names[name] for name in names})))
 
 
-def session(server: SourceServer, **names: list[list[str]]) -> requests.Session:
+def session(server: SourceServer, **names: list[list[str]]) -> GuardedSession:
     resolver = Names({f"{name}.test": names[name] for name in names})
     guard = UrlGuard(False, resolver=resolver)
     return guarded_session(guard, connect_timeout=5, read_timeout=5, wire=Wire(Detour({80: server})))
@@ -51,6 +51,25 @@ def test_the_dns_is_asked_once_and_the_answer_is_what_is_dialled(server: SourceS
     assert names.asked == ["public.test"]
     assert detour.dialled == [PUBLIC]
     assert server.requests[0].headers["host"] == "public.test"
+
+
+def test_a_connection_made_ahead_is_used_once_and_by_its_host_only(server: SourceServer) -> None:
+    server.serve_bytes("/song", SONG)
+    with session(server, public=[[PUBLIC]], other=[[PUBLIC]]) as subject:
+        subject.connect_ahead("public.test", 80)
+        subject.get("http://other.test/song")
+        assert server.connections == 2
+        subject.get("http://public.test/song")
+        assert server.connections == 2
+        subject.get("http://public.test/song", headers={"Connection": "close"})
+        subject.get("http://public.test/song")
+        assert server.connections == 3
+
+
+def test_no_connection_is_made_ahead_to_what_is_forbidden(server: SourceServer) -> None:
+    with session(server, inner=[["10.0.0.1"]]) as subject, pytest.raises(PermanentError):
+        subject.connect_ahead("inner.test", 80)
+    assert server.connections == 0
 
 
 @pytest.mark.parametrize("second", ["127.0.0.1", "::1", "169.254.169.254", "10.0.0.1"])

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from pipeline.download.ranged.growth import FAST, WORTHWHILE, Growth
+from pipeline.download.ranged.growth import FAST, SOON, WORTHWHILE, Growth
 
 MB = 1e6
 
@@ -15,9 +15,11 @@ Network = Callable[[int, float], float]
 """Bytes/s of so many connections at such a time."""
 
 
-def run(network: Network, *, most: int = 16, missing: float = 1000 * MB, seconds: float = 3.0) -> list[int]:
+def run(
+    network: Network, *, most: int = 16, missing: float = 1000 * MB, seconds: float = 3.0, patient: bool = True
+) -> list[int]:
     """The level over time, looked at 20 times a second."""
-    growth = Growth(most)
+    growth = Growth(most, patient=patient)
     received, levels = 0.0, []
     for tick in range(int(seconds * 20)):
         now = tick / 20
@@ -53,7 +55,7 @@ def test_a_limit_on_all_that_some_reach_leaves_some() -> None:
 
 
 def test_no_more_than_it_takes_to_be_done_soon() -> None:
-    assert max(run(each(20 * MB), missing=3 * 20 * MB * WORTHWHILE, seconds=0.25)) <= 3
+    assert max(run(each(20 * MB), missing=3 * 20 * MB * SOON, seconds=0.25)) <= 3
 
 
 @pytest.mark.parametrize(
@@ -61,6 +63,11 @@ def test_no_more_than_it_takes_to_be_done_soon() -> None:
 )
 def test_one_is_enough(rate: float, missing: float) -> None:
     assert max(run(each(rate), missing=missing, seconds=0.6)) == 1
+
+
+def test_few_are_tried_first_unless_every_trial_takes_long() -> None:
+    assert max(run(shared(20 * MB))) == 4
+    assert max(run(shared(20 * MB), patient=False)) == 16
 
 
 def test_one_connection_stays_one() -> None:

@@ -53,16 +53,27 @@ class Allotting(RuleBasedStateMachine):
         self.busy: set[int] = set()
         self.names = 0
 
-    @rule(target=workers, least=st.sampled_from([1, ALIGNMENT, 5 * ALIGNMENT]))
-    def hire(self, least: int) -> int:
+    @rule(
+        target=workers, least=st.sampled_from([1, ALIGNMENT, 5 * ALIGNMENT]), lead=st.sampled_from([0, 7 * ALIGNMENT])
+    )
+    def hire(self, least: int, lead: int) -> int:
         self.names += 1
-        can = self.allotment.can_take(least)
-        holding = self.allotment.take(self.names, least=least)
+        can = self.allotment.can_take(least, lead)
+        holding = self.allotment.take(self.names, least=least, lead=lead)
         assert (holding is not None) == can
         if holding is not None:
             assert holding.left > 0
             self.busy.add(self.names)
         return self.names
+
+    @rule(
+        count=st.integers(1, 5),
+        least=st.sampled_from([1, ALIGNMENT]),
+        lead=st.integers(0, 20 * ALIGNMENT),
+        most=st.none() | st.integers(1, 5 * ALIGNMENT),
+    )
+    def cut(self, count: int, least: int, lead: int, most: int | None) -> None:
+        self.allotment.cut(count, least=least, lead=lead, most=most)
 
     @rule(worker=workers, received=st.integers(1, 6 * ALIGNMENT))
     def write(self, worker: int, received: int) -> None:
@@ -145,6 +156,42 @@ def test_an_idle_worker_steals_the_back_half_of_the_largest_remainder() -> None:
     allotment.claim("second", 20 * ALIGNMENT)
     allotment.take("third")
     assert (allotment.held_by("first").end, allotment.held_by("third").end) == (19 * ALIGNMENT, 34 * ALIGNMENT)
+
+
+def test_who_is_at_work_already_keeps_more_as_it_will_have_a_lead() -> None:
+    allotment = Allotment([Span(0, 64 * ALIGNMENT)])
+    allotment.take("first")
+    allotment.claim("first", 4 * ALIGNMENT)
+    allotment.take("second", lead=20 * ALIGNMENT)
+    assert allotment.held_by("first").left == allotment.held_by("second").left + 20 * ALIGNMENT
+    allotment.claim("first", 30 * ALIGNMENT)
+    allotment.take("third", lead=20 * ALIGNMENT)
+    assert allotment.held_by("second").left == allotment.held_by("third").left, "neither has begun"
+
+
+def test_several_that_come_at_once_get_equal_parts() -> None:
+    allotment = Allotment([Span(0, 40 * ALIGNMENT)])
+    allotment.take("first")
+    allotment.claim("first", 2 * ALIGNMENT)
+    allotment.cut(2, lead=8 * ALIGNMENT)
+    allotment.take("second")
+    allotment.take("third")
+    assert [allotment.held_by(name).left // ALIGNMENT for name in ("first", "second", "third")] == [18, 10, 10]
+
+
+def test_those_that_are_only_tried_get_little() -> None:
+    allotment = Allotment([Span(0, 40 * ALIGNMENT)])
+    allotment.take("first")
+    allotment.cut(3, most=2 * ALIGNMENT)
+    assert [allotment.take(name) and allotment.held_by(name).left // ALIGNMENT for name in "abc"] == [2, 2, 2]
+    assert allotment.held_by("first").left == 34 * ALIGNMENT
+
+
+def test_what_is_free_counts_for_those_who_come() -> None:
+    allotment = Allotment([Span(0, 8 * ALIGNMENT), Span(10 * ALIGNMENT, 12 * ALIGNMENT)])
+    allotment.take("first")
+    allotment.cut(1)
+    assert allotment.held_by("first").left == 8 * ALIGNMENT
 
 
 def test_small_remainders_are_left_to_who_has_them() -> None:

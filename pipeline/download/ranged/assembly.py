@@ -15,6 +15,7 @@ from pipeline.download.ranged.download import RangedDownload
 from pipeline.download.ranged.pieces import Allotment, Span, missing, piece_size
 from pipeline.download.ranged.ranges import ask
 from pipeline.download.ranged.resume import Remains
+from pipeline.download.ranged.witness import FIRST_BYTE, Witness
 from pipeline.download.ranged.workers import Crew
 from pipeline.download.response import Head, corrupt
 from pipeline.download.sources import RangesLostError, Sources
@@ -23,8 +24,6 @@ from pipeline.errors import PermanentError, TransientError
 
 #: Rounds of fetching pieces again that turned out to be wrong.
 MAX_REPAIRS: Final = 2
-#: Bytes that the reads of all workers together may have in memory.
-_READ_BYTES: Final = 8 * 1024**2
 #: A single answer that took less, s, is taken to be of one version.
 _SHORT: Final = 1.0
 _BLOCK: Final = 1024**2
@@ -42,6 +41,7 @@ class Assembly:
     latency: float
     """From a request to its answer, s."""
     connections: int = field(default=1, init=False)
+    witness: Witness | None = field(default=None, init=False)
     started: float = field(default_factory=time.monotonic, init=False)
 
     def run(self, first: tuple[Exchange, int] | None, head: Head, total: int, file: ScatteredFile) -> Arrived:
@@ -59,7 +59,11 @@ class Assembly:
             prefix = self._fetch(crew, None)
         if not self._is_right(prefix, total):
             raise corrupt(self.sources.current.subject)
-        self._check_version(crew)
+        try:
+            self._check_version(crew)
+        finally:
+            if self.witness:
+                self.witness.dismiss()
         self.reporter.finish(total)
         self.line.watchdog.raise_if_fired()
         file.commit(durable=self.remains.journal is not None)
@@ -68,14 +72,13 @@ class Assembly:
 
     def _crew(self, total: int, file: ScatteredFile) -> Crew:
         limits = self.line.limits
-        share = max(_READ_BYTES // max(limits.max_connections, 1), 64 * 1024)
         journalled = self.remains.journal is not None
         crew = Crew(
             self.line,
             file,
             Allotment(missing(total, self.remains.spans)),
             total,
-            chunk_bytes=min(limits.chunk_bytes, share),
+            chunk_bytes=limits.chunk_bytes,
             piece_bytes=piece_size(total, limits.min_piece_bytes) if journalled else None,
             verified=self.checksum is not None,
         )
@@ -94,6 +97,7 @@ class Assembly:
         )
         if crew.allotment.missing:
             run.run(first)
+            self.witness = run.witness
         self.connections = max(self.connections, run.most_connections)
         return prefix
 
@@ -114,8 +118,10 @@ class Assembly:
         """
         if self.checksum or (crew.requests == 1 and time.monotonic() - self.started < _SHORT):
             return
+        if self.witness and self.witness.confirms(crew.last_at):
+            return
         try:
-            exchange, _ = ask(self.line, self.sources.current, Span(0, 1), crew.total, verified=False)
+            exchange, _ = ask(self.line, self.sources.current, FIRST_BYTE, crew.total, verified=False)
             exchange.close()
         except (RangesLostError, PermanentError, TransientError):
             self.line.watchdog.raise_if_fired()  # a source that does not say so does not say that it has changed

@@ -6,12 +6,15 @@ import random
 import time
 from typing import Final
 
+from config import MIB
 from pipeline.download.checksum import PrefixHash
 from pipeline.download.exchange import Exchange
 from pipeline.download.progress import Reporter
 from pipeline.download.ranged.growth import WINDOW, Growth
 from pipeline.download.ranged.journal import Journal
+from pipeline.download.ranged.pace import Pace
 from pipeline.download.ranged.pieces import ALIGNMENT
+from pipeline.download.ranged.witness import Witness
 from pipeline.download.ranged.workers import Crew, Worker
 from pipeline.download.sources import RangesLostError, Source, SourceChangedError, Sources
 from pipeline.errors import CancelledError, InfrastructureError, PermanentError, TransientError
@@ -26,6 +29,18 @@ MAX_STRIKES: Final = 5
 LONGEST_PAUSE: Final = 15.0
 #: A connection that is silent for so long, s, while another one has nothing to do, is replaced.
 SILENT: Final = 2.0
+
+#: From this latency on, s, connections are made before it is known how many of them help.
+FAR: Final = 0.05
+#: A file has as many spare connections as it has so many bytes, for so long, s, at most.
+_SPARE_BYTES: Final = 2 * MIB
+_SPARE_TIME: Final = 2.0
+#: What a new connection is given would take it so long, s, if it brought nothing.
+_TRIAL: Final = 0.5
+#: A question is asked so much later than it seems to be right that its answer hardly ever comes too early.
+_SURE: Final = 0.8
+#: Stealing must save so much, s.
+_GAIN: Final = 0.02
 
 _BACKOFF: Final = Backoff(base=0.2, cap=10.0)
 #: Between two looks at how it goes, s, when nothing happens.
@@ -53,13 +68,15 @@ class RangedDownload:
         self._prefix = prefix
         self._latency = latency
         """From the request to the first answer, s."""
-        self._growth = Growth(crew.line.limits.max_connections)
+        self._growth = Growth(crew.line.limits.max_connections, patient=latency < FAR)
         self._not_before = 0.0
         self._started = self._room_checked = time.monotonic()
-        self._before = crew.received
+        self._pace = Pace(self._started, crew.received)
         self._refusals = 0
         self.most_connections = 0
         """That delivered at one time."""
+        self.witness: Witness | None = None
+        """Asks, where that takes long, whether the file is still the same: dismissed unless ``run`` returns."""
 
     def run(self, first: tuple[Exchange, int] | None) -> None:
         """Until nothing is missing. ``first``: an answer whose body begins where the first missing byte is.
@@ -68,8 +85,14 @@ class RangedDownload:
         """
         try:
             self._start(first)
+            if first and self._latency >= FAR:
+                self._connect_ahead(first[0].source)
             while self._step():
                 pass
+        except BaseException:
+            if self.witness:
+                self.witness.dismiss()
+            raise
         finally:
             self._dismiss_all()
             self._record()
@@ -78,10 +101,40 @@ class RangedDownload:
         if first is None:
             self._crew.file.reserve()
         source = first[0].source if first else self._sources.current
-        worker = Worker(self._crew, source, first)
-        with self._crew.changed:
+        crew = self._crew
+        with crew.changed:
+            spare = next((worker for worker in crew.spare if worker.source is source), None)
+            if spare and first is None:
+                crew.spare.remove(spare)
+                crew.active.append(spare)
+                spare.call()
+                return
+            worker = Worker(crew, source, first)
             worker.start()
-            self._crew.active.append(worker)
+            crew.active.append(worker)
+
+    def _connect_ahead(self, source: Source) -> None:
+        """Where it takes long to connect, do so while it is found out how many connections help."""
+        crew = self._crew
+        most = min(crew.line.limits.max_connections - 1, crew.allotment.missing // _SPARE_BYTES)
+        with crew.changed:
+            for _ in range(most):
+                worker = Worker(crew, source, spare=True)
+                worker.start()
+                crew.spare.append(worker)
+        if not crew.verified:
+            self.witness = self._new_witness(source)
+
+    def _new_witness(self, source: Source) -> Witness:
+        witness = Witness(self._crew.line, source, self._crew.total)
+        witness.start()
+        return witness
+
+    def _dismiss_spares(self) -> None:
+        with self._crew.changed:
+            spare = tuple(self._crew.spare)
+        for worker in spare:
+            worker.dismiss()
 
     def _step(self) -> bool:
         crew = self._crew
@@ -114,32 +167,61 @@ class RangedDownload:
         with self._crew.changed:
             active = [worker for worker in self._crew.active if not worker.dismissed]
             delivering = sum(worker.delivering for worker in active)
-            # What is left must take longer than it takes to ask for it.
-            pace = (received - self._before) / max(now - self._started, _TICK) / max(delivering, 1)
-            self._crew.least = max(ALIGNMENT, int(pace * self._latency))
+            self._pace.see(now, received, delivering)
+            wait = self._latency / 2 if self._crew.spare else self._latency  # half of it is connecting
+            self._crew.lead = int(self._pace.each * wait)
+            self._crew.least = max(ALIGNMENT, int(self._pace.each * _GAIN))
         self.most_connections = max(self.most_connections, delivering)
         settled = delivering == len(active) >= self._growth.level
         # One connection that has begun to deliver shows its pace at once; several first have to come to theirs.
         window = WINDOW if self._growth.level == 1 else max(WINDOW, self._latency)
         self._growth.tick(now, received, missing, settled=settled, window=window)
         for worker in active[self._growth.level :]:  # the newest
-            worker.dismiss()
+            if self._latency < FAR:
+                worker.retire()  # it has little left, and what is on its way to it would be lost
+            else:
+                worker.dismiss()
         self._staff(active, now)
+        if self._growth.decided or now - self._started > _SPARE_TIME:
+            self._dismiss_spares()
+            self._ask_witness(active, missing, now)
         if now - self._room_checked > _ROOM_INTERVAL:
             self._room_checked = now
             self._crew.file.require_room(missing)
 
+    def _ask_witness(self, active: list[Worker], missing: int, now: float) -> None:
+        """So that its answer comes just after the last bytes. It is connected: half of the latency will do."""
+        if not self.witness:
+            return
+        if self.witness.has_answered:  # too early
+            self.witness = self._new_witness(self.witness.source)
+        answer = self._latency / 2 * _SURE
+        waits = [max(answer - (now - worker.quiet_since), 0.0) for worker in active if not worker.delivering]
+        if self._pace.time_left(missing, len(active) - len(waits), waits) <= answer:
+            self.witness.ask()
+
     def _staff(self, active: list[Worker], now: float) -> None:
         """As many workers as may be and have something to do."""
+        lacking = self._growth.level - len(active)
+        if lacking > 1 and now >= self._not_before:
+            with self._crew.changed:
+                least, lead = self._crew.least, self._crew.lead
+                self._crew.allotment.cut(lacking, least=least, lead=lead, most=self._most(len(active)))
         for _ in range(len(active), self._growth.level):
             with self._crew.changed:
-                useful = self._crew.allotment.can_take(self._crew.least)
+                useful = self._crew.allotment.can_take(self._crew.least, self._crew.lead)
             if not useful:
                 self._replace_silent(active, now)
                 return
             if now < self._not_before:
                 return
             self._start()
+
+    def _most(self, active: int) -> int | None:
+        """What a worker that is only tried out is given, in bytes, where it does not take long to ask for more."""
+        if not self._growth.trying or self._latency >= FAR:
+            return None
+        return max(int(self._pace.each * active / self._growth.level * _TRIAL), ALIGNMENT)
 
     def _replace_silent(self, active: list[Worker], now: float) -> None:
         for worker in active:
@@ -149,7 +231,7 @@ class RangedDownload:
     def _judge(self, worker: Worker) -> None:
         """What follows from the end of ``worker``."""
         error = worker.error
-        if error is None or worker.dismissed:
+        if error is None or worker.dismissed or not worker.called:
             return
         expected = isinstance(error, RangesLostError | PermanentError | TransientError)
         if not expected or isinstance(error, SourceChangedError | CancelledError | InfrastructureError):
@@ -186,7 +268,7 @@ class RangedDownload:
 
     def _dismiss_all(self) -> None:
         with self._crew.changed:
-            workers = tuple(self._crew.active)
+            workers = (*self._crew.active, *self._crew.spare)
         for worker in workers:
             worker.dismiss()
         for worker in workers:

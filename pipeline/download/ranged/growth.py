@@ -13,8 +13,12 @@ from dataclasses import dataclass
 WINDOW = 0.1
 #: With less than this to go, s, further connections cost more than they bring.
 WORTHWHILE = 0.25
+#: As many connections are tried as it would take to be done within this time, s.
+SOON = 0.15
 #: Connections that bring so much each, bytes/s, are limited by nobody but us: further ones would share our processor.
 FAST = 100e6
+#: Times as many connections are tried next: what is on its way in those that turn out to be of no use is lost.
+_STEP = 4
 #: A trial must make it faster by this factor.
 GAIN = 1.25
 #: Longest wait for new connections to deliver before they are judged, s.
@@ -39,8 +43,12 @@ class _Trial:
 class Growth:
     """Decides ``level``, the number of connections, from 1 to ``most``."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, patient: bool = True) -> None:
+        """``patient``: try few connections first; not for a source so far away that each trial takes long."""
         self.level = 1
+        self.decided = False
+        """Whether it has been seen, once at least, how fast it goes."""
+        self._step = _STEP if patient else most
         self._most = max(most, 1)
         self._trial: _Trial | None = None
         self._mark: tuple[float, int] | None = None
@@ -48,6 +56,11 @@ class Growth:
         self._failed_trials = 0
         self._judged_rate = math.inf
         self._aftermath = 0.0
+
+    @property
+    def trying(self) -> bool:
+        """Whether it is not known yet if this level is of any use."""
+        return self._trial is not None
 
     def refuse(self, level: int) -> None:
         """The source wants no more than ``level`` connections."""
@@ -73,8 +86,7 @@ class Growth:
         self._mark = (now, received)
         if self._trial is not None:
             self._judge(self._trial, rate, now)
-        else:
-            self._consider(rate, missing, now)
+        self._consider(rate, missing, now)
 
     def _judge(self, trial: _Trial, rate: float, now: float) -> None:
         self._trial = None
@@ -95,6 +107,7 @@ class Growth:
             self._mark = None
 
     def _consider(self, rate: float, missing: int, now: float) -> None:
+        self.decided = True
         if now >= self._aftermath and rate < self._judged_rate * _COLLAPSE and self._judged_rate < math.inf:
             self._next_trial = now
             self._judged_rate = math.inf
@@ -102,7 +115,7 @@ class Growth:
         if self.level >= self._most or now < self._next_trial or seconds_left < WORTHWHILE or rate > FAST * self.level:
             return
         # As many as would be done within that time if each were as fast as those so far.
-        wanted = min(self.level * seconds_left / WORTHWHILE, self._most)
+        wanted = min(self.level * seconds_left / SOON, self.level * self._step, self._most)
         self._trial = _Trial(self.level, rate, now + _PATIENCE)
         self.level = max(math.ceil(wanted), self.level + 1)
         self._mark = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from config import KIB, MIB
@@ -78,19 +79,49 @@ class Allotment:
         """What ``worker`` is at. Raises KeyError if it holds nothing."""
         return self._held[worker]
 
-    def take(self, worker: object, *, least: int = ALIGNMENT) -> Holding | None:
-        """Give ``worker``, which holds nothing, something to do: what is free, or else the back half of the largest
-        remainder, if neither half is smaller than ``least``. None if there is nothing.
+    def take(self, worker: object, *, least: int = ALIGNMENT, lead: int = 0) -> Holding | None:
+        """Give ``worker``, which holds nothing, something to do: what is free, or else the back of the largest
+        remainder. None if there is nothing.
+
+        What is stolen leaves both with equal amounts once the other one, if it is at work already, has fetched
+        ``lead`` bytes more: as many as it will before the first of the stolen ones come. Neither part is smaller than
+        ``least``.
         """
-        span = self._free.pop(0) if self._free else self._steal(least)
+        span = self._free.pop(0) if self._free else self._steal(least, lead)
         if span is None:
             return None
         holding = self._held[worker] = Holding(span.start, span.start, span.start, span.end)
         return holding
 
-    def can_take(self, least: int = ALIGNMENT) -> bool:
+    def cut(self, count: int, *, least: int = ALIGNMENT, lead: int = 0, most: int | None = None) -> None:
+        """Free something for ``count`` workers that are to come at the same time, so that all are done at the same
+        time, or ``most`` bytes for each. ``least`` and ``lead`` as for ``take``. What is already free counts.
+        """
+        parts = dict.fromkeys(self._held, 1)
+        for _ in range(count - len(self._free)):
+            worker = max(parts, key=lambda worker: self._held[worker].left / parts[worker], default=None)
+            if worker is None or self._held[worker].left < least * (parts[worker] + 1):
+                break
+            parts[worker] += 1
+        for worker, number in parts.items():
+            self._cut(self._held[worker], number, lead, most)
+
+    def _cut(self, victim: Holding, parts: int, lead: int, most: int | None) -> None:
+        """Leave ``victim`` the first of ``parts`` parts of its remainder, and free the others one by one."""
+        begun = victim.position > victim.start
+        rest, end = victim.left - lead * begun, victim.end
+        if parts == 1 or rest <= 0:
+            return
+        rest = rest if most is None else min(rest, most * parts)
+        cuts = {_align(end - rest * number // parts) for number in range(1, parts)}
+        starts = sorted(start for start in cuts if victim.position < start < end)
+        for start, stop in pairwise((*starts, end)):
+            victim.end = min(victim.end, start)
+            insort(self._free, Span(start, stop))
+
+    def can_take(self, least: int = ALIGNMENT, lead: int = 0) -> bool:
         """Whether ``take`` would find something."""
-        return bool(self._free) or self._split(least) is not None
+        return bool(self._free) or self._split(least, lead) is not None
 
     def claim(self, worker: object, received: int) -> Span:
         """Where the ``received`` bytes that follow in ``worker``'s connection go. Empty at the end of its span.
@@ -139,18 +170,19 @@ class Allotment:
                 merged.append(Span(start, end))
         self._free = merged
 
-    def _split(self, least: int) -> tuple[Holding, int] | None:
+    def _split(self, least: int, lead: int) -> tuple[Holding, int] | None:
         """The worker to steal from, and where its span then ends."""
         victim = max(self._held.values(), key=lambda held: held.left, default=None)
         if victim is None:
             return None
-        middle = _align(victim.position + victim.left // 2)
+        begun = victim.position > victim.start
+        middle = _align(victim.position + (victim.left + lead * begun) // 2)
         if middle - victim.position < least or victim.end - middle < least:
             return None
         return victim, middle
 
-    def _steal(self, least: int) -> Span | None:
-        found = self._split(max(least, 1))
+    def _steal(self, least: int, lead: int) -> Span | None:
+        found = self._split(max(least, 1), lead)
         if found is None:
             return None
         victim, middle = found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from http import HTTPStatus
 
-from pipeline.download.exchange import Exchange, Line
+from pipeline.download.exchange import Approach, Exchange, Line
 from pipeline.download.ranged.pieces import Span
 from pipeline.download.ranged.validators import Agreement, ContentRange, Validator
 from pipeline.download.response import check_status, declared_length, read_part_head
@@ -22,16 +22,17 @@ def ask(
     *,
     verified: bool,
     on_start: Callable[[Branch], None] = lambda _: None,
+    approach: Approach | None = None,
 ) -> tuple[Exchange, int]:
     """The answer with ``span`` of a file of ``total`` bytes, from its start on, and where it ends (maybe earlier).
 
     ``verified``: the whole file's hash will be checked, so that bytes of which the source does not say what version
-    they belong to are welcome. ``on_start`` as in ``Line.open``.
+    they belong to are welcome. ``on_start`` as in ``Line.open``. ``approach``: to ``source``, to be used.
 
     Raises SourceChangedError, RangesLostError, and what ``Line.open`` raises.
     """
     headers = {"Range": f"bytes={span.start}-{span.end - 1}", **_version(source, verified).conditions(source.if_range)}
-    exchange = _open(line, source, headers, on_start)
+    exchange = _open(line, source, headers, on_start, approach)
     try:
         end = _check(exchange, source, span, total, verified=verified)
         read_part_head(exchange.response, source.subject, total, max_bytes=line.limits.max_bytes)
@@ -59,11 +60,17 @@ def part_of(exchange: Exchange) -> ContentRange | None:
     return part if length in (None, part.end - part.start) else None
 
 
-def _open(line: Line, source: Source, headers: dict[str, str], on_start: Callable[[Branch], None]) -> Exchange:
+def _open(
+    line: Line,
+    source: Source,
+    headers: dict[str, str],
+    on_start: Callable[[Branch], None],
+    approach: Approach | None,
+) -> Exchange:
     place = source.place
     exchange: Exchange | None = None
     try:
-        exchange = line.open(source, headers, on_start)
+        exchange = approach.open(headers) if approach else line.open(source, headers, on_start)
         if place is source.url or exchange.response.status_code < HTTPStatus.BAD_REQUEST:
             return exchange
         if exchange.response.status_code == HTTPStatus.PRECONDITION_FAILED:

@@ -7,8 +7,10 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
-from pipeline.download.exchange import Exchange, Line
+from config import KIB, MIB
+from pipeline.download.exchange import Approach, Exchange, Line
 from pipeline.download.partial import ScatteredFile
 from pipeline.download.ranged.journal import Entry
 from pipeline.download.ranged.pieces import ALIGNMENT, Allotment, Holding, Span
@@ -16,6 +18,10 @@ from pipeline.download.ranged.ranges import ask
 from pipeline.download.response import incomplete
 from pipeline.download.sources import Source
 from pipeline.download.wire.watchdog import Branch
+
+#: Bytes that the reads of all workers together may have in memory.
+_READ_BYTES: Final = 8 * MIB
+_SMALLEST_READ: Final = 64 * KIB
 
 
 @dataclass
@@ -34,15 +40,25 @@ class Crew:
     changed: threading.Condition = field(default_factory=threading.Condition)
     least: int = ALIGNMENT
     """Smaller remainders are not worth stealing."""
+    lead: int = 0
+    """Bytes that come over a connection in the time from asking to being answered over a new one."""
     received: int = 0
+    last_at: float = 0.0
+    """When the last bytes came, on the monotonic clock."""
     requests: int = 1
     active: list[Worker] = field(default_factory=list)
+    spare: list[Worker] = field(default_factory=list)
+    """Connected, and not told to work yet."""
     ended: list[Worker] = field(default_factory=list)
     """Not looked at yet."""
     entries: list[Entry] = field(default_factory=list)
     """Written, not in the journal yet."""
     authors: list[tuple[Span, Source]] = field(default_factory=list)
     """Who gave what."""
+
+    def read_size(self) -> int:
+        """How many bytes a worker reads at a time: all of them together must not have too much in memory."""
+        return min(self.chunk_bytes, max(_READ_BYTES // max(len(self.active), 1), _SMALLEST_READ))
 
     def note(self, entries: list[Entry]) -> None:
         """Have ``entries`` put in the journal."""
@@ -53,13 +69,19 @@ class Crew:
 
 
 class Worker(threading.Thread):
-    """Works until there is nothing to take, it is dismissed, or something fails; which of them, ``error`` tells."""
+    """Works until there is nothing to take, it is dismissed, or something fails; which of them, ``error`` tells.
 
-    def __init__(self, crew: Crew, source: Source, first: tuple[Exchange, int] | None = None) -> None:
+    A spare one connects, and then waits to be called.
+    """
+
+    def __init__(
+        self, crew: Crew, source: Source, first: tuple[Exchange, int] | None = None, *, spare: bool = False
+    ) -> None:
         super().__init__(name="download-worker", daemon=True)
         self.source = source
         self.error: BaseException | None = None
         self.dismissed = False
+        self.retired = False
         self.progress = 0
         """Bytes of the last answer."""
         self.delivering = False
@@ -69,10 +91,28 @@ class Worker(threading.Thread):
         self._crew = crew
         self._first = first
         self._watch = first[0].watch if first else None
+        self._approach: Approach | None = None
+        self._spare = spare
+        self._called = threading.Event()
+
+    @property
+    def called(self) -> bool:
+        """Whether it was told to work: from the beginning, unless it is a spare one."""
+        return not self._spare or self._called.is_set()
+
+    def call(self) -> None:
+        """Begin, if this is a spare one."""
+        self.quiet_since = time.monotonic()
+        self._called.set()
+
+    def retire(self) -> None:
+        """Take nothing more."""
+        self.retired = True
 
     def dismiss(self) -> None:
         """Stop, at once."""
         self.dismissed = True
+        self._called.set()
         if self._watch is not None:
             self._watch.give_up()
 
@@ -85,20 +125,29 @@ class Worker(threading.Thread):
     def run(self) -> None:
         """Work."""
         try:
-            self._work()
+            if self._spare:
+                self._stand_by()
+            else:
+                self._work()
         except BaseException as error:  # noqa: BLE001 - the boundary of the thread: whoever started it decides
             self.error = error
         if self._first is not None:
             self._first[0].close()
         with self._crew.changed:
-            self._crew.active.remove(self)
+            (self._crew.active if self in self._crew.active else self._crew.spare).remove(self)
             self._crew.ended.append(self)
             self._crew.changed.notify()
 
+    def _stand_by(self) -> None:
+        with self._crew.line.approach(self.source, self._watched) as self._approach:
+            self._approach.connect()
+            self._called.wait()
+            self._work()
+
     def _work(self) -> None:
-        while not self.dismissed:
+        while not (self.dismissed or self.retired):
             with self._crew.changed:
-                holding = self._crew.allotment.take(self, least=self._crew.least)
+                holding = self._crew.allotment.take(self, least=self._crew.least, lead=self._crew.lead)
             if holding is None:
                 return
             try:
@@ -125,12 +174,21 @@ class Worker(threading.Thread):
         span = Span(holding.start, holding.end)
         self._crew.requests += 1  # whether there was more than one is all that counts
         crew = self._crew
-        return ask(crew.line, self.source, span, crew.total, verified=crew.verified, on_start=self._watched)
+        approach, self._approach = self._approach, None
+        return ask(
+            crew.line,
+            self.source,
+            span,
+            crew.total,
+            verified=crew.verified,
+            on_start=self._watched,
+            approach=approach,
+        )
 
     def _read(self, exchange: Exchange, holding: Holding, end: int, tally: Tally) -> None:
         crew = self._crew
         while not self.dismissed and self._goes_on(holding, end):
-            data = exchange.read(min(crew.chunk_bytes, max(holding.left, 1)))
+            data = exchange.read(min(crew.read_size(), max(holding.left, 1)))
             if not data:
                 raise incomplete(self.source.subject)
             self.quiet_since, self.delivering = time.monotonic(), True
@@ -142,6 +200,7 @@ class Worker(threading.Thread):
             with crew.changed:
                 crew.allotment.wrote(self)
                 crew.received += span.size
+                crew.last_at = max(crew.last_at, self.quiet_since)
             self.progress += span.size
 
     def _goes_on(self, holding: Holding, end: int) -> bool:

@@ -102,7 +102,7 @@ def guarded_session(
     read_timeout: float,
     watchdog: Watchdog | None = None,
     wire: Wire = DIRECT,
-) -> requests.Session:
+) -> GuardedSession:
     """A session that connects to nothing that ``guard`` refuses, whatever it is asked for.
 
     Proxies, ``.netrc`` and CA files from the environment are ignored, redirects are not followed, cookies not kept.
@@ -110,10 +110,10 @@ def guarded_session(
     the next bytes. ``watchdog`` guards the sockets. Requests raise the guard's PermanentError beside the exceptions of
     ``requests``, which ``translated`` is for.
     """
-    session = _GuardedSession(guard)
+    connector = _Connector(guard, wire.dialler(), connect_timeout, watchdog)
+    session = GuardedSession(guard, connector if wire.http == "1.1" else None)
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-    connector = _Connector(guard, wire.dialler(), connect_timeout, watchdog)
     adapter: HTTPAdapter = _GuardedAdapter(connector, wire, (connect_timeout, read_timeout))
     if wire.http != "1.1":
         options = CurlOptions(wire.http, wire.minimum_tls, wire.ca_bundle, connect_timeout, read_timeout)
@@ -123,12 +123,27 @@ def guarded_session(
     return session
 
 
-class _GuardedSession(requests.Session):
+class GuardedSession(requests.Session):
     """A session that takes plain URLs only, as they are before ``requests`` repairs them, and stays where it is."""
 
-    def __init__(self, guard: UrlGuard) -> None:
+    def __init__(self, guard: UrlGuard, connector: _Connector | None) -> None:
         super().__init__()
         self._guard = guard
+        self._connector = connector
+
+    def connect_ahead(self, host: str, port: int) -> None:
+        """Open the connection that the first request to that place will use, up to where TLS begins.
+
+        Does nothing where connections are not ours to make. Raises what ``connect`` of the connector raises.
+        """
+        if self._connector:
+            self._connector.connect_ahead(host, port)
+
+    def close(self) -> None:
+        """Close every connection, the unused one too."""
+        super().close()
+        if self._connector:
+            self._connector.close()
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         text = url.decode("latin-1") if isinstance(url, bytes) else url
@@ -138,7 +153,7 @@ class _GuardedSession(requests.Session):
         """Nowhere: whoever follows redirects has to check them first."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Connector:
     """Turns a name into a connected socket."""
 
@@ -146,9 +161,31 @@ class _Connector:
     dial: Dial
     timeout: float
     watchdog: Watchdog | None
+    _ahead: tuple[str, int, socket.socket] | None = None
+
+    def connect_ahead(self, host: str, port: int) -> None:
+        """Have the connection ready that ``connect`` will be asked for."""
+        self._ahead = (host, port, self._connected(host, port))
+        if self.watchdog:
+            self.watchdog.rest()
 
     def connect(self, host: str, port: int) -> socket.socket:
         """Raises PermanentError (the guard's), socket.gaierror, TimeoutError or another OSError."""
+        ahead = self._ahead
+        if ahead is None or ahead[:2] != (host, port):
+            return self._connected(host, port)
+        self._ahead = None
+        if self.watchdog:
+            self.watchdog.expect()
+        return ahead[2]
+
+    def close(self) -> None:
+        """Close the connection that nobody asked for."""
+        ahead, self._ahead = self._ahead, None
+        if ahead:
+            ahead[2].close()
+
+    def _connected(self, host: str, port: int) -> socket.socket:
         connection = call_bounded(
             lambda: self._connect(host, port),
             timeout=self.timeout,
@@ -227,7 +264,7 @@ class _GuardedAdapter(HTTPAdapter):
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, ssl_context=self._wire.context(), **kwargs)
+        super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = _pool_classes(self._connector, self._wire)
 
     def cert_verify(self, *_: Any) -> None:
@@ -237,4 +274,7 @@ class _GuardedAdapter(HTTPAdapter):
         self, request: requests.PreparedRequest, stream: bool = False, timeout: Any = None, *_: Any, **__: Any
     ) -> requests.Response:
         """Send within the session's time-outs unless others are given; verified, and not where ``proxies`` says."""
+        if str(request.url).startswith("https:"):
+            # Not before: reading the authorities takes time, which plain HTTP can do without.
+            self.poolmanager.connection_pool_kw["ssl_context"] = self._wire.context()
         return super().send(request, stream, timeout or self._timeout)
