@@ -447,6 +447,12 @@ class ModelSettings(Section):
     model_dir: Path = Field(
         Path("models"), alias="MODEL_FILE_DIR", description="Model files and their json descriptions."
     )
+    pool_bytes: Count | None = Field(
+        None,
+        alias="MODEL_POOL_BYTES",
+        description="What loaded models may take together, bytes; beyond that, those that were not asked for longest "
+        "go, MODEL_NAME last. Unset: 60 % of the GPU's memory or, without a GPU, half of the main memory.",
+    )
     require_gpu: bool = Field(
         False, alias="REQUIRE_GPU", description="true: refuse to start when separation would run on the CPU."
     )
@@ -606,7 +612,9 @@ class WorkerSettings(Section):
         4, alias="UPLOADER_CONCURRENCY", description="Results that one uploader works on at a time."
     )
     job_timeout: Seconds = Field(
-        7200.0, alias="JOB_TIMEOUT", description="Longest separation of any song; a hung one is ended, s."
+        7200.0,
+        alias="JOB_TIMEOUT",
+        description="Longest separation of any song by one model; a hung one is ended, s.",
     )
     job_timeout_base: Seconds = Field(
         300.0,

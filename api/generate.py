@@ -66,7 +66,7 @@ def generate_router(queue: JobQueue, urls: UrlCheck, auth: BasicAuth) -> APIRout
             topic=topic,
             priority=task.priority,
             audio=loggable_url(task.audio),
-            model=task.model,
+            model=task.model and str(task.model),
             stems=task.stems,
             output_format=task.output_format,
         )

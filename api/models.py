@@ -19,7 +19,15 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
-from pipeline.messages import DEFAULT_PRIORITY, PRIORITIES, ModelName, OutputFormat, StemName
+from pipeline.ensembles import (
+    LARGEST_WEIGHT,
+    MAX_MEMBERS,
+    MODEL_NAME_PATTERN,
+    SMALLEST_WEIGHT,
+    Algorithm,
+    ModelChoice,
+)
+from pipeline.messages import DEFAULT_PRIORITY, PRIORITIES, OutputFormat, StemName
 
 #: Largest ``metadata`` object, bytes of compact JSON. It travels in every message of the job and in the webhook.
 MAX_METADATA_BYTES = 16 * 1024
@@ -52,6 +60,41 @@ _Metadata = Annotated[
     WithJsonSchema({"type": "object", "additionalProperties": True}),
 ]
 
+_Model = Annotated[
+    ModelChoice,
+    WithJsonSchema(
+        {
+            "oneOf": [
+                {"type": "string", "pattern": MODEL_NAME_PATTERN},
+                {
+                    "type": "object",
+                    "required": ["ensemble"],
+                    "properties": {
+                        "ensemble": {
+                            "type": "array",
+                            "items": {"type": "string", "pattern": MODEL_NAME_PATTERN},
+                            "minItems": 2,
+                            "maxItems": MAX_MEMBERS,
+                            "uniqueItems": True,
+                        },
+                        "algorithm": {
+                            "type": "string",
+                            "enum": [item.value for item in Algorithm],
+                            "default": Algorithm.AVG_WAVE.value,
+                        },
+                        "weights": {
+                            "type": "array",
+                            "items": {"type": "number", "minimum": SMALLEST_WEIGHT, "maximum": LARGEST_WEIGHT},
+                            "description": "One for each model, in their order; with "
+                            f"{' and '.join(item for item in Algorithm if item.is_weighted)} only.",
+                        },
+                    },
+                },
+            ]
+        }
+    ),
+]
+
 
 class GenerateRequest(BaseModel):
     """A job. Fields that are not listed here are ignored."""
@@ -62,6 +105,14 @@ class GenerateRequest(BaseModel):
         json_schema_extra={
             "examples": [
                 _EXAMPLE,
+                {
+                    **_EXAMPLE,
+                    "model": {
+                        "ensemble": ["UVR-MDX-NET-Inst_HQ_4.onnx", "htdemucs_ft.yaml"],
+                        "algorithm": "avg_wave",
+                        "weights": [1, 2],
+                    },
+                },
                 {**_EXAMPLE, "output_format": "flac", "stems": ["vocals"], "priority": 5, "metadata": {"album": 7}},
             ]
         },
@@ -70,8 +121,12 @@ class GenerateRequest(BaseModel):
     audio: Annotated[str, Field(description="HTTP(S) URL of the song.")]
     hook_url: Annotated[str, Field(description="HTTP(S) URL that receives the webhook when the job has ended.")]
     model: Annotated[
-        ModelName | None,
-        Field(description="File name of the model, never a path. Default: the one the service was started with."),
+        _Model | None,
+        Field(
+            description="File name of the model, never a path; or the name of one of audio-separator's presets, such "
+            "as `vocal_balanced`; or an ensemble: several models, whose stems of the same name are combined. "
+            "Default: the model that the processor was started with."
+        ),
     ] = None
     stems: Annotated[
         tuple[StemName, ...] | None,

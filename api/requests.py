@@ -13,6 +13,7 @@ from pydantic_core import from_json
 from api.errors import ApiError
 from api.models import MAX_METADATA_BYTES, GenerateRequest
 from pipeline.download.guard.syntax import parse_url
+from pipeline.ensembles import LARGEST_WEIGHT, MAX_MEMBERS, SMALLEST_WEIGHT, Algorithm
 from pipeline.messages import PRIORITIES, OutputFormat
 
 #: Says whose job it is.
@@ -24,7 +25,13 @@ _JSON = "application/json"
 
 #: What each optional field may be, as the sentence that a client reads.
 _SENTENCES = {
-    "model": "model must be the file name of a model, such as UVR-MDX-NET-Inst_HQ_4.onnx, not a path",
+    "model": "model must be the file name of a model, such as UVR-MDX-NET-Inst_HQ_4.onnx, not a path; or an ensemble",
+    "model.ensemble.ensemble": f"model.ensemble must be a list of 2 to {MAX_MEMBERS} different file names of models",
+    "model.ensemble.algorithm": f"model.algorithm must be one of: {', '.join(Algorithm)}",
+    "model.ensemble.weights": f"model.weights must be positive numbers, from {SMALLEST_WEIGHT:g} to {LARGEST_WEIGHT:g}",
+    # What an ensemble may be as a whole.
+    "model.ensemble": "model.weights must be as many as the models, and only with "
+    f"{' or '.join(item for item in Algorithm if item.is_weighted)}",
     "stems": 'stems must be a list of stem names, such as ["vocals", "instrumental"]',
     "output_format": f"output_format must be one of: {', '.join(OutputFormat)}",
     "priority": f"priority must be a whole number from {min(PRIORITIES)} (can wait) to {max(PRIORITIES)} (urgent)",
@@ -72,12 +79,23 @@ def validated(fields: dict[str, Any]) -> GenerateRequest:
         return GenerateRequest.model_validate(fields)
     except ValidationError as error:
         # What was sent is left out of the answer: it may be long, and the client knows it.
-        problems = [
-            {"field": ".".join(map(str, item["loc"])), "problem": item["msg"].removeprefix("Value error, ")}
-            for item in error.errors(include_url=False, include_context=False, include_input=False)
-        ]
-    name = problems[0]["field"].partition(".")[0]
-    raise ApiError(422, _SENTENCES[name], details={"field": name, "problems": problems})
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+    problems = [{"field": _shown(item["loc"]), "problem": item["msg"].removeprefix("Value error, ")} for item in errors]
+    field = str(errors[0]["loc"][0])
+    raise ApiError(422, _sentence(errors[0]["loc"]), details={"field": field, "problems": problems})
+
+
+def _sentence(location: tuple[int | str, ...]) -> str:
+    """The one that says most about the place."""
+    names = [".".join(map(str, location[:end])) for end in range(len(location), 0, -1)]
+    return next(_SENTENCES[name] for name in names if name in _SENTENCES)
+
+
+def _shown(location: tuple[int | str, ...]) -> str:
+    """The place as the client knows it: without the kind of thing that ``model`` was taken for."""
+    if location[0] == "model":
+        location = ("model", *location[2:])
+    return ".".join(map(str, location))
 
 
 def client_of(names: Sequence[str], hook_url: str) -> str:

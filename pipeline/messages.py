@@ -12,14 +12,12 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
 
+from pipeline.ensembles import ModelChoice
 from pipeline.errors import ErrorCode, ErrorKind, PermanentError, PipelineError
 from pipeline.transport.protocol import Message
 
 #: Becomes part of object keys and file names, so nothing but harmless characters passes; lower case.
 StemName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-#: A model is named by its file name, never by a path.
-ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ ()+-]{0,127}$")]
-
 
 #: From what can wait to what is urgent.
 PRIORITIES = range(1, 6)
@@ -67,7 +65,8 @@ class SeparationTask(TaskMessage):
 
     audio: str
     hook_url: str
-    model: ModelName | None = None
+    model: ModelChoice | None = None
+    """None: the processor's MODEL_NAME."""
     stems: tuple[StemName, ...] | None = None
     output_format: OutputFormat = OutputFormat.WAV
     priority: int = Field(default=DEFAULT_PRIORITY, ge=min(PRIORITIES), le=max(PRIORITIES))
@@ -120,6 +119,7 @@ class SeparationResult(TaskMessage):
     status: Literal["success", "failed"]
     stems: tuple[StemFile, ...] = ()
     model: str | None = None
+    """The name of the model; of an ensemble, ``str`` of it, presets written out."""
     device: str | None = None
     timings: dict[str, float] = Field(default_factory=dict)
     """Duration of each stage in s."""

@@ -63,6 +63,7 @@ def _child_settings(settings: Settings, workdir: WorkDir) -> ChildSettings:
         download=settings.download,
         models=StoreOptions.from_settings(settings.model),
         log=settings.log,
+        pool_bytes=settings.model.pool_bytes,
     )
 
 

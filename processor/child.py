@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,9 +136,14 @@ def _set_up(settings: ChildSettings, parent: Parent) -> SeparationEngine | None:
 
         network = Network.from_settings(settings.download)
         models = ModelStore(settings.model_dir, network, settings.models)
-        engine = SeparationEngine(models, settings.scratch_dir, require_gpu=settings.require_gpu)
-        engine.load(settings.model_name)
-        engine.warm_up(settings.scratch_dir)
+        engine = SeparationEngine(
+            models,
+            settings.scratch_dir,
+            require_gpu=settings.require_gpu,
+            preferred=settings.model_name,
+            pool_bytes=settings.pool_bytes,
+        )
+        engine.warm_up(settings.model_name, settings.scratch_dir)
     except PipelineError as error:
         parent.tell(SetupFailed(error.code, error.message))
         return None
@@ -154,6 +160,7 @@ def _set_up(settings: ChildSettings, parent: Parent) -> SeparationEngine | None:
 
 def _separate(engine: SeparationEngine, job: Separate, cancel: CancelToken, parent: Parent) -> JobReport:
     from processor.engine import classify
+    from processor.models.presets import resolved
 
     last = 0.0
 
@@ -164,11 +171,15 @@ def _separate(engine: SeparationEngine, job: Separate, cancel: CancelToken, pare
             last = time.monotonic()
             parent.tell(Progress(job.job, fraction))
 
-    parent.tell(Started(job.job))
-    try:
-        engine.load(job.model)
+    @contextlib.contextmanager
+    def loading() -> Iterator[None]:
+        parent.tell(Started(job.job))
+        yield
+        cancel.raise_if_set()
         parent.tell(Loaded(job.job))
-        stems = engine.separate(job, on_progress)
+
+    try:
+        stems = engine.separate(job, on_progress, loading)
     except Exception as error:  # the boundary between the library's exceptions and ours
         known = classify(error)
         if known is None:
@@ -177,7 +188,7 @@ def _separate(engine: SeparationEngine, job: Separate, cancel: CancelToken, pare
         if known is not error and known.code is not ErrorCode.DISK_FULL:
             log.exception("separation_failed")
         return Failed(job.job, known.kind, known.code, known.message)
-    return Done(job.job, stems, job.model, engine.device)
+    return Done(job.job, stems, str(resolved(job.model)), engine.device)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,8 @@ class ChildProcess:
 
     def _take(self, report: Report) -> None:
         if isinstance(report, Ready):
-            log.info("model_loaded", pid=self.pid, model=report.model, device=report.device, seconds=report.seconds)
+            about = {"model": report.model, "device": report.device, "seconds": report.seconds}
+            log.info("separation_process_ready", pid=self.pid, **about)
             self.ready = report
         elif isinstance(report, Done | Failed) and self._in_hand and self._in_hand.job == report.job:
             self._in_hand = None

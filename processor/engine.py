@@ -5,6 +5,7 @@ Runs in the child process only. What is changed against the stock way, and why:
 * the mixture is fed at peak 1.0 with ``normalization_threshold=1.0`` and stems are scaled back afterwards: the stock
   MDX path is only consistent at exactly that peak, and loses up to 3 dB of SDR below it;
 * stems are written by us, as float and at the song's own level, see ``processor.stems``;
+* several models stay loaded, see ``processor.pool``, and ensembles are made of them, see ``processor.ensemble``;
 * MDX networks are driven by us, in constant memory, see ``processor.drivers``. The stems are bit for bit the same;
 * model files come through our own store, which places them whole or not at all, and opens those that are sealed.
 """
@@ -14,11 +15,15 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from audio_separator.separator import Separator
 
 from pipeline.errors import ErrorCode, PermanentError, PipelineError, TransientError
@@ -28,33 +33,47 @@ from processor.drivers import Driver, OnProgress
 from processor.drivers.mdx import MdxDriver
 from processor.drivers.network import sessions_without_spinning
 from processor.drivers.stock import StockDriver
+from processor.ensemble.driver import EnsembleDriver, Models
 from processor.ffmpeg import put_ffmpeg_on_path
-from processor.models import ModelStore, NotServedError, SealError, closed, missing, unknown, unreadable
+from processor.memory import memory_in_use
+from processor.models import ModelStore, load_errors, unknown
+from processor.models.presets import resolved
+from processor.pool import ModelPool
 from processor.protocol import Separate, Stem
 from processor.stems import StemFiles, StemMissingError, require_known
 from processor.wav import SAMPLE_RATE, write_wav
 
 log = get_logger(__name__)
 
+Loading = Callable[[], AbstractContextManager[None]]
+
 #: Whose models are read from their files at every song, where the others are in memory once they are loaded.
 _READ_PER_SONG = ("vr_separator", "demucs_separator")
 
 
 class SeparationEngine:
-    """One ``audio_separator.Separator`` with one loaded model, which later jobs find warm.
+    """audio-separator's ``Separator``, and the models that it has loaded, which later jobs find warm.
 
-    The folder of ``models`` is made if need be. Raises OSError if it or ``scratch_dir`` cannot be used.
+    ``preferred``: the model that stays loaded longest. ``pool_bytes``: see ``ModelPool``. The folder of ``models`` is
+    made if need be. Raises OSError if it or ``scratch_dir`` cannot be used.
     """
 
-    def __init__(self, models: ModelStore, scratch_dir: Path, *, require_gpu: bool = False) -> None:
+    def __init__(
+        self,
+        models: ModelStore,
+        scratch_dir: Path,
+        *,
+        require_gpu: bool = False,
+        preferred: str | None = None,
+        pool_bytes: int | None = None,
+    ) -> None:
         # The library reads this variable behind our back, and prefers it to what it is told.
         os.environ.pop("AUDIO_SEPARATOR_MODEL_DIR", None)
         put_ffmpeg_on_path(scratch_dir)
         self._require_gpu = require_gpu
-        self._loaded: str | None = None
-        self._driver: Driver | None = None
         self._models = models
-        self._read_per_song: tuple[str, ...] = ()
+        self._stems: dict[str, frozenset[str] | None] = {}
+        self._pool = ModelPool(self._fetch, self._load, memory_in_use(), limit=pool_bytes, favourite=preferred)
         models.vault.sweep()
         self._separator: Any = Separator(
             log_level=logging.WARNING,
@@ -65,95 +84,105 @@ class SeparationEngine:
             amplification_threshold=0.0,
         )
         self._separator.download_file_if_not_exists = models.fetch
+        self.device = ""
+        """What the model, or the last ensemble, runs on: ``cpu``, or the GPU's kind and name."""
 
-    @property
-    def device(self) -> str:
-        """What the loaded model runs on: ``cpu``, or the GPU's kind and name."""
-        kind = self._model.device
-        return f"{kind} ({_cuda_name()})" if kind == "cuda" else kind
-
-    def load(self, name: str) -> None:
-        """Load the model ``name``, unless it is the one that is loaded.
+    def load(self, name: str) -> Driver:
+        """The model ``name``, which is loaded unless it is; good until another one is asked for.
 
         Raises PermanentError (code ``model_unknown``), TransientError (``model_unavailable``; ``device_unavailable``
         if a GPU is required and the model would run on the CPU) or InfrastructureError.
         """
-        if name == self._loaded:
-            return
-        self._loaded = self._driver = None
-        self._fetch_and_load(name)
-        if self._require_gpu and self.device == "cpu":
-            raise TransientError(
-                f"REQUIRE_GPU is set, but the model {name} would run on the CPU: check the driver, and that CUDA "
-                "builds of torch and onnxruntime are installed",
-                code=ErrorCode.DEVICE_UNAVAILABLE,
-            )
-        self._loaded = name
+        driver = self._pool.get(name)
+        self._stems[name] = driver.stems
+        self.device = _device_name(driver)
+        return driver
 
-    def warm_up(self, folder: Path) -> None:
-        """Run the loaded model on a second of noise: what is imported, compiled and allocated at first use is not
-        the first job's to pay for. Raises whatever the library raises."""
+    def warm_up(self, name: str, folder: Path) -> None:
+        """Run the model on a second of noise: what is imported, compiled and allocated at first use is not the first
+        job's to pay for. Raises whatever the library raises."""
         started = time.monotonic()
         with TemporaryDirectory(dir=folder) as scratch:
             noise = Path(scratch) / "noise.wav"
             samples = np.random.default_rng(0).uniform(-1.0, 1.0, (SAMPLE_RATE, 2)).astype(np.float32)
             write_wav(noise, [samples], channels=2)
-            self._model.separate(noise, lambda _name, _block: None, lambda _fraction: None)
-        log.info("model_warmed_up", seconds=round(time.monotonic() - started, 3))
+            self.load(name).separate(noise, lambda _name, _block: None, lambda _fraction: None)
+        log.info("model_warmed_up", model=name, seconds=round(time.monotonic() - started, 3))
 
-    def separate(self, job: Separate, on_progress: OnProgress) -> tuple[Stem, ...]:
+    def separate(self, job: Separate, on_progress: OnProgress, loading: Loading = nullcontext) -> tuple[Stem, ...]:
         """Separate one song and write the stems that are wanted: all of them, or nothing is left.
 
-        Raises what ``load`` raises, PermanentError for a stem that the model does not have, CancelledError from
-        ``on_progress``, StemMissingError, and whatever the library raises.
+        ``loading`` is entered while a model is loaded. Raises what ``load`` raises, PermanentError for a stem that the
+        model does not have, CancelledError from ``on_progress``, StemMissingError, and whatever the library raises.
         """
-        self.load(job.model)
-        promised = self._model.stems
-        if promised is not None:
-            require_known(job.stems, promised)
+        driver = self._chosen(job, loading)
+        if job.stems and (has := driver.stems) is not None:
+            require_known(job.stems, has)
         with StemFiles(job) as stems:
-            self._model.separate(job.mixture, stems.write, on_progress)
-            return stems.finish(promised or ())
+            driver.separate(job.mixture, stems.write, on_progress)
+            self.device = _device_name(driver)
+            return stems.finish(driver.stems or ())
 
-    @property
-    def _model(self) -> Driver:
-        if self._driver is None:
-            raise RuntimeError("no model is loaded")
-        return self._driver
+    def _chosen(self, job: Separate, loading: Loading) -> Driver:
+        """What the job asks for: a model, or an ensemble whose files are all here."""
 
-    def _run(self, mixture: Path) -> None:
-        with self._models.opened(self._read_per_song):
-            self._separator.separate(str(mixture))
+        def load(name: str) -> Driver:
+            with loading():
+                return self.load(name)
 
-    def _fetch_and_load(self, name: str) -> None:
-        try:
+        def stems(name: str) -> frozenset[str] | None:
+            return self._stems[name] if name in self._stems else load(name).stems
+
+        choice = resolved(job.model)
+        if isinstance(choice, str):
+            return load(choice)
+        with loading():
+            for name in choice.ensemble:
+                self._fetch(name)
+        return EnsembleDriver(choice, Models(load, stems), job.stems, job.folder)
+
+    def _run(self, model: Any, read_per_song: tuple[str, ...], mixture: Path) -> None:
+        with self._models.opened(read_per_song):
+            self._separator.model_instance = model
+            try:
+                self._separator.separate(str(mixture))
+            finally:
+                self._separator.model_instance = None
+
+    def _fetch(self, name: str) -> int:
+        """Have the model's files here; their bytes."""
+        with load_errors(name):
             files = self._files(name)
             self._separator.download_model_files(name)  # before the loading does: what comes in may have to be sealed
-            self._load(name, files)
-        except SealError as error:
-            log.error("model_not_opened", model=name, error=error.message)
-            raise closed(name) from error
-        except (NotServedError, TransientError) as error:
-            log.error("model_not_fetched", model=name, error=str(error))
-            raise missing(name, error) from error
-        except PipelineError:
-            raise
-        except (Exception, SystemExit) as error:  # the library ends the process over a corrupt checkpoint
-            log.error("model_load_failed", model=name, error=repr(error))
-            raise unreadable(name, error) from error
+            return sum(map(self._models.bytes, files))
 
-    def _load(self, name: str, files: tuple[str, ...]) -> None:
+    def _load(self, name: str) -> Driver:
+        """Load the model from its files, which are here."""
+        with load_errors(name):
+            driver = self._driver(name, self._files(name))
+        if self._require_gpu and driver.device == "cpu":
+            raise TransientError(
+                f"REQUIRE_GPU is set, but the model {name} would run on the CPU: check the driver, and that CUDA "
+                "builds of torch and onnxruntime are installed",
+                code=ErrorCode.DEVICE_UNAVAILABLE,
+            )
+        return driver
+
+    def _driver(self, name: str, files: tuple[str, ...]) -> Driver:
         with self._models.opened(files) as folder:
             self._separator.model_file_dir = str(folder)
             try:
                 with sessions_without_spinning():
                     self._separator.load_model(name)
+                model = self._separator.model_instance
             finally:
+                # The library would keep one more model than the pool knows of, and take it for the next one asked for.
+                self._separator.model_instance = None
                 self._separator.model_file_dir = str(self._models.folder)
-        model = self._separator.model_instance
         kind = type(model).__module__.rpartition(".")[2]
-        self._read_per_song = files if kind in _READ_PER_SONG else ()
-        self._driver = MdxDriver(model) if kind == "mdx_separator" else StockDriver(model, self._run)
+        if kind == "mdx_separator":
+            return MdxDriver(model)
+        return StockDriver(model, partial(self._run, model, files if kind in _READ_PER_SONG else ()))
 
     def _files(self, name: str) -> tuple[str, ...]:
         """The names of the model's files. Raises PermanentError if there is no such model."""
@@ -164,10 +193,9 @@ class SeparationEngine:
         raise unknown(name)
 
 
-def _cuda_name() -> str:
-    import torch
-
-    return torch.cuda.get_device_name(0)
+def _device_name(driver: Driver) -> str:
+    kinds = driver.device
+    return kinds.replace("cuda", f"cuda ({torch.cuda.get_device_name(0)})") if "cuda" in kinds else kinds
 
 
 def classify(error: Exception) -> PipelineError | None:

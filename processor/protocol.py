@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import DownloadSettings, LogSettings
+from pipeline.ensembles import Ensemble
 from pipeline.errors import ErrorCode, ErrorKind
 from processor.models.options import StoreOptions
 
@@ -23,6 +24,8 @@ class ChildSettings:
     """How model files are fetched."""
     models: StoreOptions = field(default_factory=StoreOptions)
     log: LogSettings = field(default_factory=LogSettings)
+    pool_bytes: int | None = None
+    """What loaded models may take together; None: a share of the memory that they are in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,8 @@ class Separate:
     peak: float
     frames: int
     folder: Path
-    model: str
+    model: str | Ensemble
+    """The name of a model or a preset, or an ensemble."""
     stems: tuple[str, ...] | None
     """Which stems are wanted; None: all."""
     task_uuid: str | None = None
@@ -70,7 +74,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The model is loaded."""
+    """The model that jobs get by default is loaded."""
 
     model: str
     device: str
@@ -87,14 +91,17 @@ class SetupFailed:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The child works on the job: if it ends from here on, the job has to do with it."""
+    """The child loads a model for the job: if it ends from here on, the job has to do with it.
+
+    Told again before each further model of an ensemble.
+    """
 
     job: int
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The job's model is loaded: the time that the song may take runs from here."""
+    """The model is loaded: the time that it may take for the song runs from here."""
 
     job: int
 
@@ -114,6 +121,7 @@ class Done:
     job: int
     stems: tuple[Stem, ...]
     model: str
+    """What has separated: a model's name, or ``str`` of an ensemble."""
     device: str
 
 

@@ -1,7 +1,8 @@
 """The parent's side of the child process: start it, feed it, watch it, replace it.
 
 spawned ──Ready──▶ warm ──Separate──▶ started ──Loaded──▶ separating ──Done, Failed──▶ warm …
-   │                │                    │                    │
+   │                │                    ▲                    │
+   │                │                    ├──Started───────────┤ the next model of an ensemble
    │ SetupFailed,   │ ends: nobody's     │ ends, Fatal, too slow: the job's doing (PoisonError)
    │ ends: ours     │ doing; replaced    │ cancelled and deaf: nobody's doing; replaced
    ▼                ▼                    ▼                    ▼
@@ -24,6 +25,7 @@ from pathlib import Path
 from structlog.contextvars import get_contextvars
 
 from pipeline.cancel import CancelToken
+from pipeline.ensembles import Ensemble
 from pipeline.errors import (
     CancelledError,
     ErrorCode,
@@ -140,13 +142,14 @@ class SeparationProcess:
         mixture: Mixture,
         folder: Path,
         *,
-        model: str | None,
+        model: str | Ensemble | None,
         stems: tuple[str, ...] | None,
         timeout: float,
         cancel: CancelToken,
         on_progress: OnProgress,
     ) -> Done:
-        """Separate a song into ``folder``. ``timeout``: s after which a child that has its model counts as hung.
+        """Separate a song into ``folder``. ``timeout``: s after which a child that has its model counts as hung; each
+        model of an ensemble has as long.
 
         Raises PermanentError or TransientError as the child says, PoisonError if the job ended or hung the child,
         InfrastructureError if there is no child to be had, CancelledError.

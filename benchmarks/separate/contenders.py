@@ -55,9 +55,8 @@ class Ours:
     def __init__(self, model_dir: Path, model: str, folder: Path) -> None:
         store = ModelStore(model_dir, Network(UrlGuard(allow_private=False)), StoreOptions())
         self._engine = SeparationEngine(store, folder)
-        self._engine.load(model)
         self._model, self._folder = model, folder
-        driver = self._engine._driver
+        driver = self._engine.load(model)
         if not isinstance(driver, MdxDriver):
             raise TypeError("the benchmark is for MDX models")
         driver.network = self._stopwatch = _Stopwatch(driver.network)

@@ -5,11 +5,12 @@
 ``transfer``    one file through the download engine
 ``lockfile``    what each file was when it first came in
 ``vault``       files under licence, encrypted (``sealing``, ``keys``) and opened in memory (``plain``)
+``presets``     ensembles that audio-separator has names for
 ``upkeep``      verify and prune
 ``commands``    ``python -m processor.models``
 """
 
-from processor.models.errors import NotServedError, OfflineError, SealError, closed, missing, unknown, unreadable
+from processor.models.errors import load_errors, unknown
 from processor.models.options import StoreOptions
 from processor.models.store import ModelStore
 from processor.models.transfer import Network
@@ -17,12 +18,7 @@ from processor.models.transfer import Network
 __all__ = [
     "ModelStore",
     "Network",
-    "NotServedError",
-    "OfflineError",
-    "SealError",
     "StoreOptions",
-    "closed",
-    "missing",
+    "load_errors",
     "unknown",
-    "unreadable",
 ]

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from pipeline.errors import ErrorCode, PermanentError, TransientError
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.errors import ErrorCode, PermanentError, PipelineError, TransientError
+from pipeline.telemetry import get_logger
+
+log = get_logger(__name__)
 
 
 class NotServedError(RuntimeError):
@@ -71,3 +77,21 @@ def unreadable(name: str, error: BaseException) -> TransientError:
         "remove them to have them fetched again",
         code=ErrorCode.MODEL_UNAVAILABLE,
     )
+
+
+@contextmanager
+def load_errors(name: str) -> Iterator[None]:
+    """The boundary between what the fetching and loading of a model raises and ours."""
+    try:
+        yield
+    except SealError as error:
+        log.error("model_not_opened", model=name, error=error.message)
+        raise closed(name) from error
+    except (NotServedError, TransientError) as error:
+        log.error("model_not_fetched", model=name, error=str(error))
+        raise missing(name, error) from error
+    except PipelineError:
+        raise
+    except (Exception, SystemExit) as error:  # the library ends the process over a corrupt checkpoint
+        log.error("model_load_failed", model=name, error=repr(error))
+        raise unreadable(name, error) from error

@@ -51,6 +51,12 @@ class ModelStore:
         """Whether the file is there sealed, and not plain besides."""
         return not self.plain_path(name).is_file() and self.sealed_path(name).is_file()
 
+    def bytes(self, name: str) -> int:
+        """How large the file is, sealed or plain; 0 if it is not there."""
+        with suppress(OSError):
+            return (self.sealed_path(name) if self.is_sealed(name) else self.plain_path(name)).stat().st_size
+        return 0
+
     def expected_sha256(self, name: str) -> str | None:
         """What the file must be: as published, else as it was when it first came in; None if neither is known."""
         entry = self.lock_file.records().get(name)

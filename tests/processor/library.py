@@ -135,8 +135,8 @@ def run(
         cancel.raise_if_set()
 
     def work() -> tuple[Stem, ...]:
-        engine.load(model)
-        engine._separator.model_instance.output_single_stem = only
+        if only is not None:
+            _library_model(engine, model).output_single_stem = only
         return engine.separate(job, on_progress)
 
     job = Separate(1, mixture.path, mixture.peak, mixture.frames, folder, model, stems)
@@ -204,9 +204,18 @@ def _classified(work: Callable[[], Any]) -> Any:
         return Refusal(known.kind, known.code, known.message)
 
 
-def hooks_left(model_dir: Path, scratch: Path) -> dict[str, bool]:
+def _library_model(engine: SeparationEngine, name: str) -> Any:
+    """The library's own object, of a model that the library runs itself."""
+    from processor.drivers.stock import StockDriver
+
+    driver = engine.load(name)
+    assert isinstance(driver, StockDriver)
+    return driver._model
+
+
+def hooks_left(model_dir: Path, scratch: Path, name: str) -> dict[str, bool]:
     """What of ours is still in the library after its runs."""
-    model = _engine(model_dir, scratch)._separator.model_instance
+    model = _library_model(_engine(model_dir, scratch), name)
     return {
         "tqdm": sys.modules[type(model).__module__].tqdm.__module__ != "tqdm.std",
         "final_process": "final_process" in vars(model),

@@ -69,7 +69,7 @@ def test_the_library_is_left_as_it_was(library: ProcessPoolExecutor, tmp_path: P
     for cancel_at in (None, 0.0):
         run = library.submit(experiments.run, model_dir, tmp_path, song, folder, model=model, cancel_at=cancel_at)
         run.result(60)
-    left = library.submit(experiments.hooks_left, model_dir, tmp_path).result(60)
+    left = library.submit(experiments.hooks_left, model_dir, tmp_path, model).result(60)
     assert left == {"tqdm": False, "final_process": False}
     assert [path.name for path in tmp_path.glob("*.wav")] == ["song.wav"]
 

@@ -60,7 +60,7 @@ def beside(name: str) -> Path:
 
 def done(job: Separate) -> Done:
     """Stems that tell which job they were made in; no sound, which nobody here wants to hear."""
-    return Done(job.job, tuple(stem(job, name) for name in STEMS), job.model, "cpu")
+    return Done(job.job, tuple(stem(job, name) for name in STEMS), str(job.model), "cpu")
 
 
 def content_of(name: str, job: int) -> bytes:
@@ -216,7 +216,7 @@ def be_late(parent: Connection, job: Separate) -> None:
 
 def fail(parent: Connection, job: Separate) -> None:
     """With the kind of error that the model's name stands for."""
-    parent.send(Failed(job.job, ErrorKind(job.model), ErrorCode.SEPARATION_FAILED, f"{job.model} it is"))
+    parent.send(Failed(job.job, ErrorKind(str(job.model)), ErrorCode.SEPARATION_FAILED, f"{job.model} it is"))
 
 
 def hang() -> None:

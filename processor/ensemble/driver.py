@@ -1,0 +1,96 @@
+"""An ensemble as one more driver: its models run over the song in turn, and what they gave is combined in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import soundfile
+
+from pipeline.ensembles import Ensemble
+from processor.drivers import Driver, OnProgress, Write
+from processor.ensemble.combine import combined
+from processor.ensemble.names import common_names
+from processor.ensemble.scratch import ModelStems
+
+Stems = frozenset[str] | None
+"""As ``Driver.stems`` has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Where an ensemble has its models from."""
+
+    load: Callable[[str], Driver]
+    """A model by its name; good until the next one is asked for."""
+    stems: Callable[[str], Stems]
+    """What it gives. May have to load it."""
+
+
+class EnsembleDriver:
+    """An ensemble for one song.
+
+    All stems of all models that are ``wanted`` (None: all) lie in ``folder`` until the last model is done: 8 bytes for
+    each stereo frame. They are gone when ``separate`` ends, however it ends.
+    """
+
+    def __init__(self, ensemble: Ensemble, models: Models, wanted: Collection[str] | None, folder: Path) -> None:
+        self._ensemble, self._models, self._folder = ensemble, models, folder
+        self._wanted = wanted
+        self._devices: dict[str, None] = {}
+
+    @property
+    def device(self) -> str:
+        """See ``Driver``: where the models ran, with commas between if on several."""
+        return ", ".join(self._devices)
+
+    @property
+    def stems(self) -> Stems:
+        """See ``Driver``."""
+        given = [self._models.stems(model) for model in self._ensemble.ensemble]
+        known = [common_names(stems).values() for stems in given if stems is not None]
+        return frozenset().union(*known) if len(known) == len(given) else None
+
+    def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
+        """See ``Driver``. The progress is the share of all models' work; combining their stems comes after it."""
+        models = self._ensemble.ensemble
+        given: dict[str, list[Path]] = {}
+        with TemporaryDirectory(prefix="ensemble-", dir=self._folder) as scratch:
+            for number, model in enumerate(models):
+                folder = Path(scratch) / str(number)
+                folder.mkdir()
+                for name, file in self._separated(model, mixture, folder, _share(on_progress, number, len(models))):
+                    given.setdefault(name, []).append(file)
+            for name, files in given.items():
+                self._combine(name, files, write, on_progress)
+
+    def _separated(self, model: str, mixture: Path, folder: Path, on_progress: OnProgress) -> list[tuple[str, Path]]:
+        """The wanted stems of one model, by their common names, of which two may have the same one."""
+        promised = self._models.stems(model) or frozenset()
+        unwanted = {stem for stem, name in common_names(promised).items() if not self._wants(name)}
+        if promised and unwanted == promised:
+            return []
+        with ModelStems(folder, soundfile.info(mixture).frames, unwanted) as stems:
+            driver = self._models.load(model)
+            driver.separate(mixture, stems.write, on_progress)
+            self._devices[driver.device] = None
+            files = stems.finish(promised)
+        names = common_names(promised or files.keys())
+        return [(names[stem], file) for stem, file in files.items() if self._wants(names[stem])]
+
+    def _wants(self, name: str) -> bool:
+        return self._wanted is None or name in self._wanted
+
+    def _combine(self, name: str, files: list[Path], write: Write, on_progress: OnProgress) -> None:
+        for block in combined(self._ensemble.algorithm, files, self._ensemble.weights):
+            on_progress(1.0)
+            write(name, block)
+        for file in files:
+            file.unlink()
+
+
+def _share(on_progress: OnProgress, number: int, models: int) -> OnProgress:
+    """Of the whole, for model ``number``."""
+    return lambda fraction: on_progress((number + fraction) / models)

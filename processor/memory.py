@@ -1,0 +1,114 @@
+"""The memory that models are loaded into: how much there is, how much is taken, and giving it back for good."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+#: Shares of the memory that loaded models may take by default: the rest is for what a model needs while it runs, and
+#: without a GPU for the pipeline around it.
+DEVICE_SHARE, MAIN_SHARE = 0.6, 0.5
+
+
+class Memory(Protocol):
+    """Where models are loaded."""
+
+    @property
+    def share(self) -> int:
+        """Bytes that loaded models may take together by default."""
+
+    def used(self) -> int | None:
+        """Bytes that are taken of it now, by whomever; None if what a model takes cannot be told by that."""
+
+    def give_back(self) -> None:
+        """Return what nobody refers to any more to the device and to the system."""
+
+
+class MainMemory:
+    """Of a machine without a GPU. What is taken says little: files are mapped, and freed memory is kept for later."""
+
+    @property
+    def share(self) -> int:
+        """See ``Memory``."""
+        return int(MAIN_SHARE * main_memory())
+
+    def used(self) -> int | None:
+        """See ``Memory``."""
+        return None
+
+    def give_back(self) -> None:
+        """See ``Memory``."""
+        gc.collect()
+        if sys.platform == "linux":
+            with suppress(OSError, AttributeError):  # glibc's; musl has no such thing
+                ctypes.CDLL(None).malloc_trim(0)
+
+
+class DeviceMemory(MainMemory):
+    """Of the CUDA device that torch uses."""
+
+    @property
+    def share(self) -> int:
+        """See ``Memory``."""
+        import torch
+
+        return int(DEVICE_SHARE * torch.cuda.mem_get_info()[1])
+
+    def used(self) -> int | None:
+        """See ``Memory``. The device's own count: onnxruntime takes memory that torch knows nothing of."""
+        import torch
+
+        self._empty_cache()
+        free, total = torch.cuda.mem_get_info()
+        return total - free
+
+    def give_back(self) -> None:
+        """See ``Memory``."""
+        super().give_back()
+        self._empty_cache()
+
+    @staticmethod
+    def _empty_cache() -> None:
+        import torch
+
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+
+
+def memory_in_use() -> Memory:
+    """Of the device that models are loaded on."""
+    import torch
+
+    return DeviceMemory() if torch.cuda.is_available() else MainMemory()
+
+
+def main_memory(proc: Path = Path("/proc/self/cgroup"), tree: Path = Path("/sys/fs/cgroup")) -> int:
+    """What this process may have, bytes: the machine's memory, or less if a control group says so."""
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([installed, *_limits(proc, tree)])
+
+
+def _limits(proc: Path, tree: Path) -> Iterator[int]:
+    """Of the groups that this process is in, and of those around them: cgroups(7), versions 2 and 1."""
+    with suppress(OSError):
+        for controllers, path in re.findall(r"^\d+:([^:]*):(.*)$", proc.read_text(), re.MULTILINE):
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            root, name = (tree / "memory", "memory.limit_in_bytes") if controllers else (tree, "memory.max")
+            group = root / path.lstrip("/")
+            # In a container the path may be the host's, and the group's own files those at the root.
+            for folder in (group, *group.parents):
+                if folder.is_relative_to(root):
+                    yield from _limit(folder / name)
+
+
+def _limit(file: Path) -> Iterator[int]:
+    with suppress(OSError, ValueError):  # no such file, or "max"
+        yield int(file.read_text())

@@ -1,0 +1,39 @@
+"""The ensembles that the installed audio-separator has names for."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.ensembles import Ensemble
+from pipeline.telemetry import get_logger
+from processor.models.sources import bundled
+
+log = get_logger(__name__)
+
+#: audio-separator's own file of them.
+_FILE = "ensemble_presets.json"
+
+
+@functools.cache
+def presets() -> Mapping[str, Ensemble]:
+    """By name. Those that cannot be used are left out."""
+    found = {}
+    for name, preset in bundled(_FILE).get("presets", {}).items():
+        try:
+            found[name] = _ensemble(preset)
+        except ValidationError:
+            log.warning("preset_not_usable", preset=name)
+    return found
+
+
+def _ensemble(preset: dict[str, Any]) -> Ensemble:
+    return Ensemble.model_validate({**preset, "ensemble": preset.get("models")})
+
+
+def resolved(choice: str | Ensemble) -> str | Ensemble:
+    """A model's name, or an ensemble, which the name of a preset stands for."""
+    return presets().get(choice, choice) if isinstance(choice, str) else choice

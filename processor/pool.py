@@ -1,0 +1,96 @@
+"""The models that are loaded, least recently used first, and which of them has to go for another one.
+
+What they take together stays below a limit: of the device's memory as it is measured around a loading, or, where
+nothing can be measured, of the bytes of their files. One that alone takes more is loaded all the same, alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.telemetry import get_logger
+from processor.drivers import Driver
+from processor.memory import Memory
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    driver: Driver
+    bytes: int
+
+
+class ModelPool:
+    """Loaded models by name. Not thread-safe."""
+
+    def __init__(
+        self,
+        fetch: Callable[[str], int],
+        load: Callable[[str], Driver],
+        memory: Memory,
+        *,
+        limit: int | None = None,
+        favourite: str | None = None,
+    ) -> None:
+        """``fetch`` brings a model's files and tells their bytes; ``load`` loads it from them.
+
+        ``limit``: bytes; None: the memory's own share. ``favourite``: goes when all the others have gone.
+        """
+        self._fetch, self._load, self._memory = fetch, load, memory
+        self._limit = memory.share if limit is None else limit
+        self._favourite = favourite
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+
+    def get(self, name: str) -> Driver:
+        """The model, which is loaded if it is not; it is the most recently used one from now on.
+
+        Good until the next call, which may drop it: whoever keeps it longer keeps its memory. Raises what ``fetch`` and
+        ``load`` raise.
+        """
+        if name not in self._held:
+            self._take_in(name)
+        self._held.move_to_end(name)
+        return self._held[name].driver
+
+    @property
+    def bytes(self) -> int:
+        """What the loaded models take together."""
+        return sum(held.bytes for held in self._held.values())
+
+    def _take_in(self, name: str) -> None:
+        files = self._fetch(name)  # before another one is dropped for a model that there is not
+        self._make_room(files)
+        before, started = self._memory.used(), time.monotonic()
+        driver = self._load(name)
+        seconds, after = time.monotonic() - started, self._memory.used()
+        # Other processes' doings on the same device are measured as well; a model takes no less than its weights.
+        measured = None if before is None or after is None else after - before
+        size = files if measured is None else max(files, measured)
+        self._make_room(size)
+        self._held[name] = _Held(driver, size)
+        log.info(
+            "model_loaded",
+            model=name,
+            bytes=size,
+            measured_by="files" if measured is None else "device",
+            seconds=round(seconds, 3),
+            loaded=list(self._held),
+            pool_bytes=self.bytes,
+            pool_limit=self._limit,
+        )
+
+    def _make_room(self, wanted: int) -> None:
+        """Drop models until ``wanted`` bytes fit beside the others, or there are no others."""
+        dropped = False
+        while self._held and self.bytes + wanted > self._limit:
+            name = next((name for name in self._held if name != self._favourite), None) or next(iter(self._held))
+            held = self._held.pop(name)
+            log.info("model_dropped", model=name, bytes=held.bytes, pool_bytes=self.bytes, pool_limit=self._limit)
+            del held
+            dropped = True
+        if dropped:
+            self._memory.give_back()
