@@ -121,7 +121,7 @@ class SeparationEngine:
         with StemFiles(job) as stems:
             driver.separate(job.mixture, stems.write, on_progress)
             self.device = _device_name(driver)
-            return stems.finish(driver.stems or ())
+            return stems.finish(stem for stem in driver.stems or () if not job.stems or stem in job.stems)
 
     def _chosen(self, job: Separate, loading: Loading) -> Driver:
         """What the job asks for: a model, or an ensemble whose files are all here."""

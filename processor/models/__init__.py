@@ -10,7 +10,7 @@
 ``commands``    ``python -m processor.models``
 """
 
-from processor.models.errors import load_errors, unknown
+from processor.models.errors import NotServedError, OfflineError, SealError, load_errors, unknown
 from processor.models.options import StoreOptions
 from processor.models.store import ModelStore
 from processor.models.transfer import Network
@@ -18,6 +18,9 @@ from processor.models.transfer import Network
 __all__ = [
     "ModelStore",
     "Network",
+    "NotServedError",
+    "OfflineError",
+    "SealError",
     "StoreOptions",
     "load_errors",
     "unknown",

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from api.models import MAX_METADATA_BYTES
+from pipeline.ensembles import Algorithm, Ensemble
 from pipeline.messages import OutputFormat, TaskState
 from pipeline.transport.embedded import EmbeddedTransport
 from tests.api.conftest import MAX_REQUEST_BYTES, Service
@@ -298,6 +299,60 @@ def test_metadata_with_a_number_beyond_json_is_refused(client: Client, job: Job)
     body = json.dumps({**job, "metadata": {"n": 0}}).replace('"n": 0', '"n": 1e999').encode()
 
     assert client.post(body).status == 422
+
+
+@pytest.mark.parametrize("model", ["vocal_balanced", {"ensemble": ["a.onnx", "b.ckpt"]}])
+def test_a_preset_or_an_ensemble_may_be_asked_for(service: Service, job: Job, model: Any) -> None:
+    assert service.client.post({**job, "model": model}).status == 202
+    (task,) = service.queued()
+    expected = model if isinstance(model, str) else "avg_wave: a.onnx, b.ckpt"
+    assert str(task.model) == expected
+
+
+def test_an_ensemble_travels_as_it_was_asked_for(service: Service, job: Job) -> None:
+    model = {"ensemble": ["a.onnx", "b.ckpt", "c.yaml"], "algorithm": "avg_fft", "weights": [1, 2, 0.5]}
+    assert service.client.post({**job, "model": model}).status == 202
+    (task,) = service.queued()
+    assert task.model == Ensemble(
+        ensemble=("a.onnx", "b.ckpt", "c.yaml"), algorithm=Algorithm.AVG_FFT, weights=(1.0, 2.0, 0.5)
+    )
+
+
+_TWO = ["a.onnx", "b.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "sentence", "field"),
+    [
+        ({}, "model.ensemble must be a list of 2 to 8 different file names of models", "model.ensemble"),
+        ({"ensemble": ["a.onnx"]}, "model.ensemble must be a list of 2 to 8 different", "model.ensemble"),
+        ({"ensemble": [f"{n}.onnx" for n in range(9)]}, "model.ensemble must be a list of 2 to 8", "model.ensemble"),
+        ({"ensemble": ["a.onnx", "a.onnx"]}, "model.ensemble must be a list of 2 to 8 different", "model.ensemble"),
+        ({"ensemble": ["a.onnx", "../b"]}, "model.ensemble must be a list of 2 to 8 different", "model.ensemble.1"),
+        ({"ensemble": "a.onnx"}, "model.ensemble must be a list of 2 to 8 different", "model.ensemble"),
+        ({"ensemble": _TWO, "algorithm": "mean"}, "model.algorithm must be one of: avg_wave, median_wave,", None),
+        ({"ensemble": _TWO, "weights": [1]}, "model.weights must be as many as the models", "model"),
+        ({"ensemble": _TWO, "weights": [1, 0]}, "model.weights must be positive numbers", "model.weights.1"),
+        ({"ensemble": _TWO, "weights": [1, -2]}, "model.weights must be positive numbers", "model.weights.1"),
+        ({"ensemble": _TWO, "weights": [1, "2"]}, "model.weights must be positive numbers", "model.weights.1"),
+        ({"ensemble": _TWO, "weights": [1, True]}, "model.weights must be positive numbers", "model.weights.1"),
+        (
+            {"ensemble": _TWO, "algorithm": "max_fft", "weights": [1, 2]},
+            "model.weights must be as many as the models, and only with avg_wave or avg_fft",
+            "model",
+        ),
+    ],
+)
+def test_what_is_no_ensemble_is_refused_in_a_sentence(
+    service: Service, job: Job, ensemble: dict[str, Any], sentence: str, field: str | None
+) -> None:
+    answer = service.client.post({**job, "model": ensemble})
+
+    assert answer.status == 422
+    assert answer.json["error"].startswith(sentence)
+    assert answer.json["details"]["field"] == "model"
+    assert answer.json["details"]["problems"][0]["field"] == (field or "model.algorithm")
+    assert service.queued() == []
 
 
 def test_metadata_may_be_as_large_as_it_says(client: Client, job: Job) -> None:

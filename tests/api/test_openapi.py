@@ -12,6 +12,7 @@ import api
 from api.errors import ApiError
 from api.models import GenerateRequest
 from api.requests import client_of
+from pipeline.ensembles import Algorithm
 from tests.api.http_client import Client
 
 #: What each call may answer, from the contract.
@@ -87,6 +88,9 @@ def test_the_body_is_documented_with_examples_that_hold(document: dict[str, Any]
     priority = schema["properties"]["priority"]
     assert (priority["type"], priority["minimum"], priority["maximum"], priority["default"]) == ("integer", 1, 5, 3)
     assert all("description" in field for field in schema["properties"].values())
+    name, ensemble = schema["properties"]["model"]["anyOf"][0]["oneOf"]
+    assert re.search(name["pattern"], "UVR-MDX-NET-Inst_HQ_4.onnx")
+    assert ensemble["properties"]["algorithm"]["enum"] == list(Algorithm)
     assert schema["examples"]
     for example in schema["examples"]:
         GenerateRequest.model_validate(example)

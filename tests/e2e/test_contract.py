@@ -15,6 +15,7 @@ import pytest
 import requests
 import soundfile
 
+from demo.random_network import Metadata, Shape, install_random_model
 from tests.e2e.audio import Recording, check_stems
 from tests.e2e.service import CREDENTIALS, WEBHOOK_SECRET, Service
 from tests.e2e.watcher import PATIENCE
@@ -106,10 +107,23 @@ def test_the_model_by_its_name(service: Service, audio: str, receiver: WebhookRe
     assert (body["status"], body["model"]) == ("success", MODEL)
 
 
+def test_an_ensemble(service: Service, audio: str, receiver: WebhookReceiver, short_song: Recording) -> None:
+    second = "random.onnx"
+    shape = Shape(4096, 2048, 8, growth=3, levels=1, convolutions=1, bottleneck=64)
+    install_random_model(service.settings.model.model_dir, second, shape, Metadata("Vocals", 1.0))
+    wish = {"ensemble": [MODEL, second], "weights": [3, 1]}
+
+    body = told(service, receiver, audio=audio, model=wish)
+
+    assert (body["status"], body["model"]) == ("success", f"avg_wave: {MODEL}*3, {second}*1")
+    check_stems(body, short_song)
+
+
 @pytest.mark.parametrize(
     ("wish", "code"),
     [
         ({"model": "nobody-knows-this.onnx"}, "model_unknown"),
+        ({"model": {"ensemble": [MODEL, "nobody-knows-this.onnx"]}}, "model_unknown"),
         ({"stems": ["zither"]}, "stem_unknown"),
     ],
 )

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from pipeline.ensembles import Algorithm, Ensemble
 from pipeline.errors import ErrorCode, ErrorKind, PermanentError, PipelineError, TransientError
 from pipeline.messages import (
     Failure,
@@ -40,12 +41,17 @@ metadata = st.none() | st.dictionaries(
     ),
     max_size=3,
 )
+ensembles = st.builds(
+    Ensemble,
+    ensemble=st.lists(st.sampled_from(["a.onnx", "b.ckpt", "c (2).yaml", "d"]), min_size=2, unique=True).map(tuple),
+    algorithm=st.sampled_from(Algorithm),
+)
 tasks = st.builds(
     SeparationTask,
     task_uuid=st.uuids(),
     audio=st.text(),
     hook_url=st.text(),
-    model=st.none() | st.just("UVR-MDX-NET-Inst_HQ_4.onnx"),
+    model=st.none() | st.just("UVR-MDX-NET-Inst_HQ_4.onnx") | ensembles,
     stems=st.none() | st.lists(stem_names, max_size=3).map(tuple),
     output_format=st.sampled_from(OutputFormat),
     metadata=metadata,
@@ -126,6 +132,39 @@ class TestTolerance:
         read = from_message(SeparationTask, message(task()))
         assert (read.model, read.stems, read.output_format, read.metadata) == (None, None, OutputFormat.WAV, None)
         assert (read.priority, read.separations, read.left_behind, read.run) == (3, 1, (), "")
+
+
+class TestEnsembles:
+    def test_what_is_left_out_has_defaults(self) -> None:
+        read = from_message(SeparationTask, message(task(model={"ensemble": ["a.onnx", "b.ckpt"], "new": 1})))
+        assert read.model == Ensemble(ensemble=("a.onnx", "b.ckpt"), algorithm=Algorithm.AVG_WAVE, weights=None)
+
+    @pytest.mark.parametrize(
+        ("fields", "line"),
+        [
+            ({}, "avg_wave: a.onnx, b (2).ckpt"),
+            ({"algorithm": "uvr_max_spec"}, "uvr_max_spec: a.onnx, b (2).ckpt"),
+            ({"algorithm": "avg_fft", "weights": (1.0, 0.25)}, "avg_fft: a.onnx*1, b (2).ckpt*0.25"),
+        ],
+    )
+    def test_results_name_them_in_a_line(self, fields: dict[str, Any], line: str) -> None:
+        assert str(Ensemble(ensemble=("a.onnx", "b (2).ckpt"), **fields)) == line
+
+    @pytest.mark.parametrize(
+        ("model", "where"),
+        [
+            ({}, "model.ensemble.ensemble"),
+            ({"ensemble": ["a.onnx", "../hunter2"]}, r"model\.ensemble\.ensemble\.1"),
+            ({"ensemble": ["a.onnx", "b"], "algorithm": "hunter2"}, "model.ensemble.algorithm"),
+            ({"ensemble": ["a.onnx", "b"], "weights": [1, 0]}, r"model\.ensemble\.weights\.1"),
+            ({"ensemble": ["a.onnx", "b"], "weights": [1, 1, 1]}, "model.ensemble"),
+            ({"ensemble": ["a.onnx", "a.onnx"]}, "model.ensemble.ensemble"),
+        ],
+    )
+    def test_what_is_none_is_refused(self, model: dict[str, Any], where: str) -> None:
+        with pytest.raises(PermanentError, match=f"not a valid SeparationTask: {where}") as caught:
+            from_message(SeparationTask, message(task(model=model)))
+        assert "hunter2" not in caught.value.message
 
 
 class TestUnparsable:

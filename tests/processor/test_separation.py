@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from pipeline.cancel import CancelToken
+from pipeline.ensembles import Algorithm, Ensemble
 from pipeline.errors import (
     CancelledError,
     ErrorCode,
@@ -47,7 +48,7 @@ class Stage:
     on_progress: Callable[[float], None] = lambda fraction: None
 
     def separate(
-        self, *, timeout: float = DEADLINE, cancel: CancelToken | None = None, model: str | None = None
+        self, *, timeout: float = DEADLINE, cancel: CancelToken | None = None, model: str | Ensemble | None = None
     ) -> Done:
         def on_progress(fraction: float) -> None:
             self.progress.append(fraction)
@@ -261,6 +262,13 @@ def test_the_time_that_a_model_takes_to_load_is_not_the_songs(stage: Opener) -> 
     at.process.start(CancelToken())
     assert at.separate(timeout=0.9).model == MODEL
     assert len(at.pids) == 1
+
+
+def test_each_model_of_an_ensemble_has_its_own_time_for_the_song(stage: Opener) -> None:
+    at = stage("load_one_model_after_the_other")
+    at.process.start(CancelToken())
+    ensemble = Ensemble(ensemble=("a.onnx", "b.ckpt"), algorithm=Algorithm.MAX_FFT)
+    assert at.separate(timeout=1.0, model=ensemble).model == "max_fft: a.onnx, b.ckpt"
 
 
 @pytest.mark.parametrize("kind", ErrorKind)

@@ -148,6 +148,18 @@ def take_its_time_to_load(parent: Connection) -> None:
         parent.send(done(job))
 
 
+def load_one_model_after_the_other(parent: Connection) -> None:
+    """As for an ensemble of two, each of which takes its time with the song."""
+    get_ready(parent)
+    job = begin(parent)
+    for _ in range(2):
+        parent.send(Started(job.job))
+        parent.send(Loaded(job.job))
+        threading.Event().wait(0.6)
+    parent.send(done(job))
+    hang()
+
+
 def in_job(then: Callable[[Connection, Separate], None]) -> Callable[[Connection], None]:
     def behave(parent: Connection) -> None:
         get_ready(parent)
@@ -236,6 +248,7 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
         stop_before_the_job,
         hang_while_it_loads,
         take_its_time_to_load,
+        load_one_model_after_the_other,
     )
 } | {
     f"{then.__name__}_in_job": in_job(then)
