@@ -81,7 +81,7 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_pull(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="*", metavar="MODEL", help="as MODEL_NAME has it")
+    parser.add_argument("names", nargs="*", metavar="MODEL", help="as MODEL_NAME has it, or a preset's name")
     _add_architecture(parser)
     parser.add_argument("--all", dest="architecture", action="store_const", const=ARCHITECTURES, help="every model")
     parser.add_argument(

@@ -14,6 +14,7 @@ from processor.models import upkeep
 from processor.models.catalogue import Catalogue, Model, ModelFile, list_file, read_catalogue
 from processor.models.display import lines, listing, table
 from processor.models.errors import NotServedError, unknown
+from processor.models.presets import expanded
 from processor.models.sources import UVR_LIST
 from processor.models.store import ModelStore
 
@@ -133,9 +134,9 @@ class Desk:
 
 
 def _chosen(catalogue: Catalogue, names: Iterable[str]) -> tuple[list[Model], list[str]]:
-    """The models of these names, and the names that no model has."""
+    """The models of these names, those of presets among them, and the names that no model has."""
     found, strange = [], []
-    for name in names:
+    for name in expanded(names):
         try:
             found.append(catalogue.find(name))
         except PermanentError:

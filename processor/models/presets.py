@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -37,3 +37,10 @@ def _ensemble(preset: dict[str, Any]) -> Ensemble:
 def resolved(choice: str | Ensemble) -> str | Ensemble:
     """A model's name, or an ensemble, which the name of a preset stands for."""
     return presets().get(choice, choice) if isinstance(choice, str) else choice
+
+
+def expanded(names: Iterable[str]) -> Iterator[str]:
+    """The names of models among ``names``, and those of the models that presets among them stand for."""
+    for name in names:
+        choice = resolved(name)
+        yield from (choice,) if isinstance(choice, str) else choice.ensemble

@@ -67,6 +67,13 @@ def asked_in_turn(
     ]
 
 
+def by_turns(model_dir: Path, scratch: Path, mixture: Mixture, names: Sequence[str]) -> list[set[str]]:
+    """The hashes of the stems of each of these, by one engine, which keeps them all."""
+    engine = _engine(model_dir, scratch, limit=None)
+    runs = [engine.separate(_job(mixture, scratch, name), lambda _fraction: None) for name in names]
+    return [{stem.sha256 for stem in stems} for stems in runs]
+
+
 def resident_in_turn(model_dir: Path, scratch: Path, mixture: Mixture, rounds: int) -> list[int]:
     """What this process has resident, bytes, after each round in which two large models drop each other."""
     for seed in (1, 2):

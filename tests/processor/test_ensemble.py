@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import tracemalloc
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from processor.ensemble.driver import EnsembleDriver, Models
 from processor.ensemble.names import common_names
 from processor.ensemble.spectra import HOP
 from processor.models import presets
+from processor.models.catalogue import read_catalogue
 from processor.models.sources import bundled
 from processor.protocol import Stem
 from processor.stems import StemMissingError
@@ -173,6 +173,16 @@ def test_equal_stems_are_what_comes_of_them(tmp_path: Path, algorithm: Algorithm
     (take,) = takes(3 * HOP + 5, 1)
     files = [stem_file(tmp_path / f"{number}.wav", take) for number in range(3)]
     assert snr_db(take, combine(algorithm, files)) > 120
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "number"), [("max_fft", 0), ("min_fft", 0), ("uvr_max_spec", 1), ("uvr_min_spec", 1), ("max_wave", 0)]
+)
+def test_of_equal_ones_the_first_or_the_last_is_taken(tmp_path: Path, algorithm: str, number: int) -> None:
+    (take,) = takes(4 * HOP, 1)
+    both = [take, -take]
+    files = [stem_file(tmp_path / f"{position}.wav", stem) for position, stem in enumerate(both)]
+    assert snr_db(both[number], combine(Algorithm(algorithm), files)) > 120
 
 
 def test_weights_that_are_not_one_for_each_do_not_count(tmp_path: Path) -> None:
@@ -332,6 +342,24 @@ def test_the_progress_is_the_share_over_all_models(tmp_path: Path, mixture: Path
     assert progress == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
 
 
+def test_what_is_combined_is_gone_from_the_disk(tmp_path: Path, mixture: Path) -> None:
+    models = {"a": Toy("vocals", "drums"), "b": Toy("vocals", "drums")}
+    driver = EnsembleDriver(
+        Ensemble(ensemble=("a", "b")),
+        Models(models.__getitem__, lambda name: models[name].stems),
+        None,
+        tmp_path,
+    )
+    files: dict[str, int] = {}
+    driver.separate(
+        mixture,
+        lambda name, _block: files.update({name: len(list(tmp_path.rglob("*/*.wav")))}),
+        lambda _fraction: None,
+    )
+    assert files == {"vocals": 4, "drums": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["mixture.wav"]
+
+
 def test_what_only_some_have_is_made_of_theirs(tmp_path: Path, mixture: Path) -> None:
     found, _ = run(tmp_path, mixture, a=Toy("vocals", "other"), b=Toy("drums", "bass", "other", "vocals"))
     assert found == {"vocals": 2.5, "instrumental": 2.0, "drums": 1.0, "bass": 2.0, "other": 3.0}
@@ -373,8 +401,9 @@ def test_a_stem_that_was_promised_has_to_come(tmp_path: Path, mixture: Path) -> 
 # --- presets ---
 
 
-def test_all_presets_of_the_library_can_be_asked_for() -> None:
-    theirs = json.loads(json.dumps(bundled("ensemble_presets.json")))["presets"]
+def test_all_presets_of_the_library_can_be_asked_for(tmp_path: Path) -> None:
+    catalogue = read_catalogue(tmp_path)
+    theirs = bundled("ensemble_presets.json")["presets"]
     ours = presets.presets()
     assert theirs.keys() == ours.keys()
     assert len(ours) >= 9
@@ -382,6 +411,8 @@ def test_all_presets_of_the_library_can_be_asked_for() -> None:
         assert list(ours[name].ensemble) == preset["models"]
         assert ours[name].algorithm == preset["algorithm"]
         assert ours[name].weights == preset["weights"]
+        for model in ours[name].ensemble:
+            catalogue.find(model)
 
 
 def test_a_preset_stands_for_its_models_and_any_other_name_for_itself() -> None:

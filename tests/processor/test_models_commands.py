@@ -31,6 +31,8 @@ WEIGHTS = os.urandom(100_000)
 WEIGHTS_NAME = f"abcd1234-{hashlib.sha256(WEIGHTS).hexdigest()[:8]}.th"
 YAML = b"models: ['abcd1234']\n"
 MODEL = "tiny.yaml"
+#: What audio-separator has under that name.
+VOCAL_FULL = ("bs_roformer_vocals_revive_v3e_unwa", "mel_band_roformer_vocals_becruily")
 
 
 @pytest.fixture
@@ -120,6 +122,13 @@ def test_a_model_that_nobody_knows_is_told_and_the_others_come(terminal: Termina
     said = terminal.capture.readouterr()
     assert "there is no model named nothing.onnx" in said.err
     assert WEIGHTS_NAME in said.out
+
+
+def test_a_preset_stands_for_its_models(terminal: Terminal) -> None:
+    assert verify(terminal, "vocal_full") is ModelsExit.DAMAGED
+    said = terminal.said()
+    assert {f"{name}.ckpt" for name in VOCAL_FULL} <= said.keys()
+    assert {said[f"{name}.ckpt"] for name in VOCAL_FULL} == {"missing"}
 
 
 def test_a_file_that_cannot_be_had_is_told_and_the_others_come(terminal: Terminal, source: SourceServer) -> None:

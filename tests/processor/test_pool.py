@@ -129,7 +129,7 @@ def test_without_a_limit_it_is_the_memorys_own_share() -> None:
 
 def test_what_it_really_takes_counts() -> None:
     """Known only when it is loaded: then others have to go after all."""
-    pool = Device(overhead=2).pool(limit=60)
+    pool = Device(overhead=2).pool(limit=80)
     assert asked_for(pool, "a", "b") == ["loaded a", "loaded b"]
     assert asked_for(pool, "c") == ["dropped a", "dropped b", "loaded c"]
 
@@ -221,6 +221,22 @@ def test_two_of_three_models_fit(library: ProcessPoolExecutor, models: Path, tmp
     ]
     kept = asked(MDX, MDXC, DEMUCS, MDX, limit=sum(sizes.values()) - 1, preferred=MDX)
     assert [model for event, model, _ in kept if event == "dropped"] == [MDXC]
+
+
+@pytest.mark.slow
+def test_models_that_are_loaded_side_by_side_do_not_know_of_each_other(
+    library: ProcessPoolExecutor, models: Path, tmp_path: Path
+) -> None:
+    """One ``Separator`` has loaded them all."""
+    mixture = decoded(write_pcm(tmp_path / "song.wav", noise(1.0), subtype="FLOAT")).mixture
+
+    def stems(*names: str) -> list[set[str]]:
+        hashes: list[set[str]] = library.submit(several.by_turns, models, tmp_path, mixture, names).result(90)
+        return hashes
+
+    alone = [*stems(MDX), *stems(MDXC)]
+    assert len(set.union(*alone)) == 4
+    assert stems(MDXC, MDX, MDXC, MDX)[-2:] == [alone[1], alone[0]]
 
 
 @pytest.mark.slow
