@@ -30,9 +30,8 @@ from pipeline.errors import ErrorCode, PermanentError, PipelineError, TransientE
 from pipeline.files import disk_error
 from pipeline.telemetry import get_logger
 from processor.drivers import Driver, OnProgress
-from processor.drivers.mdx import MdxDriver
+from processor.drivers.choice import architecture, driver_of
 from processor.drivers.network import sessions_without_spinning
-from processor.drivers.stock import StockDriver
 from processor.ensemble.driver import EnsembleDriver, Models
 from processor.ffmpeg import put_ffmpeg_on_path
 from processor.memory import memory_in_use
@@ -179,10 +178,8 @@ class SeparationEngine:
                 # The library would keep one more model than the pool knows of, and take it for the next one asked for.
                 self._separator.model_instance = None
                 self._separator.model_file_dir = str(self._models.folder)
-        kind = type(model).__module__.rpartition(".")[2]
-        if kind == "mdx_separator":
-            return MdxDriver(model)
-        return StockDriver(model, partial(self._run, model, files if kind in _READ_PER_SONG else ()))
+            reads = files if architecture(model) in _READ_PER_SONG else ()
+            return driver_of(model, partial(self._run, model, reads))
 
     def _files(self, name: str) -> tuple[str, ...]:
         """The names of the model's files. Raises PermanentError if there is no such model."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from demo.model_folder import model_hash
 
 LISTS = (
     "vr_download_list",
@@ -46,6 +49,38 @@ def write_mdxc(model_dir: Path, instruments: list[str]) -> str:
     torch.manual_seed(0)
     torch.save(TFC_TDF_net(ConfigDict(config), device="cpu").state_dict(), model_dir / "tiny.ckpt")
     return "tiny.ckpt"
+
+
+def write_vr(model_dir: Path, *layouts: str) -> None:
+    """VR models of version 5.1 for some of the library's layouts of bands, each named ``<layout>.pth``."""
+    from audio_separator.separator.uvr_lib_v5.vr_network.nets_new import CascadedNet
+
+    _write_vr(model_dir, layouts, lambda bins: CascadedNet(2 * bins, nout=4, nout_lstm=8), {"nout": 4, "nout_lstm": 8})
+
+
+def write_old_vr(model_dir: Path, *layouts: str) -> None:
+    """Those of version 5.0 in the smallest size that there is, 30 MB: the library knows them by their size."""
+    from audio_separator.separator.uvr_lib_v5.vr_network.nets import determine_model_capacity
+
+    _write_vr(model_dir, layouts, lambda bins: determine_model_capacity(2 * bins, 31191), {})
+
+
+def _write_vr(model_dir: Path, layouts: tuple[str, ...], network: Callable[[int], Any], size: dict[str, int]) -> None:
+    import torch
+    from audio_separator.separator.uvr_lib_v5 import vr_network
+
+    data = {}
+    names = [f"{layout}.pth" for layout in layouts]
+    write_list(model_dir, vr_download_list={f"VR Arch Single Model v5: {name}": name for name in names})
+    for number, (layout, name) in enumerate(zip(layouts, names, strict=True)):
+        parameters = json.loads((Path(vr_network.__path__[0]) / "modelparams" / f"{layout}.json").read_text())
+        torch.manual_seed(number)
+        module = network(parameters.get("n_bins") or parameters["bins"])
+        with torch.no_grad():
+            module.out.weight *= 200  # or the mask would be one half nearly everywhere
+        torch.save(module.state_dict(), model_dir / name)
+        data[model_hash((model_dir / name).read_bytes())] = {"vr_model_param": layout, "primary_stem": "Drums", **size}
+    (model_dir / "vr_model_data.json").write_text(json.dumps(data))
 
 
 def write_demucs(folder: Path) -> tuple[str, str]:

@@ -1,0 +1,28 @@
+"""Which driver runs a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from processor.drivers import Driver
+from processor.drivers.mdx import MdxDriver
+from processor.drivers.stock import StockDriver
+from processor.drivers.vr import VrDriver, streams
+
+
+def architecture(model: Any) -> str:
+    """Of a model that the library has loaded, by the name of its module."""
+    return type(model).__module__.rpartition(".")[2]
+
+
+def driver_of(model: Any, run: Callable[[Path], object]) -> Driver:
+    """One of ours, where there is one for the model; else the library's own loops, which ``run`` runs over a file."""
+    match architecture(model):
+        case "mdx_separator":
+            return MdxDriver(model)
+        case "vr_separator" if streams(model):
+            return VrDriver(model)
+        case _:
+            return StockDriver(model, run)

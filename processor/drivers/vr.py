@@ -1,0 +1,179 @@
+"""VR networks over a song, in memory that does not depend on its length.
+
+audio-separator's own way, with its parameters: the same bands, windows and masks, and both stems are the mixture's
+spectra, masked. The song is read twice, because the network is given magnitudes in relation to the largest one. What is
+left out makes no difference to the stems: the window behind the last one where the song ends with a window.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from audio_separator.separator.uvr_lib_v5 import spec_utils
+from torch import Tensor
+
+from processor.drivers import OnProgress, Write
+from processor.drivers.bands import Analysis, Layout, Synthesis
+from processor.drivers.blockwise import Array
+from processor.drivers.network import GPU_BATCH
+from processor.drivers.segments import CHANNELS
+from processor.stems import stem_key
+from processor.wav import BLOCK_FRAMES
+
+#: What of the progress is the search for the largest magnitude.
+_SEARCH = 0.05
+
+#: By the size of a model's file, KiB, audio-separator tells which of its networks the weights belong to: the one whose
+#: usual file is nearest in size.
+_USUAL_SIZES = (31191, 33966, 56817, 123812, 123821, 129605, 218409, 537227, 537238)
+
+
+def streams(model: Any) -> bool:
+    """Whether a loaded ``VRSeparator`` can be driven here.
+
+    Not if it hears the song backwards, and not with options that nobody sets here: test-time augmentation, the search
+    of the whole mask for artifacts, and the mirroring of what is above the highest band.
+    """
+    options = model.enable_tta or model.enable_post_process or model.high_end_process
+    return not options and not model.model_params.param["reverse"]
+
+
+class VrDriver:
+    """A loaded ``VRSeparator``, driven: its network, its parameters, none of its loops."""
+
+    def __init__(self, model: Any) -> None:
+        """Reads the weights: raises what torch raises about the file."""
+        model._ensure_model_loaded(_usual_size(Path(model.model_path)))
+        self._network = model.model_run.eval()
+        self._device: torch.device = model.torch_device
+        self.batch = GPU_BATCH if self._device.type == "cuda" else 1
+        kind = None if model.torch_device_mps is None else "polyphase"
+        self._layout = Layout(model.model_params, model.is_vr_51_model, kind)
+        self._window = model.window_size
+        self._aggressiveness = model.aggressiveness
+        self._primary = stem_key(model.primary_stem_name)
+        self._secondary = stem_key(model.secondary_stem_name)
+        self._voice = model.primary_stem_name in model.NON_ACCOM_STEMS
+
+    @property
+    def device(self) -> str:
+        """See ``Driver``."""
+        return self._device.type
+
+    @property
+    def stems(self) -> frozenset[str]:
+        """See ``Driver``."""
+        return frozenset((self._primary, self._secondary))
+
+    def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
+        """See ``Driver``. What is behind the last whole hop of a song is silence, as stock has it."""
+        with soundfile.SoundFile(mixture) as song:
+            if song.channels != CHANNELS or not song.frames:
+                raise ValueError("the mixture is not stereo, or empty")
+            left = song.frames
+            for waves in self._separated(song, on_progress):
+                fresh = min(left, waves[0].shape[-1])
+                left -= fresh
+                for name, wave in zip((self._primary, self._secondary), waves, strict=True):
+                    write(name, wave[:, :fresh].T.astype(np.float32))
+            for start in range(0, left, BLOCK_FRAMES):
+                for name in (self._primary, self._secondary):
+                    write(name, np.zeros((min(BLOCK_FRAMES, left - start), CHANNELS), np.float32))
+        on_progress(1.0)
+
+    def _separated(self, song: soundfile.SoundFile, on_progress: OnProgress) -> Iterator[tuple[Array, Array]]:
+        """Both stems' blocks ``(channels, samples)``: of silence none, nor of what is shorter than a hop."""
+        frames = self._layout.frames(song.frames)
+        loudest = self._loudest(song, frames, on_progress)
+        if not loudest or frames < 2:
+            return
+        first, second = Synthesis(self._layout), Synthesis(self._layout)
+        done = 0
+        for spectra, predicted in self._predicted(song, loudest):
+            on_progress(_SEARCH + (1.0 - _SEARCH) * done / frames)
+            done += spectra.shape[-1]
+            primary, secondary = self._split(spectra, predicted)
+            yield first.push(primary, last=done == frames), second.push(secondary, last=done == frames)
+
+    def _loudest(self, song: soundfile.SoundFile, frames: int, on_progress: OnProgress) -> np.float32:
+        """The largest magnitude in the song's spectra."""
+        loudest, done = np.float32(0.0), 0
+        for spectra in self._spectra(song):
+            on_progress(_SEARCH * done / frames)
+            done += spectra.shape[-1]
+            loudest = max(loudest, np.abs(spectra).max(initial=0.0))
+        return loudest
+
+    def _spectra(self, song: soundfile.SoundFile) -> Iterator[Array]:
+        """The song's spectra ``(channels, bins, frames)``, complex64."""
+        analysis = Analysis(self._layout)
+        song.seek(0)
+        for start in range(0, song.frames, BLOCK_FRAMES):
+            size = min(BLOCK_FRAMES, song.frames - start)
+            block = song.read(size, dtype="float32", fill_value=0.0)
+            if not np.isfinite(block).all():
+                raise ValueError("the mixture has samples that are no numbers")
+            yield analysis.push(np.ascontiguousarray(block.T), last=start + size == song.frames)
+
+    def _predicted(self, song: soundfile.SoundFile, loudest: np.float32) -> Iterator[tuple[Array, Tensor]]:
+        """Spectra, and masks ``(windows, channels, bins, frames)`` for these or for a few frames more.
+
+        One batch is ahead of what is given: a GPU is at work on it meanwhile.
+        """
+        windows = _windows(self._spectra(song), self._window, self._network.offset)
+        given: tuple[Array, Tensor] | None = None
+        while batch := list(itertools.islice(windows, self.batch)):
+            magnitudes = np.abs(np.stack([window for window, _ in batch])) / loudest
+            spectra = np.concatenate([kept for _, kept in batch], axis=-1)
+            ahead = spectra, self._predict(torch.from_numpy(magnitudes))
+            if given is not None:
+                yield given
+            given = ahead
+        if given is not None:
+            yield given
+
+    @torch.inference_mode()
+    def _predict(self, magnitudes: Tensor) -> Tensor:
+        masks: Tensor = self._network.predict_mask(magnitudes.to(self._device))
+        return masks
+
+    def _split(self, spectra: Array, predicted: Tensor) -> tuple[Array, Array]:
+        """Both stems' spectra."""
+        mask = np.concatenate(list(predicted.cpu().numpy()), axis=-1)[..., : spectra.shape[-1]]
+        mask = spec_utils.adjust_aggr(mask, self._voice, self._aggressiveness)
+        magnitude, turn = np.abs(spectra), np.exp(1.0j * np.angle(spectra))
+        primary, secondary = (np.nan_to_num(part * magnitude * turn, posinf=0, neginf=0) for part in (mask, 1 - mask))
+        return primary, secondary
+
+
+def _windows(spectra: Iterable[Array], size: int, margin: int) -> Iterator[tuple[Array, Array]]:
+    """What the network is given at a time, ``size`` frames, and the part of it that no other has: the middle.
+
+    The song has ``margin`` frames of silence in front, and as many as it takes behind.
+    """
+    step = size - 2 * margin
+    held: Array | None = None
+    for piece in spectra:
+        before = np.zeros((*piece.shape[:-1], margin), piece.dtype) if held is None else held
+        held = np.concatenate((before, piece), axis=-1)
+        while held.shape[-1] >= size:
+            yield held[..., :size], held[..., margin : margin + step]
+            held = held[..., step:]
+    while held is not None and held.shape[-1] > margin:
+        window = held[..., :size]
+        lacking = ((0, 0), (0, 0), (0, size - window.shape[-1]))
+        yield np.pad(window, lacking), held[..., margin : margin + step]
+        held = held[..., step:]
+
+
+def _usual_size(path: Path) -> int:
+    """The size by which the library knows the network of the weights in ``path``, KiB."""
+    size = math.ceil(path.stat().st_size / 1024)
+    return min(_USUAL_SIZES, key=lambda usual: abs(usual - size))
