@@ -22,45 +22,64 @@ _BACK = "soxr_hq"
 
 
 @dataclass(frozen=True, slots=True)
+class Band:
+    """One band of a model."""
+
+    number: int
+    """The lowest one's is 1."""
+    rate: int
+    """Hz."""
+    hop: int
+    """Samples at that rate, as ``n_fft``."""
+    n_fft: int
+    crop: slice
+    """The bins of the transform that the network sees."""
+    high_pass: tuple[int, int] | None
+    """From which bin on, downwards, it falls, and where there is nothing left; None if it does not."""
+    low_pass: tuple[int, int] | None
+    """The same, upwards."""
+    kind: str
+    """The resampler that gives this rate."""
+
+    @property
+    def height(self) -> int:
+        """Bins in the spectra of all bands."""
+        return int(self.crop.stop - self.crop.start)
+
+    @property
+    def reach(self) -> int:
+        """How many hops away from its centre a frame ends."""
+        return math.ceil(self.n_fft / 2 / self.hop)
+
+
+def _band(number: int, parameters: dict[str, Any], kind: str | None) -> Band:
+    high_pass = (parameters["hpf_start"], parameters["hpf_stop"] - 1) if parameters.get("hpf_start", 0) > 0 else None
+    low_pass = (parameters["lpf_start"], parameters["lpf_stop"]) if "lpf_start" in parameters else None
+    crop = slice(parameters["crop_start"], parameters["crop_stop"])
+    kind = kind or parameters["res_type"]
+    return Band(number, parameters["sr"], parameters["hl"], parameters["n_fft"], crop, high_pass, low_pass, kind)
+
+
 class Layout:
-    """The bands of one model, from the lowest to the highest."""
+    """The bands of one model."""
 
-    parameters: Any
-    """The model's ``ModelParameters``."""
-    v51: bool
-    """Whether it is a model of UVR 5.1, which has other filters and its channels mixed otherwise."""
-    kind: str | None = None
-    """Which resampler splits the song, instead of those that the parameters name."""
-
-    @property
-    def bands(self) -> list[int]:
-        """Their numbers."""
-        return sorted(self.parameters.param["band"])
-
-    @property
-    def rate(self) -> int:
-        """Of the highest band, and of what comes back, Hz."""
-        return int(self.band(self.bands[-1])["sr"])
-
-    @property
-    def reversed(self) -> bool:
-        """Whether the model hears the song from its end to its beginning."""
-        return bool(self.parameters.param["reverse"]) and not self.v51
-
-    def band(self, number: int) -> dict[str, Any]:
-        """Its parameters: ``sr`` (Hz), ``hl`` and ``n_fft`` (samples), where it is cropped and filtered (bins)."""
-        parameters: dict[str, Any] = self.parameters.param["band"][number]
-        return parameters
+    def __init__(self, parameters: Any, *, v51: bool, kind: str | None = None) -> None:
+        """``parameters``: the model's ``ModelParameters``. ``v51``: whether it is a model of UVR 5.1, whose filters and
+        channels are others. ``kind``: the resampler of all bands, instead of those that the parameters name."""
+        self.parameters = parameters
+        self.v51 = v51
+        bands = sorted(parameters.param["band"].items())
+        #: From the lowest to the highest.
+        self.bands = tuple(_band(number, band, kind) for number, band in bands)
 
     def frames(self, samples: int) -> int:
         """Of the spectra of a song with so many ``samples`` at 44.1 kHz."""
         counts = []
         rate = SAMPLE_RATE
-        for number in reversed(self.bands):
-            band = self.band(number)
-            samples = math.ceil(samples * (band["sr"] / rate))
-            rate = band["sr"]
-            counts.append(1 + samples // band["hl"])
+        for band in reversed(self.bands):
+            samples = math.ceil(samples * (band.rate / rate))
+            rate = band.rate
+            counts.append(1 + samples // band.hop)
         return min(counts)
 
 
@@ -71,13 +90,12 @@ class Analysis:
         self._layout = layout
         self._splits: dict[int, Resampler] = {}
         self._transforms: dict[int, Blockwise] = {}
-        self._bands = Together()
+        self._together = Together()
         rate = SAMPLE_RATE
-        for number in reversed(layout.bands):
-            band = layout.band(number)
-            self._splits[number] = resampler(rate, band["sr"], layout.kind or band["res_type"])
-            self._transforms[number] = _transform(layout, number)
-            rate = band["sr"]
+        for band in reversed(layout.bands):
+            self._splits[band.number] = resampler(rate, band.rate, band.kind)
+            self._transforms[band.number] = _transform(layout, band)
+            rate = band.rate
 
     def push(self, wave: Array, *, last: bool = False) -> Array:
         """The next spectra, complex64, all bands in one, of the next float32 samples at 44.1 kHz."""
@@ -85,8 +103,8 @@ class Analysis:
         for number, split in self._splits.items():
             wave = split.push(wave, last=last)
             spectra[number] = self._transforms[number].push(wave, last=last)
-        pieces = dict(zip(spectra, self._bands.push(list(spectra.values())), strict=True))
-        combined: Array = spec_utils.combine_spectrograms(pieces, self._layout.parameters, self._layout.v51)
+        common = dict(zip(spectra, self._together.push(list(spectra.values())), strict=True))
+        combined: Array = spec_utils.combine_spectrograms(common, self._layout.parameters, self._layout.v51)
         return combined
 
 
@@ -94,78 +112,55 @@ class Synthesis:
     """One song's wave from its spectra, whose frames are ``hop * (frames - 1)`` samples of the highest band."""
 
     def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-        self._inverses = {number: _inverse(layout, number) for number in layout.bands}
-        self._sums = {number: Together() for number in layout.bands}
-        self._raises: dict[int, Resampler] = {}
-        for number, higher in zip(layout.bands, layout.bands[1:], strict=False):
-            rates = layout.band(number)["sr"], layout.band(higher)["sr"]
-            self._raises[number] = resampler(*rates, spec_utils.wav_resolution)
-        self._raises[layout.bands[-1]] = resampler(layout.rate, SAMPLE_RATE, _BACK)
+        self._steps = []
+        higher = [*(band.rate for band in layout.bands[1:]), SAMPLE_RATE]
+        for band, rate in zip(layout.bands, higher, strict=True):
+            kind = _BACK if band == layout.bands[-1] else spec_utils.wav_resolution
+            self._steps.append((band.height, _inverse(layout, band), Together(), resampler(band.rate, rate, kind)))
 
     def push(self, spectra: Array, *, last: bool = False) -> Array:
         """The next samples at 44.1 kHz, float64, of the next spectra."""
         wave: Array | None = None
         offset = 0
-        for number in self._layout.bands:
-            height = _height(self._layout.band(number))
-            own = self._inverses[number].push(spectra[:, offset : offset + height], last=last)
+        for height, inverse, together, upwards in self._steps:
+            own = inverse.push(spectra[:, offset : offset + height], last=last)
             offset += height
-            wave = own if wave is None else np.add(*self._sums[number].push((wave, own)))
-            wave = self._raises[number].push(wave, last=last)
+            wave = upwards.push(own if wave is None else np.add(*together.push((wave, own))), last=last)
         assert wave is not None
         return wave
 
 
-def _height(band: dict[str, Any]) -> int:
-    """The bins that are of a band in the spectra of all."""
-    return int(band["crop_stop"] - band["crop_start"])
-
-
-def _reach(band: dict[str, Any]) -> int:
-    """How many hops away from its centre a frame ends."""
-    return math.ceil(band["n_fft"] / 2 / band["hl"])
-
-
-def _transform(layout: Layout, number: int) -> Blockwise:
-    band = layout.band(number)
-
+def _transform(layout: Layout, band: Band) -> Blockwise:
     def spectra(wave: Array) -> Array:
         transformed: Array = spec_utils.wave_to_spectrogram(
-            wave, band["hl"], band["n_fft"], layout.parameters, number, layout.v51
+            wave, band.hop, band.n_fft, layout.parameters, band.number, layout.v51
         )
         return transformed
 
-    return Blockwise(spectra, (band["hl"], 1), _reach(band))
+    return Blockwise(spectra, (band.hop, 1), band.reach)
 
 
-def _inverse(layout: Layout, number: int) -> Blockwise:
-    band = layout.band(number)
-
+def _inverse(layout: Layout, band: Band) -> Blockwise:
     def wave(cropped: Array) -> Array:
         channels, _, frames = cropped.shape
-        spectra = np.zeros((channels, band["n_fft"] // 2 + 1, frames), np.complex128)
-        spectra[:, band["crop_start"] : band["crop_stop"]] = cropped
-        spectra = _filtered(layout, number, spectra)
-        inverted: Array = spec_utils.spectrogram_to_wave(spectra, band["hl"], layout.parameters, number, layout.v51)
+        spectra = np.zeros((channels, band.n_fft // 2 + 1, frames), np.complex128)
+        spectra[:, band.crop] = cropped
+        spectra = _filtered(spectra, band, v51=layout.v51)
+        inverted: Array = spec_utils.spectrogram_to_wave(spectra, band.hop, layout.parameters, band.number, layout.v51)
         return inverted
 
-    return Blockwise(wave, (1, band["hl"]), _reach(band))
+    return Blockwise(wave, (1, band.hop), band.reach)
 
 
-def _filtered(layout: Layout, number: int, spectra: Array) -> Array:
+def _filtered(spectra: Array, band: Band, *, v51: bool) -> Array:
     """Without what the bands above and below have; ``spectra`` are changed."""
-    band, bins = layout.band(number), spectra.shape[1]
-    if band.get("hpf_start", 0) > 0:
-        edge = band["hpf_start"], band["hpf_stop"] - 1
-        if layout.v51:
-            spectra *= spec_utils.get_hp_filter_mask(bins, *edge)
-        else:
-            spectra = spec_utils.fft_hp_filter(spectra, *edge)
-    if "lpf_start" in band:
-        edge = band["lpf_start"], band["lpf_stop"]
-        if layout.v51:
-            spectra *= spec_utils.get_lp_filter_mask(bins, *edge)
-        else:
-            spectra = spec_utils.fft_lp_filter(spectra, *edge)
-    return spectra
+    bins = spectra.shape[1]
+    if v51:
+        if band.high_pass:
+            spectra *= spec_utils.get_hp_filter_mask(bins, *band.high_pass)
+        if band.low_pass:
+            spectra *= spec_utils.get_lp_filter_mask(bins, *band.low_pass)
+        return spectra
+    if band.high_pass:
+        spectra = spec_utils.fft_hp_filter(spectra, *band.high_pass)
+    return spec_utils.fft_lp_filter(spectra, *band.low_pass) if band.low_pass else spectra

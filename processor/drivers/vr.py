@@ -55,7 +55,7 @@ class VrDriver:
         self._device: torch.device = model.torch_device
         self.batch = GPU_BATCH if self._device.type == "cuda" else 1
         kind = None if model.torch_device_mps is None else "polyphase"
-        self._layout = Layout(model.model_params, model.is_vr_51_model, kind)
+        self._layout = Layout(model.model_params, v51=model.is_vr_51_model, kind=kind)
         self._window = model.window_size
         self._aggressiveness = model.aggressiveness
         self._primary = stem_key(model.primary_stem_name)

@@ -1,0 +1,244 @@
+"""VR networks driven by us: audio-separator's stems, in memory that does not grow with the song."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from ctypes.util import find_library
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ErrorCode, ErrorKind
+from processor.decode import Mixture
+from processor.protocol import Stem
+from processor.wav import SAMPLE_RATE, Samples, write_wav
+from tests.processor import library as experiments
+from tests.processor import tiny_models, vr_experiments
+from tests.processor.library import Refusal, Stems
+
+pytestmark = pytest.mark.slow
+
+MIB = 1 << 20
+
+ONE = "1band_sr44100_hl1024"
+FOUR = "4band_v3"
+LOW_RATE = "1band_sr32000_hl512"
+BACKWARDS = "4band_44100_reverse"
+#: Two bands, mid and side, all bins; and two bands at a rate of their own.
+OTHERS = ("4band_v4_ms_fullband", "2band_32000")
+
+#: What a network of version 5.1 gives at a time: 512 frames less 64 at both ends.
+STEP = 384
+
+needs_libsamplerate = pytest.mark.skipif(
+    find_library("samplerate") is None,
+    reason="libsamplerate (apt-get install libsamplerate0) is not on this machine: models of several bands need it",
+)
+four = pytest.param(FOUR, marks=needs_libsamplerate)
+
+
+@dataclass(frozen=True)
+class Lab:
+    library: ProcessPoolExecutor
+    scratch: Path
+    folder: Path
+    models: Path
+
+    def call(self, experiment: Any, *args: Any, **options: Any) -> Any:
+        return self.library.submit(experiment, *args, **options).result(110)
+
+    def mixture(self, samples: Samples) -> Mixture:
+        path = self.folder / "song.wav"
+        write_wav(path, [samples], channels=2)
+        return Mixture(path, 1.0, len(samples), ())
+
+    def run(self, mixture: Mixture, layout: str, **options: Any) -> tuple[tuple[Stem, ...] | Refusal, list[float]]:
+        outcome: tuple[tuple[Stem, ...] | Refusal, list[float]] = self.call(
+            experiments.run, self.models, self.scratch, mixture, self.folder, model=f"{layout}.pth", **options
+        )
+        return outcome
+
+    def stems(self, mixture: Mixture, layout: str) -> Stems:
+        """What the engine writes."""
+        stems, progress = self.run(mixture, layout)
+        assert not isinstance(stems, Refusal), stems
+        assert progress == sorted(progress)
+        assert (progress[0], progress[-1]) == (0.0, 1.0)
+        return {stem.name: experiments.read(stem) for stem in stems}
+
+    def stock(self, mixture: Mixture, layout: str) -> Stems:
+        """What stock gives: whole hops only. Behind them, our stems are silent."""
+        stems = self.call(
+            experiments.stock_stems, self.models, mixture.path, self.scratch, model=f"{layout}.pth"
+        ).items()
+        return {
+            name: np.pad(stem.astype(np.float32), ((0, 0), (0, mixture.frames - stem.shape[1]))) for name, stem in stems
+        }
+
+    def left(self) -> list[str]:
+        return [path.name for path in self.folder.glob("*.wav")]
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="module")
+def models(library: ProcessPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vr")
+    library.submit(tiny_models.write_vr, folder, ONE, FOUR, LOW_RATE, BACKWARDS, *OTHERS).result(60)
+    return folder
+
+
+@pytest.fixture
+def lab(library: ProcessPoolExecutor, scratch: Path, tmp_path: Path, models: Path) -> Lab:
+    return Lab(library, scratch, tmp_path, models)
+
+
+def noise(frames: int) -> Samples:
+    """``(frames, channels)`` at peak 1.0."""
+    samples = np.random.default_rng(frames).standard_normal((frames, 2), np.float32)
+    samples /= np.max(np.abs(samples))
+    return samples
+
+
+def assert_as_stock(ours: Stems, stock: Stems) -> None:
+    """To the bit."""
+    assert ours.keys() == stock.keys() == {"drums", "no_drums"}
+    for name, samples in stock.items():
+        assert np.std(samples) > 1e-3  # the network does something, and not everything
+        np.testing.assert_array_equal(ours[name], samples)
+
+
+@pytest.mark.parametrize("layout", [ONE, four])
+@pytest.mark.parametrize(
+    "frames",
+    [
+        pytest.param(2 * SAMPLE_RATE + 1, id="less than a window"),
+        pytest.param(20 * SAMPLE_RATE - 77, id="several windows"),
+    ],
+)
+def test_the_same_bits_as_stock(lab: Lab, layout: str, frames: int) -> None:
+    mixture = lab.mixture(noise(frames))
+    assert_as_stock(lab.stems(mixture, layout), lab.stock(mixture, layout))
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_the_same_bits_as_stock_where_the_song_ends_with_a_window(lab: Lab, more: int) -> None:
+    """Frames are centred, so that the first one is at the song's first sample."""
+    mixture = lab.mixture(noise((STEP - 1 + more) * 1024))
+    assert_as_stock(lab.stems(mixture, ONE), lab.stock(mixture, ONE))
+
+
+@needs_libsamplerate
+@pytest.mark.parametrize("layout", OTHERS)
+def test_the_same_bits_as_stock_with_other_bands(lab: Lab, layout: str) -> None:
+    mixture = lab.mixture(noise(7 * SAMPLE_RATE))
+    assert_as_stock(lab.stems(mixture, layout), lab.stock(mixture, layout))
+
+
+def test_a_resampler_that_counts_from_the_block_is_as_good_as_stock(lab: Lab) -> None:
+    """resampy's positions are rounded: in a block they are smaller, and rounded less."""
+    mixture = lab.mixture(noise(12 * SAMPLE_RATE))
+    ours, stock = lab.stems(mixture, LOW_RATE), lab.stock(mixture, LOW_RATE)
+    for name, samples in stock.items():
+        difference = np.std(ours[name] - samples)
+        assert difference < np.std(samples) * 10 ** (-110 / 20)
+
+
+@needs_libsamplerate
+def test_a_model_that_hears_the_song_backwards_is_stocks(lab: Lab) -> None:
+    assert lab.call(vr_experiments.driver_of, lab.models, lab.scratch, f"{BACKWARDS}.pth") == "StockDriver"
+    mixture = lab.mixture(noise(SAMPLE_RATE))
+    assert_as_stock(lab.stems(mixture, BACKWARDS), lab.stock(mixture, BACKWARDS))
+
+
+@pytest.mark.parametrize("option", ["enable_tta", "enable_post_process", "high_end_process"])
+def test_options_that_take_the_whole_song_are_stocks(lab: Lab, option: str) -> None:
+    assert lab.call(vr_experiments.driver_of, lab.models, lab.scratch, f"{ONE}.pth") == "VrDriver"
+    assert lab.call(vr_experiments.driver_of, lab.models, lab.scratch, f"{ONE}.pth", option) == "StockDriver"
+
+
+def test_several_windows_at_a_time_give_the_same(lab: Lab) -> None:
+    """Three of them, two by two: the last batch is smaller. As a GPU is given them."""
+    mixture = lab.mixture(noise((2 * STEP + 9) * 1024))
+    one, two = (
+        lab.call(vr_experiments.driven, lab.models, mixture.path, lab.scratch, f"{ONE}.pth", batch) for batch in (1, 2)
+    )
+    for name, samples in one.items():
+        assert np.std(two[name] - samples) < np.std(samples) * 10 ** (-90 / 20)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        pytest.param(np.zeros((3 * SAMPLE_RATE, 2), np.float32), id="silence"),
+        pytest.param(noise(1), id="one sample"),
+        pytest.param(noise(1023), id="less than a hop"),
+    ],
+)
+def test_what_the_transform_gives_nothing_of_is_silence(lab: Lab, samples: Samples) -> None:
+    """Stock fails at the two short ones."""
+    stems = lab.stems(lab.mixture(samples), ONE)
+    assert stems.keys() == {"drums", "no_drums"}
+    for stem in stems.values():
+        np.testing.assert_array_equal(stem, np.zeros_like(samples.T))
+
+
+def test_cancelled_it_leaves_nothing_and_the_next_run_is_the_same(lab: Lab) -> None:
+    """At once, in the pass that looks for the largest magnitude, and in the other one."""
+    mixture = lab.mixture(noise((STEP + 9) * 1024))
+    for share in (0.0, 0.01, 0.5):
+        refusal, progress = lab.run(mixture, ONE, cancel_at=share)
+        assert isinstance(refusal, Refusal)
+        assert refusal.code == ErrorCode.SHUTTING_DOWN
+        assert share <= progress[-1] < 1.0
+        assert lab.left() == ["song.wav"]
+    assert_as_stock(lab.stems(mixture, ONE), lab.stock(mixture, ONE))
+
+
+def test_the_weights_are_read_once(lab: Lab, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    lab.call(tiny_models.write_vr, folder, ONE)
+    own = Lab(lab.library, lab.scratch, lab.folder, folder)
+    assert own.call(vr_experiments.driver_of, folder, lab.scratch, f"{ONE}.pth") == "VrDriver"
+    (folder / f"{ONE}.pth").unlink()
+    own.stems(own.mixture(noise(SAMPLE_RATE)), ONE)
+
+
+def test_damaged_weights_are_told_when_the_model_is_loaded(lab: Lab, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    lab.call(tiny_models.write_vr, folder, ONE)
+    lab.call(tiny_models.damage_vr, folder, f"{ONE}.pth")
+    refusal = lab.call(experiments.load, folder, lab.scratch, f"{ONE}.pth")
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == ErrorCode.MODEL_UNAVAILABLE
+
+
+@pytest.mark.parametrize("second", [0, 8])
+def test_samples_that_are_no_numbers_are_refused_wherever_they_are(lab: Lab, second: int) -> None:
+    samples = noise(9 * SAMPLE_RATE)
+    samples[second * SAMPLE_RATE] = np.nan
+    refusal, _ = lab.run(lab.mixture(samples), ONE)
+    assert refusal == Refusal(ErrorKind.PERMANENT, ErrorCode.SEPARATION_FAILED, "the model cannot separate this audio")
+    assert lab.left() == ["song.wav"]
+
+
+def test_memory_does_not_grow_with_the_song(lab: Lab) -> None:
+    second = noise(SAMPLE_RATE)
+    mixtures = []
+    for seconds in (10, 90):
+        path = lab.folder / f"{seconds}.wav"
+        write_wav(path, [second] * seconds, channels=2)
+        mixtures.append(Mixture(path, 1.0, seconds * SAMPLE_RATE, ()))
+
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
+        peaks = fresh.submit(vr_experiments.resident_after, lab.models, lab.scratch, f"{ONE}.pth", mixtures)
+        short, long = peaks.result(110)
+
+    assert long - short < 32 * MIB

@@ -1,0 +1,53 @@
+"""What the tests do with VR models, beside ``tests.processor.library``; see the fixture ``library``."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processor.decode import Mixture
+from tests.processor.library import Stems, _engine, _stock
+
+
+def driven(model_dir: Path, mixture: Path, scratch: Path, model: str, batch: int) -> Stems:
+    """What our driver gives, its network given ``batch`` windows at a time."""
+    from processor.drivers.vr import VrDriver
+
+    separator = _stock(model_dir, scratch)
+    separator.load_model(model)
+    driver = VrDriver(separator.model_instance)
+    driver.batch = batch
+    blocks: dict[str, list[NDArray[np.float32]]] = {}
+    driver.separate(mixture, lambda name, block: blocks.setdefault(name, []).append(block.T), lambda _: None)
+    return {name: np.concatenate(parts, axis=1) for name, parts in blocks.items()}
+
+
+def driver_of(model_dir: Path, scratch: Path, model: str, option: str | None = None) -> str:
+    """The kind of driver that the engine takes for a model with one of the library's options."""
+    engine = _engine(model_dir, scratch)
+    engine.load(model)
+    loaded = engine._separator.model_instance
+    if option:
+        setattr(loaded, option, True)
+    try:
+        return type(engine._driver_of(loaded)).__name__
+    finally:
+        if option:
+            setattr(loaded, option, False)
+
+
+def resident_after(model_dir: Path, scratch: Path, model: str, mixtures: list[Mixture]) -> list[int]:
+    """The largest resident set of this process after each of the songs, bytes."""
+    from processor.drivers.vr import VrDriver
+
+    separator = _stock(model_dir, scratch)
+    separator.load_model(model)
+    driver = VrDriver(separator.model_instance)
+    peaks = []
+    for mixture in mixtures:
+        driver.separate(mixture.path, lambda _name, _block: None, lambda _: None)
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return peaks
