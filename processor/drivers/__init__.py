@@ -1,7 +1,8 @@
 """What runs a loaded model over a song. One driver for each architecture that we drive ourselves:
 
 * ``mdx``: MDX networks, in constant memory;
-* ``stock``: every other one (VR, MDXC and Roformer, Demucs), as audio-separator does it, the song in memory.
+* ``vr``: VR networks, in constant memory, but for those that hear a song backwards;
+* ``stock``: every other one (MDXC and Roformer, Demucs), as audio-separator does it, the song in memory.
 
 A driver knows a model, and neither jobs nor levels nor where stems go.
 """

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from ctypes.util import find_library
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ ONE = "1band_sr44100_hl1024"
 FOUR = "4band_v3"
 LOW_RATE = "1band_sr32000_hl512"
 BACKWARDS = "4band_44100_reverse"
-#: Two bands, mid and side, all bins; and two bands at a rate of their own.
+#: Four bands of middle and side; and two, of which even the higher one has a lower rate than the song.
 OTHERS = ("4band_v4_ms_fullband", "2band_32000")
+#: One band; and three, of middle and side.
+OLD = ("1band_sr44100_hl256", "3band_44100_mid")
 
 #: What a network of version 5.1 gives at a time: 512 frames less 64 at both ends.
 STEP = 384
@@ -83,6 +86,14 @@ class Lab:
         return [path.name for path in self.folder.glob("*.wav")]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread(library: ProcessPoolExecutor) -> Iterator[None]:
+    """Threads of these small networks wait for one another in loops: other tests beside make them ten times slower."""
+    before = library.submit(vr_experiments.use_threads, 1).result(60)
+    yield
+    library.submit(vr_experiments.use_threads, before).result(60)
+
+
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("scratch")
@@ -92,6 +103,13 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def models(library: ProcessPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vr")
     library.submit(tiny_models.write_vr, folder, ONE, FOUR, LOW_RATE, BACKWARDS, *OTHERS).result(60)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def old_models(library: ProcessPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("old_vr")
+    library.submit(tiny_models.write_old_vr, folder, *OLD).result(60)
     return folder
 
 
@@ -140,6 +158,14 @@ def test_the_same_bits_as_stock_where_the_song_ends_with_a_window(lab: Lab, more
 def test_the_same_bits_as_stock_with_other_bands(lab: Lab, layout: str) -> None:
     mixture = lab.mixture(noise(7 * SAMPLE_RATE))
     assert_as_stock(lab.stems(mixture, layout), lab.stock(mixture, layout))
+
+
+@pytest.mark.parametrize("layout", [OLD[0], pytest.param(OLD[1], marks=needs_libsamplerate)])
+def test_the_same_bits_as_stock_with_the_networks_of_version_5_0(lab: Lab, old_models: Path, layout: str) -> None:
+    """Their bands are filtered and their channels mixed otherwise."""
+    old = replace(lab, models=old_models)
+    mixture = old.mixture(noise(SAMPLE_RATE))
+    assert_as_stock(old.stems(mixture, layout), old.stock(mixture, layout))
 
 
 def test_a_resampler_that_counts_from_the_block_is_as_good_as_stock(lab: Lab) -> None:
@@ -205,7 +231,7 @@ def test_cancelled_it_leaves_nothing_and_the_next_run_is_the_same(lab: Lab) -> N
 def test_the_weights_are_read_once(lab: Lab, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     lab.call(tiny_models.write_vr, folder, ONE)
-    own = Lab(lab.library, lab.scratch, lab.folder, folder)
+    own = replace(lab, models=folder)
     assert own.call(vr_experiments.driver_of, folder, lab.scratch, f"{ONE}.pth") == "VrDriver"
     (folder / f"{ONE}.pth").unlink()
     own.stems(own.mixture(noise(SAMPLE_RATE)), ONE)
@@ -230,9 +256,10 @@ def test_samples_that_are_no_numbers_are_refused_wherever_they_are(lab: Lab, sec
 
 
 def test_memory_does_not_grow_with_the_song(lab: Lab) -> None:
+    """Stock takes 400 MiB more for the minute that is between these two."""
     second = noise(SAMPLE_RATE)
     mixtures = []
-    for seconds in (10, 90):
+    for seconds in (30, 90):
         path = lab.folder / f"{seconds}.wav"
         write_wav(path, [second] * seconds, channels=2)
         mixtures.append(Mixture(path, 1.0, seconds * SAMPLE_RATE, ()))
@@ -241,4 +268,4 @@ def test_memory_does_not_grow_with_the_song(lab: Lab) -> None:
         peaks = fresh.submit(vr_experiments.resident_after, lab.models, lab.scratch, f"{ONE}.pth", mixtures)
         short, long = peaks.result(110)
 
-    assert long - short < 32 * MIB
+    assert long - short < 64 * MIB

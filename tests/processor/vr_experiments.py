@@ -12,6 +12,15 @@ from processor.decode import Mixture
 from tests.processor.library import Stems, _engine, _stock
 
 
+def use_threads(count: int) -> int:
+    """For torch, from now on; how many it had before."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    return before
+
+
 def driven(model_dir: Path, mixture: Path, scratch: Path, model: str, batch: int) -> Stems:
     """What our driver gives, its network given ``batch`` windows at a time."""
     from processor.drivers.vr import VrDriver
@@ -43,6 +52,7 @@ def resident_after(model_dir: Path, scratch: Path, model: str, mixtures: list[Mi
     """The largest resident set of this process after each of the songs, bytes."""
     from processor.drivers.vr import VrDriver
 
+    use_threads(1)
     separator = _stock(model_dir, scratch)
     separator.load_model(model)
     driver = VrDriver(separator.model_instance)
