@@ -6,8 +6,9 @@ Runs in the child process only. What is changed against the stock way, and why:
   MDX path is only consistent at exactly that peak, and loses up to 3 dB of SDR below it;
 * stems are written by us, as float and at the song's own level, see ``processor.stems``;
 * several models stay loaded, see ``processor.pool``, and ensembles are made of them, see ``processor.ensemble``;
-* MDX and VR networks are driven by us, in constant memory, see ``processor.drivers``. The stems are stock's, bit for
-  bit with MDX and with all but one of the band layouts of VR;
+* MDX, VR and Demucs networks are driven by us, in constant memory, see ``processor.drivers``. The stems are stock's, bit
+  for bit with MDX and with all but one of the band layouts of VR, those of Demucs but for the rounding of the song's
+  mean;
 * model files come through our own store, which places them whole or not at all, and opens those that are sealed.
 """
 
@@ -48,7 +49,7 @@ log = get_logger(__name__)
 Loading = Callable[[], AbstractContextManager[None]]
 
 #: Which of stock's architectures open their models' files at every song; the others are in memory once they are loaded.
-_READ_PER_SONG = ("vr_separator", "demucs_separator")
+_READ_PER_SONG = ("vr_separator",)
 
 
 class SeparationEngine:

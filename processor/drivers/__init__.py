@@ -2,7 +2,9 @@
 
 * ``mdx``: MDX networks, in constant memory;
 * ``vr``: VR networks, in constant memory, but for those that hear a song backwards;
-* ``stock``: every other one (MDXC and Roformer, Demucs), as audio-separator does it, the song in memory.
+* ``demucs``: Demucs models, in constant memory;
+* ``stock``: every other one (MDXC and Roformer), and what the others decline, as audio-separator does it, the song in
+  memory.
 
 A driver knows a model, and neither jobs nor levels nor where stems go.
 """

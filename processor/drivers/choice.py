@@ -24,5 +24,9 @@ def driver_of(model: Any, run: Callable[[Path], object]) -> Driver:
             return MdxDriver(model)
         case "vr_separator" if streams(model):
             return VrDriver(model)
+        case "demucs_separator":
+            from processor.drivers import demucs  # and much of the library, for those alone who need it
+
+            return demucs.driver_of(model, run)
         case _:
             return StockDriver(model, run)

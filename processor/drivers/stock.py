@@ -1,4 +1,4 @@
-"""audio-separator's own loops, for the architectures that have no driver of ours: the whole song is in memory.
+"""audio-separator's own loops, for models that have no driver of ours: the whole song is in memory.
 
 Stems are taken as float arrays where the library would write them: it writes 16 bits, truncated, under names that would
 have to be guessed from. Progress is heard, and a cancel obeyed, where it loops over the song.
@@ -86,15 +86,15 @@ def _instrumented(model: Any, sources: dict[str, Samples], on_progress: OnProgre
 
     steps = _Steps(on_progress)
     with (
-        _replaced(sys.modules[type(model).__module__], "tqdm", steps),
-        _replaced(sys.modules.get(_DEMUCS_LOOP), "tqdm", steps),
-        _replaced(model, "final_process", capture),
+        replaced(sys.modules[type(model).__module__], "tqdm", steps),
+        replaced(sys.modules.get(_DEMUCS_LOOP), "tqdm", steps),
+        replaced(model, "final_process", capture),
     ):
         yield
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, substitute: object) -> Iterator[None]:
+def replaced(owner: Any, name: str, substitute: object) -> Iterator[None]:
     """``owner.name`` for a while, if the owner has such a thing."""
     if not hasattr(owner, name):
         yield

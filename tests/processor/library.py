@@ -76,11 +76,13 @@ def driven_stems(
     return {name: np.concatenate(parts, axis=1) for name, parts in blocks.items()}
 
 
-def resident_after(model_dir: Path, scratch: Path, mixtures: list[Mixture]) -> list[int]:
+def resident_after(
+    model_dir: Path, scratch: Path, mixtures: list[Mixture], *, model: str = DEMO_MODEL_NAME
+) -> list[int]:
     """The largest resident set of this process after each of the songs, bytes; the first one may be a warm-up."""
     peaks = []
     for mixture in mixtures:
-        outcome, _ = run(model_dir, scratch, mixture, scratch)
+        outcome, _ = run(model_dir, scratch, mixture, scratch, model=model)
         assert not isinstance(outcome, Refusal), outcome
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     return peaks

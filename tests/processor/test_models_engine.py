@@ -80,7 +80,7 @@ def decrypted(memory: Path) -> list[str]:
 def test_a_model_that_comes_is_sealed_and_works(
     laboratory: Laboratory, tmp_path: Path, source: SourceServer, sealing: dict[str, Any], memory: Path
 ) -> None:
-    """Demucs, which reads its files at every song."""
+    """Demucs, whose files the library reads at every song, and we once."""
     origin, plain_dir, sealed_dir = (tmp_path / name for name in ("origin", "plain", "sealed"))
     origin.mkdir()
     name, weights = laboratory.call(tiny_models.write_demucs, origin)

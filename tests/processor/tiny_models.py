@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,19 +94,53 @@ def _write_vr(model_dir: Path, layouts: tuple[str, ...], network: Callable[[int]
     (model_dir / "vr_model_data.json").write_text(json.dumps(data))
 
 
+@dataclass(frozen=True)
+class DemucsModel:
+    """A Demucs model with as many networks as there are weights."""
+
+    network: str
+    """Module and class in the library."""
+    options: dict[str, Any]
+    weights: tuple[tuple[float, ...], ...] | None = None
+    """Of each network's stems; None: one network, and nothing about it in the model's YAML."""
+
+
 def write_demucs(folder: Path) -> tuple[str, str]:
     """A Demucs model's two files; returns their names, the one that names the model first."""
-    import torch
-    from audio_separator.separator.uvr_lib_v5.demucs.hdemucs import HDemucs
-
-    torch.manual_seed(0)
     options = {"sources": ["drums", "bass", "other", "vocals"], "channels": 4}
-    draft = folder / "draft"
-    torch.save({"klass": HDemucs, "args": (), "kwargs": options, "state": HDemucs(**options).state_dict()}, draft)
-    weights = f"abcd1234-{hashlib.sha256(draft.read_bytes()).hexdigest()[:8]}.th"
-    draft.rename(folder / weights)
+    weights = _write_network(folder, "abcd1234", "hdemucs.HDemucs", options, seed=0)
     (folder / "tiny.yaml").write_text("models: ['abcd1234']\n")
     return "tiny.yaml", weights
+
+
+def write_demucs_models(model_dir: Path, models: Mapping[str, DemucsModel]) -> None:
+    """Models of several kinds in one folder, under their names with ``.yaml``."""
+    model_dir.mkdir(parents=True)
+    listed = {}
+    for title, model in models.items():
+        signatures = [f"{title}{number}" for number in range(len(model.weights or (1,)))]
+        files = [
+            _write_network(model_dir, signature, model.network, model.options, seed=seed)
+            for seed, signature in enumerate(signatures)
+        ]
+        bag = {"models": signatures} | ({"weights": model.weights} if model.weights else {})
+        (model_dir / f"{title}.yaml").write_text(json.dumps(bag))
+        listed[f"Demucs v4: {title}"] = {file: f"https://models.invalid/{file}" for file in (*files, f"{title}.yaml")}
+    write_list(model_dir, demucs_download_list=listed)
+
+
+def _write_network(folder: Path, signature: str, network: str, options: dict[str, Any], *, seed: int) -> str:
+    """A file that is named as the library wants it: after the network, and after its own hash."""
+    import torch
+
+    module, name = network.split(".")
+    klass = getattr(importlib.import_module(f"audio_separator.separator.uvr_lib_v5.demucs.{module}"), name)
+    torch.manual_seed(seed)
+    draft = folder / "draft"
+    torch.save({"klass": klass, "args": (), "kwargs": options, "state": klass(**options).state_dict()}, draft)
+    file = f"{signature}-{hashlib.sha256(draft.read_bytes()).hexdigest()[:8]}.th"
+    draft.rename(folder / file)
+    return file
 
 
 def list_demucs(model_dir: Path, name: str, weights: str, base_url: str) -> None:

@@ -1,0 +1,117 @@
+"""Demucs models over a song, in memory that does not depend on its length.
+
+audio-separator's own way (``apply_model``), with its parameters: the song is normalised, and every network of the bag
+walks over it several times, each time shifted at random and cut into segments that overlap. The walks are averaged, and
+so are the networks, with the weights of the bag. Where a network wants more than a segment has, it is given the song
+around it. What differs:
+
+* all walks of all networks go over the song together, a block at a time, instead of one after the other. Each has an
+  overlap-add of its own, which holds a segment and a block; nothing is as long as the song, in memory or on the disk;
+* the random shifts, which stock draws between the walks, are drawn before them, in the same order, from the same seed
+  for every song: twice the same song gives the same stems. Some networks draw a number of their own at each segment,
+  from a range of one: those are drawn as well;
+* the mean and the spread by which the song is normalised, see ``NormalisedSong``. Where they come out the same, stems
+  are the same bit for bit;
+* a stem to which the bag gives no weight is not added up: of each network of htdemucs_ft that leaves one of four;
+* networks are loaded once, and not for every song;
+* stems have the names that the networks have for them. Stock goes by their number.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import soundfile
+import torch
+from audio_separator.separator.architectures import demucs_separator
+from audio_separator.separator.uvr_lib_v5.demucs.apply import demucs_segments
+from audio_separator.separator.uvr_lib_v5.demucs.pretrained import get_model
+from torch import Tensor
+
+from processor.drivers import Driver, OnProgress, Write
+from processor.drivers.bag import Member, Part, is_driven, members_of
+from processor.drivers.stock import StockDriver, replaced
+from processor.drivers.triangular import CHANNELS, NormalisedSong
+from processor.stems import stem_key
+
+
+def driver_of(model: Any, run: Callable[[Path], object]) -> Driver:
+    """The driver of a loaded ``DemucsSeparator``, whose networks are read from their files here and never again.
+
+    ``run`` has the library run the model over a file: for models that are not driven by us, see ``is_driven``.
+    Raises whatever the library's loader raises, ``ModelLoadingError`` for a file that has not the hash in its name.
+    """
+    path = Path(model.model_path)
+    network = demucs_segments(model.segment_size, get_model(path.stem, path.parent))
+    network.to(model.torch_device).eval()
+    if is_driven(network, model):
+        return DemucsDriver(network.sources, members_of(network, model))
+    return StockDriver(model, partial(_run_loaded, network, run))
+
+
+class DemucsDriver:
+    """The networks of a Demucs model, driven."""
+
+    def __init__(self, sources: Sequence[str], members: Sequence[Member]) -> None:
+        """``sources``: the networks' names for their stems, in order."""
+        self._names = tuple(map(stem_key, sources))
+        self._members = members
+
+    @property
+    def device(self) -> str:
+        """See ``Driver``."""
+        return self._members[0].device.type
+
+    @property
+    def stems(self) -> frozenset[str]:
+        """See ``Driver``."""
+        return frozenset(self._names)
+
+    @torch.inference_mode()
+    def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
+        """See ``Driver``."""
+        with soundfile.SoundFile(mixture) as file:
+            song = NormalisedSong(file)
+            block = max(member.block for member in self._members)
+            dice = random.Random(0)
+            parts = [Part(member, song, block, dice) for member in self._members]
+            steps = _Steps(on_progress, sum(part.segments for part in parts))
+            for start in range(0, song.frames, block):
+                stems = self._averaged(parts, start, min(start + block, song.frames), steps)
+                for name, stem in zip(self._names, song.restored(stems).cpu().numpy(), strict=True):
+                    write(name, stem.T)
+        on_progress(1.0)
+
+    def _averaged(self, parts: Sequence[Part], start: int, end: int, steps: _Steps) -> Tensor:
+        """The song's ``(stems, channels, frames)`` from ``start`` to ``end``, still normalised."""
+        total = torch.zeros(len(self._names), CHANNELS, end - start, device=self._members[0].device)
+        for part in parts:
+            separated = part.advance(end, steps.about_to_run)
+            for (number, weight), stem in zip(part.weights.items(), separated, strict=True):
+                total[number] += stem * weight
+        for number, stem in enumerate(total):
+            stem /= sum(part.weights.get(number, 0) for part in parts)
+        return total
+
+
+class _Steps:
+    """Counts segments for the progress."""
+
+    def __init__(self, on_progress: OnProgress, total: int) -> None:
+        self._on_progress, self._total = on_progress, total
+        self._done = 0
+
+    def about_to_run(self, count: int) -> None:
+        """Raises what ``on_progress`` raises."""
+        self._on_progress(self._done / self._total)
+        self._done += count
+
+
+def _run_loaded(network: Any, run: Callable[[Path], object], mixture: Path) -> None:
+    """Run the model over a file with a network that is loaded already."""
+    with replaced(demucs_separator, "get_demucs_model", lambda **_: network):
+        run(mixture)

@@ -1,0 +1,65 @@
+"""What the tests do with Demucs models in the process that has audio-separator; see the fixture ``library``."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.processor import library
+from tests.processor.library import Stems
+
+
+def use_threads(count: int) -> int:
+    """Have torch use so many; how many it has used until now."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    return before
+
+
+def stock_stems(model_dir: Path, mixture: Path, scratch: Path, *, model: str, whole: bool = False) -> Stems:
+    """What an unmodified Separator gives, with the shifts that the engine's songs have. ``whole``: not in segments."""
+    separator = library._stock(model_dir, scratch)
+    separator.load_model(model)
+    separator.model_instance.segments_enabled = not whole
+    random.seed(0)
+    return library.stock_stems(model_dir, mixture, scratch, model=model)
+
+
+def driven_stems(
+    model_dir: Path, mixture: Path, scratch: Path, *, model: str, batch: int = 1, whole: bool = False
+) -> tuple[str, Stems]:
+    """What kind of driver a model has, and what it gives.
+
+    ``batch``: segments that a network is given at a time. ``whole``: the song is not cut into any; the files of the
+    networks are removed before it comes.
+    """
+    from processor.drivers.demucs import DemucsDriver
+
+    engine: Any = library._engine(model_dir, scratch)
+    engine.load(model)
+    driver = engine._driver
+    if whole:
+        instance = engine._separator.model_instance
+        instance.segments_enabled = False
+        driver = engine._driver_of("demucs_separator", instance)
+        for file in model_dir.glob("*.th"):
+            file.unlink()
+    if isinstance(driver, DemucsDriver):
+        for member in driver._members:
+            member.batch = batch
+    blocks: dict[str, list[NDArray[np.float32]]] = {}
+    driver.separate(mixture, lambda name, block: blocks.setdefault(name, []).append(block.T), lambda _: None)
+    return type(driver).__name__, {name: np.concatenate(parts, axis=1) for name, parts in blocks.items()}
+
+
+def promised(model_dir: Path, scratch: Path, *, model: str) -> tuple[str, frozenset[str] | None]:
+    """What kind of driver a model has once it is loaded, and the stems that it says it will give."""
+    engine: Any = library._engine(model_dir, scratch)
+    engine.load(model)
+    return type(engine._driver).__name__, engine._driver.stems
