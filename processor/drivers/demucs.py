@@ -13,6 +13,7 @@ around it. What differs:
 * the mean and the spread by which the song is normalised, see ``NormalisedSong``. Where they come out the same, stems
   are the same bit for bit;
 * a stem to which the bag gives no weight is not added up: of each network of htdemucs_ft that leaves one of four;
+* a GPU is given several segments at a time, of any walks; a CPU one, as stock does: two or four took it as long;
 * networks are loaded once, and not for every song;
 * stems have the names that the networks have for them. Stock goes by their number.
 """
