@@ -39,15 +39,14 @@ def driven_stems(
     ``batch``: segments that a network is given at a time. ``whole``: the song is not cut into any; the files of the
     networks are removed before it comes.
     """
+    from processor.drivers import choice
     from processor.drivers.demucs import DemucsDriver
 
-    engine: Any = library._engine(model_dir, scratch)
-    engine.load(model)
-    driver = engine._driver
+    separator: Any = library._stock(model_dir, scratch)
+    separator.load_model(model)
+    separator.model_instance.segments_enabled = not whole
+    driver = choice.driver_of(separator.model_instance, lambda path: separator.separate(str(path)))
     if whole:
-        instance = engine._separator.model_instance
-        instance.segments_enabled = False
-        driver = engine._driver_of("demucs_separator", instance)
         for file in model_dir.glob("*.th"):
             file.unlink()
     if isinstance(driver, DemucsDriver):
@@ -61,5 +60,5 @@ def driven_stems(
 def promised(model_dir: Path, scratch: Path, *, model: str) -> tuple[str, frozenset[str] | None]:
     """What kind of driver a model has once it is loaded, and the stems that it says it will give."""
     engine: Any = library._engine(model_dir, scratch)
-    engine.load(model)
-    return type(engine._driver).__name__, engine._driver.stems
+    driver = engine.load(model)
+    return type(driver).__name__, driver.stems

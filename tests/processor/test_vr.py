@@ -232,7 +232,7 @@ def test_the_weights_are_read_once(lab: Lab, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     lab.call(tiny_models.write_vr, folder, ONE)
     own = replace(lab, models=folder)
-    assert own.call(vr_experiments.driver_of, folder, lab.scratch, f"{ONE}.pth") == "VrDriver"
+    assert own.call(experiments.load, folder, lab.scratch, f"{ONE}.pth") is None
     (folder / f"{ONE}.pth").unlink()
     own.stems(own.mixture(noise(SAMPLE_RATE)), ONE)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.decode import Mixture
-from tests.processor.library import Stems, _engine, _stock
+from tests.processor.library import Stems, _stock
 
 
 def use_threads(count: int) -> int:
@@ -36,13 +36,15 @@ def driven(model_dir: Path, mixture: Path, scratch: Path, model: str, batch: int
 
 def driver_of(model_dir: Path, scratch: Path, model: str, option: str | None = None) -> str:
     """The kind of driver that the engine takes for a model with one of the library's options."""
-    engine = _engine(model_dir, scratch)
-    engine.load(model)
-    loaded = engine._separator.model_instance
+    from processor.drivers import choice
+
+    separator = _stock(model_dir, scratch)
+    separator.load_model(model)
+    loaded = separator.model_instance
     if option:
         setattr(loaded, option, True)
     try:
-        return type(engine._driver_of(loaded)).__name__
+        return type(choice.driver_of(loaded, separator.separate)).__name__
     finally:
         if option:
             setattr(loaded, option, False)
