@@ -117,6 +117,20 @@ def test_a_model_that_was_sealed_by_hand_works(
     )
 
 
+def test_a_sealed_model_of_vr_is_opened_only_when_it_is_loaded(
+    laboratory: Laboratory, tmp_path: Path, sealing: dict[str, Any], memory: Path
+) -> None:
+    model_dir, name = tmp_path / "models", "1band_sr44100_hl1024.pth"
+    laboratory.call(tiny_models.write_vr, model_dir, "1band_sr44100_hl1024")
+    expected = laboratory.separate(model_dir, name)
+    store = store_in(model_dir, **sealing)
+    assert store.seal(name)
+    assert laboratory.separate(model_dir, name, **sealing) == expected
+    store.sealed_path(name).unlink()
+    assert laboratory.separate(model_dir, name, **sealing) == expected
+    assert decrypted(memory) == []
+
+
 def test_offline_a_missing_model_is_told_in_one_sentence(
     laboratory: Laboratory, tmp_path: Path, source: SourceServer
 ) -> None:
