@@ -19,9 +19,8 @@ class NormalisedSong:
 
     audio-separator has all samples at once, and sums them in float32 for the mean. Here a first walk over the file sums
     in float64, and the result is rounded to float32, in which everything after that is done as stock does it. So the
-    two means differ by what float32 sums lose, and the last bits of stems with them; that matters only to a song whose
-    spread is no larger than that: one that is constant, whose stems are that constant, whatever the network makes of
-    it.
+    means differ by what float32 sums lose, and the last bits of stems with them. That matters only to a song whose
+    spread is no larger than that: one that is constant, whose stems are that constant whatever the network says.
     """
 
     def __init__(self, file: soundfile.SoundFile) -> None:
