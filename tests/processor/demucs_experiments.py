@@ -49,11 +49,13 @@ def driven_stems(
     if whole:
         for file in model_dir.glob("*.th"):
             file.unlink()
-    if isinstance(driver, DemucsDriver):
-        for member in driver._members:
-            member.batch = batch
+    members = driver._members if isinstance(driver, DemucsDriver) else ()
+    for member in members:
+        member.batch = batch
     blocks: dict[str, list[NDArray[np.float32]]] = {}
     driver.separate(mixture, lambda name, block: blocks.setdefault(name, []).append(block.T), lambda _: None)
+    for member in members:
+        member.batch = 1
     return type(driver).__name__, {name: np.concatenate(parts, axis=1) for name, parts in blocks.items()}
 
 
