@@ -6,9 +6,9 @@ Runs in the child process only. What is changed against the stock way, and why:
   MDX path is only consistent at exactly that peak, and loses up to 3 dB of SDR below it;
 * stems are written by us, as float and at the song's own level, see ``processor.stems``;
 * several models stay loaded, see ``processor.pool``, and ensembles are made of them, see ``processor.ensemble``;
-* MDX, VR and Demucs networks are driven by us, in constant memory, see ``processor.drivers``. The stems are stock's:
-  bit for bit with MDX and with all but one of the band layouts of VR, those of Demucs but for the rounding of the
-  song's mean;
+* networks are driven by us, in constant memory, see ``processor.drivers``. The stems are stock's: bit for bit with MDX
+  and with all but one of the band layouts of VR, those of Demucs but for the rounding of the song's mean, those of
+  MDX23C and Roformers but for what ``processor.drivers.mdxc`` puts right;
 * model files come through our own store, which places them whole or not at all, and opens those that are sealed.
 """
 

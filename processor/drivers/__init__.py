@@ -1,10 +1,10 @@
 """What runs a loaded model over a song. One driver for each architecture that we drive ourselves:
 
 * ``mdx``: MDX networks, in constant memory;
+* ``mdxc``: MDX23C models and Roformers, in constant memory;
 * ``vr``: VR networks, in constant memory, but for those that hear a song backwards;
 * ``demucs``: Demucs models, in constant memory;
-* ``stock``: every other one (MDXC and Roformer), and what the others decline, as audio-separator does it, the song in
-  memory.
+* ``stock``: what the others decline, as audio-separator does it, the song in memory.
 
 A driver knows a model, and neither jobs nor levels nor where stems go.
 """

@@ -8,6 +8,7 @@ from typing import Any
 
 from processor.drivers import Driver
 from processor.drivers.mdx import MdxDriver
+from processor.drivers.mdxc import MdxcDriver
 from processor.drivers.stock import StockDriver
 from processor.drivers.vr import VrDriver, streams
 
@@ -22,6 +23,8 @@ def driver_of(model: Any, run: Callable[[Path], object]) -> Driver:
     match architecture(model):
         case "mdx_separator":
             return MdxDriver(model)
+        case "mdxc_separator":
+            return MdxcDriver(model)
         case "vr_separator" if streams(model):
             return VrDriver(model)
         case "demucs_separator":

@@ -12,6 +12,7 @@ import pytest
 from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
 from processor.protocol import ChildSettings
 from processor.separation import SeparationProcess
+from tests.processor.library import one_thread
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +28,7 @@ def library() -> Iterator[ProcessPoolExecutor]:
     audio-separator is imported there, once, and not here: it leaves warning filters, loggers and lazy modules behind
     that other tests would stumble over.
     """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), one_thread) as pool:
         yield pool
 
 

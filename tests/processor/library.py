@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import resource
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,12 @@ class Refusal:
     kind: str
     code: str
     message: str
+
+
+def one_thread() -> None:
+    """Keep torch, which is not imported yet, to one thread: several wait for each other in a loop, and if the cores
+    have other work as well, a test of a second takes minutes."""
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def stock_stems(
@@ -76,14 +84,85 @@ def driven_stems(
     return {name: np.concatenate(parts, axis=1) for name, parts in blocks.items()}
 
 
+@dataclass(frozen=True)
+class MdxcRun:
+    """What our driver made of an MDXC model and a song."""
+
+    stems: Stems
+    batch: int
+    """How many segments its network was given at a time in the end."""
+    error: str | None
+    """The name of the exception that ended it."""
+    threads: list[str]
+    """That are left of it."""
+
+
+def mdxc_run(
+    model_dir: Path,
+    mixture: Path,
+    scratch: Path,
+    *,
+    model: str,
+    batch: int | None = None,
+    ahead: bool = False,
+    autocast: str | None = None,
+    room: int | None = None,
+    cancel_at: float | None = None,
+) -> MdxcRun:
+    """``batch``: how many segments the network is given at a time. ``ahead``: the way of a GPU, with its thread.
+    ``autocast``: a type of torch's. ``room``: for how many segments there is memory. ``cancel_at``: the share of the
+    work at which it is cancelled."""
+    import torch
+
+    from processor.drivers.lane import DirectLane, one_ahead
+    from processor.drivers.mdxc import MdxcDriver
+
+    class Ahead(DirectLane):
+        def map(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Generator[Any, None, None]:
+            return one_ahead(work, items)
+
+    class Small(torch.nn.Module):
+        def __init__(self, network: torch.nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, waves: torch.Tensor) -> Any:
+            if room is not None and len(waves) > room:
+                raise torch.OutOfMemoryError("no room")
+            return self.network(waves)
+
+    def on_progress(fraction: float) -> None:
+        if cancel_at is not None and fraction >= cancel_at:
+            raise InterruptedError
+
+    separator = _stock(model_dir, scratch)
+    separator.load_model(model)
+    options: dict[str, Any] = {"lane": Ahead(torch.device("cpu"))} if ahead else {}
+    if autocast:
+        options["autocast"] = getattr(torch, autocast)
+    driver = MdxcDriver(separator.model_instance, batch=batch, **options)
+    if room is not None:
+        driver.network._module = Small(driver.network._module)
+    blocks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in driver.stems}
+    error = None
+    try:
+        driver.separate(mixture, lambda name, block: blocks[name].append(block.T.copy()), on_progress)
+    except (InterruptedError, RuntimeError) as raised:
+        error = type(raised).__name__
+    stems = {name: np.concatenate([np.empty((2, 0), np.float32), *parts], axis=1) for name, parts in blocks.items()}
+    return MdxcRun(stems, driver.network.batch, error, [t.name for t in threading.enumerate() if "network" in t.name])
+
+
 def resident_after(
-    model_dir: Path, scratch: Path, mixtures: list[Mixture], *, model: str = DEMO_MODEL_NAME
+    model_dir: Path, scratch: Path, mixtures: list[Mixture], models: Iterable[str] = (DEMO_MODEL_NAME,)
 ) -> list[int]:
-    """The largest resident set of this process after each of the songs, bytes; the first one may be a warm-up."""
+    """The largest resident set of this process after each of the songs went through all of the models, bytes; the
+    first one may be a warm-up."""
     peaks = []
     for mixture in mixtures:
-        outcome, _ = run(model_dir, scratch, mixture, scratch, model=model)
-        assert not isinstance(outcome, Refusal), outcome
+        for model in models:
+            outcome, _ = run(model_dir, scratch, mixture, scratch, model=model)
+            assert not isinstance(outcome, Refusal), outcome
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     return peaks
 
@@ -216,10 +295,11 @@ def _library_model(engine: SeparationEngine, name: str) -> Any:
 
 
 def hooks_left(model_dir: Path, scratch: Path, name: str) -> dict[str, bool]:
-    """What of ours is still in the library after its runs."""
+    """What of ours is still in the library after it has run a Demucs model."""
     model = _library_model(_engine(model_dir, scratch), name)
+    loop = sys.modules["audio_separator.separator.uvr_lib_v5.demucs.apply"]
     return {
-        "tqdm": sys.modules[type(model).__module__].tqdm.__module__ != "tqdm.std",
+        "tqdm": type(vars(loop)["tqdm"]).__module__.startswith("processor"),
         "final_process": "final_process" in vars(model),
     }
 

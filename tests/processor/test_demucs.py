@@ -20,14 +20,11 @@ from processor.wav import SAMPLE_RATE, Samples, write_wav
 from tests.processor import demucs_experiments, tiny_models
 from tests.processor import library as experiments
 from tests.processor.library import Refusal, Stems, read
-from tests.processor.tiny_models import DemucsModel
+from tests.processor.tiny_models import DICING, FOUR, HYBRID_TRANSFORMER, DemucsModel
 
 pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
-
-FOUR = ["drums", "bass", "other", "vocals"]
-HYBRID_TRANSFORMER = {"channels": 4, "dconv_comp": 2, "t_layers": 1, "t_heads": 2, "t_hidden_scale": 1.0}
 
 MODELS = {
     # Always wants a whole segment, and draws a random number at each.
@@ -58,10 +55,7 @@ MODELS = {
             "rewrite": False,
         },
     ),
-    # Its numbers change what it gives.
-    "dicing": DemucsModel(
-        "htdemucs.HTDemucs", {"sources": FOUR, "segment": 1, "t_sin_random_shift": 7, **HYBRID_TRANSFORMER}
-    ),
+    "dicing": DICING,
     "endless": DemucsModel("demucs.Demucs", {"sources": FOUR, "channels": 4, "depth": 4, "segment": None}),
 }
 
@@ -270,7 +264,7 @@ def test_memory_does_not_grow_with_the_song(lab: Lab) -> None:
 
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
         fresh.submit(demucs_experiments.use_threads, 1).result(60)
-        work = fresh.submit(experiments.resident_after, lab.models, lab.folder, mixtures, model="light.yaml")
+        work = fresh.submit(experiments.resident_after, lab.models, lab.folder, mixtures, models=["light.yaml"])
         _, short, long = work.result(110)
 
     assert long - short < 48 * MIB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from processor.drivers.segments import Grid, OverlapAdd, segments
+from processor.drivers.segments import AnchoredCut, Cut, Grid, OverlapAdd, PaddedCut, segments
 from processor.wav import Samples, write_wav
 
 grids = st.builds(
@@ -20,6 +21,15 @@ grids = st.builds(
     overlap=st.sampled_from([0.0, 0.25, 0.5, 0.75]),
     trim=st.integers(1, 9),
 )
+
+steps = st.builds(
+    lambda cut, frames, segment, step: cut(frames, segment, min(step, segment)),
+    cut=st.sampled_from([PaddedCut, AnchoredCut]),
+    frames=st.integers(1, 400),
+    segment=st.integers(1, 90),
+    step=st.integers(1, 90),
+)
+cuts = grids | steps
 
 
 def song_of(frames: int) -> Samples:
@@ -53,10 +63,10 @@ def in_memory(song: Samples, grid: Grid) -> Samples:
     return whole
 
 
-def streamed(path: Path, grid: Grid) -> Samples:
-    total = OverlapAdd(grid)
+def streamed(path: Path, cut: Cut, network: Callable[[Samples], Samples] = network) -> Samples:
+    total = OverlapAdd(cut)
     with soundfile.SoundFile(path) as song:
-        return np.concatenate([total.add(network(segment)) for segment in segments(song, grid)], axis=1)
+        return np.concatenate([total.add(network(segment)) for segment in segments(song, cut)], axis=1)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -67,12 +77,49 @@ def test_the_same_bits_as_over_the_whole_song(tmp_path: Path, grid: Grid) -> Non
     np.testing.assert_array_equal(streamed(tmp_path / "song.wav", grid), in_memory(song, grid))
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(cut=cuts)
+def test_what_lets_all_pass_gives_the_song_back_however_it_is_cut(tmp_path: Path, cut: Cut) -> None:
+    song = song_of(cut.frames)
+    write_wav(tmp_path / "song.wav", [song], channels=2)
+    np.testing.assert_allclose(streamed(tmp_path / "song.wav", cut, np.array).T, song, rtol=0, atol=1e-5)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(cut=cuts)
+def test_several_stems_are_added_up_each_for_itself(tmp_path: Path, cut: Cut) -> None:
+    song = song_of(cut.frames)
+    write_wav(tmp_path / "song.wav", [song], channels=2)
+    total = OverlapAdd(cut, (2,))
+    with soundfile.SoundFile(tmp_path / "song.wav") as file:
+        pairs = [total.add(np.stack([network(segment), segment])) for segment in segments(file, cut)]
+    both = np.concatenate(pairs, axis=-1)
+    np.testing.assert_array_equal(both[0], streamed(tmp_path / "song.wav", cut, network))
+    np.testing.assert_array_equal(both[1], streamed(tmp_path / "song.wav", cut, np.array))
+
+
+@given(cut=cuts)
+def test_no_segment_begins_behind_the_song_and_the_last_one_reaches_its_end(cut: Cut) -> None:
+    end = cut.lead + cut.frames
+    last = cut.count - 1
+    assert cut.start(last) < end <= cut.start(last) + cut.size(last)
+
+
 @given(grid=grids)
-def test_no_segment_begins_behind_the_song_and_the_last_one_reaches_its_end(grid: Grid) -> None:
-    end = grid.trim + grid.frames
-    last = (grid.count - 1) * grid.step
-    assert last < end <= last + grid.step
-    assert end < grid.length
+def test_the_padding_of_a_grid_ends_behind_the_song(grid: Grid) -> None:
+    assert grid.trim + grid.frames < grid.length
+    assert grid.trim + grid.frames <= (grid.count - 1) * grid.step + grid.step
+
+
+@given(cut=steps.filter(lambda cut: isinstance(cut, AnchoredCut)))
+def test_an_anchored_cut_is_the_published_one(cut: AnchoredCut) -> None:
+    starts = []
+    for start in range(0, cut.frames, cut.step):
+        if start + cut.chunk >= cut.frames:
+            starts.append(max(cut.frames - cut.chunk, 0))
+            break
+        starts.append(start)
+    assert [cut.start(number) for number in range(cut.count)] == starts
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])

@@ -31,8 +31,10 @@ def write_list(model_dir: Path, **lists: dict[str, Any]) -> None:
         (model_dir / name).write_text("{}")
 
 
-def write_mdxc(model_dir: Path, instruments: list[str]) -> str:
-    """An MDX23C model with these stems; returns its name."""
+def write_mdxc(
+    model_dir: Path, instruments: list[str], target: str | None = None, *, name: str = "tiny", overlap: int = 2
+) -> str:
+    """Add an MDX23C model with these stems; returns its name."""
     import torch
     from audio_separator.separator.uvr_lib_v5.tfc_tdf_v3 import TFC_TDF_net
     from ml_collections import ConfigDict  # type: ignore[import-untyped]
@@ -42,15 +44,77 @@ def write_mdxc(model_dir: Path, instruments: list[str]) -> str:
     config = {
         "audio": {**audio, "sample_rate": 44100},
         "model": {**network, "num_channels": 8, "num_scales": 2, "num_subbands": 4, "scale": [2, 2]},
-        "training": {"instruments": instruments, "target_instrument": None},
-        "inference": {"batch_size": 1, "dim_t": 64, "num_overlap": 2},
+        "training": {"instruments": instruments, "target_instrument": target},
+        "inference": {"batch_size": 1, "dim_t": 64, "num_overlap": overlap},
     }
-    write_list(model_dir, mdx23c_download_list={"MDX23C Model: tiny": {"tiny.ckpt": "tiny.yaml"}})
-    # JSON is YAML as well.
-    (model_dir / "tiny.yaml").write_text(json.dumps(config))
     torch.manual_seed(0)
-    torch.save(TFC_TDF_net(ConfigDict(config), device="cpu").state_dict(), model_dir / "tiny.ckpt")
-    return "tiny.ckpt"
+    return _write_mdxc(model_dir, name, config, TFC_TDF_net(ConfigDict(config), device="cpu"), "mdx23c_download_list")
+
+
+def write_roformer(
+    model_dir: Path,
+    instruments: list[str],
+    target: str | None = None,
+    *,
+    name: str = "tiny",
+    overlap: int = 4,
+    bands: str = "bs",
+    passes: bool = False,
+    **options: Any,
+) -> str:
+    """Add a Roformer with these stems; returns its name. ``bands``: ``bs``, or ``mel`` for Mel bands. ``passes``: all
+    that goes in comes out of it, as each of its stems. ``options``: of the network."""
+    import torch
+    from audio_separator.separator.uvr_lib_v5.roformer.bs_roformer import BSRoformer
+    from audio_separator.separator.uvr_lib_v5.roformer.mel_band_roformer import MelBandRoformer
+
+    transform = {"stft_n_fft": 1024, "stft_hop_length": 441, "stft_win_length": 1024}
+    size = {"dim": 8, "depth": 1, "heads": 2, "dim_head": 4, "mask_estimator_depth": 2}
+    depths = {"time_transformer_depth": 1, "freq_transformer_depth": 1, "attn_dropout": 0.0, "ff_dropout": 0.0}
+    shape: dict[str, Any] = {**transform, **size, **depths, "stereo": True, **options}
+    shape["num_stems"] = 1 if target else len(instruments)
+    cut: dict[str, Any] = {"num_bands": 16} if bands == "mel" else {"freqs_per_bands": (1, *(64,) * 8)}
+    torch.manual_seed(0)
+    network = (MelBandRoformer if bands == "mel" else BSRoformer)(**shape, **cut)
+    if passes:
+        _let_pass(network)
+    config = {
+        "audio": {"chunk_size": 88200, "hop_length": 441, "n_fft": 1024, "num_channels": 2, "sample_rate": 44100},
+        "model": {**shape, **cut},
+        "training": {"instruments": instruments, "target_instrument": target},
+        "inference": {"batch_size": 1, "dim_t": 201, "num_overlap": overlap},
+    }
+    return _write_mdxc(model_dir, name, config, network, "roformer_download_list")
+
+
+def _let_pass(roformer: Any) -> None:
+    """A mask of ones: the last layer gives 1 and 0 by turns, real and imaginary, and the gates, the second half, all
+    of that."""
+    import torch
+
+    for estimator in roformer.mask_estimators:
+        for band in estimator.to_freqs:
+            layer = band[0][-1]
+            half = layer.out_features // 2
+            with torch.no_grad():
+                layer.weight.zero_()
+                layer.bias[:half] = torch.tensor([1.0, 0.0]).repeat(half // 2)
+                layer.bias[half:] = 100.0
+
+
+def _write_mdxc(model_dir: Path, name: str, config: dict[str, Any], network: Any, kind: str) -> str:
+    """Save the network and add it to the list. Returns its name."""
+    import torch
+
+    model_dir.mkdir(parents=True, exist_ok=True)
+    # JSON is YAML as well.
+    (model_dir / f"{name}.yaml").write_text(json.dumps(config))
+    torch.save(network.state_dict(), model_dir / f"{name}.ckpt")
+    listed = model_dir / "download_checks.json"
+    lists = json.loads(listed.read_text()) if listed.exists() else {}
+    lists.setdefault(kind, {})[f"MDXC Model: {name}"] = {f"{name}.ckpt": f"{name}.yaml"}
+    write_list(model_dir, **lists)
+    return f"{name}.ckpt"
 
 
 def write_vr(model_dir: Path, *layouts: str) -> None:
@@ -105,9 +169,18 @@ class DemucsModel:
     """Of each network's stems; None: one network, and nothing about it in the model's YAML."""
 
 
+FOUR = ["drums", "bass", "other", "vocals"]
+HYBRID_TRANSFORMER = {"channels": 4, "dconv_comp": 2, "t_layers": 1, "t_heads": 2, "t_hidden_scale": 1.0}
+
+#: One that is left to the library: the random numbers that it draws change what it gives.
+DICING = DemucsModel(
+    "htdemucs.HTDemucs", {"sources": FOUR, "segment": 1, "t_sin_random_shift": 7, **HYBRID_TRANSFORMER}
+)
+
+
 def write_demucs(folder: Path) -> tuple[str, str]:
     """A Demucs model's two files; returns their names, the one that names the model first."""
-    options = {"sources": ["drums", "bass", "other", "vocals"], "channels": 4}
+    options = {"sources": FOUR, "channels": 4}
     weights = _write_network(folder, "abcd1234", "hdemucs.HDemucs", options, seed=0)
     (folder / "tiny.yaml").write_text("models: ['abcd1234']\n")
     return "tiny.yaml", weights

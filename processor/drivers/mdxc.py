@@ -1,0 +1,187 @@
+"""MDXC models over a song, in memory that does not depend on its length: MDX23C (TFC-TDF networks) and Roformers.
+
+audio-separator's own way, with its parameters: the same segments, windows and sums, shorter segments for songs of less
+than ten seconds, and the other stem of a model that has one target is the mixture less the target. What is different:
+
+* a stem whose peak is above that of the mixture is not scaled down: stems are float, and sum to the mixture;
+* a Roformer's transform leaves out the end of a song that is shorter than a segment and no whole number of hops long,
+  and fails below half a transform: such a song gets zeros behind;
+* where the distance of an MDX23C model's segments does not divide their length, see ``PaddedCut``;
+* the other stem of a target among three instruments or more is not named as one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pipeline.telemetry import get_logger
+from processor.drivers import OnProgress, Write
+from processor.drivers.lane import Lane, lane_to
+from processor.drivers.network import GPU_BATCH
+from processor.drivers.segments import CHANNELS, AnchoredCut, Cut, OverlapAdd, PaddedCut, segments
+from processor.stems import stem_key
+from processor.wav import SAMPLE_RATE, Samples
+
+log = get_logger(__name__)
+
+#: Shorter songs, s, are cut into segments of the library's size instead of the model's.
+SHORT = 10.0
+
+Fetched = Callable[[], NDArray[np.float32]]
+
+
+class MdxcDriver:
+    """A loaded ``MDXCSeparator``, driven: its network, its parameters, none of its loops."""
+
+    def __init__(
+        self, model: Any, *, batch: int | None = None, autocast: torch.dtype | None = None, lane: Lane | None = None
+    ) -> None:
+        """``batch``: segments that the network is given at a time. ``autocast``: the precision that torch may choose
+        for parts of the network, ``torch.float16`` or ``torch.bfloat16``. ``lane``: instead of the device's own."""
+        self.network = MdxcNetwork(model, batch, autocast)
+        self._lane = lane or lane_to(self.network.place)
+        self._model = model
+        self._config = model.model_data_cfgdict
+        training = self._config.training
+        target = training.target_instrument
+        self._outputs = tuple(map(stem_key, (target,) if target else training.instruments))
+        self._rest = stem_key(_opposite(model, target, training.instruments)) if target else None
+
+    @property
+    def device(self) -> str:
+        """See ``Driver``."""
+        return self.network.place.type
+
+    @property
+    def stems(self) -> frozenset[str]:
+        """See ``Driver``."""
+        return frozenset((*self._outputs, self._rest) if self._rest else self._outputs)
+
+    def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
+        """See ``Driver``."""
+        with soundfile.SoundFile(mixture) as song, soundfile.SoundFile(mixture) as whole:
+            if song.channels != CHANNELS or not song.frames:
+                raise ValueError("the mixture is not stereo, or empty")
+            with closing(self._separated(song, self.cut(song.frames), on_progress)) as blocks:
+                for block in blocks:
+                    if self._rest:
+                        write(self._rest, whole.read(block.shape[-1], dtype="float32") - block[0].T)
+                    for name, stem in zip(self._outputs, block, strict=True):
+                        write(name, stem.T)
+
+    def cut(self, frames: int) -> Cut:
+        """How a song of so many frames is cut. Raises ValueError if the model's parameters allow no cut."""
+        model, config = self._model, self._config
+        short = model.override_model_segment_size or frames < SHORT * SAMPLE_RATE
+        times = model.segment_size if short else config.inference.dim_t
+        own_hop = getattr(config.model, "stft_hop_length", None) if model.is_roformer else None
+        hop = own_hop or config.audio.hop_length
+        segment = int(hop) * (int(times) - 1)
+        step = int(segment // model.overlap)
+        if step <= 0:
+            raise ValueError(f"segments of {segment} frames cannot overlap {model.overlap} times")
+        return (AnchoredCut if model.is_roformer else PaddedCut)(frames, segment, step)
+
+    def _separated(
+        self, song: soundfile.SoundFile, cut: Cut, on_progress: OnProgress
+    ) -> Generator[NDArray[np.float32], None, None]:
+        """The network's stems in blocks ``(stems, channels, frames)``."""
+        place = self.network.place
+        total = OverlapAdd(cut, (len(self._outputs),), lambda array: torch.from_numpy(array).to(place))
+        size = min(self.network.batch, cut.count)
+        batches = (self._lane.send(batch) for batch in _batches(segments(song, cut), size, self._lane.room))
+
+        on_progress(0.0)
+        with closing(self._lane.map(lambda arrived: self._run(total, arrived()), batches)) as results:
+            for number, fetched in enumerate(results, 1):
+                yield fetched()
+                on_progress(min(1.0, number * size / cut.count))
+
+    @torch.inference_mode()
+    def _run(self, total: OverlapAdd, batch: Tensor) -> Fetched:
+        blocks = [total.add(segment) for segment in self.network(batch, len(self._outputs))]
+        return self._lane.fetch(torch.cat(blocks, dim=-1))
+
+
+class MdxcNetwork:
+    """The model's torch module: samples in, samples out, on the device it is on.
+
+    Where memory runs out, the batches are halved, and stay so.
+    """
+
+    def __init__(self, model: Any, batch: int | None = None, autocast: torch.dtype | None = None) -> None:
+        """See ``MdxcDriver``."""
+        self._module = model.model_run
+        self.place: torch.device = next(self._module.parameters()).device
+        #: A CPU is given one segment at a time: its caches hold no more.
+        self.batch = batch or (GPU_BATCH if self.place.type == "cuda" else 1)
+        self._autocast = autocast
+        self._hop, self._least = _transform(self._module) if model.is_roformer else (1, 1)
+
+    def __call__(self, waves: Tensor, stems: int) -> list[Tensor]:
+        """``(batch, channels, frames)`` to a tensor ``(stems, channels, frames)`` for each segment, float32.
+
+        Raises ValueError if the network gives fewer stems, and torch.OutOfMemoryError.
+        """
+        frames = waves.shape[-1]
+        lacking = max(-frames % self._hop, self._least - frames)
+        if lacking:
+            waves = pad(waves, (0, lacking))
+        given = [output[..., :frames] for output in self._halving(waves)]
+        if any(len(output) < stems for output in given):
+            raise ValueError(f"the network gives {len(given[0])} stems instead of {stems}")
+        return [output[:stems] for output in given]
+
+    def _halving(self, waves: Tensor) -> list[Tensor]:
+        while True:
+            try:
+                return [output for part in torch.split(waves, self.batch) for output in self._run(part)]
+            except torch.OutOfMemoryError:
+                if self.batch == 1:
+                    raise
+            self.batch = min(self.batch, len(waves)) // 2 or 1
+            log.warning("batch_halved", batch=self.batch)
+
+    def _run(self, waves: Tensor) -> Tensor:
+        """``(batch, channels, frames)`` to ``(batch, stems, channels, frames)``."""
+        with torch.autocast(self.place.type, self._autocast, enabled=self._autocast is not None):
+            output: Tensor = self._module(waves)
+        return output.to(self.place, torch.float32).reshape(len(waves), -1, CHANNELS, output.shape[-1])
+
+
+def _transform(roformer: Any) -> tuple[int, int]:
+    """What a Roformer's transform wants: the frames of which it gives back whole multiples, and the fewest that it
+    takes, a multiple as well."""
+    n_fft, hop = roformer.stft_kwargs["n_fft"], roformer.stft_kwargs["hop_length"]
+    if getattr(roformer, "match_input_audio_length", False):
+        hop = 1
+    fewest = n_fft // 2 + 1  # half a transform is mirrored at both ends
+    return hop, fewest + -fewest % hop
+
+
+def _opposite(model: Any, target: str, instruments: list[str]) -> str:
+    """The library's name for the mixture less the target."""
+    others = [name for name in instruments if stem_key(name) != stem_key(target)]
+    return others[0] if len(others) == 1 else str(model.secondary_stem(target))
+
+
+def _batches(items: Iterator[Samples], size: int, room: Callable[..., Tensor]) -> Iterator[Tensor]:
+    """``(batch, channels, frames)``, ``size`` segments at a time; the last may have fewer."""
+    for first in items:
+        batch = room(size, *first.shape)
+        batch[0] = torch.from_numpy(first)
+        count = 1
+        for count, segment in enumerate(islice(items, size - 1), 2):
+            batch[count - 1] = torch.from_numpy(segment)
+        yield batch[:count]
