@@ -79,7 +79,7 @@ def write_roformer(
     if passes:
         _let_pass(network)
     config = {
-        "audio": {"chunk_size": 88200, "hop_length": 441, "n_fft": 1024, "num_channels": 2, "sample_rate": 44100},
+        "audio": {"chunk_size": 88200, "hop_length": 512, "n_fft": 1024, "num_channels": 2, "sample_rate": 44100},
         "model": {**shape, **cut},
         "training": {"instruments": instruments, "target_instrument": target},
         "inference": {"batch_size": 1, "dim_t": 201, "num_overlap": overlap},
