@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from processor.drivers import OnProgress, Write
+from processor.drivers.cuts import Grid
 from processor.drivers.network import Network, network_of, transform_device
-from processor.drivers.segments import CHANNELS, Grid, OverlapAdd, segments
+from processor.drivers.segments import CHANNELS, OverlapAdd, segments
 from processor.drivers.spectrum import Spectrum
 from processor.stems import stem_key
 from processor.wav import Samples

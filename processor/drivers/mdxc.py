@@ -13,7 +13,7 @@ than ten seconds, and the other stem of a model that has one target is the mixtu
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ from torch.nn.functional import pad
 
 from pipeline.telemetry import get_logger
 from processor.drivers import OnProgress, Write
+from processor.drivers.cuts import AnchoredCut, Cut, PaddedCut
 from processor.drivers.lane import Lane, lane_to
 from processor.drivers.network import GPU_BATCH
-from processor.drivers.segments import CHANNELS, AnchoredCut, Cut, OverlapAdd, PaddedCut, segments
+from processor.drivers.segments import CHANNELS, OverlapAdd, segments
 from processor.stems import stem_key
 from processor.wav import SAMPLE_RATE, Samples
 
@@ -155,7 +156,7 @@ class MdxcNetwork:
 
     def _run(self, waves: Tensor) -> Tensor:
         """``(batch, channels, frames)`` to ``(batch, stems, channels, frames)``."""
-        with torch.autocast(self.place.type, self._autocast, enabled=self._autocast is not None):
+        with torch.autocast(self.place.type, self._autocast) if self._autocast else nullcontext():
             output: Tensor = self._module(waves)
         return output.to(self.place, torch.float32).reshape(len(waves), -1, CHANNELS, output.shape[-1])
 

@@ -11,7 +11,8 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from processor.drivers.segments import AnchoredCut, Cut, Grid, OverlapAdd, PaddedCut, segments
+from processor.drivers.cuts import AnchoredCut, Cut, Grid, PaddedCut
+from processor.drivers.segments import OverlapAdd, segments
 from processor.wav import Samples, write_wav
 
 grids = st.builds(
