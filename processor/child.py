@@ -104,6 +104,9 @@ def main(descriptor: int) -> int:
     os.environ.setdefault("TQDM_DISABLE", "1")
     # onnxruntime reports to its makers unless it is told not to.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # torch's threads wait for each other in a loop, on the cores that the parent decodes and uploads with: small
+    # networks become many times slower as soon as anything else runs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     connection = Connection(descriptor)
     try:
         settings: ChildSettings = connection.recv()
