@@ -63,9 +63,10 @@ def brought_to(stage: Stage, root: Path) -> Iterator[tuple[Bench, list[Future[Ou
     with open_bench(root, *stage.behaviours, **stage.options) as at:
         at.source.add("/silent", silence)
         at.source.add("/stalls", stall_after((root / "song.wav").read_bytes(), 10_000))
-        before = [at.job().handle() for _ in range(stage.others)]
-        if before:
-            at.wait_for_line(len(before))
+        before: list[Future[Outcome]] = []
+        for number in range(1, stage.others + 1):
+            before.append(at.job().handle())
+            at.wait_for_line(number)  # or another one might be first
         job = at.job(stage.path)
         handling = job.handle()
         stage.is_there(at)
