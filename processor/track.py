@@ -16,14 +16,18 @@ from av.container import InputContainer
 
 from pipeline.cancel import CancelToken
 from processor.container import open_container, size_of
+from processor.endings import ends_properly
 from processor.headers import announced_bytes
+from processor.padding import without_padding
 from processor.refusals import corrupt, cut_off, empty, no_audio_track, not_audio, too_long
 from processor.wav import SAMPLE_RATE, Samples
 
 #: Containers whose header states how long the audio is, rather than an estimate.
-_EXACT = frozenset({"wav", "w64", "aiff", "caf", "flac", "ogg", "mov", "matroska"})
+_EXACT = frozenset({"wav", "w64", "aiff", "caf", "flac", "tta", "ogg", "mov", "matroska"})
 #: Containers whose length in bytes is worth more than what ffmpeg makes of it.
-_MEASURED = frozenset({"wav", "mp3"})
+_MEASURED = frozenset({"wav", "w64", "au", "caf", "asf", "avi", "mp3"})
+#: Containers whose packets tell how much of the last one is the song's.
+_PADDED = frozenset({"mov"})
 #: How much shorter than its header says a file may be before it counts as cut off, s.
 _SHORTFALL = 0.5
 #: What codecs' frames and padding may make of a length, s; where more is missing, the client is told.
@@ -120,6 +124,8 @@ class Track:
             notes.append(f"damaged packets of the source were passed over: {self._damaged}")
         if self._missing > _ROUNDING:
             notes.append(f"damaged parts of the source were left out: {self._missing:.1f} s")
+        if not ends_properly(self._file):
+            notes.append("the source does not end as its format has it: it may be cut off")
         return tuple(notes)
 
     def require_whole(self) -> None:
@@ -148,7 +154,7 @@ class Track:
         form: tuple[object, ...] = ()
         resampler: AudioResampler | None = None
         try:
-            for frame in self._decoded(cancel):
+            for frame in self._unpadded(cancel):
                 if form != (form := (frame.format.name, frame.layout.name, frame.sample_rate)):
                     yield from _flushed(resampler)
                     resampler = self._resampler(frame)
@@ -165,6 +171,12 @@ class Track:
         self._channels = max(self._channels, channels)
         # ffmpeg mixes mono into stereo at -3 dB: mono is resampled as it is and doubled afterwards.
         return AudioResampler(format="fltp", layout="mono" if channels == 1 else "stereo", rate=SAMPLE_RATE)
+
+    def _unpadded(self, cancel: CancelToken) -> Iterator[av.AudioFrame]:
+        frames = self._decoded(cancel)
+        if not self._formats & _PADDED:
+            return frames
+        return without_padding(frames, None if self._declared is None else self._start + self._declared)
 
     def _decoded(self, cancel: CancelToken) -> Iterator[av.AudioFrame]:
         for packet in self._packets():

@@ -58,7 +58,7 @@ def write_av(
         video = _video_stream(output) if video_seconds else None
         streams = [_audio_stream(output, codec, rate, layout, bit_rate) for _ in range(tracks)]
         for stream in streams:
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(signal), format="fltp", layout=layout)
+            frame = av.AudioFrame.from_ndarray(signal.T.reshape(1, -1), format="flt", layout=layout)
             frame.sample_rate, frame.pts = rate, 0
             output.mux([*stream.encode(frame), *stream.encode(None)])
         if video:

@@ -34,6 +34,38 @@ def test_a_file_that_is_cut_off_is_told(tmp_path: Path, kind: str) -> None:
     assert error.message.startswith("the source is cut off: ")
 
 
+#: More containers whose header says how long they are, and the codecs that they are written with here.
+MEASURED = {"w64": "pcm_s16le", "au": "pcm_s16be", "caf": "pcm_s16be", "asf": "pcm_s16le", "avi": "mp2", "tta": "tta"}
+
+
+@pytest.mark.parametrize(("container", "pictures"), [*((name, 0.0) for name in MEASURED), ("asf", 4.0), ("avi", 4.0)])
+def test_a_file_of_another_container_that_is_cut_off_is_told(tmp_path: Path, container: str, pictures: float) -> None:
+    source = write_av(tmp_path / "song", SONG, MEASURED[container], container, video_seconds=pictures)
+    assert abs(decoded(source).mixture.duration - 4.0) < 0.1
+    error = refusal(cut(source.rename(tmp_path / "cut")))
+    assert error.code is ErrorCode.AUDIO_CORRUPT
+    assert error.message.startswith("the source is cut off: ")
+
+
+@pytest.mark.parametrize("kind", ["opus", "vorbis", "mp4 in fragments"])
+def test_a_file_that_does_not_tell_its_length_is_taken_as_far_as_it_goes_and_that_is_noted(
+    tmp_path: Path, kind: str
+) -> None:
+    """It may have been recorded so; or somebody's connection has ended too early."""
+    source = tmp_path / "song"
+    match kind:
+        case "opus":
+            write_av(source, noise(4.0, rate=48_000), "libopus", "ogg", rate=48_000)
+        case "vorbis":
+            write_pcm(source, SONG, container="OGG", subtype="VORBIS")
+        case _:
+            WRITERS[kind](source)
+    assert decoded(source).mixture.notes == ()
+    outcome = decoded(cut(source.rename(tmp_path / "cut"), 0.7))
+    assert outcome.mixture.notes[-1] == "the source does not end as its format has it: it may be cut off"
+    assert 1.0 < outcome.mixture.duration < 3.5
+
+
 @pytest.mark.parametrize("kind", ["wav", "aiff", "flac", "mp3", "m4a for streaming", "webm"])
 def test_a_file_that_lacks_its_last_tenth_of_a_second_is_taken(tmp_path: Path, kind: str) -> None:
     song = decoded(cut(WRITERS[kind](tmp_path / "song"), 0.97))
