@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 
 from processor.drivers import OnProgress, Write
+from processor.drivers.segments import CHANNELS
 from processor.stems import StemMissingError, stem_key
 from processor.wav import BLOCK_FRAMES, SAMPLE_RATE, Samples
 
@@ -52,7 +53,7 @@ class StockDriver:
 
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
         """See ``Driver``."""
-        frames = soundfile.info(mixture).frames
+        frames = _frames_of(mixture)
         sources: dict[str, Samples] = {}
         random.seed(0)  # Demucs shifts the song by random amounts; twice the same song must give the same stems
         with _instrumented(self._model, sources, on_progress):
@@ -64,6 +65,17 @@ class StockDriver:
         for name, source in sources.items():
             for block in _fitted(name, source, frames):
                 write(name, block)
+
+
+def _frames_of(mixture: Path) -> int:
+    """How long the song is. Raises ValueError for what the library fails on, each architecture in a way of its own."""
+    with soundfile.SoundFile(mixture) as song:
+        if song.channels != CHANNELS or not song.frames:
+            raise ValueError("the mixture is not stereo, or empty")
+        for block in song.blocks(blocksize=BLOCK_FRAMES, dtype="float32"):
+            if not np.isfinite(block).all():
+                raise ValueError("the mixture has samples that are no numbers")
+        return int(song.frames)
 
 
 def _fitted(name: str, source: Samples, frames: int) -> Iterator[Samples]:

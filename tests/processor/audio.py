@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -48,11 +49,12 @@ def write_av(
     rate: int = RATE,
     layout: str = "stereo",
     video_seconds: float = 0.0,
+    irregular: bool = False,
     tracks: int = 1,
     bit_rate: int | None = None,
     options: Mapping[str, str] | None = None,
 ) -> Path:
-    """What ffmpeg writes. ``options`` are the container's."""
+    """What ffmpeg writes. ``options`` are the container's. ``irregular``: the rate of the pictures varies."""
     with av.open(str(path), "w", format=container, options=dict(options or {})) as output:
         # All streams first: the header is written with the first packet.
         video = _video_stream(output) if video_seconds else None
@@ -62,7 +64,7 @@ def write_av(
             frame.sample_rate, frame.pts = rate, 0
             output.mux([*stream.encode(frame), *stream.encode(None)])
         if video:
-            _write_pictures(output, video, video_seconds)
+            _write_pictures(output, video, video_seconds, irregular=irregular)
     return path
 
 
@@ -88,10 +90,15 @@ def _video_stream(output: av.container.OutputContainer) -> av.VideoStream:
     return output.add_stream("mpeg4", rate=25, width=64, height=64, pix_fmt="yuv420p")
 
 
-def _write_pictures(output: av.container.OutputContainer, stream: av.VideoStream, seconds: float) -> None:
+def _write_pictures(
+    output: av.container.OutputContainer, stream: av.VideoStream, seconds: float, *, irregular: bool = False
+) -> None:
     picture = np.zeros((64, 64, 3), np.uint8)
-    for _ in range(round(seconds * 25)):
-        output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+    places = range(round(seconds * 25))
+    for place in (number for number in places if not irregular or number**2 % 7 < 2):
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame.pts, frame.time_base = place, Fraction(1, 25)
+        output.mux(stream.encode(frame))
     output.mux(stream.encode(None))
 
 

@@ -150,6 +150,17 @@ def test_a_video_gives_its_sound(tmp_path: Path, container: str, video_seconds: 
     assert song.mixture.notes == ()
 
 
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_pictures_at_a_varying_rate_change_nothing_of_the_sound(tmp_path: Path, container: str) -> None:
+    films = (
+        decoded(write_av(tmp_path / name, noise(2.0), "aac", container, video_seconds=2.0, irregular=name == "varying"))
+        for name in ("even", "varying")
+    )
+    even, varying = (film.signal for film in films)
+    np.testing.assert_array_equal(varying, even)
+    assert lag(noise(2.0), varying) == 0
+
+
 def test_a_film_that_does_not_tell_how_long_its_sound_is_is_taken(tmp_path: Path) -> None:
     """Its own length is that of its pictures."""
     source = write_av(tmp_path / "film", noise(2.0), "aac", "matroska", video_seconds=4.0)

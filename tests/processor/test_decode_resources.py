@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from pipeline.cancel import CancelToken
 from pipeline.errors import CancelledError, ErrorCode, InfrastructureError
@@ -105,3 +106,38 @@ def test_memory_does_not_grow_with_the_song(tmp_path: Path) -> None:
     )
     before, after = (int(line) for line in told.stdout.split())
     assert after - before < 16 * 1024, f"{(after - before) >> 10} MiB more"
+
+
+LONG = """
+import resource, sys
+from pathlib import Path
+from pipeline.cancel import CancelToken
+from processor.track import open_track
+for name in sys.argv[1:]:
+    with open_track(Path(name)) as track:
+        print(sum(map(len, track.blocks(4 * 3600, CancelToken()))))
+        track.require_whole()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_in_three_hours(tmp_path: Path) -> None:
+    """At 8 kHz in mono, and without the files of 4 GB each that the rest of the way would write."""
+    minute = noise(60.0, rate=8000, channels=1)[0]
+    minutes = {"short": 1, "long": 180}
+    for name, count in minutes.items():
+        with soundfile.SoundFile(tmp_path / name, "w", 8000, 1, "PCM_16", format="FLAC") as file:
+            for _ in range(count):
+                file.write(minute)
+    told = subprocess.run(
+        [sys.executable, "-c", LONG, *(str(tmp_path / name) for name in minutes)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    short_frames, short, long_frames, long = map(int, told.stdout.split())
+    assert (short_frames, long_frames) == (60 * RATE, 180 * 60 * RATE)
+    assert long - short < 16 * 1024
