@@ -2,7 +2,8 @@
 
 Quantisation: n = clip(round(2¹⁵ · g · x), −2¹⁵, 2¹⁵ − 1), rounding half to even, without dither. It inverts the usual
 decoding x = n / 2¹⁵, so a stem that came from 16-bit samples and was not changed gives the same samples again, and the
-error of any other is at most half a step. The same input gives the same bytes.
+error of any other is at most half a step; above 1 − 2⁻¹⁶, since 16 bits have no +1, up to one. The same input gives
+the same bytes.
 
 Separated stems can exceed full scale although their mixture does not. Clipping them would be heard, and turning down
 one alone would break the property that the stems sum to the mixture. So ``common_gain`` turns down all stems of a job

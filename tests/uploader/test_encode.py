@@ -52,6 +52,27 @@ def test_every_16_bit_sample_comes_back_exactly(tmp_path: Path, output_format: O
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
+def test_full_scale_is_left_alone_but_for_the_one_step_that_16_bits_lack(
+    tmp_path: Path, output_format: OutputFormat
+) -> None:
+    peak = np.float32(1.0)
+    edge = np.array([peak, -peak, np.nextafter(peak, np.float32(0)), 1 - STEP, STEP - 1], np.float32)
+    target = tmp_path / "stem"
+    encode(source(tmp_path, edge), target, output_format, common_gain([float(peak)]))
+    assert decoded(target)[:, 0].tolist() == [32767, -32768, 32767, 32767, -32767]
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_a_stem_keeps_its_place_in_time(tmp_path: Path, output_format: OutputFormat) -> None:
+    """Not a sample earlier or later than in the hand-off, in the same number of samples."""
+    clicks = np.zeros((100_001, 2))
+    clicks[[0, 1234, 65_536, 100_000]] = 0.5
+    target = tmp_path / "stem"
+    encode(source(tmp_path, clicks), target, output_format)
+    np.testing.assert_array_equal(decoded(target), clicks * 32768)
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
 @pytest.mark.parametrize("frames", [1, BLOCK_FRAMES - 1, BLOCK_FRAMES, BLOCK_FRAMES + 1, 2 * BLOCK_FRAMES + 7])
 def test_length_rate_and_channels_stay(tmp_path: Path, output_format: OutputFormat, frames: int) -> None:
     noise = np.random.default_rng(0).uniform(-1, 1, (frames, 3)).astype(np.float32)
