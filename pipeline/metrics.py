@@ -30,6 +30,12 @@ circuit_open = Gauge(
 circuit_openings = Counter("uvr_circuit_openings", "Times that this began.", ["code"], registry=REGISTRY)
 rebalances = Counter("uvr_partitions", "Partitions that came and went.", ["change"], registry=REGISTRY)
 
+engine_busy_seconds = Counter(
+    "uvr_engine_busy_seconds",
+    "Time in which the child process separated a song with its model loaded, s; counted while it does.",
+    registry=REGISTRY,
+)
+
 #: From a modem to a fast line within a data centre, bytes/s.
 _RATES = (1e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8, 3e8, 1e9)
 downloads = Counter(

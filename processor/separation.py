@@ -24,6 +24,7 @@ from pathlib import Path
 
 from structlog.contextvars import get_contextvars
 
+from pipeline import metrics
 from pipeline.cancel import CancelToken
 from pipeline.ensembles import Ensemble
 from pipeline.errors import (
@@ -252,6 +253,8 @@ class _Job:
     phase: _Phase = _Phase.SENT
     since: float = field(default_factory=time.monotonic)
     """When the phase began."""
+    counted: float = field(default_factory=time.monotonic)
+    """Up to when the engine's busy time is counted."""
 
     def wait(self, on_progress: OnProgress) -> Done:
         """Wait for the end. Raises _NeverBegunError, and what ``SeparationProcess.separate`` raises."""
@@ -260,7 +263,9 @@ class _Job:
                 self._stop()
                 self.cancel.raise_if_set()
             self._require_time()
-            match self._report():
+            report = self._report()
+            self._count()
+            match report:
                 case Started():
                     self._enter(_Phase.STARTED)
                 case Loaded():
@@ -276,6 +281,13 @@ class _Job:
 
     def _enter(self, phase: _Phase) -> None:
         self.phase, self.since = phase, time.monotonic()
+
+    def _count(self) -> None:
+        """Count the busy time since the last look: at each tick, since a song may take an hour."""
+        now = time.monotonic()
+        if self.phase is _Phase.SEPARATING:
+            metrics.engine_busy_seconds.inc(now - self.counted)
+        self.counted = now
 
     def _require_time(self) -> None:
         limits = {_Phase.SENT: START_GRACE, _Phase.STARTED: self.load_timeout, _Phase.SEPARATING: self.timeout}

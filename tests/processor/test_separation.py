@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from pipeline.errors import (
     PipelineError,
     PoisonError,
 )
+from pipeline.metrics import REGISTRY
 from pipeline.retry import Backoff
 from processor import separation as separation_module
 from processor.child_process import ChildProcess
@@ -127,6 +129,34 @@ def test_it_is_ready_once_the_model_is_loaded(stage: Opener) -> None:
     (at.folder / "go").touch()
     starting.join(DEADLINE)
     at.process.check()
+
+
+# --- the engine's busy time ---
+
+
+def busy_seconds() -> float:
+    return REGISTRY.get_sample_value("uvr_engine_busy_seconds_total") or 0.0
+
+
+def test_busy_time_is_counted_while_the_child_separates(stage: Opener) -> None:
+    at = stage("finish_when_told_in_job")
+    at.process.start(CancelToken())
+    before, started = busy_seconds(), time.monotonic()
+    separating = threading.Thread(target=at.separate)
+    separating.start()
+    eventually(lambda: busy_seconds() - before > 0.3)
+    assert separating.is_alive()
+    (at.folder / "go-1").touch()
+    separating.join(DEADLINE)
+    assert busy_seconds() - before <= time.monotonic() - started
+
+
+def test_the_loading_of_a_model_is_no_busy_time(stage: Opener) -> None:
+    at = stage("hang_while_it_loads", load_timeout=0.5)
+    at.process.start(CancelToken())
+    before = busy_seconds()
+    assert isinstance(at.failure(), PoisonError)
+    assert busy_seconds() == before
 
 
 # --- while it sets up: the job has nothing to do with it ---
