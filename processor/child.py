@@ -135,6 +135,7 @@ def _set_up(settings: ChildSettings, parent: Parent) -> SeparationEngine | None:
     try:
         # A minute of imports and loading, so late that the parent's end is being watched for meanwhile.
         from processor.engine import SeparationEngine
+        from processor.memory import spare_what_is_loaded
         from processor.models import ModelStore, Network
 
         network = Network.from_settings(settings.download)
@@ -147,6 +148,7 @@ def _set_up(settings: ChildSettings, parent: Parent) -> SeparationEngine | None:
             pool_bytes=settings.pool_bytes,
         )
         engine.warm_up(settings.model_name, settings.scratch_dir)
+        spare_what_is_loaded()
     except PipelineError as error:
         parent.tell(SetupFailed(error.code, error.message))
         return None

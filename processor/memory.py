@@ -45,7 +45,11 @@ class MainMemory:
 
     def give_back(self) -> None:
         """See ``Memory``."""
+        spared = gc.get_freeze_count() > 0
+        gc.unfreeze()
         gc.collect()
+        if spared:
+            gc.freeze()
         if sys.platform == "linux":
             with suppress(OSError, AttributeError):  # glibc's; musl has no such thing
                 ctypes.CDLL(None).malloc_trim(0)
@@ -80,6 +84,16 @@ class DeviceMemory(MainMemory):
 
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
+
+
+def spare_what_is_loaded() -> None:
+    """Leave what there is out of garbage collections, until ``Memory.give_back``.
+
+    Modules stay for good, and models until others need their room. Looking through those of torch takes 0.2 s of a
+    core: after every song, while the next one waits.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def memory_in_use() -> Memory:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import soundfile
 
-from demo.centre_model import DEMO_MODEL_NAME
+from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
 from demo.sdr import sdr_db
 from demo.song import render_song
 from pipeline.cancel import CancelToken
@@ -195,3 +195,36 @@ def test_a_child_ends_with_its_parent(model_dir: Path, tmp_path: Path) -> None:
         # The child holds this too, so it ends when the last of the two is gone.
         logged = parent.stderr.read()
     assert "model_warmed_up" not in logged  # it did not go on until it had something to tell
+
+
+_SET_UP = """
+import gc, sys, weakref
+from multiprocessing import Pipe
+from pathlib import Path
+from processor.child import Parent, _set_up
+from processor.memory import MainMemory
+from processor.protocol import ChildSettings
+models, scratch, name = sys.argv[1:]
+parent = Parent(Pipe()[0])
+engine = _set_up(ChildSettings(Path(models), name, False, Path(scratch)), parent)
+print(gc.get_freeze_count(), len(gc.get_objects()))
+engine.in_a_circle, of_it = engine, weakref.ref(engine)
+del engine
+gc.collect()
+print(of_it() is None)
+MainMemory().give_back()
+print(of_it() is None)
+print(gc.get_freeze_count(), len(gc.get_objects()))
+"""
+
+
+def test_collecting_garbage_between_songs_does_not_look_through_the_libraries(tmp_path: Path) -> None:
+    write_demo_model(tmp_path / "models")
+    command = [sys.executable, "-c", _SET_UP, str(tmp_path / "models"), str(tmp_path), DEMO_MODEL_NAME]
+    run = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, check=True, text=True)
+    at_first, kept, gone, in_the_end = [line for line in run.stdout.splitlines() if "[" not in line]
+    for counts in (at_first, in_the_end):
+        spared, looked_through = map(int, counts.split())
+        assert looked_through < spared / 10
+    # What a model takes is given back where its room is needed.
+    assert (kept, gone) == ("False", "True")
