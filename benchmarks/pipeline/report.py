@@ -1,0 +1,71 @@
+"""What was measured, as Markdown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from statistics import median
+
+from benchmarks.page import machine, marks, table
+from benchmarks.pipeline.rows import Pass, Passes, Row
+
+BEGIN, END = marks("bench-pipeline")
+
+_COLUMNS = (
+    "",
+    "wall s",
+    "from – to",
+    "jobs per hour",
+    "separating s",
+    "engine busy, once warm",
+    "overhead per job s",
+    "a job's median s",
+    "slowest s",
+    "runs",
+)
+
+
+def markdown(rows: list[tuple[Row, Passes]], settings: Mapping[str, str], *, quick: bool) -> str:
+    """The whole report, without the headline of the page. ``settings``: those of the services that were chosen."""
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[2]
+    setting = [machine(), _versions()]
+    if load > cores:
+        setting.append(
+            f"**Measured under load**: {load:.1f} in the mean of the last 15 minutes on {cores} cores, so that every "
+            "process had to wait for its turn."
+        )
+    if settings:
+        setting.append(f"Settings that are not the defaults: {', '.join(map('='.join, settings.items()))}.")
+    if quick:
+        setting.append("**A quick run: few short songs, once. It shows that the benchmark works, and nothing else.**")
+    return "\n\n".join([" ".join(setting), *(_row(row, passes) for row, passes in rows)])
+
+
+def _versions() -> str:
+    names = ("audio-separator", "onnxruntime", "torch")
+    return f"{', '.join(f'{name} {version(name)}' for name in names)}."
+
+
+def _row(row: Row, passes: Passes) -> str:
+    songs = f"{len(row.lengths)} songs of {min(row.lengths):g} to {max(row.lengths):g} s, {sum(row.lengths):g} s in all"
+    contestants = {"**the services**": passes.services, "one job after the other": passes.sequential}
+    lines = [_line(name, runs) for name, runs in contestants.items()]
+    return f"### {row.title[0].upper()}{row.title[1:]}, {songs}\n\n{table(_COLUMNS, lines)}"
+
+
+def _line(name: str, runs: list[Pass]) -> tuple[str, ...]:
+    walls = [run.wall for run in runs]
+    jobs = [seconds for run in runs for seconds in run.jobs]
+    return (
+        name,
+        f"{median(walls):.1f}",
+        f"{min(walls):.1f} – {max(walls):.1f}",
+        f"{median(3600 * len(run.jobs) / run.wall for run in runs):.0f}",
+        f"{median(run.busy for run in runs):.1f}",
+        f"{median(run.share for run in runs):.1%}",
+        f"{median((run.wall - run.busy) / len(run.jobs) for run in runs):.2f}",
+        f"{median(jobs):.1f}",
+        f"{max(jobs):.1f}",
+        str(len(runs)),
+    )

@@ -1,0 +1,61 @@
+"""``python -m benchmarks.pipeline.sequential MODEL_DIR FOLDER BUCKET [ENDPOINT_URL]``: the obvious program, warm.
+
+Reads jobs, a line of JSON each (``task``, ``audio``, ``hook_url``, ``model``), and does them one after the other:
+download, separate, upload, webhook. Answers each with how long the separation took, s. Engine, decoding and encoding
+are the services' own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import boto3
+import requests
+
+from config import LogSettings
+from pipeline.cancel import CancelToken
+from pipeline.download import UrlGuard
+from pipeline.messages import OutputFormat
+from pipeline.telemetry import configure_logging
+from processor.decode import decode
+from processor.engine import SeparationEngine
+from processor.models import ModelStore, Network
+from processor.models.options import StoreOptions
+from processor.protocol import Separate
+from uploader.encode import common_gain, encode
+
+CHUNK = 1024**2
+
+
+def main(model_dir: str, folder: str, bucket: str, endpoint_url: str | None = None) -> None:
+    """Until the input ends."""
+    configure_logging("sequential", LogSettings(level="WARNING"))  # to standard error: here, answers go to the output
+    work = Path(folder)
+    models = ModelStore(Path(model_dir), Network(UrlGuard(allow_private=False)), StoreOptions())
+    engine, store = SeparationEngine(models, work), boto3.client("s3", endpoint_url=endpoint_url)
+    for line in sys.stdin:
+        job = json.loads(line)
+        with requests.get(job["audio"], stream=True, timeout=60) as answer, (work / "source").open("wb") as source:
+            answer.raise_for_status()
+            for chunk in answer.iter_content(CHUNK):
+                source.write(chunk)
+        mixture = decode(work / "source", work, max_seconds=3600.0, cancel=CancelToken())
+        started = time.monotonic()
+        order = Separate(1, mixture.path, mixture.peak, mixture.frames, work, job["model"], None)
+        stems = engine.separate(order, lambda _fraction: None)
+        busy = time.monotonic() - started
+        gain = common_gain(stem.peak for stem in stems)
+        for stem in stems:
+            encode(stem.path, work / "stem.wav", OutputFormat.WAV, gain)
+            store.upload_file(str(work / "stem.wav"), bucket, f"sequential/{job['task']}/{stem.name}.wav")
+        body = {"task_uuid": job["task"], "status": "success"}
+        requests.post(job["hook_url"], json=body, timeout=60).raise_for_status()
+        sys.stdout.write(f"{json.dumps(busy)}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
