@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from benchmarks.download.laboratory import LOOPBACK
+
+_WATCH_SECONDS = 1.0
 
 
 class Hooks(ThreadingHTTPServer):
@@ -35,18 +37,27 @@ class Hooks(ThreadingHTTPServer):
             self._came.setdefault(task_uuid, (time.monotonic(), status))
             self._changed.notify_all()
 
-    def wait(self, tasks: Collection[str], patience: float) -> dict[str, float]:
+    def wait(
+        self, tasks: Collection[str], patience: float, watch: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
         """When the webhook of each task came, on the monotonic clock.
 
-        Raises TimeoutError if not all have come within ``patience`` s, RuntimeError if a job has failed.
+        ``watch`` is called while waiting; it raises if nothing can come any more. Raises TimeoutError if not all have
+        come within ``patience`` s, RuntimeError if a job has failed.
         """
-        with self._changed:
-            if not self._changed.wait_for(lambda: all(task in self._came for task in tasks), patience):
+        deadline = time.monotonic() + patience
+        while not self._have_come(tasks, min(_WATCH_SECONDS, patience)):
+            watch()
+            if time.monotonic() > deadline:
                 raise TimeoutError(f"not all webhooks came within {patience:g} s")
-            ends = {task: self._came[task] for task in tasks}
+        ends = {task: self._came[task] for task in tasks}
         if failed := {task: status for task, (_, status) in ends.items() if status != "success"}:
             raise RuntimeError(f"jobs have not succeeded: {failed}")
         return {task: came for task, (came, _) in ends.items()}
+
+    def _have_come(self, tasks: Collection[str], patience: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: all(task in self._came for task in tasks), patience)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -153,7 +153,7 @@ class Contestants:
             for song in songs:
                 at = time.monotonic()
                 asked[post(self.stack, song.url(uuid.uuid4().hex), self.hooks.url, model)] = at
-            ends = self.hooks.wait(asked, PATIENCE)
+            ends = self.hooks.wait(asked, PATIENCE, self.stack.require_running)
         busy, share = busy_once_warm(watch.looks)
         jobs = tuple(ends[task] - at for task, at in asked.items())
         return Pass(max(ends.values()) - started, busy, share, jobs)

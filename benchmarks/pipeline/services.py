@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -92,7 +92,8 @@ class BusyWatch:
 
     def _watch(self) -> None:
         while not self._over.wait(LOOK):
-            self._look()
+            with suppress(requests.RequestException):  # whether the processor lives is watched elsewhere
+                self._look()
 
     def _look(self) -> None:
         with _direct() as session:
