@@ -55,6 +55,7 @@ class ErrorCode(StrEnum):
     WORKER_DIED = "worker_died"
     WORKER_TIMEOUT = "worker_timeout"
     DEVICE_UNAVAILABLE = "device_unavailable"
+    OUT_OF_MEMORY = "out_of_memory"
     # The hand-off, the storage, the webhook.
     HANDOFF_MISSING = "handoff_missing"
     OBJECT_MISSING = "object_missing"

@@ -193,7 +193,7 @@ def _separate(engine: SeparationEngine, job: Separate, cancel: CancelToken, pare
         if known is not error and known.code is not ErrorCode.DISK_FULL:
             log.exception("separation_failed")
         return Failed(job.job, known.kind, known.code, known.message)
-    return Done(job.job, stems, str(resolved(job.model)), engine.device)
+    return Done(job.job, stems, str(resolved(job.model)), engine.device, engine.degraded)
 
 
 if __name__ == "__main__":

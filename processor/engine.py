@@ -9,6 +9,7 @@ Runs in the child process only. What is changed against the stock way, and why:
 * networks are driven by us, in constant memory, see ``processor.drivers``. The stems are stock's: bit for bit with MDX
   and with all but one of the band layouts of VR, those of Demucs but for the rounding of the song's mean, those of
   MDX23C and Roformers but for what ``processor.drivers.mdxc`` puts right;
+* when memory runs out, lighter ways are tried before the job fails, see ``processor.ladder``;
 * model files come through our own store, which places them whole or not at all, and opens those that are sealed.
 """
 
@@ -22,7 +23,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -35,7 +36,9 @@ from processor.drivers import Driver, OnProgress
 from processor.drivers.choice import architecture, driver_of
 from processor.drivers.network import sessions_without_spinning
 from processor.ensemble.driver import EnsembleDriver, Models
+from processor.exhaustion import out_of_memory
 from processor.ffmpeg import put_ffmpeg_on_path
+from processor.ladder import Ladder
 from processor.memory import memory_in_use
 from processor.models import ModelStore, load_errors, unknown
 from processor.models.presets import resolved
@@ -45,6 +48,8 @@ from processor.stems import StemFiles, StemMissingError, require_known
 from processor.wav import SAMPLE_RATE, write_wav
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 Loading = Callable[[], AbstractContextManager[None]]
 
@@ -87,6 +92,8 @@ class SeparationEngine:
         self._separator.download_file_if_not_exists = models.fetch
         self.device = ""
         """What the model, or the last ensemble, runs on: ``cpu``, or the GPU's kind and name."""
+        self.degraded: tuple[str, ...] = ()
+        """What was given up for the last song because memory ran out, see ``processor.ladder``."""
 
     def load(self, name: str) -> Driver:
         """The model ``name``, which is loaded unless it is; good until another one is asked for.
@@ -107,29 +114,53 @@ class SeparationEngine:
             noise = Path(scratch) / "noise.wav"
             samples = np.random.default_rng(0).uniform(-1.0, 1.0, (SAMPLE_RATE, 2)).astype(np.float32)
             write_wav(noise, [samples], channels=2)
-            self.load(name).separate(noise, lambda _name, _block: None, lambda _fraction: None)
+            driver, ladder = self.load(name), Ladder(self._pool.shrink)
+            ladder.run(
+                driver,
+                SAMPLE_RATE,
+                lambda each: each.separate(noise, lambda _name, _block: None, lambda _fraction: None),
+            )
         log.info("model_warmed_up", model=name, seconds=round(time.monotonic() - started, 3))
 
     def separate(self, job: Separate, on_progress: OnProgress, loading: Loading = nullcontext) -> tuple[Stem, ...]:
         """Separate one song and write the stems that are wanted: all of them, or nothing is left.
 
         ``loading`` is entered while a model is loaded. Raises what ``load`` raises, PermanentError for a stem that the
-        model does not have, CancelledError from ``on_progress``, StemMissingError, and whatever the library raises.
+        model does not have, TransientError (``out_of_memory``) if there is too little for the lightest way,
+        CancelledError from ``on_progress``, StemMissingError, and whatever the library raises.
         """
-        driver = self._chosen(job, loading)
+        self.degraded = ()
+        ladder = Ladder(partial(self._make_room, loading))
+        driver = self._chosen(job, ladder, loading)
         if job.stems and (has := driver.stems) is not None:
             require_known(job.stems, has)
-        with StemFiles(job) as stems:
-            driver.separate(job.mixture, stems.write, on_progress)
-            self.device = _device_name(driver)
-            return stems.finish(stem for stem in driver.stems or () if not job.stems or stem in job.stems)
+        progress = _Forward(on_progress)
 
-    def _chosen(self, job: Separate, loading: Loading) -> Driver:
+        def attempt(driver: Driver) -> tuple[Stem, ...]:
+            with StemFiles(job) as stems:
+                driver.separate(job.mixture, stems.write, progress)
+                self.device = _device_name(driver)
+                return stems.finish(stem for stem in driver.stems or () if not job.stems or stem in job.stems)
+
+        # The models of an ensemble have their tries one by one.
+        ensemble = isinstance(driver, EnsembleDriver)
+        stems = attempt(driver) if ensemble else ladder.run(driver, job.frames, attempt)
+        self.degraded = ladder.steps
+        return stems
+
+    def _make_room(self, loading: Loading) -> bool:
+        with loading():  # the next try has the time of a song again
+            return self._pool.shrink()
+
+    def _chosen(self, job: Separate, ladder: Ladder, loading: Loading) -> Driver:
         """What the job asks for: a model, or an ensemble whose files are all here."""
 
         def load(name: str) -> Driver:
             with loading():
                 return self.load(name)
+
+        def run(model: str, attempt: Callable[[Driver], T]) -> T:
+            return ladder.run(load(model), job.frames, attempt)
 
         def stems(name: str) -> frozenset[str] | None:
             return self._stems[name] if name in self._stems else load(name).stems
@@ -140,7 +171,7 @@ class SeparationEngine:
         with loading():
             for name in choice.ensemble:
                 self._fetch(name)
-        return EnsembleDriver(choice, Models(load, stems), job.stems, job.folder)
+        return EnsembleDriver(choice, Models(run, stems), job.stems, job.folder)
 
     def _run(self, model: Any, read_per_song: tuple[str, ...], mixture: Path) -> None:
         with self._models.opened(read_per_song):
@@ -192,6 +223,17 @@ class SeparationEngine:
         raise unknown(name)
 
 
+class _Forward:
+    """Hears of the progress of several tries, and tells nothing that is less than what it has told."""
+
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._on_progress, self._most = on_progress, 0.0
+
+    def __call__(self, fraction: float) -> None:
+        self._most = max(self._most, fraction)
+        self._on_progress(self._most)
+
+
 def _device_name(driver: Driver) -> str:
     kinds = driver.device
     return kinds.replace("cuda", f"cuda ({torch.cuda.get_device_name(0)})") if "cuda" in kinds else kinds
@@ -202,6 +244,8 @@ def classify(error: Exception) -> PipelineError | None:
     match error:
         case PipelineError():
             return error
+        case _ if out_of_memory(error):
+            return TransientError("there is not enough memory for this song", code=ErrorCode.OUT_OF_MEMORY)
         case StemMissingError():
             return PermanentError(f"the separation failed: {error}", code=ErrorCode.STEM_MISSING)
         case OSError(errno=int()):

@@ -119,7 +119,7 @@ class SeparationJob:
             model=done.model,
             device=done.device,
             timings=self._timings.seconds,
-            degraded=mixture.notes,
+            degraded=(*mixture.notes, *done.degraded),
         )
 
     def _fetch(self) -> Downloaded:

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pipeline.errors import ErrorCode, TransientError
 from pipeline.telemetry import get_logger
 from processor.drivers import Driver
 from processor.memory import Memory
@@ -56,6 +57,14 @@ class ModelPool:
         self._held.move_to_end(name)
         return self._held[name].driver
 
+    def shrink(self) -> bool:
+        """Drop all models but the one that was asked for last, and give back what can be; whether any were dropped."""
+        others = list(self._held)[:-1]
+        for name in others:
+            self._drop(name, "memory ran out")
+        self._memory.give_back()
+        return bool(others)
+
     @property
     def bytes(self) -> int:
         """What the loaded models take together."""
@@ -65,7 +74,7 @@ class ModelPool:
         files = self._fetch(name)  # before another one is dropped for a model that there is not
         self._make_room(files)
         before, started = self._memory.used(), time.monotonic()
-        driver = self._load(name)
+        driver = self._loaded(name)
         seconds, after = time.monotonic() - started, self._memory.used()
         # Other processes' doings on the same device are measured as well; a model takes no less than its weights.
         measured = None if before is None or after is None else after - before
@@ -83,14 +92,35 @@ class ModelPool:
             pool_limit=self._limit,
         )
 
+    def _loaded(self, name: str) -> Driver:
+        """Loaded; at a second try if there was not enough memory beside the other models."""
+        try:
+            return self._load(name)
+        except TransientError as error:
+            if error.code is not ErrorCode.OUT_OF_MEMORY or not self._held:
+                raise
+        for other in list(self._held):
+            self._drop(other, "memory ran out")
+        self._memory.give_back()
+        return self._load(name)
+
+    def _drop(self, name: str, why: str) -> None:
+        held = self._held.pop(name)
+        log.info(
+            "model_dropped",
+            model=name,
+            why=why,
+            bytes=held.bytes,
+            pool_bytes=self.bytes,
+            pool_limit=self._limit,
+        )
+
     def _make_room(self, wanted: int) -> None:
         """Drop models until ``wanted`` bytes fit beside the others, or there are no others."""
         dropped = False
         while self._held and self.bytes + wanted > self._limit:
             name = next((name for name in self._held if name != self._favourite), None) or next(iter(self._held))
-            held = self._held.pop(name)
-            log.info("model_dropped", model=name, bytes=held.bytes, pool_bytes=self.bytes, pool_limit=self._limit)
-            del held
+            self._drop(name, "the limit")
             dropped = True
         if dropped:
             self._memory.give_back()

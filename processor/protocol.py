@@ -93,7 +93,7 @@ class SetupFailed:
 class Started:
     """The child loads a model for the job: if it ends from here on, the job has to do with it.
 
-    Told again before each further model of an ensemble.
+    Told again before each further model of an ensemble, and each further try when memory ran out.
     """
 
     job: int
@@ -123,6 +123,8 @@ class Done:
     model: str
     """What has separated: a model's name, or ``str`` of an ensemble."""
     device: str
+    degraded: tuple[str, ...] = ()
+    """What was given up because memory ran out."""
 
 
 @dataclass(frozen=True, slots=True)

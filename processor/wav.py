@@ -24,6 +24,9 @@ CONTAINER = "RF64"
 #: Frames that are in memory at once: 2 MiB of float32 for two channels.
 BLOCK_FRAMES = 1 << 18
 
+#: libsndfile's own number for a failed malloc.
+_NO_MEMORY = 17
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -89,5 +92,7 @@ def _system_errors() -> Iterator[None]:
     try:
         yield
     except soundfile.LibsndfileError as error:
+        if error.code == _NO_MEMORY:
+            raise MemoryError(str(error)) from error
         # libsndfile passes no errno on; a full disk is what it meets in practice.
         raise OSError(errno.ENOSPC, "the disk is full") from error

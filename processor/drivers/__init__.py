@@ -4,7 +4,8 @@
 * ``mdxc``: MDX23C models and Roformers, in constant memory;
 * ``vr``: VR networks, in constant memory, but for those that hear a song backwards;
 * ``demucs``: Demucs models, in constant memory;
-* ``stock``: what the others decline, as audio-separator does it, the song in memory.
+* ``stock``: what the others decline, as audio-separator does it, the song in memory;
+* ``chunked``: any of these, over a song in chunks.
 
 A driver knows a model, and neither jobs nor levels nor where stems go.
 """
@@ -12,6 +13,7 @@ A driver knows a model, and neither jobs nor levels nor where stems go.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -41,3 +43,18 @@ class Driver(Protocol):
         Raises what ``write`` and ``on_progress`` raise, ValueError for samples that cannot be separated,
         StemMissingError, and whatever the libraries raise.
         """
+
+    def lighter(self) -> Lighter | None:
+        """The same model, loaded once, run such that it needs somewhat less memory; None if it has no such way.
+
+        One step at a time: the lighter driver may have a lighter one again.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Lighter:
+    """A driver that needs less memory than another one of the same model."""
+
+    step: str
+    """What was given up, as clients are told of it among ``degraded``: ``batch_1``, ``segment_half``."""
+    driver: Driver

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from numbers import Real
 from typing import Any
@@ -32,11 +34,13 @@ class Member:
         self.weights = {stem: weight for stem, weight in enumerate(weights) if weight}
         """Of the stems, by their numbers, that count at all."""
         self.device: torch.device = model.torch_device
+        self._seconds = module.segment
         segment = int(module.samplerate * module.segment)
+        self._overlap = model.overlap
         transformer = _transformer(module)
         self.cut = Cut(
             segment,
-            stride=int((1 - model.overlap) * segment),
+            stride=int((1 - self._overlap) * segment),
             shifts=model.shifts,
             longest=int(_LONGEST_SHIFT * module.samplerate),
             rolls=getattr(transformer, "emb", None) == "sin",
@@ -49,9 +53,20 @@ class Member:
         """How many frames it has to walk over at a time for full batches."""
         return max(BLOCK_FRAMES, self.batch // (self.cut.shifts or 1) * self.cut.stride)
 
+    def lighter(self, parts: int) -> Member:
+        """The same network, given one segment at a time: a part, of so many, of one of these."""
+        member = copy.copy(self)
+        member.batch = 1
+        member._seconds = self._seconds / parts
+        segment = int(self._module.samplerate * member._seconds)
+        member.cut = replace(self.cut, segment=segment, stride=int((1 - self._overlap) * segment))
+        return member
+
     def __call__(self, song: NormalisedSong, segments: Sequence[Segment]) -> Tensor:
         """What it makes ``(segments, stems, channels, frames)`` of segments of the same size; the stems that count."""
         size = segments[0].size
+        # Some fill up every segment to the length that they take for the usual one.
+        self._module.segment = self._seconds
         wanted: int = self._module.valid_length(size) if hasattr(self._module, "valid_length") else size
         before = (wanted - size) // 2
         waves = torch.stack([song.window(segment.start - before, wanted) for segment in segments])

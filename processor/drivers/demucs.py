@@ -20,6 +20,7 @@ around it. What differs:
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -33,11 +34,14 @@ from audio_separator.separator.uvr_lib_v5.demucs.apply import demucs_segments
 from audio_separator.separator.uvr_lib_v5.demucs.pretrained import get_model
 from torch import Tensor
 
-from processor.drivers import Driver, OnProgress, Write
+from processor.drivers import Driver, Lighter, OnProgress, Write
 from processor.drivers.bag import Member, Part, is_driven, members_of
 from processor.drivers.stock import StockDriver, replaced
 from processor.drivers.triangular import CHANNELS, NormalisedSong
 from processor.stems import stem_key
+
+#: What clients are told of segments that are halved, once and twice, where memory is short.
+_SHORTER = ("segment_half", "segment_quarter")
 
 
 def driver_of(model: Any, run: Callable[[Path], object]) -> Driver:
@@ -61,6 +65,7 @@ class DemucsDriver:
         """``sources``: the networks' names for their stems, in order."""
         self._names = tuple(map(stem_key, sources))
         self._members = members
+        self._halved = 0
 
     @property
     def device(self) -> str:
@@ -71,6 +76,17 @@ class DemucsDriver:
     def stems(self) -> frozenset[str]:
         """See ``Driver``."""
         return frozenset(self._names)
+
+    def lighter(self) -> Lighter | None:
+        """See ``Driver``. A segment at a time; then segments of half the length, and of a quarter."""
+        shorten = all(member.batch == 1 for member in self._members)
+        halved = self._halved + shorten
+        if halved > len(_SHORTER):
+            return None
+        driver = copy.copy(self)
+        driver._members = [member.lighter(2 if shorten else 1) for member in self._members]
+        driver._halved = halved
+        return Lighter(_SHORTER[halved - 1] if shorten else "batch_1", driver)
 
     @torch.inference_mode()
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:

@@ -7,6 +7,7 @@ second pass over the song, whose result it throws away, and segments of nothing 
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from processor.drivers import OnProgress, Write
+from processor.drivers import Lighter, OnProgress, Write
 from processor.drivers.cuts import Grid
 from processor.drivers.network import Network, network_of, transform_device
 from processor.drivers.segments import CHANNELS, OverlapAdd, segments
@@ -33,6 +34,7 @@ class MdxDriver:
     def __init__(self, model: Any, network: Network | None = None) -> None:
         """``network``: instead of the model's own."""
         self.network = network or network_of(model)
+        self._batch = self.network.batch
         self._device = transform_device(model)
         self._spectrum = Spectrum(model.n_fft, model.hop_length, model.dim_f, self._device)
         self._trim = model.n_fft // 2
@@ -53,6 +55,14 @@ class MdxDriver:
         """See ``Driver``."""
         return frozenset((self._primary, self._secondary))
 
+    def lighter(self) -> Lighter | None:
+        """See ``Driver``. A segment at a time; how long that is, the network was made for."""
+        if self._batch == 1:
+            return None
+        driver = copy.copy(self)
+        driver._batch = 1
+        return Lighter("batch_1", driver)
+
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
         """See ``Driver``."""
         with soundfile.SoundFile(mixture) as song, soundfile.SoundFile(mixture) as whole:
@@ -69,7 +79,7 @@ class MdxDriver:
         """The primary stem's blocks ``(frames, channels)``."""
         total = OverlapAdd(grid)
         done = 0
-        for batch in _batches(segments(song, grid), self.network.batch):
+        for batch in _batches(segments(song, grid), self._batch):
             on_progress(done / grid.count)
             for segment in self._run(batch):
                 yield total.add(segment).T

@@ -111,13 +111,11 @@ class BoundOnnxNetwork:
         self.device = _device(session)
         fixed = isinstance(session.get_inputs()[0].shape[0], int)
         self.batch = 1 if fixed or self.device == "cpu" else GPU_BATCH
-        self._outputs: dict[torch.Size, Tensor] = {}
+        self._held: Tensor | None = None
 
     def __call__(self, spectra: Tensor) -> Tensor:
         spectra = spectra.contiguous()
-        if spectra.shape not in self._outputs:
-            self._outputs[spectra.shape] = torch.empty_like(spectra)
-        output = self._outputs[spectra.shape]
+        output = self._output_like(spectra)
         binding = self._session.io_binding()
         for bind, name, tensor in ((binding.bind_input, "input", spectra), (binding.bind_output, self._output, output)):
             bind(name, self.device, tensor.device.index or 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
@@ -126,6 +124,13 @@ class BoundOnnxNetwork:
             torch.cuda.current_stream().synchronize()
         self._session.run_with_iobinding(binding)
         return output
+
+    def _output_like(self, spectra: Tensor) -> Tensor:
+        """Uninitialised: the one before, unless that was for batches of another size."""
+        if self._held is None or self._held.shape != spectra.shape:
+            self._held = None  # or both would have to fit
+            self._held = torch.empty_like(spectra)
+        return self._held
 
 
 def _device(session: Any) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from processor.drivers import OnProgress, Write
+from processor.drivers import Lighter, OnProgress, Write
 from processor.drivers.segments import CHANNELS
 from processor.stems import StemMissingError, stem_key
 from processor.wav import BLOCK_FRAMES, SAMPLE_RATE, Samples
@@ -50,6 +50,10 @@ class StockDriver:
         if len(instruments) > 2 and not training.get("target_instrument"):
             return frozenset(map(stem_key, instruments))
         return frozenset(map(stem_key, (self._model.primary_stem_name, self._model.secondary_stem_name)))
+
+    def lighter(self) -> Lighter | None:
+        """See ``Driver``. None: what takes the memory is the song."""
+        return None
 
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
         """See ``Driver``."""

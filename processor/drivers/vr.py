@@ -7,6 +7,7 @@ left out makes no difference to the stems: the window behind the last one where 
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ import torch
 from audio_separator.separator.uvr_lib_v5 import spec_utils
 from torch import Tensor
 
-from processor.drivers import OnProgress, Write
+from processor.drivers import Lighter, OnProgress, Write
 from processor.drivers.bands import Analysis, Layout, Synthesis
 from processor.drivers.blockwise import Array
 from processor.drivers.network import GPU_BATCH
@@ -29,6 +30,9 @@ from processor.wav import BLOCK_FRAMES
 
 #: What of the progress is the search for the largest magnitude.
 _SEARCH = 0.05
+
+#: The shortest window that the authors of the models offer, frames, where memory is short.
+_SHORT_WINDOW = 320
 
 #: By the size of a model's file, KiB, audio-separator tells which of its networks the weights belong to: the one whose
 #: usual file is nearest in size.
@@ -71,6 +75,17 @@ class VrDriver:
     def stems(self) -> frozenset[str]:
         """See ``Driver``."""
         return frozenset((self._primary, self._secondary))
+
+    def lighter(self) -> Lighter | None:
+        """See ``Driver``. A window at a time; then windows that are shorter than usual."""
+        driver = copy.copy(self)
+        if self.batch > 1:
+            driver.batch = 1
+            return Lighter("batch_1", driver)
+        if self._window > _SHORT_WINDOW:
+            driver._window = _SHORT_WINDOW
+            return Lighter(f"window_{_SHORT_WINDOW}", driver)
+        return None
 
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
         """See ``Driver``. What is behind the last whole hop of a song is silence, as stock has it."""

@@ -6,11 +6,12 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol, TypeVar
 
 import soundfile
 
 from pipeline.ensembles import Ensemble
-from processor.drivers import Driver, OnProgress, Write
+from processor.drivers import Driver, Lighter, OnProgress, Write
 from processor.ensemble.combine import combined
 from processor.ensemble.names import common_names
 from processor.ensemble.scratch import ModelStems
@@ -19,12 +20,24 @@ Stems = frozenset[str] | None
 """As ``Driver.stems`` has them."""
 
 
+T = TypeVar("T")
+
+
+class Run(Protocol):
+    """Has something done with a model."""
+
+    def __call__(self, model: str, attempt: Callable[[Driver], T]) -> T:
+        """What ``attempt`` returns, given the model's driver: one that is good until the next model is asked for.
+
+        It is called again with a lighter one if memory runs out.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Models:
     """Where an ensemble has its models from."""
 
-    load: Callable[[str], Driver]
-    """A model by its name; good until the next one is asked for."""
+    run: Run
     stems: Callable[[str], Stems]
     """What it gives. May have to load it."""
 
@@ -53,6 +66,10 @@ class EnsembleDriver:
         known = [common_names(stems).values() for stems in given if stems is not None]
         return frozenset().union(*known) if len(known) == len(given) else None
 
+    def lighter(self) -> Lighter | None:
+        """See ``Driver``. None: each of the models has its own."""
+        return None
+
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
         """See ``Driver``. The progress is the share of all models' work; combining their stems comes after it."""
         models = self._ensemble.ensemble
@@ -72,11 +89,14 @@ class EnsembleDriver:
         unwanted = {stem for stem, name in common_names(promised).items() if not self._wants(name)}
         if promised and unwanted == promised:
             return []
-        with ModelStems(folder, soundfile.info(mixture).frames, unwanted) as stems:
-            driver = self._models.load(model)
-            driver.separate(mixture, stems.write, on_progress)
-            self._devices[driver.device] = None
-            files = stems.finish(promised)
+
+        def attempt(driver: Driver) -> dict[str, Path]:
+            with ModelStems(folder, soundfile.info(mixture).frames, unwanted) as stems:
+                driver.separate(mixture, stems.write, on_progress)
+                self._devices[driver.device] = None
+                return stems.finish(promised)
+
+        files = self._models.run(model, attempt)
         names = common_names(promised or files.keys())
         return [(names[stem], file) for stem, file in files.items() if self._wants(names[stem])]
 

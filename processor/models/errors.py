@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from pipeline.errors import ErrorCode, PermanentError, PipelineError, TransientError
 from pipeline.telemetry import get_logger
+from processor.exhaustion import out_of_memory
 
 log = get_logger(__name__)
 
@@ -79,6 +80,11 @@ def unreadable(name: str, error: BaseException) -> TransientError:
     )
 
 
+def too_large(name: str) -> TransientError:
+    """The one sentence for a model for which there is not enough memory; fit for a client."""
+    return TransientError(f"there is not enough memory to load the model {name}", code=ErrorCode.OUT_OF_MEMORY)
+
+
 @contextmanager
 def load_errors(name: str) -> Iterator[None]:
     """The boundary between what the fetching and loading of a model raises and ours."""
@@ -94,4 +100,4 @@ def load_errors(name: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:  # the library ends the process over a corrupt checkpoint
         log.error("model_load_failed", model=name, error=repr(error))
-        raise unreadable(name, error) from error
+        raise (too_large(name) if out_of_memory(error) else unreadable(name, error)) from error

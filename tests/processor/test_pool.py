@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from pipeline.errors import ErrorCode, PermanentError
-from processor.drivers import Driver, OnProgress, Write
+from processor.drivers import Driver, Lighter, OnProgress, Write
 from processor.memory import main_memory
 from processor.models import unknown
 from processor.pool import ModelPool
@@ -35,6 +35,9 @@ class Model:
         device.taken += size
 
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
+        raise NotImplementedError
+
+    def lighter(self) -> Lighter | None:
         raise NotImplementedError
 
     def __del__(self) -> None:
