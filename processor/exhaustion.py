@@ -16,6 +16,7 @@ _TEXTS = (
     "ALLOC_FAILED",  # CUFFT_ALLOC_FAILED, CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_ALLOC_FAILED
     "Failed to allocate memory",  # ONNX Runtime's arena: "… for requested buffer of size …"
     "smaller than requested bytes",  # the same, at a limit of its own
+    "could not create a primitive",  # oneDNN, of torch's convolutions on a CPU: short of main memory it says no more
     "bad_alloc",  # C++, by way of either
 )
 

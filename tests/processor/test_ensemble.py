@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.ensembles import Algorithm, Ensemble
 from pipeline.errors import ErrorCode, ErrorKind
 from processor.decode import Mixture
-from processor.drivers import Driver, OnProgress, Write
+from processor.drivers import Driver, Lighter, OnProgress, Write
 from processor.ensemble.combine import BLOCK_FRAMES, combined
 from processor.ensemble.driver import EnsembleDriver, Models
 from processor.ensemble.names import common_names
@@ -31,6 +32,8 @@ from processor.wav import SAMPLE_RATE, Samples, write_wav
 from tests.processor import several
 from tests.processor.library import Refusal
 from tests.processor.several import DEMUCS, MDX, MDXC
+
+T = TypeVar("T")
 
 WEIGHTS = {Algorithm.AVG_WAVE: [1.0, 3.0, 0.5], Algorithm.AVG_FFT: [1.0, 3.0, 0.5]}
 
@@ -380,12 +383,7 @@ def test_what_only_some_have_is_made_of_theirs(tmp_path: Path, mixture: Path) ->
 def test_models_that_only_a_run_tells_of(tmp_path: Path, mixture: Path) -> None:
     models = {"a": Toy("vocals", "other", told=False), "b": Toy("vocals", "instrumental")}
     assert run(tmp_path, mixture, ("instrumental",), **models)[0] == {"instrumental": 2.0}
-    assert (
-        EnsembleDriver(
-            Ensemble(ensemble=("a", "b")), models_of(models), None, tmp_path
-        ).stems
-        is None
-    )
+    assert EnsembleDriver(Ensemble(ensemble=("a", "b")), models_of(models), None, tmp_path).stems is None
 
 
 def test_a_model_without_a_wanted_stem_is_not_run(tmp_path: Path, mixture: Path) -> None:
