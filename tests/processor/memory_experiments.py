@@ -80,24 +80,3 @@ _WORK: dict[str, Callable[[], Callable[[], object]]] = {
     "onnxruntime": lambda: _onnxruntime(arena=True),
     "onnxruntime without its arena": lambda: _onnxruntime(arena=False),
 }
-
-
-def ways_down(model_dir: Path, scratch: Path, model: str, batch: int) -> list[str]:
-    """The steps that a model's driver knows from where its network is given ``batch`` segments at a time."""
-    from processor.drivers.demucs import DemucsDriver
-    from processor.drivers.mdx import MdxDriver
-    from processor.drivers.vr import VrDriver
-    from processor.ladder import rungs
-    from tests.processor.library import _engine
-
-    driver = _engine(model_dir, scratch).load(model)
-    match driver:
-        case MdxDriver():
-            driver._batch = batch
-        case VrDriver():
-            driver.batch = batch
-        case DemucsDriver():
-            for member in driver._members:
-                member.batch = batch
-    *_, last = rungs(driver, frames=1)
-    return list(last.steps)

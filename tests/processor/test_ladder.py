@@ -262,7 +262,7 @@ def test_where_nothing_suffices_the_job_fails_and_the_child_lives_on(
     separated(small_child, noise_of(tmp_path, 0.1), "vast.yaml")
     (tmp_path / "vocals.wav").unlink()
     song = noise_of(tmp_path, 12)
-    with limited(pid, 0), pytest.raises(TransientError) as caught:
+    with limited(pid, 64 * MIB), pytest.raises(TransientError) as caught:
         separated(small_child, song, "vast.yaml")
     assert caught.value.code is ErrorCode.OUT_OF_MEMORY
     assert caught.value.message == "there is not enough memory to separate this song, not even in short chunks"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from pipeline.errors import ErrorCode, PermanentError
+from pipeline.errors import ErrorCode, PermanentError, TransientError
 from processor.drivers import Driver, Lighter, OnProgress, Write
 from processor.memory import main_memory
 from processor.models import unknown
@@ -156,6 +156,32 @@ def test_one_that_cannot_be_had_is_not_held(name: str) -> None:
         with pytest.raises(PermanentError):
             pool.get(name)
     assert asked_for(pool, "a", "b") == ["loaded b"]
+
+
+def test_when_memory_runs_out_all_go_but_the_one_at_work() -> None:
+    device = Device()
+    pool = device.pool(limit=60, favourite="a")
+    for name in ("a", "c", "b"):
+        pool.get(name)
+    assert pool.shrink()
+    assert (device.taken, device.given_back) == (20, 1)
+    assert not pool.shrink()
+    assert asked_for(pool, "b", "a") == ["loaded a"]
+
+
+def test_one_that_does_not_fit_beside_the_others_is_loaded_alone() -> None:
+    device = Device()
+    pool = device.pool(limit=60)
+    pool.get("a")
+    load = device.load
+
+    def tight(name: str) -> Driver:
+        if device.taken:
+            raise TransientError("", code=ErrorCode.OUT_OF_MEMORY)
+        return load(name)
+
+    pool._load = tight
+    assert asked_for(pool, "b") == ["dropped a", "loaded b"]
 
 
 def test_nobody_goes_for_one_that_there_is_not() -> None:
