@@ -12,6 +12,7 @@ than ten seconds, and the other stem of a model that has one target is the mixtu
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, nullcontext
 from itertools import islice
@@ -25,16 +26,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pipeline.telemetry import get_logger
-from processor.drivers import OnProgress, Write
+from processor.drivers import Lighter, OnProgress, Write
 from processor.drivers.cuts import AnchoredCut, Cut, PaddedCut
 from processor.drivers.lane import Lane, lane_to
 from processor.drivers.network import GPU_BATCH
 from processor.drivers.segments import CHANNELS, OverlapAdd, segments
 from processor.stems import stem_key
 from processor.wav import SAMPLE_RATE, Samples
-
-log = get_logger(__name__)
 
 #: Shorter songs, s, are cut into segments of the library's size instead of the model's.
 SHORT = 10.0
@@ -68,6 +66,15 @@ class MdxcDriver:
     def stems(self) -> frozenset[str]:
         """See ``Driver``."""
         return frozenset((*self._outputs, self._rest) if self._rest else self._outputs)
+
+    def lighter(self) -> Lighter | None:
+        """See ``Driver``. A segment at a time; how long that is, the network was made for."""
+        if self.network.batch == 1:
+            return None
+        driver = copy.copy(self)
+        driver.network = copy.copy(self.network)
+        driver.network.batch = 1
+        return Lighter("batch_1", driver)
 
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
         """See ``Driver``."""
@@ -116,10 +123,7 @@ class MdxcDriver:
 
 
 class MdxcNetwork:
-    """The model's torch module: samples in, samples out, on the device it is on.
-
-    Where memory runs out, the batches are halved, and stay so.
-    """
+    """The model's torch module: samples in, samples out, on the device it is on."""
 
     def __init__(self, model: Any, batch: int | None = None, autocast: torch.dtype | None = None) -> None:
         """See ``MdxcDriver``."""
@@ -133,26 +137,16 @@ class MdxcNetwork:
     def __call__(self, waves: Tensor, stems: int) -> list[Tensor]:
         """``(batch, channels, frames)`` to a tensor ``(stems, channels, frames)`` for each segment, float32.
 
-        Raises ValueError if the network gives fewer stems, and torch.OutOfMemoryError.
+        Raises ValueError if the network gives fewer stems.
         """
         frames = waves.shape[-1]
         lacking = max(-frames % self._hop, self._least - frames)
         if lacking:
             waves = pad(waves, (0, lacking))
-        given = [output[..., :frames] for output in self._halving(waves)]
+        given = self._run(waves)[..., :frames]
         if any(len(output) < stems for output in given):
             raise ValueError(f"the network gives {len(given[0])} stems instead of {stems}")
         return [output[:stems] for output in given]
-
-    def _halving(self, waves: Tensor) -> list[Tensor]:
-        while True:
-            try:
-                return [output for part in torch.split(waves, self.batch) for output in self._run(part)]
-            except torch.OutOfMemoryError:
-                if self.batch == 1:
-                    raise
-            self.batch = min(self.batch, len(waves)) // 2 or 1
-            log.warning("batch_halved", batch=self.batch)
 
     def _run(self, waves: Tensor) -> Tensor:
         """``(batch, channels, frames)`` to ``(batch, stems, channels, frames)``."""

@@ -106,11 +106,11 @@ def mdxc_run(
     batch: int | None = None,
     ahead: bool = False,
     autocast: str | None = None,
-    room: int | None = None,
+    lighter: bool = False,
     cancel_at: float | None = None,
 ) -> MdxcRun:
     """``batch``: how many segments the network is given at a time. ``ahead``: the way of a GPU, with its thread.
-    ``autocast``: a type of torch's. ``room``: for how many segments there is memory. ``cancel_at``: the share of the
+    ``autocast``: a type of torch's. ``lighter``: the way that needs less memory. ``cancel_at``: the share of the
     work at which it is cancelled."""
     import torch
 
@@ -120,16 +120,6 @@ def mdxc_run(
     class Ahead(DirectLane):
         def map(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Generator[Any, None, None]:
             return one_ahead(work, items)
-
-    class Small(torch.nn.Module):
-        def __init__(self, network: torch.nn.Module) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, waves: torch.Tensor) -> Any:
-            if room is not None and len(waves) > room:
-                raise torch.OutOfMemoryError("no room")
-            return self.network(waves)
 
     def on_progress(fraction: float) -> None:
         if cancel_at is not None and fraction >= cancel_at:
@@ -141,8 +131,13 @@ def mdxc_run(
     if autocast:
         options["autocast"] = getattr(torch, autocast)
     driver = MdxcDriver(separator.model_instance, batch=batch, **options)
-    if room is not None:
-        driver.network._module = Small(driver.network._module)
+    if lighter:
+        step = driver.lighter()
+        assert step is not None
+        assert step.step == "batch_1"
+        assert isinstance(step.driver, MdxcDriver)
+        driver = step.driver
+        assert driver.lighter() is None
     blocks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in driver.stems}
     error = None
     try:
