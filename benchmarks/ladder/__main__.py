@@ -36,7 +36,7 @@ DEMUCS = {
     "HDemucs": DemucsModel("hdemucs.HDemucs", {"sources": _STEMS, "channels": 4, "segment": 8}),
     "HTDemucs": DemucsModel("htdemucs.HTDemucs", {"sources": _STEMS, "segment": Fraction(39, 5), **_TRANSFORMER}),
 }
-LAYOUT = "4band_v3"
+LAYOUT = "1band_sr44100_hl512"
 
 
 def main() -> int:
