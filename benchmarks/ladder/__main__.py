@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.page import table
+from demo import tiny_models
 from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
 from demo.song import render_song
+from demo.tiny_models import DemucsModel
 from pipeline.download import UrlGuard
 from processor.drivers import Driver
 from processor.engine import SeparationEngine
 from processor.ladder import rungs
 from processor.models import ModelStore, Network, StoreOptions
 from processor.wav import Samples, write_wav
-from tests.processor import tiny_models
-from tests.processor.tiny_models import DemucsModel
 
 #: More than the longer chunks have, s.
 SECONDS = 40.0

@@ -14,13 +14,14 @@ import psutil
 import soundfile
 from structlog.testing import capture_logs
 
+from demo import tiny_models
 from demo.random_network import Metadata, Shape, install_random_model
 from pipeline.cancel import CancelToken
 from pipeline.ensembles import Ensemble
 from pipeline.errors import ErrorCode
 from processor.decode import Mixture
 from processor.protocol import Separate, Stem
-from tests.processor import library, tiny_models
+from tests.processor import library
 from tests.processor.model_source import store_in
 
 if TYPE_CHECKING:

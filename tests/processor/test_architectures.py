@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from demo import tiny_models
 from pipeline.errors import ErrorCode, ErrorKind
 from processor.decode import Mixture
 from tests.processor import library as experiments
-from tests.processor import tiny_models
 from tests.processor.audio import decoded, noise, write_pcm
 from tests.processor.library import Refusal
 from tests.support.source_server import SourceServer, answer, sequence

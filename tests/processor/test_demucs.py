@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from demo import tiny_models
+from demo.tiny_models import DICING, FOUR, HYBRID_TRANSFORMER, DemucsModel
 from pipeline.errors import ErrorCode, ErrorKind
 from processor.decode import Mixture
 from processor.protocol import Stem
 from processor.wav import SAMPLE_RATE, Samples, write_wav
-from tests.processor import demucs_experiments, tiny_models
+from tests.processor import demucs_experiments
 from tests.processor import library as experiments
 from tests.processor.library import Refusal, Stems, read
-from tests.processor.tiny_models import DICING, FOUR, HYBRID_TRANSFORMER, DemucsModel
 
 pytestmark = pytest.mark.slow
 

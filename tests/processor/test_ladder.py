@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
+from demo import tiny_models
+from demo.tiny_models import DemucsModel
 from pipeline.cancel import CancelToken
 from pipeline.errors import CancelledError, ErrorCode, TransientError
 from processor import separation
@@ -27,10 +29,9 @@ from processor.models.errors import load_errors
 from processor.protocol import ChildSettings, Done
 from processor.separation import SeparationProcess
 from processor.wav import SAMPLE_RATE, write_wav
-from tests.processor import memory_experiments, tiny_models
+from tests.processor import memory_experiments
 from tests.processor.memory_experiments import MIB, data_bytes
 from tests.processor.test_real_child import pid_of
-from tests.processor.tiny_models import DemucsModel
 
 LONG = 60 * SAMPLE_RATE
 #: The child, with large blocks of memory given back at once: by default the C library keeps addresses, which count.

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from demo import tiny_models
 from pipeline.errors import ErrorCode, ErrorKind
 from processor.decode import Mixture
 from processor.protocol import Stem
 from processor.wav import SAMPLE_RATE, Samples, write_wav
 from tests.processor import library as experiments
-from tests.processor import tiny_models
 from tests.processor.library import MdxcRun, Refusal, Stems
 
 pytestmark = pytest.mark.slow

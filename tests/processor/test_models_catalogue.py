@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from demo.tiny_models import write_list
 from pipeline.errors import ErrorCode, PermanentError
 from processor.models.catalogue import ARCHITECTURES, lists_for, read_catalogue
 from processor.models.published import contradicts_name, published
 from processor.models.sources import LISTS, UVR_LIST, known
 from tests.processor import library as experiments
-from tests.processor.tiny_models import write_list
 
 #: One of each kind, and what the lists of strangers may have in them.
 UVR: dict[str, Any] = {

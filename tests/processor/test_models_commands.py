@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from demo.tiny_models import list_demucs
 from processor.models import SealError
 from processor.models.commands import Desk, ModelsExit
 from processor.models.lockfile import LOCK_FILE, LockFile
@@ -23,7 +24,6 @@ from processor.models.sources import LISTS, UVR_LIST
 from processor.models.store import INCOMING
 from tests.processor.model_source import served, store_in, visible
 from tests.processor.models_in_memory import memory_folder
-from tests.processor.tiny_models import list_demucs
 from tests.support.source_server import SourceServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from demo import tiny_models
 from pipeline.errors import ErrorCode, ErrorKind
 from processor.decode import Mixture
 from processor.models.lockfile import LOCK_FILE
 from processor.models.sources import LISTS
 from tests.processor import library as experiments
-from tests.processor import tiny_models
 from tests.processor.audio import decoded, noise, write_pcm
 from tests.processor.library import Refusal
 from tests.processor.model_source import served, store_in, visible

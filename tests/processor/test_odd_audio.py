@@ -13,16 +13,17 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from demo import tiny_models
 from demo.centre_model import DEMO_MODEL_NAME
+from demo.tiny_models import DemucsModel
 from pipeline.errors import ErrorCode, ErrorKind
 from processor.decode import Mixture
 from processor.protocol import Stem
 from processor.wav import write_wav
-from tests.processor import demucs_experiments, tiny_models
+from tests.processor import demucs_experiments
 from tests.processor import library as experiments
 from tests.processor.audio import RATE, Signal, decoded, noise, write_av, write_pcm
 from tests.processor.library import Refusal, Stems, read
-from tests.processor.tiny_models import DemucsModel
 
 pytestmark = pytest.mark.slow
 

@@ -11,12 +11,12 @@ from uuid import uuid4
 import psutil
 import pytest
 
+from demo import tiny_models
 from demo.centre_model import DEMO_MODEL_NAME
 from pipeline.lifecycle import ExitCode
 from pipeline.messages import SeparationResult, SeparationTask, from_message, to_message
 from pipeline.transport.embedded import EmbeddedTransport
 from processor.__main__ import main
-from tests.processor import tiny_models
 from tests.processor.audio import noise, write_pcm
 from tests.processor.running import DEADLINE, ask, port_of, processor
 from tests.support.log_lines import lines_until

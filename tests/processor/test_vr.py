@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from demo import tiny_models
 from pipeline.errors import ErrorCode, ErrorKind
 from processor.decode import Mixture
 from processor.protocol import Stem
 from processor.wav import SAMPLE_RATE, Samples, write_wav
 from tests.processor import library as experiments
-from tests.processor import tiny_models, vr_experiments
+from tests.processor import vr_experiments
 from tests.processor.library import Refusal, Stems
 
 pytestmark = pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Untrained models of the architectures that the demo model is none of; see the fixture ``library``."""
+"""Small untrained models of the other architectures than the demo model's, made from seeds."""
 
 from __future__ import annotations
 
