@@ -37,6 +37,10 @@ def song(seconds: float) -> Recording:
     return recording(whole.mixture.T[: round(seconds * whole.sample_rate)], whole.sample_rate)
 
 
+def repeated(of: Recording, times: int) -> Recording:
+    return recording(np.tile(of.samples, (times, 1)), of.sample_rate)
+
+
 def silence(seconds: float) -> Recording:
     return recording(np.zeros((round(seconds * 44_100), 1)), 44_100)
 

@@ -10,7 +10,7 @@ import pytest
 from devstack.kafka import fetch_kafka
 from devstack.s3 import fetch_s3_server
 from devstack.server import LocalServer
-from tests.e2e.audio import Recording, song
+from tests.e2e.audio import Recording, repeated, song
 from tests.e2e.logs import check_logs
 from tests.e2e.service import CREDENTIALS, WEBHOOK_SECRET, Service, files, service_in
 from tests.support.servers import require
@@ -101,5 +101,5 @@ def short_song() -> Recording:
 
 @pytest.fixture(scope="session")
 def long_song() -> Recording:
-    """Long enough to be interrupted in."""
-    return song(16.0)
+    """Long enough to be interrupted in: the model takes a fortieth of the time that it plays."""
+    return repeated(song(16.0), 10)
