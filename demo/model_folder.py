@@ -19,7 +19,7 @@ from typing import Any
 _HASHED_BYTES = 10_000 * 1024
 """UVR knows a model by the MD5 of this many bytes at the end of its file, or of the whole if smaller."""
 
-_LISTS = (
+LISTS = (
     "vr_download_list",
     "mdx_download_list",
     "mdx_download_vip_list",
@@ -45,7 +45,7 @@ def install_mdx_model(model_dir: Path, name: str, model: bytes, parameters: dict
         OSError: the folder cannot be written.
     """
     model_dir.mkdir(parents=True, exist_ok=True)
-    known_models: dict[str, dict[str, str]] = {key: {} for key in _LISTS}
+    known_models: dict[str, dict[str, str]] = {key: {} for key in LISTS}
     known_models["mdx_download_list"] = {f"MDX-Net Model: {name}": name}
     _merge_json(model_dir / "download_checks.json", known_models)
     _merge_json(model_dir / "mdx_model_data.json", {model_hash(model): parameters})

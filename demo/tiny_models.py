@@ -10,17 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demo.model_folder import model_hash
-
-LISTS = (
-    "vr_download_list",
-    "mdx_download_list",
-    "mdx_download_vip_list",
-    "demucs_download_list",
-    "mdx23c_download_list",
-    "mdx23c_download_vip_list",
-    "roformer_download_list",
-)
+from demo.model_folder import LISTS, model_hash
 
 
 def write_list(model_dir: Path, **lists: dict[str, Any]) -> None:

@@ -130,6 +130,12 @@ class SeparationProcess:
         cancel.wait(delay)
         cancel.raise_if_set()
 
+    @property
+    def pid(self) -> int | None:
+        """Of the child, if there is one."""
+        child = self._child
+        return None if child is None else child.pid
+
     def check(self) -> None:
         """Raise InfrastructureError unless a model is loaded."""
         child = self._child

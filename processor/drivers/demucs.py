@@ -27,7 +27,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import soundfile
 import torch
 from audio_separator.separator.architectures import demucs_separator
 from audio_separator.separator.uvr_lib_v5.demucs.apply import demucs_segments
@@ -36,8 +35,9 @@ from torch import Tensor
 
 from processor.drivers import Driver, Lighter, OnProgress, Write
 from processor.drivers.bag import Member, Part, is_driven, members_of
+from processor.drivers.song import CHANNELS, opened
 from processor.drivers.stock import StockDriver, replaced
-from processor.drivers.triangular import CHANNELS, NormalisedSong
+from processor.drivers.triangular import NormalisedSong
 from processor.stems import stem_key
 
 #: What clients are told of segments that are halved, once and twice, where memory is short.
@@ -91,7 +91,7 @@ class DemucsDriver:
     @torch.inference_mode()
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
         """See ``Driver``."""
-        with soundfile.SoundFile(mixture) as file:
+        with opened(mixture) as file:
             song = NormalisedSong(file)
             block = max(member.block for member in self._members)
             dice = random.Random(0)

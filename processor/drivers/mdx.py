@@ -22,7 +22,8 @@ from torch import Tensor
 from processor.drivers import Lighter, OnProgress, Write
 from processor.drivers.cuts import Grid
 from processor.drivers.network import Network, network_of, transform_device
-from processor.drivers.segments import CHANNELS, OverlapAdd, segments
+from processor.drivers.segments import OverlapAdd, segments
+from processor.drivers.song import opened
 from processor.drivers.spectrum import Spectrum
 from processor.stems import stem_key
 from processor.wav import Samples
@@ -65,9 +66,7 @@ class MdxDriver:
 
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
         """See ``Driver``."""
-        with soundfile.SoundFile(mixture) as song, soundfile.SoundFile(mixture) as whole:
-            if song.channels != CHANNELS or not song.frames:
-                raise ValueError("the mixture is not stereo, or empty")
+        with opened(mixture) as song, opened(mixture) as whole:
             grid = Grid(song.frames, self._segment, self._overlap, self._trim)
             for primary in self._separated(song, grid, on_progress):
                 rest = whole.read(len(primary), dtype="float32")

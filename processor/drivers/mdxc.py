@@ -30,7 +30,8 @@ from processor.drivers import Lighter, OnProgress, Write
 from processor.drivers.cuts import AnchoredCut, Cut, PaddedCut
 from processor.drivers.lane import Lane, lane_to
 from processor.drivers.network import GPU_BATCH
-from processor.drivers.segments import CHANNELS, OverlapAdd, segments
+from processor.drivers.segments import OverlapAdd, segments
+from processor.drivers.song import CHANNELS, opened
 from processor.stems import stem_key
 from processor.wav import SAMPLE_RATE, Samples
 
@@ -78,15 +79,16 @@ class MdxcDriver:
 
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
         """See ``Driver``."""
-        with soundfile.SoundFile(mixture) as song, soundfile.SoundFile(mixture) as whole:
-            if song.channels != CHANNELS or not song.frames:
-                raise ValueError("the mixture is not stereo, or empty")
-            with closing(self._separated(song, self.cut(song.frames), on_progress)) as blocks:
-                for block in blocks:
-                    if self._rest:
-                        write(self._rest, whole.read(block.shape[-1], dtype="float32") - block[0].T)
-                    for name, stem in zip(self._outputs, block, strict=True):
-                        write(name, stem.T)
+        with (
+            opened(mixture) as song,
+            opened(mixture) as whole,
+            closing(self._separated(song, self.cut(song.frames), on_progress)) as blocks,
+        ):
+            for block in blocks:
+                if self._rest:
+                    write(self._rest, whole.read(block.shape[-1], dtype="float32") - block[0].T)
+                for name, stem in zip(self._outputs, block, strict=True):
+                    write(name, stem.T)
 
     def cut(self, frames: int) -> Cut:
         """How a song of so many frames is cut. Raises ValueError if the model's parameters allow no cut."""

@@ -14,9 +14,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from processor.drivers.cuts import Cut
+from processor.drivers.song import CHANNELS, require_finite
 from processor.wav import Samples
-
-CHANNELS = 2
 
 Array = Any
 """Of numpy's, or a tensor on any device: both know what is done here."""
@@ -32,8 +31,7 @@ def segments(song: soundfile.SoundFile, cut: Cut) -> Iterator[Samples]:
     for number in range(cut.count):
         fresh = held[kept:]
         song.read(dtype="float32", out=fresh, fill_value=0.0)
-        if not np.isfinite(fresh).all():
-            raise ValueError("the mixture has samples that are no numbers")
+        require_finite(fresh)
         yield held.T
         step = cut.start(number + 1) - cut.start(number)
         kept = cut.segment - step

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from processor.drivers import Lighter, OnProgress, Write
-from processor.drivers.segments import CHANNELS
+from processor.drivers.song import opened, require_finite
 from processor.stems import StemMissingError, stem_key
 from processor.wav import BLOCK_FRAMES, SAMPLE_RATE, Samples
 
@@ -73,12 +72,9 @@ class StockDriver:
 
 def _frames_of(mixture: Path) -> int:
     """How long the song is. Raises ValueError for what the library fails on, each architecture in a way of its own."""
-    with soundfile.SoundFile(mixture) as song:
-        if song.channels != CHANNELS or not song.frames:
-            raise ValueError("the mixture is not stereo, or empty")
+    with opened(mixture) as song:
         for block in song.blocks(blocksize=BLOCK_FRAMES, dtype="float32"):
-            if not np.isfinite(block).all():
-                raise ValueError("the mixture has samples that are no numbers")
+            require_finite(block)
         return int(song.frames)
 
 

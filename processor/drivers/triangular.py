@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import soundfile
 import torch
 from torch import Tensor
 
 from processor.drivers.moments import Moments
+from processor.drivers.song import CHANNELS, require_finite
 from processor.drivers.walks import Segment, Walk
 from processor.wav import BLOCK_FRAMES
-
-CHANNELS = 2
 
 
 class NormalisedSong:
@@ -24,9 +22,7 @@ class NormalisedSong:
     """
 
     def __init__(self, file: soundfile.SoundFile) -> None:
-        """Raises ValueError for what is empty or not stereo, and for samples that are no numbers."""
-        if file.channels != CHANNELS or not file.frames:
-            raise ValueError("the mixture is not stereo, or empty")
+        """``file``: see ``opened``. Raises ValueError for samples that are no numbers."""
         moments = _moments(file)
         self._file = file
         self.frames: int = file.frames
@@ -93,8 +89,7 @@ class TriangularAdd:
 def _moments(file: soundfile.SoundFile) -> Moments:
     moments = Moments()
     for block in file.blocks(blocksize=BLOCK_FRAMES, dtype="float32"):
-        if not np.isfinite(block).all():
-            raise ValueError("the mixture has samples that are no numbers")
+        require_finite(block)
         moments.add((block[:, 0] + block[:, 1]) / 2)
     return moments
 

@@ -24,7 +24,7 @@ from processor.drivers import Lighter, OnProgress, Write
 from processor.drivers.bands import Analysis, Layout, Synthesis
 from processor.drivers.blockwise import Array
 from processor.drivers.network import GPU_BATCH
-from processor.drivers.segments import CHANNELS
+from processor.drivers.song import CHANNELS, opened, require_finite
 from processor.stems import stem_key
 from processor.wav import BLOCK_FRAMES
 
@@ -89,9 +89,7 @@ class VrDriver:
 
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
         """See ``Driver``. What is behind the last whole hop of a song is silence, as stock has it."""
-        with soundfile.SoundFile(mixture) as song:
-            if song.channels != CHANNELS or not song.frames:
-                raise ValueError("the mixture is not stereo, or empty")
+        with opened(mixture) as song:
             left = song.frames
             for waves in self._separated(song, on_progress):
                 fresh = min(left, waves[0].shape[-1])
@@ -133,8 +131,7 @@ class VrDriver:
         for start in range(0, song.frames, BLOCK_FRAMES):
             size = min(BLOCK_FRAMES, song.frames - start)
             block = song.read(size, dtype="float32", fill_value=0.0)
-            if not np.isfinite(block).all():
-                raise ValueError("the mixture has samples that are no numbers")
+            require_finite(block)
             yield analysis.push(np.ascontiguousarray(block.T), last=start + size == song.frames)
 
     def _predicted(self, song: soundfile.SoundFile, loudest: np.float32) -> Iterator[tuple[Array, Tensor]]:

@@ -55,8 +55,8 @@ def separate(
 def pid_of(warm: SeparationProcess) -> int:
     """Of the child that is ready."""
     warm.start(CancelToken())
-    (pid,) = [child.pid for child in psutil.Process().children() if "processor.child" in " ".join(child.cmdline())]
-    return pid
+    assert warm.pid is not None
+    return warm.pid
 
 
 @pytest.fixture

@@ -47,11 +47,10 @@ class RangedFile:
     """Called before each answer with the range; True if it has answered."""
     on_block: Callable[[int], None] = lambda sent: None
     """Called before each block with the bytes sent in all."""
-    given: list[tuple[int, int]] = field(default_factory=list, init=False)
-    """What was sent, one pair for each answer."""
     busiest: int = field(default=0, init=False)
     """Most connections at one time."""
     sent: int = field(default=0, init=False)
+    _given: list[tuple[int, int]] = field(default_factory=list, init=False)
     _busy: int = field(default=0, init=False)
     _lock: threading.Condition = field(default_factory=threading.Condition, init=False)
 
@@ -61,6 +60,13 @@ class RangedFile:
                 self.refusal(exchange)
                 return
             self._answer(exchange)
+
+    @property
+    def given(self) -> list[tuple[int, int]]:
+        """What was sent, one pair for each answer in the order in which they were begun, once all have ended."""
+        with self._lock:
+            assert self._lock.wait_for(lambda: not self._busy, DEADLINE), "there are answers that do not end"
+            return list(self._given)
 
     def wait_until_sent(self, amount: int) -> None:
         """Until so many bytes were sent in all. Raises AssertionError if they are not."""
@@ -79,6 +85,7 @@ class RangedFile:
         finally:
             with self._lock:
                 self._busy -= 1
+                self._lock.notify_all()
 
     def _answer(self, exchange: Exchange) -> None:
         asked = exchange.request.headers
@@ -104,6 +111,9 @@ class RangedFile:
     def _send(self, exchange: Exchange, start: int, end: int) -> None:
         last = min(end, start + self.cut_after) if self.cut_after is not None else end
         position, began = start, time.monotonic()
+        with self._lock:
+            number = len(self._given)
+            self._given.append((start, start))
         try:
             while position < last:
                 block = min(self.block, last - position)
@@ -118,7 +128,7 @@ class RangedFile:
                     self._lock.notify_all()
         finally:
             with self._lock:
-                self.given.append((start, position))
+                self._given[number] = (start, position)
 
     def _delay(self, began: float, sent: int) -> float:
         return max(began + sent / self.rate - time.monotonic(), 0.0) if self.rate else 0.0
