@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
 MAX_REDIRECTS = 5
 
-#: Compressed answers are not wanted (a few bytes can become very many), and neither is a second request on a
-#: connection whose server may send more than it announced.
-_HEADERS = {"User-Agent": "uvr-api", "Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close"}
+#: Compressed answers are not wanted: a few bytes can become very many.
+_HEADERS = {"User-Agent": "uvr-api", "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +48,13 @@ class Line:
         with self.approach(source, on_start) as approach:
             return approach.open(headers)
 
-    def approach(self, source: Source, on_start: Callable[[Branch], None] = lambda _: None) -> Approach:
-        """A request to ``source`` that is not made yet. ``on_start`` as for ``open``."""
+    def approach(
+        self, source: Source, on_start: Callable[[Branch], None] = lambda _: None, *, keep: bool = False
+    ) -> Approach:
+        """A request to ``source`` that is not made yet. ``on_start`` as for ``open``.
+
+        ``keep``: the connection may be used for another one afterwards; see ``Exchange.again``.
+        """
         with ExitStack() as stack:
             watch = stack.enter_context(self.watchdog.branch(source.subject))
             on_start(watch)
@@ -63,49 +67,66 @@ class Line:
                     wire=self.wire,
                 )
             )
-            return Approach(self, source, watch, session, stack.pop_all())
+            return Approach(_Way(self, source, watch, session, keep), stack.pop_all())
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What a request goes over, and maybe others after it."""
+
+    line: Line
+    source: Source
+    watch: Branch
+    session: GuardedSession
+    keep: bool
 
 
 class Approach:
     """A request before it is made. A context manager: what ``open`` has not handed on is closed at its end."""
 
-    def __init__(self, line: Line, source: Source, watch: Branch, session: GuardedSession, stack: ExitStack) -> None:
-        self._line = line
-        self._source = source
-        self._watch = watch
-        self._session = session
+    def __init__(self, way: _Way, stack: ExitStack, *, warm: bool = False) -> None:
+        self._way = way
         self._stack = stack
+        self.warm = warm
+        """Whether the connection has been used before, so that the other side may have closed it meanwhile."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up, unless that is for an Exchange to do."""
         self._stack.close()
 
     def connect(self) -> None:
         """Connect already, so that ``open`` need not. Raises the same as ``download``."""
-        place = self._source.place
-        with translated(self._source.subject, self._watch):
-            self._session.connect_ahead(place.host, place.port)
+        source = self._way.source
+        with translated(source.subject, self._way.watch):
+            self._way.session.connect_ahead(source.place.host, source.place.port)
 
     def open(self, headers: Mapping[str, str]) -> Exchange:
         """See ``Line.open``. Once."""
-        request = _Request(self._session, self._watch, self._source.subject, {**_HEADERS, **headers})
-        response, place = request.follow(self._source.place)
+        way = self._way
+        if self.warm:
+            way.watch.expect()
+        connection = {"Connection": "keep-alive" if way.keep else "close"}
+        request = _Request(way.session, way.watch, way.source.subject, {**_HEADERS, **connection, **headers})
+        response, place = request.follow(way.source.place)
         self._stack.callback(response.close)
-        return Exchange(self._line, self._source, place, response, self._watch, self._stack.pop_all())
+        return Exchange(way, place, response, self._stack.pop_all())
 
 
 class Exchange:
     """An answer whose body is being read. A context manager."""
 
-    def __init__(
-        self, line: Line, source: Source, place: ParsedUrl, response: requests.Response, watch: Branch, stack: ExitStack
-    ) -> None:
-        self._line = line
-        self.watch = watch
+    def __init__(self, way: _Way, place: ParsedUrl, response: requests.Response, stack: ExitStack) -> None:
+        self._way = way
+        self._line = way.line
         self._stack = stack
-        self.source = source
+        self.watch = way.watch
+        self.source = way.source
         self.place = place
         """Where the redirects led."""
         self.response = response
@@ -119,6 +140,17 @@ class Exchange:
     def close(self) -> None:
         """Hang up."""
         self._stack.close()
+
+    def again(self) -> Approach | None:
+        """Another request over the same connection, if it was to be kept and the body is read: this is over then.
+
+        A connection that the other side closes, or on which it sends more than it announced, is not used again; the
+        next request makes a new one.
+        """
+        if not self._way.keep or self.response.raw.length_remaining != 0:
+            return None
+        self.response.raw.drain_conn()  # of nothing: this is how it goes back to the session
+        return Approach(self._way, self._stack.pop_all(), warm=True)
 
     def raise_if_ended(self) -> None:
         """Raise the reason if the watchdog has ended this: what was read may be less than it seems."""

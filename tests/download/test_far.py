@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 from dataclasses import replace
@@ -58,6 +59,81 @@ def test_all_connections_help(server: SourceServer, file: RangedFile, fetcher: F
     assert got.path.read_bytes() == DATA
     assert got.connections == 4
     assert version_questions(server) >= 1
+
+
+def test_a_connection_is_used_for_one_part_after_the_other(
+    server: SourceServer, file: RangedFile, fetcher: Fetcher
+) -> None:
+    file.largest_part = MIB // 4
+    assert fetch(fetcher, server).path.read_bytes() == DATA
+    assert server.connections < len(server.requests) / 2
+
+
+@pytest.mark.parametrize("asked_again", [False, True], ids=["at once", "when it is asked again"])
+def test_a_connection_that_is_closed_between_two_parts_is_made_anew(
+    asked_again: bool, server: SourceServer, file: RangedFile, fetcher: Fetcher
+) -> None:
+    used: set[object] = set()
+
+    def hang_up(exchange: Exchange, start: int, end: int) -> bool:
+        if exchange.connection in used:
+            return True  # without an answer
+        used.add(exchange.connection)
+        return _late(exchange, start, end)
+
+    file.largest_part, file.keeps = MIB // 2, asked_again
+    file.twist = hang_up
+    got = fetch(fetcher, server)
+    assert got.path.read_bytes() == DATA
+    assert got.connections == 4  # that is no sign of too many
+
+
+def test_what_comes_behind_an_answer_is_not_taken_for_the_next_one(
+    server: SourceServer, file: RangedFile, fetcher: Fetcher
+) -> None:
+    forged = b"HTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\n\r\nwrong"
+
+    def more_than_announced(exchange: Exchange, start: int, end: int) -> bool:
+        _late(exchange, start, end)
+        if exchange.request.headers["range"] == "bytes=0-":
+            return False
+        exchange.head(
+            206,
+            {
+                "Content-Range": f"bytes {start}-{end - 1}/{len(DATA)}",
+                "Content-Length": str(end - start),
+                "ETag": str(file.etag),
+            },
+        )
+        exchange.send(DATA[start:end] + forged)
+        exchange.keep_open = exchange.wants_more
+        return True
+
+    file.largest_part, file.twist = MIB // 2, more_than_announced
+    assert fetch(fetcher, server).path.read_bytes() == DATA
+
+
+def test_what_is_lost_on_the_way_is_asked_for_again_over_a_connection_that_is_idle(
+    server: SourceServer, file: RangedFile, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.download.ranged.download.SILENT", 1000.0)
+    held: list[Exchange] = []
+
+    def fall_silent(sent: int) -> None:
+        if sent >= len(DATA) - MIB and not held:
+            held.append(exchanges[threading.get_ident()])
+            with contextlib.suppress(OSError):
+                held[0].hold()
+
+    exchanges: dict[int, Exchange] = {}
+
+    def note(exchange: Exchange, start: int, end: int) -> bool:
+        exchanges[threading.get_ident()] = exchange
+        return _late(exchange, start, end)
+
+    file.on_block, file.twist = fall_silent, note
+    assert fetch(fetcher, server, replace(MANY, stall_timeout=1000)).path.read_bytes() == DATA
+    assert held
 
 
 def test_what_is_connected_in_vain_is_closed(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:

@@ -38,6 +38,10 @@ class RangedFile:
     most: int | None = None
     """More connections than these at one time are answered with ``refusal``."""
     refusal: Callable[[Exchange], None] = lambda exchange: exchange.respond(503)
+    largest_part: int | None = None
+    """No part whose end was asked for is larger than this."""
+    keeps: bool = True
+    """Whether a connection stays open where the client wants it to."""
     ranges: bool = True
     """Whether parts are given."""
     conditions: bool = True
@@ -97,6 +101,8 @@ class RangedFile:
         partial = wanted is not None and self.ranges and not stale
         start = int(wanted[1]) if wanted and partial else 0
         end = min(int(wanted[2]) + 1, len(self.data)) if wanted and partial and wanted[2] else len(self.data)
+        if wanted and partial and wanted[2] and self.largest_part:
+            end = min(end, start + self.largest_part)
         if self.twist and self.twist(exchange, start, end):
             return
         if start >= len(self.data):
@@ -126,6 +132,7 @@ class RangedFile:
                 with self._lock:
                     self.sent += block
                     self._lock.notify_all()
+            exchange.keep_open = self.keeps and exchange.wants_more and last == end
         finally:
             with self._lock:
                 self._given[number] = (start, position)

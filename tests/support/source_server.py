@@ -81,7 +81,12 @@ class Exchange:
         pairs = headers.items() if isinstance(headers, Mapping) else headers
         self.head(status, [("Content-Length", str(len(body))), *pairs])
         self.send(body)
-        self.keep_open = self.request.headers.get("connection", "").lower() != "close"
+        self.keep_open = self.wants_more
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether the client wants the connection to stay open."""
+        return self.request.headers.get("connection", "").lower() != "close"
 
     def hold(self) -> None:
         """Keep the connection open and silent until the client or the server goes away."""

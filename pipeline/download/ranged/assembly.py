@@ -11,7 +11,7 @@ from pipeline.download.checksum import Checksum, PrefixHash
 from pipeline.download.exchange import Exchange, Line
 from pipeline.download.partial import ScatteredFile
 from pipeline.download.progress import Reporter
-from pipeline.download.ranged.download import RangedDownload
+from pipeline.download.ranged.download import FAR, RangedDownload
 from pipeline.download.ranged.pieces import Allotment, Span, missing, piece_size
 from pipeline.download.ranged.ranges import ask
 from pipeline.download.ranged.resume import Remains
@@ -81,6 +81,7 @@ class Assembly:
             chunk_bytes=limits.chunk_bytes,
             piece_bytes=piece_size(total, limits.min_piece_bytes) if journalled else None,
             verified=self.checksum is not None,
+            keep=self.latency >= FAR,
         )
         crew.received = total - crew.allotment.missing
         return crew

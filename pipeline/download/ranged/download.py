@@ -30,6 +30,9 @@ LONGEST_PAUSE: Final = 15.0
 #: A connection that is silent for so long, s, while another one has nothing to do, is replaced.
 SILENT: Final = 2.0
 
+#: Times the latency that a connection which delivered may be silent while another one is connected and idle.
+_OVERDUE: Final = 1.0
+
 #: From this latency on, s, connections are made before it is known how many of them help.
 FAR: Final = 0.05
 #: A file has as many spare connections as it has so many bytes, for so long, s, at most.
@@ -103,7 +106,8 @@ class RangedDownload:
         source = first[0].source if first else self._sources.current
         crew = self._crew
         with crew.changed:
-            spare = next((worker for worker in crew.spare if worker.source is source), None)
+            # The last one has the most lively connection.
+            spare = next((worker for worker in reversed(crew.spare) if worker.source is source), None)
             if spare and first is None:
                 crew.spare.remove(spare)
                 crew.active.append(spare)
@@ -132,8 +136,8 @@ class RangedDownload:
 
     def _dismiss_spares(self) -> None:
         with self._crew.changed:
-            spare = tuple(self._crew.spare)
-        for worker in spare:
+            unused = [worker for worker in self._crew.spare if not worker.called]
+        for worker in unused:
             worker.dismiss()
 
     def _step(self) -> bool:
@@ -224,8 +228,10 @@ class RangedDownload:
         return max(int(self._pace.each * active / self._growth.level * _TRIAL), ALIGNMENT)
 
     def _replace_silent(self, active: list[Worker], now: float) -> None:
+        # Asked over another connection that there is, it may be here before what was lost on the way is sent again.
+        impatient = min(SILENT, _OVERDUE * self._latency) if self._crew.spare else SILENT
         for worker in active:
-            if now - worker.quiet_since > SILENT:
+            if now - worker.quiet_since > (impatient if worker.delivering else SILENT):
                 worker.dismiss()
 
     def _judge(self, worker: Worker) -> None:

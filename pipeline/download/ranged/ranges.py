@@ -11,7 +11,7 @@ from pipeline.download.ranged.validators import Agreement, ContentRange, Validat
 from pipeline.download.response import check_status, declared_length, read_part_head
 from pipeline.download.sources import RangesLostError, Source, SourceChangedError
 from pipeline.download.wire.watchdog import Branch
-from pipeline.errors import PermanentError
+from pipeline.errors import PermanentError, TransientError
 
 
 def ask(
@@ -70,7 +70,7 @@ def _open(
     place = source.place
     exchange: Exchange | None = None
     try:
-        exchange = approach.open(headers) if approach else line.open(source, headers, on_start)
+        exchange = _over(approach, headers) or line.open(source, headers, on_start)
         if place is source.url or exchange.response.status_code < HTTPStatus.BAD_REQUEST:
             return exchange
         if exchange.response.status_code == HTTPStatus.PRECONDITION_FAILED:
@@ -83,6 +83,19 @@ def _open(
         exchange.close()
     source.place = source.url
     return line.open(source, headers, on_start)
+
+
+def _over(approach: Approach | None, headers: dict[str, str]) -> Exchange | None:
+    """The answer over a connection that there is. None if there is none, or the other side has just closed it."""
+    if approach is None:
+        return None
+    try:
+        return approach.open(headers)
+    except TransientError:
+        if not approach.warm:
+            raise
+        approach.close()
+        return None
 
 
 def _check(exchange: Exchange, source: Source, span: Span, total: int, *, verified: bool) -> int:

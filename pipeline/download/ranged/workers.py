@@ -46,9 +46,11 @@ class Crew:
     last_at: float = 0.0
     """When the last bytes came, on the monotonic clock."""
     requests: int = 1
+    keep: bool = False
+    """Whether connections are used for one range after the other."""
     active: list[Worker] = field(default_factory=list)
     spare: list[Worker] = field(default_factory=list)
-    """Connected, and not told to work yet."""
+    """Connected, and told to work not yet, or not at the moment."""
     ended: list[Worker] = field(default_factory=list)
     """Not looked at yet."""
     entries: list[Entry] = field(default_factory=list)
@@ -71,7 +73,8 @@ class Crew:
 class Worker(threading.Thread):
     """Works until there is nothing to take, it is dismissed, or something fails; which of them, ``error`` tells.
 
-    A spare one connects, and then waits to be called.
+    A spare one connects, and then waits to be called. One whose connection can be used again waits to be called again
+    when there is nothing to take.
     """
 
     def __init__(
@@ -82,6 +85,8 @@ class Worker(threading.Thread):
         self.error: BaseException | None = None
         self.dismissed = False
         self.retired = False
+        self.called = not spare
+        """Whether it was ever told to work."""
         self.progress = 0
         """Bytes of the last answer."""
         self.delivering = False
@@ -92,18 +97,13 @@ class Worker(threading.Thread):
         self._first = first
         self._watch = first[0].watch if first else None
         self._approach: Approach | None = None
-        self._spare = spare
-        self._called = threading.Event()
-
-    @property
-    def called(self) -> bool:
-        """Whether it was told to work: from the beginning, unless it is a spare one."""
-        return not self._spare or self._called.is_set()
+        self._wake = threading.Event()
 
     def call(self) -> None:
-        """Begin, if this is a spare one."""
+        """Begin, or begin again, if this is a spare one."""
+        self.called = True
         self.quiet_since = time.monotonic()
-        self._called.set()
+        self._wake.set()
 
     def retire(self) -> None:
         """Take nothing more."""
@@ -112,7 +112,7 @@ class Worker(threading.Thread):
     def dismiss(self) -> None:
         """Stop, at once."""
         self.dismissed = True
-        self._called.set()
+        self._wake.set()
         if self._watch is not None:
             self._watch.give_up()
 
@@ -125,24 +125,37 @@ class Worker(threading.Thread):
     def run(self) -> None:
         """Work."""
         try:
-            if self._spare:
-                self._stand_by()
-            else:
+            if not self.called:
+                self._approach = self._crew.line.approach(self.source, self._watched, keep=self._crew.keep)
+                self._approach.connect()
+                self._wake.wait()
+            self._work()
+            while self._stand_by():
                 self._work()
         except BaseException as error:  # noqa: BLE001 - the boundary of the thread: whoever started it decides
             self.error = error
         if self._first is not None:
             self._first[0].close()
+        if self._approach is not None:
+            self._approach.close()
         with self._crew.changed:
             (self._crew.active if self in self._crew.active else self._crew.spare).remove(self)
             self._crew.ended.append(self)
             self._crew.changed.notify()
 
-    def _stand_by(self) -> None:
-        with self._crew.line.approach(self.source, self._watched) as self._approach:
-            self._approach.connect()
-            self._called.wait()
-            self._work()
+    def _stand_by(self) -> bool:
+        """Wait to be called again, if there is a connection for it. Whether it was."""
+        if self._approach is None or self.dismissed or self.retired:
+            return False
+        self._wake.clear()
+        with self._crew.changed:
+            self.delivering = False
+            self._crew.active.remove(self)
+            self._crew.spare.append(self)
+            self._crew.changed.notify()
+        if not self.dismissed:  # before the clearing; since then, it would be awake
+            self._wake.wait()
+        return not self.dismissed
 
     def _work(self) -> None:
         while not (self.dismissed or self.retired):
@@ -166,6 +179,7 @@ class Worker(threading.Thread):
                 self._read(exchange, holding, end, tally)
             finally:
                 self._crew.note(list(tally.rest()))
+            self._approach = exchange.again()
 
     def _open(self, holding: Holding) -> tuple[Exchange, int]:
         if self._first is not None:
@@ -174,16 +188,19 @@ class Worker(threading.Thread):
         span = Span(holding.start, holding.end)
         self._crew.requests += 1  # whether there was more than one is all that counts
         crew = self._crew
-        approach, self._approach = self._approach, None
-        return ask(
+        if crew.keep and self._approach is None:
+            self._approach = crew.line.approach(self.source, self._watched, keep=True)
+        answer = ask(
             crew.line,
             self.source,
             span,
             crew.total,
             verified=crew.verified,
             on_start=self._watched,
-            approach=approach,
+            approach=self._approach,
         )
+        self._approach = None
+        return answer
 
     def _read(self, exchange: Exchange, holding: Holding, end: int, tally: Tally) -> None:
         crew = self._crew
