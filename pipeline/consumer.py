@@ -1,6 +1,6 @@
 """The one consumer loop: receive, work, settle, retry, dead-letter, stop.
 
-    receive ──▶ parse ──▶ handle ──▶ outputs durable, offset advanced (settle) ──▶ after_settled
+    receive ──▶ parse ──▶ handle ──▶ outputs durable, offset advanced (settle)
                   │          │
                   │          ├─ permanent, or transient once too often ─▶ on_failure(…) is settled instead
                   │          ├─ transient       to a retry topic, one attempt spent
@@ -72,10 +72,9 @@ class JobContext:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of a job: messages to make durable, and what may be tidied up only after that."""
+    """The end of a job, and the messages to make durable with it."""
 
     outputs: Sequence[Message] = ()
-    after_settled: Callable[[], None] | None = None
     end: str = "done"
     """What it was, in a word, for logs and metrics."""
 
@@ -276,7 +275,7 @@ class Consumer(Generic[Job]):
         log.error("job_quarantined", error=error.message, code=error.code)
         failed = self._reported(job, delivery, error) or Outcome()
         letter = self._dead_letter(delivery, error)
-        return Outcome((*failed.outputs, letter), failed.after_settled, end="quarantined")
+        return Outcome((*failed.outputs, letter), end="quarantined")
 
     def _reported(self, job: Job, delivery: Delivery, error: PipelineError) -> Outcome | None:
         """What the worker makes of the failure, however long our surroundings are away; None if it cannot tell.
@@ -309,7 +308,7 @@ class Consumer(Generic[Job]):
             log.error("outcome_not_storable", error=error.message)
             failed = (self._reported(job, delivery, error) if job is not None else None) or Outcome()
             letter = shortened(self._dead_letter(delivery, error))
-            smaller = Outcome((*failed.outputs, letter), outcome.after_settled, end="not_storable")
+            smaller = Outcome((*failed.outputs, letter), end="not_storable")
             return smaller.end if self._settle(delivery, smaller) else None
 
     def _settle(self, delivery: Delivery, outcome: Outcome) -> bool:
@@ -318,7 +317,7 @@ class Consumer(Generic[Job]):
         while True:
             try:
                 self.subscription.settle(delivery, *outcome.outputs)
-                break
+                return True
             except CancelledError as error:
                 metrics.lost.inc()
                 log.warning("job_lost", error=error.message)
@@ -330,8 +329,6 @@ class Consumer(Generic[Job]):
                     # Nothing was acknowledged: the job comes again, and doing it twice changes nothing.
                     log.warning("job_unsettled", reason=delivery.cancel.reason)
                     return False
-        self._tidy_up(outcome)
-        return True
 
     def _wait_out(self, delivery: Delivery, fault: InfrastructureError, failures: int, event: str) -> bool:
         """Wait, with the circuit open, after so many failures in a row; whether the delivery was cancelled."""
@@ -339,14 +336,6 @@ class Consumer(Generic[Job]):
         log.warning(event, error=fault.message, retry_in_seconds=round(delay, 2))
         self.breaker.trip(delivery.position, fault)
         return delivery.cancel.wait(delay)
-
-    def _tidy_up(self, outcome: Outcome) -> None:
-        if outcome.after_settled is None:
-            return
-        try:
-            outcome.after_settled()
-        except Exception:  # the boundary: the job is done, whatever is left lying about
-            log.warning("tidy_up_failed", exc_info=True)
 
     def _release(self, delivery: Delivery, *, count_attempt: bool) -> None:
         if delivery.cancel.reason is ErrorCode.DELIVERY_LOST:

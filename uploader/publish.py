@@ -83,7 +83,7 @@ class StemPublisher:
                 self._store.delete(stem.staged)
 
     def discard(self, result: SeparationResult, placed: Iterable[StagedStem] = ()) -> None:
-        """Delete what the job leaves once its outcome is settled: its stems in the hand-off, and staged ones that are
+        """Delete what the job leaves once its outcome is decided: its stems in the hand-off, and staged ones that are
         not among ``placed``. Failing that is logged: the job is done all the same.
         """
         done = {stem.staged for stem in placed}

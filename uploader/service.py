@@ -2,7 +2,7 @@
 
     outcome decided before? ──no──▶ encode and stage the stems, build the body ──▶ decide: the first one stays
               │                                                                        │
-              └──yes─────────────────────────────▶ place its stems, call the webhook ◀─┘ ──▶ settle ──▶ tidy up
+              └──yes─────────────────────────────▶ place its stems, call the webhook ◀─┘ ──▶ tidy up ──▶ settle
 
 Wherever the power goes, the result comes again and begins at the left, with nothing told or with the outcome decided.
 """
@@ -141,9 +141,14 @@ class Uploader:
         return Outcome((to_message(self._task_topic, task),), end="resubmitted")
 
     def _ended(self, result: SeparationResult, record: OutcomeRecord, *letters: Message, end: str) -> Outcome:
-        """The terminal event is settled with the job, since it must not be lost; then it is tidied up."""
+        """The terminal event is settled with the job, since it must not be lost.
+
+        It is tidied up before that: no stem is needed once the outcome is decided, however often the result comes
+        again, and nobody would come back for what an uploader that died after settling had left.
+        """
         event = self._reporter.event(result.task_uuid, record.state, 1.0, record.message)
-        return Outcome((event, *letters), lambda: self._publisher.discard(result, record.stems), end)
+        self._publisher.discard(result, record.stems)
+        return Outcome((event, *letters), end)
 
     def _known(self, result: SeparationResult) -> OutcomeRecord | None:
         try:

@@ -47,16 +47,9 @@ def terminal(outcome: Outcome) -> TaskEvent:
     return from_message(TaskEvent, next(message for message in outcome.outputs if message.topic == EVENTS))
 
 
-def settle(outcome: Outcome) -> None:
-    if outcome.after_settled is not None:
-        outcome.after_settled()
-
-
 def finish(uploader: Uploader, result: SeparationResult) -> Outcome:
-    """Handle the result and settle it."""
-    outcome = uploader.handle(result, fresh())
-    settle(outcome)
-    return outcome
+    """Handle the result."""
+    return uploader.handle(result, fresh())
 
 
 def refused(bench: Bench, result: SeparationResult, context: JobContext | None = None) -> PipelineError:

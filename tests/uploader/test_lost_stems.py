@@ -19,7 +19,6 @@ from tests.uploader.outcomes import (
     fresh,
     is_handed_off,
     local_files,
-    settle,
     terminal,
     told,
 )
@@ -73,7 +72,6 @@ def test_the_second_separation_is_what_the_client_is_told_of(bench: Bench, song:
     damage(bench, first)
     outcome = bench.uploader.handle(first, fresh())
     second = bench.hand_off(song, from_message(SeparationTask, outcome.outputs[0]))
-    settle(outcome)
     assert is_handed_off(bench, second) == [True, True]
     finish(bench.uploader, second)
     assert check_told_alike(bench, bench.receiver.wait_for(1))["status"] == "success"
@@ -85,7 +83,6 @@ def test_nothing_of_the_first_separation_is_left_behind(bench: Bench, song: Song
     first = bench.hand_off(song)
     damage(bench, first)
     outcome = bench.uploader.handle(first, fresh())
-    settle(outcome)
     task = from_message(SeparationTask, outcome.outputs[0])
     finish(bench.uploader, bench.hand_off({name: samples * 0.5 for name, samples in song.items()}, task))
     assert check_told_alike(bench, bench.receiver.wait_for(1))["status"] == "success"
@@ -113,7 +110,6 @@ def test_a_stem_that_is_lost_again_fails_the_task(bench: Bench, song: Song, dama
     assert body["error"] == {"code": "handoff_missing", "retryable": False}
     assert "instrumental" in body["error_message"]
     assert (terminal(outcome).status, outcome.end) == (TaskState.FAILED, "failed")
-    settle(outcome)
     assert local_files(bench.folder / "handoff") == set()
 
 

@@ -27,7 +27,6 @@ from tests.uploader.outcomes import (
     local_files,
     refused,
     samples_of,
-    settle,
     stored,
     terminal,
 )
@@ -184,7 +183,7 @@ def test_an_uploader_that_was_stopped_for_long_tells_what_was_decided_without_it
             finish(bench.uploader, bench.hand_off(song if bits == "same" else other_bits(song), first.task))
         finally:
             slow.go_on.set()
-        settle(stopped.result())
+        stopped.result()
     assert check_told_alike(bench, bench.receiver.wait_for(2))["status"] == "success"
     check_tidy(bench)
 

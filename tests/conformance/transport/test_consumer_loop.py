@@ -69,7 +69,6 @@ class ScriptedWorker:
 
     results: str
     script: list[Step] = field(default_factory=list)
-    after_settled: Callable[[], None] | None = None
     output: bytes = b"done"
     handled: list[tuple[str, int]] = field(default_factory=list)
     """Each call of ``handle``: the job, and which delivery it was."""
@@ -87,10 +86,10 @@ class ScriptedWorker:
         if step is not None:
             step(context)
         self.done.set()
-        return Outcome((Message(self.results, "k", self.output),), self.after_settled)
+        return Outcome((Message(self.results, "k", self.output),))
 
     def on_failure(self, job: str, error: PipelineError) -> Outcome:
-        return Outcome((Message(self.results, "k", f"failed: {job}: {error.code}".encode()),), self.after_settled)
+        return Outcome((Message(self.results, "k", f"failed: {job}: {error.code}".encode()),))
 
 
 class Loop:
@@ -499,36 +498,11 @@ class TestTooLargeOutcomes:
         assert letter.value == b"one"
 
 
-class TestTidyingUp:
-    def test_it_comes_after_settling(self, stage: Stage) -> None:
-        order: list[str] = []
-
-        class Watched:
-            """The real subscription, with a witness."""
-
-            def __init__(self, subscription: Subscription) -> None:
-                self.receive = subscription.receive
-                self.release = subscription.release
-                self.close = subscription.close
-                self._settle = subscription.settle
-
-            def settle(self, delivery: Delivery, *outputs: Message) -> None:
-                self._settle(delivery, *outputs)
-                order.append("settled")
-
-        stage.publish(b"one", b"two")
-        worker = stage.worker(None, NOT_FOUND)
-        worker.after_settled = lambda: order.append("tidied up")
-        stage.run(worker, subscription=Watched(stage.subscribe()))
-        stage.outputs(2)
-        assert order == ["settled", "tidied up"] * 2
-
-    def test_a_job_that_was_lost_is_neither_settled_nor_tidied_up(self, stage: Stage) -> None:
-        tidied: list[str] = []
+class TestSettling:
+    def test_a_job_that_was_lost_is_not_settled(self, stage: Stage) -> None:
         subscription = stage.subscribe()
         stage.publish(b"one")
         worker = stage.worker(lambda _: subscription.close())  # the surest way to lose a job
-        worker.after_settled = lambda: tidied.append("one")
         loop = stage.run(worker, subscription=subscription)
         assert worker.done.wait(PATIENCE)
         loop.end()
@@ -538,18 +512,6 @@ class TestTidyingUp:
 
         assert stage.outputs(1) == ([b"done"], [])
         assert again.handled == [("one", 1)]
-        assert tidied == []
-
-    def test_its_failure_harms_nobody(self, stage: Stage) -> None:
-        def fail() -> None:
-            raise OSError("the file is gone already")
-
-        stage.publish(b"one", b"two")
-        worker = stage.worker()
-        worker.after_settled = fail
-        stage.run(worker)
-        assert stage.outputs(2) == ([b"done", b"done"], [])
-        assert stage.nothing_is_left()
 
 
 class TestStopping:
