@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from demo import tiny_models
 from demo.tiny_models import DemucsModel
 from pipeline.cancel import CancelToken
+from pipeline.ensembles import Ensemble
 from pipeline.errors import CancelledError, ErrorCode, TransientError
 from processor import separation
 from processor.decode import Mixture
@@ -214,7 +215,7 @@ def noise_of(folder: Path, seconds: float) -> Mixture:
     return Mixture(folder / "song.wav", 1.0, len(samples), ())
 
 
-def separated(child: SeparationProcess, song: Mixture, model: str) -> tuple[Done, list[float]]:
+def separated(child: SeparationProcess, song: Mixture, model: str | Ensemble) -> tuple[Done, list[float]]:
     progress: list[float] = []
     done = child.separate(
         song,
@@ -254,6 +255,21 @@ def test_chunks_save_a_song_that_no_lighter_driver_can(small_child: SeparationPr
         done, _ = separated(small_child, song, "endless.yaml")
     assert done.degraded == ("segment_half", "segment_quarter", "chunks_10s")
     assert done.stems[0].frames == song.frames
+    assert {path.name for path in tmp_path.iterdir()} == {"song.wav", "vocals.wav"}
+    assert pid_of(small_child) == pid
+
+
+@pytest.mark.slow
+def test_each_model_of_an_ensemble_has_its_own_tries(small_child: SeparationProcess, tmp_path: Path) -> None:
+    pid = pid_of(small_child)
+    both = Ensemble(ensemble=("wide.yaml", "endless.yaml"))
+    separated(small_child, noise_of(tmp_path, 0.1), both)
+    song = noise_of(tmp_path, 25)
+    with limited(pid, 310 * MIB):
+        done, progress = separated(small_child, song, both)
+    assert set(done.degraded) == {"segment_half", "segment_quarter", "chunks_10s"}
+    assert [(stem.name, stem.frames) for stem in done.stems] == [("vocals", song.frames)]
+    assert progress == sorted(progress)
     assert {path.name for path in tmp_path.iterdir()} == {"song.wav", "vocals.wav"}
     assert pid_of(small_child) == pid
 
