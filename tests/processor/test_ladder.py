@@ -174,7 +174,7 @@ def test_a_model_for_which_there_is_not_enough_is_not_called_damaged() -> None:
     ],
 )
 def test_what_the_libraries_really_raise(library: ProcessPoolExecutor, what: str, kind: str) -> None:
-    assert library.submit(memory_experiments.provoked, what).result(60) == kind
+    assert library.submit(memory_experiments.provoked, what).result(110) == kind
 
 
 # --- the real child; all of a song lies in few layers, so that there is much to hold and little to compute ---
@@ -192,7 +192,7 @@ MODELS = {"wide": _wide(64, 20), "endless": _wide(64, 160), "vast": _wide(512, 2
 @pytest.fixture(scope="module")
 def small_child(library: ProcessPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeparationProcess]:
     folder = tmp_path_factory.mktemp("small")
-    library.submit(tiny_models.write_demucs_models, folder / "models", MODELS).result(60)
+    library.submit(tiny_models.write_demucs_models, folder / "models", MODELS).result(110)
     process = SeparationProcess(ChildSettings(folder / "models", "wide.yaml", False, folder), COMMAND)
     yield process
     process.close()

@@ -221,7 +221,7 @@ class TestMainMemory:
 @pytest.fixture(scope="module")
 def models(library: ProcessPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("several")
-    library.submit(several.write_models, folder).result(60)
+    library.submit(several.write_models, folder).result(110)
     return folder
 
 
@@ -230,7 +230,7 @@ def test_two_of_three_models_fit(library: ProcessPoolExecutor, models: Path, tmp
     def asked(*names: str, **options: Any) -> list[tuple[str, str, int]]:
         happened: list[tuple[str, str, int]] = library.submit(
             several.asked_in_turn, models, tmp_path, names, **options
-        ).result(60)
+        ).result(110)
         return happened
 
     all_three = asked(MDX, MDXC, DEMUCS, limit=None)
