@@ -9,7 +9,7 @@ SOURCES := config.py api processor uploader pipeline demo devstack deploy benchm
 # Kept byte code saves seconds at every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install lint format test test-fast test-kafka chaos bench-download bench-separate bench-pipeline demo lock
+.PHONY: help install lint format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-pipeline demo lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -50,6 +50,9 @@ bench-download: install ## the download engine beside curl, wget, axel, aria2c a
 
 bench-separate: install ## the separation engine beside audio-separator, in process and as a command: docs/BENCHMARKS.md (a few minutes)
 	$(PYTHON) -m benchmarks.separate --write docs/BENCHMARKS.md $(ARGS)
+
+bench-quality: install ## SDR, SI-SDR and SIR of songs with known stems, beside audio-separator: docs/BENCHMARKS.md (ten minutes)
+	$(PYTHON) -m benchmarks.quality --write docs/BENCHMARKS.md $(ARGS)
 
 bench-pipeline: install ## jobs through the services on a real Kafka and S3, beside one after the other: docs/BENCHMARKS.md (ten minutes)
 	$(PYTHON) -m benchmarks.pipeline --write docs/BENCHMARKS.md $(ARGS)

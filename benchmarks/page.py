@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -27,6 +28,15 @@ def machine() -> str:
 def marks(target: str) -> tuple[str, str]:
     """What stands before and after the report of ``make target`` in a page."""
     return f"<!-- made by make {target}: begin -->", f"<!-- made by make {target}: end -->"
+
+
+def deliver(text: str, page: Path | None, begin: str, end: str) -> None:
+    """Put a report between the marks in ``page``, or on the terminal if there is no page. Raises ValueError if the page
+    does not have them."""
+    if page is not None:
+        place(page, text, begin, end)
+    else:
+        sys.stdout.write(f"{text}\n")
 
 
 def place(page: Path, text: str, begin: str, end: str) -> None:

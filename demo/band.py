@@ -41,10 +41,11 @@ class Bar:
         return self.chords[eighth * len(self.chords) // _EIGHTHS]
 
 
-def accompany(bars: Sequence[Bar], beat: float, length: int, rng: np.random.Generator) -> Signal:
-    """The band alone, `(2, length)`, at an arbitrary level; `beat` in seconds."""
+def accompany(bars: Sequence[Bar], beat: float, length: int, rng: np.random.Generator, *, drums: float = 1.0) -> Signal:
+    """The band alone, `(2, length)`, at an arbitrary level; `beat` in seconds. `drums`: how many times as loud as ever
+    they are."""
     track = np.zeros((2, length))
-    kick, snare, hat = pan(_kick(), 0.0), pan(_snare(rng), 0.1), pan(_hat(rng), 0.45)
+    kick, snare, hat = (drums * pan(*drum) for drum in ((_kick(), 0.0), (_snare(rng), 0.1), (_hat(rng), 0.45)))
 
     def play(sound: Signal, at: float) -> None:
         add_at(track, samples(at), rng.uniform(0.85, 1.0) * sound)

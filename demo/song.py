@@ -72,11 +72,12 @@ def render_song(
     *,
     voice_pan: float = 0.0,
     looping: bool = True,
+    drums: float = 1.0,
 ) -> Song:
     """Compose and play a song; the same arguments give the same samples.
 
-    `voice_pan` (-1 left to 1 right) and `looping=False`, with new chords and figures in each bar, make songs
-    that suit the demo model less, to measure its limits with.
+    `voice_pan` (-1 left to 1 right), `looping=False`, with new chords and figures in each bar, and `drums`, a factor
+    on their amplitude, make songs that suit the demo model less, to measure its limits with.
 
     Raises:
         ValueError: less than one second, in which the voice might not have begun.
@@ -88,7 +89,7 @@ def render_song(
     key = _Key(int(rng.integers(57, 64)), _SCALES[rng.integers(len(_SCALES))])
     bars = math.ceil(seconds / (BEATS * beat))
     length = samples(seconds)
-    band = accompany(_compose_band(rng, bars, key, looping), beat, length, rng)
+    band = accompany(_compose_band(rng, bars, key, looping), beat, length, rng, drums=drums)
     voice = sing(_compose_melody(rng, bars, beat, key), length, rng)
     return _mix(reverb(rng, pan(voice, voice_pan), seconds=0.9, wet=0.03), band)
 

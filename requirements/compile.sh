@@ -28,6 +28,7 @@ compile --generate-hashes --override overrides.txt -c "$all" separation.in $with
 compile --generate-hashes -c "$all" onnxruntime-cpu.in --output-file onnxruntime-cpu.lock
 compile --generate-hashes -c "$all" -c torch-cuda.lock onnxruntime-gpu.in <(echo "onnxruntime-gpu==$version") \
     --output-file onnxruntime-gpu.lock
-compile --generate-hashes -c "$all" dev.in --output-file dev.lock
+# shellcheck disable=SC2086
+compile --generate-hashes -c "$all" dev.in $with_torch --output-file dev.lock
 compile --generate-hashes bench.in --output-file bench.lock
 compile --generate-hashes uv.in --output-file uv.lock

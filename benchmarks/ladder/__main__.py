@@ -1,4 +1,5 @@
-"""``python -m benchmarks.ladder``: a song of the demo, small models, every rung; a table for docs/MODELS.md.
+"""``OMP_WAIT_POLICY=PASSIVE python -m benchmarks.ladder``: a song of the demo, small models, every rung; a table for
+docs/MODELS.md.
 
 The demo model is the one that separates. The others are untrained: their figures say what the cuts do to the
 arithmetic, and not what would be heard of a trained model.
@@ -65,9 +66,11 @@ def _models(folder: Path) -> Iterator[tuple[str, Path, str]]:
     yield "MDX, the demo's", write_demo_model(folder / "mdx").parent, DEMO_MODEL_NAME
     tiny_models.write_demucs_models(folder / "demucs", DEMUCS)
     for title in DEMUCS:
-        yield title, folder / "demucs", f"{title}.yaml"
+        yield f"{title}, untrained", folder / "demucs", f"{title}.yaml"
     tiny_models.write_vr(folder / "vr", LAYOUT)
-    yield "VR 5.1", folder / "vr", f"{LAYOUT}.pth"
+    yield "VR 5.1, untrained", folder / "vr", f"{LAYOUT}.pth"
+    yield "MDX23C, untrained", folder / "mdxc", tiny_models.write_mdxc(folder / "mdxc", _STEMS, name="mdx23c")
+    yield "Roformer, untrained", folder / "mdxc", tiny_models.write_roformer(folder / "mdxc", _STEMS, name="roformer")
 
 
 def _separated(driver: Driver, song: Path) -> dict[str, NDArray[np.float32]]:

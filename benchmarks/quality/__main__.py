@@ -1,0 +1,67 @@
+"""python -m benchmarks.quality [--models NAME …] [--songs FOLDER] [--quick] [--write PAGE]: see the package."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from benchmarks.page import deliver
+from benchmarks.quality.folders import read_songs, songs_in
+from benchmarks.quality.report import BEGIN, END, markdown
+from benchmarks.quality.results import Result
+from benchmarks.quality.rounds import run_model
+from benchmarks.quality.songs import SECONDS, SEEDS, STYLES, Piece, pieces
+from config import load
+from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
+
+_QUICK_SECONDS = 8.0
+
+
+def _arguments() -> argparse.Namespace:
+    names = [style.name for style in STYLES]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description="The report goes to stdout.")
+    parser.add_argument(
+        "--models", nargs="+", default=[DEMO_MODEL_NAME], metavar="NAME", help="file names, as MODEL_NAME"
+    )
+    parser.add_argument("--styles", nargs="+", choices=names, default=names, help="of songs; all if not given")
+    parser.add_argument(
+        "--songs", type=Path, metavar="FOLDER", help="instead: a folder for each, of mixture.wav and stems"
+    )
+    parser.add_argument("--quick", action="store_true", help="a short song of each style: does it work?")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the report between the marks in PAGE instead")
+    return parser.parse_args()
+
+
+def _songs(arguments: argparse.Namespace) -> Iterator[Piece]:
+    if arguments.songs:
+        return read_songs(songs_in(arguments.songs))
+    styles = [style for style in STYLES if style.name in arguments.styles]
+    return pieces(styles, SEEDS[:1], _QUICK_SECONDS) if arguments.quick else pieces(styles, SEEDS, SECONDS)
+
+
+def _model_dir(model: str, folder: Path) -> Path:
+    return write_demo_model(folder / "models").parent if model == DEMO_MODEL_NAME else load().model.model_dir.absolute()
+
+
+def _measured(model: str, songs: Iterable[Piece]) -> list[Result]:
+    with tempfile.TemporaryDirectory(prefix="bench-quality-") as folder:
+        return list(run_model(_model_dir(model, Path(folder)), model, songs, Path(folder)))
+
+
+def main() -> int:
+    """0; whatever goes wrong is raised."""
+    arguments = _arguments()
+    # As processor.child has them: no progress bars, and threads that wait do so asleep.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    results = [(model, _measured(model, _songs(arguments))) for model in arguments.models]
+    deliver(markdown(results, quick=arguments.quick), arguments.write, BEGIN, END)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

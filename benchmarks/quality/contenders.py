@@ -1,0 +1,85 @@
+"""Who separates. A contender's functions run in a process of its own, which keeps its model warm: see ``rounds``."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.cancel import CancelToken
+from pipeline.download import UrlGuard
+from pipeline.errors import PipelineError
+from processor.decode import decode
+from processor.ffmpeg import put_ffmpeg_on_path
+from processor.models import ModelStore, Network, StoreOptions
+from processor.protocol import Separate
+from processor.stems import stem_key
+
+#: Longer than any song, s.
+_LONGEST = 86_400.0
+
+Contender = Callable[[Path, str, Path, Path], dict[str, Path]]
+"""Takes the folder of models, the name of one, a song, and the folder for the stems; gives their files by
+``stem_key``. Raises RuntimeError if there are none."""
+
+
+def ours(model_dir: Path, model: str, song: Path, folder: Path) -> dict[str, Path]:
+    """What the processor does with a song that it has fetched: decode and scale, separate, write float stems."""
+    try:
+        mixture = decode(song, folder, max_seconds=_LONGEST, cancel=CancelToken())
+        job = Separate(1, mixture.path, mixture.peak, mixture.frames, folder, model, None)
+        stems = _engine(model_dir, folder).separate(job, lambda _fraction: None)
+    except PipelineError as error:  # which does not survive the way to another process
+        raise RuntimeError(f"{model}: {error.message}") from None
+    return {stem.name: stem.path for stem in stems}
+
+
+def stock(model_dir: Path, model: str, song: Path, folder: Path) -> dict[str, Path]:
+    """A ``Separator`` as its documentation has it, with its defaults."""
+    separator, stems = _separator(model_dir, model, folder)
+    stems.clear()
+    separator.separate(str(song))
+    if not stems:
+        raise RuntimeError(f"{model}: the library gave no stems")
+    return {stem_key(name): folder / path for name, path in stems.items()}
+
+
+@functools.cache
+def _engine(model_dir: Path, folder: Path) -> Any:
+    from processor.engine import SeparationEngine
+
+    store = ModelStore(model_dir, Network(UrlGuard(allow_private=False)), StoreOptions(offline=True))
+    return SeparationEngine(store, folder)
+
+
+@functools.cache
+def _separator(model_dir: Path, model: str, folder: Path) -> tuple[Any, dict[str, str]]:
+    """The library with the model, and where it says under which name it writes each stem."""
+    os.environ.pop("AUDIO_SEPARATOR_MODEL_DIR", None)
+    put_ffmpeg_on_path(folder)
+    from audio_separator.separator import Separator
+
+    separator = Separator(
+        log_level=logging.WARNING, model_file_dir=str(model_dir), output_dir=str(folder), output_format="WAV"
+    )
+    separator.load_model(model)
+    return separator, _names_of_stems(separator.model_instance)
+
+
+def _names_of_stems(model: Any) -> dict[str, str]:
+    """Filled with the file of each stem at every song: what a file's name says of its stem would be guessed."""
+    stems: dict[str, str] = {}
+    write = model.final_process
+
+    def noted(path: str, source: Any, name: str) -> Any:
+        stems[name] = path
+        return write(path, source, name)
+
+    model.final_process = noted
+    return stems
+
+
+CONTENDERS: Mapping[str, Contender] = {"ours": ours, "stock": stock}

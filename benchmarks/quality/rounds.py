@@ -1,0 +1,72 @@
+"""Every song through every contender, and its stems through the scores."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from benchmarks.quality.contenders import CONTENDERS
+from benchmarks.quality.folders import read_stereo
+from benchmarks.quality.results import MIXTURE, Result
+from benchmarks.quality.scores import score
+from benchmarks.quality.songs import INSTRUMENTAL, VOCALS, Piece, with_instrumental
+from demo.sound import SAMPLE_RATE
+from processor.wav import Samples
+
+
+def run_model(model_dir: Path, model: str, songs: Iterable[Piece], folder: Path) -> Iterator[Result]:
+    """Separate and score all of the songs, one at a time. ``folder`` is empty, and the model's own.
+
+    Raises RuntimeError if a contender gives no stems.
+    """
+    song = folder / "song.wav"
+    with ExitStack() as stack:
+        separators = {
+            name: stack.enter_context(_process(partial(contender, model_dir, model, song), folder / name))
+            for name, contender in CONTENDERS.items()
+        }
+        for piece in songs:
+            soundfile.write(song, piece.mixture, SAMPLE_RATE, subtype="PCM_16")
+            truth = with_instrumental(piece.stems)
+            yield from _scored(MIXTURE, dict.fromkeys(truth, read_stereo(song)), truth, piece)
+            for name, separate in separators.items():
+                estimates = {stem: read_stereo(path) for stem, path in separate().items()}
+                yield from _scored(name, with_instrumental(estimates), truth, piece)
+
+
+@contextmanager
+def _process(work: Callable[[Path], dict[str, Path]], folder: Path) -> Iterator[Callable[[], dict[str, Path]]]:
+    """A process that does ``work`` in a folder of its own as often as it is asked to."""
+    folder.mkdir()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _to_stderr) as pool:
+        yield lambda: pool.submit(work, folder).result()
+
+
+def _to_stderr() -> None:
+    """Where this process writes from now on: a report may go to the standard output."""
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+
+def _scored(
+    contender: str, estimates: Mapping[str, Samples], truth: Mapping[str, Samples], piece: Piece
+) -> Iterator[Result]:
+    for stem in truth:
+        if stem in estimates:
+            # Beside the whole of the other stems, a part of them is no stem.
+            stems = piece.stems if stem in piece.stems else {name: truth[name] for name in (VOCALS, INSTRUMENTAL)}
+            estimate = _as_long(estimates[stem], len(piece.mixture))
+            yield Result(piece.title, stem, contender, score(stem, estimate, stems, piece.mixture))
+
+
+def _as_long(stem: Samples, frames: int) -> Samples:
+    """What a stem lacks is silence."""
+    return np.pad(stem[:frames], ((0, max(0, frames - len(stem))), (0, 0)))
