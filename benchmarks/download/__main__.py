@@ -9,9 +9,10 @@ from pathlib import Path
 from benchmarks.download import faults
 from benchmarks.download.clients import CLIENTS
 from benchmarks.download.laboratory import Laboratory, laboratory
-from benchmarks.download.report import Results, markdown, write
+from benchmarks.download.report import BEGIN, END, Results, markdown
 from benchmarks.download.rows import LARGEST, ROWS, Row, note, run_row, server_ceiling
 from benchmarks.download.sandbox import enter
+from benchmarks.page import deliver
 
 FAULTS = "faults"
 
@@ -72,11 +73,7 @@ def main() -> int:
     enter()
     results = _results(arguments)
     _measure(results, arguments.rows)
-    text = markdown(results)
-    if arguments.write:
-        write(arguments.write, text)
-    else:
-        sys.stdout.write(f"{text}\n")
+    deliver(markdown(results), arguments.write, BEGIN, END)
     return 1 if results.engine_failed() else 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Final
 
@@ -14,7 +13,7 @@ from benchmarks.download.faults import FAULTS, LIMITS, PATIENCE, Ending, Verdict
 from benchmarks.download.measure import bare_interpreter
 from benchmarks.download.profile import MIB
 from benchmarks.download.rows import Row, Sample, Samples
-from benchmarks.page import machine, marks, place, table
+from benchmarks.page import machine, marks, table
 
 BEGIN, END = marks("bench-download")
 
@@ -59,11 +58,6 @@ def markdown(results: Results) -> str:
         parts += [_fault_table(results)]
     parts += [f"Not measured here: {row.title} ({reason})." for row, reason in results.left_out]
     return "\n\n".join(parts)
-
-
-def write(page: Path, text: str) -> None:
-    """Put ``text`` between the marks in ``page``. Raises ValueError if they are not there."""
-    place(page, text, BEGIN, END)
 
 
 def _setting(results: Results) -> str:

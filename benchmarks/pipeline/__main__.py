@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.page import place
+from benchmarks.page import deliver
 from benchmarks.pipeline.report import BEGIN, END, markdown
 from benchmarks.pipeline.rows import ROWS, Row, run_rows
 
@@ -47,10 +47,7 @@ def main() -> int:
     else:
         with tempfile.TemporaryDirectory(prefix="bench-pipeline-") as folder:
             text = _report(rows, Path(folder), settings, quick=arguments.quick)
-    if arguments.write:
-        place(arguments.write, text, BEGIN, END)
-    else:
-        sys.stdout.write(f"{text}\n")
+    deliver(text, arguments.write, BEGIN, END)
     return 0
 
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import IO, Final
 
 from benchmarks.download.sandbox import ROOT
+from benchmarks.models import install_model
 from benchmarks.pipeline.hooks import Hooks, hooks_taken
 from benchmarks.pipeline.services import BusyWatch, busy_once_warm, post, services
 from benchmarks.pipeline.songs import Song, songs_served
-from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
-from demo.random_network import Shape, install_random_model
+from demo.centre_model import DEMO_MODEL_NAME
+from demo.random_network import Shape
 from devstack.stack import Stack
 from pipeline.storage.factory import s3_options
 
@@ -96,10 +97,9 @@ def run_rows(rows: Sequence[Row], folder: Path, settings: Mapping[str, str]) -> 
     """
     models, program = folder / "models", folder / "sequential"
     program.mkdir()
-    write_demo_model(models)
+    install_model(models, DEMO_MODEL_NAME, None)  # which is the services' own in any case
     for row in rows:
-        if row.shape is not None:
-            install_random_model(models, row.model, row.shape)
+        install_model(models, row.model, row.shape)
     with (
         hooks_taken() as hooks,
         services(folder / "services", models, settings) as stack,

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from benchmarks.models import install_model
 from benchmarks.page import deliver
 from benchmarks.quality.folders import read_songs, songs_in
 from benchmarks.quality.report import BEGIN, END, markdown
@@ -16,7 +17,7 @@ from benchmarks.quality.results import Result
 from benchmarks.quality.rounds import run_model
 from benchmarks.quality.songs import SECONDS, SEEDS, STYLES, Piece, pieces
 from config import load
-from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
+from demo.centre_model import DEMO_MODEL_NAME
 
 _QUICK_SECONDS = 8.0
 
@@ -44,7 +45,9 @@ def _songs(arguments: argparse.Namespace) -> Iterator[Piece]:
 
 
 def _model_dir(model: str, folder: Path) -> Path:
-    return write_demo_model(folder / "models").parent if model == DEMO_MODEL_NAME else load().model.model_dir.absolute()
+    if model == DEMO_MODEL_NAME:
+        return install_model(folder / "models", model, None).parent
+    return load().model.model_dir.absolute()
 
 
 def _measured(model: str, songs: Iterable[Piece]) -> list[Result]:

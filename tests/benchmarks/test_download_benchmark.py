@@ -14,7 +14,7 @@ from benchmarks.download.faults import Ending, Verdict, summary
 from benchmarks.download.laboratory import Laboratory
 from benchmarks.download.measure import measure
 from benchmarks.download.profile import MIB, Profile
-from benchmarks.download.report import BEGIN, END, Results, markdown, write
+from benchmarks.download.report import BEGIN, END, Results, markdown
 from benchmarks.download.rows import ROWS, run_row
 
 CARELESS = "careless"
@@ -79,16 +79,6 @@ def test_wrong_bytes_of_the_engine_are_a_failure(verdict: Verdict) -> None:
 def test_many_endings_are_one_cell() -> None:
     endings = [Ending(Verdict.RIGHT, "0.1"), Ending(Verdict.ERROR, "exit 1"), Ending(Verdict.RIGHT, "0.3")]
     assert summary(endings) == "2 × right bytes, 1 × clear error; 20% fetched again"
-
-
-def test_the_page_keeps_what_is_around_the_report(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    write(page, "new")
-    assert page.read_text() == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
-    page.write_text("no place")
-    with pytest.raises(ValueError, match="no place for the report"):
-        write(page, "new")
 
 
 def test_the_page_in_the_repository_has_a_place_for_the_report() -> None:
