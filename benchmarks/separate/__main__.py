@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.page import place
+from benchmarks.page import deliver
 from benchmarks.separate.report import BEGIN, END, markdown
 from benchmarks.separate.rows import ROWS, Row, Samples, run_row
 from processor.ffmpeg import put_ffmpeg_on_path
@@ -40,10 +40,7 @@ def main() -> int:
     arguments = _arguments()
     chosen = [row.quick() if arguments.quick else row for row in ROWS if row.name in arguments.rows]
     text = markdown(_measured(chosen), quick=arguments.quick)
-    if arguments.write:
-        place(arguments.write, text, BEGIN, END)
-    else:
-        sys.stdout.write(f"{text}\n")
+    deliver(text, arguments.write, BEGIN, END)
     return 0
 
 

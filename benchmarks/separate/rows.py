@@ -16,8 +16,9 @@ import soundfile
 
 from benchmarks.download.measure import measure
 from benchmarks.download.sandbox import ROOT
-from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
-from demo.random_network import Shape, install_random_model
+from benchmarks.models import install_model
+from demo.centre_model import DEMO_MODEL_NAME
+from demo.random_network import Shape
 from demo.song import render_song
 
 OURS: Final = "ours"
@@ -73,10 +74,7 @@ def run_row(row: Row, folder: Path) -> Samples:
     """All runs of a row, in a folder that is the row's own."""
     models, songs = folder / "models", folder / "songs"
     songs.mkdir()
-    if row.shape is None:
-        write_demo_model(models)
-    else:
-        install_random_model(models, row.model, row.shape)
+    install_model(models, row.model, row.shape)
     song, short = (_song(songs / name, seconds) for name, seconds in (("song.wav", row.seconds), ("short.wav", 1.0)))
     samples: Samples = {OURS: [], STOCK: [], COMMAND: []}
     with ExitStack() as stack:
