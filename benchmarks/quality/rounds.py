@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from benchmarks.quality.scores import score
 from benchmarks.quality.songs import INSTRUMENTAL, VOCALS, Piece, with_instrumental
 from demo.sound import SAMPLE_RATE
 from processor.wav import Samples
+
+_Stems = Future[dict[str, Path]]
 
 
 def run_model(model_dir: Path, model: str, songs: Iterable[Piece], folder: Path) -> Iterator[Result]:
@@ -37,18 +39,19 @@ def run_model(model_dir: Path, model: str, songs: Iterable[Piece], folder: Path)
         for piece in songs:
             soundfile.write(song, piece.mixture, SAMPLE_RATE, subtype="PCM_16")
             truth = with_instrumental(piece.stems)
+            at_work = {name: separate() for name, separate in separators.items()}
             yield from _scored(MIXTURE, dict.fromkeys(truth, read_stereo(song)), truth, piece)
-            for name, separate in separators.items():
-                estimates = {stem: read_stereo(path) for stem, path in separate().items()}
+            for name, stems in at_work.items():
+                estimates = {stem: read_stereo(path) for stem, path in stems.result().items()}
                 yield from _scored(name, with_instrumental(estimates), truth, piece)
 
 
 @contextmanager
-def _process(work: Callable[[Path], dict[str, Path]], folder: Path) -> Iterator[Callable[[], dict[str, Path]]]:
+def _process(work: Callable[[Path], dict[str, Path]], folder: Path) -> Iterator[Callable[[], _Stems]]:
     """A process that does ``work`` in a folder of its own as often as it is asked to."""
     folder.mkdir()
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _to_stderr) as pool:
-        yield lambda: pool.submit(work, folder).result()
+        yield lambda: pool.submit(work, folder)
 
 
 def _to_stderr() -> None:
