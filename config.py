@@ -52,6 +52,21 @@ def _split(value: object) -> object:
     return tuple(part for part in re.split(r"[,\s]+", value) if part) if isinstance(value, str) else value
 
 
+def _device(value: str) -> str:
+    """``auto``, ``cpu``, a GPU's number, or the UUID of one or of a part of one, which may be abbreviated."""
+    if value.lower() in ("auto", "cpu"):
+        return value.lower()
+    if not re.fullmatch(r"\d{1,3}|(GPU|MIG)-[0-9A-Za-z/-]+", value):
+        raise ValueError("must be auto, cpu, or GPUs by number or UUID as nvidia-smi -L lists them, such as 0,1,3")
+    return value
+
+
+def _auto_alone(values: tuple[str, ...]) -> tuple[str, ...]:
+    if "auto" in values and len(values) > 1:
+        raise ValueError("auto stands for all devices there are: name it alone, or name the devices")
+    return values
+
+
 def _growing(values: tuple[float, ...]) -> tuple[float, ...]:
     if not values or list(values) != sorted(set(values)):
         raise ValueError("must be one or more delays in s, each longer than the one before, such as 10,60,600")
@@ -112,6 +127,12 @@ Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, B
 Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
 Ports = Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], NoDecode, BeforeValidator(_split)]
 Pins = Annotated[tuple[Annotated[str, AfterValidator(_pin)], ...], NoDecode, BeforeValidator(_split)]
+Devices = Annotated[
+    tuple[Annotated[str, AfterValidator(_device)], ...],
+    NoDecode,
+    BeforeValidator(_split),
+    AfterValidator(_auto_alone),
+]
 Urls = Annotated[tuple[BaseUrl, ...], NoDecode, BeforeValidator(_split)]
 
 
@@ -450,8 +471,9 @@ class ModelSettings(Section):
     pool_bytes: Count | None = Field(
         None,
         alias="MODEL_POOL_BYTES",
-        description="What loaded models may take together, bytes; beyond that, those that were not asked for longest "
-        "go, MODEL_NAME last. Unset: 60 % of the GPU's memory or, without a GPU, half of the main memory.",
+        description="What loaded models may take together on each GPU, or in the main memory, bytes, equal parts for "
+        "each child there; beyond that, those that were not asked for longest go, MODEL_NAME last. Unset: 60 % of the "
+        "GPU's memory or, without a GPU, half of the main memory.",
     )
     require_gpu: bool = Field(
         False, alias="REQUIRE_GPU", description="true: refuse to start when separation would run on the CPU."
@@ -596,12 +618,27 @@ class WorkerSettings(Section):
         alias="SHUTDOWN_GRACE",
         description="After SIGTERM, time to finish the job in hand before it is given back, s.",
     )
-    prefetch: int = Field(
+    devices: Devices = Field(
+        ("auto",),
+        alias="PROCESSOR_DEVICES",
+        description="What a processor separates on: auto (every NVIDIA GPU there is, else the CPU), or cpu, or GPUs by "
+        "number or UUID as nvidia-smi -L lists them, separated by commas. Numbers count within CUDA_VISIBLE_DEVICES, "
+        "if that is set. A GPU that is named is used, or reported as unavailable.",
+    )
+    concurrency: int = Field(
         1,
+        ge=1,
+        le=16,
+        alias="PROCESSOR_CONCURRENCY",
+        description="Songs that are separated at a time on each of these devices, by a child process each with models "
+        "of its own; more than 1 is for GPUs that one song does not fill.",
+    )
+    prefetch: int = Field(
+        3,
         ge=0,
         le=16,
         alias="PREFETCH",
-        description="Jobs that are fetched and decoded while another one separates.",
+        description="Jobs that are fetched, decoded or handed over beside those that are separated.",
     )
     prefetch_bytes: Count = Field(
         4 * GIB,

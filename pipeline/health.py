@@ -28,22 +28,34 @@ _STOP_LOOKS = 0.1
 Check = Callable[[], None]
 """Raises a PipelineError unless its component is in order."""
 
+Detail = Callable[[], object]
+"""What else is to be shown, as JSON has it."""
+
 
 class HealthServer:
     """Answers on ``host:port`` from the moment it is entered until it is left; port 0 picks a free one.
 
     Entering raises InfrastructureError if the port cannot be had; ``setting`` is the variable that names it.
+    ``details`` are shown by ``/health`` and ``/ready`` under their names.
     """
 
-    def __init__(self, host: str, port: int, setting: str, checks: Mapping[str, Check]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        setting: str,
+        checks: Mapping[str, Check],
+        details: Mapping[str, Detail] | None = None,
+    ) -> None:
         self._address = (host, port)
         self._setting = setting
         self._checks = checks
+        self._details = details or {}
         self._server: ThreadingHTTPServer | None = None
 
     def __enter__(self) -> Self:
         try:
-            self._server = _Server(self._address, self._checks)
+            self._server = _Server(self._address, self._checks, self._details)
         except OSError as error:
             raise InfrastructureError(
                 f"{self._setting}={self._address[1]} cannot be listened on ({error.strerror}): "
@@ -71,8 +83,9 @@ class HealthServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], checks: Mapping[str, Check]) -> None:
+    def __init__(self, address: tuple[str, int], checks: Mapping[str, Check], details: Mapping[str, Detail]) -> None:
         self.checks = checks
+        self.details = details
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Handler)
 
@@ -92,13 +105,17 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if path == "/health":
-            self._answer(HTTPStatus.OK, {"status": "healthy", "timestamp": int(time.time())})
+            self._answer_in_detail(HTTPStatus.OK, {"status": "healthy", "timestamp": int(time.time())})
         elif path == "/ready":
-            self._answer(*readiness(self.server.checks))
+            self._answer_in_detail(*readiness(self.server.checks))
         elif path == "/metrics":
             self._send(HTTPStatus.OK, *metrics.exposition())
         else:
             self._answer(HTTPStatus.NOT_FOUND, {"error": "Endpoint not found", "details": None})
+
+    def _answer_in_detail(self, status: HTTPStatus, body: Mapping[str, object]) -> None:
+        details = {name: detail() for name, detail in self.server.details.items()}
+        self._answer(status, {**body, **details})
 
     def _answer(self, status: HTTPStatus, body: object) -> None:
         self._send(status, json.dumps(body).encode(), "application/json")

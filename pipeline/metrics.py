@@ -32,7 +32,14 @@ rebalances = Counter("uvr_partitions", "Partitions that came and went.", ["chang
 
 engine_busy_seconds = Counter(
     "uvr_engine_busy_seconds",
-    "Time in which the child process separated a song with its model loaded, s; counted while it does.",
+    "Time in which child processes separated songs with their models loaded, s; counted while they do.",
+    ["device"],
+    registry=REGISTRY,
+)
+processes_ready = Gauge(
+    "uvr_separation_processes_ready",
+    "Child processes whose model is loaded, at work or not.",
+    ["device"],
     registry=REGISTRY,
 )
 

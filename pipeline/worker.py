@@ -11,7 +11,7 @@ from config import Settings
 from pipeline.breaker import CircuitBreaker
 from pipeline.consumer import Consumer, Worker, raise_if_refused
 from pipeline.errors import InfrastructureError
-from pipeline.health import Check, HealthServer
+from pipeline.health import Check, Detail, HealthServer
 from pipeline.lifecycle import StopSignal
 from pipeline.messages import TaskMessage, from_message
 from pipeline.retry import Backoff, RetryPolicy
@@ -50,6 +50,8 @@ class WorkerProcess(Generic[Job]):
     """How many jobs may be in hand."""
     health: HealthAddress
     checks: Mapping[str, Check]
+    details: Mapping[str, Detail] = field(default_factory=dict)
+    """Shown by /health and /ready beside their own."""
     prepare: Callable[[], object] | None = None
     """Done before the first job is taken, while /ready already says what is being waited for."""
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
@@ -61,7 +63,7 @@ class WorkerProcess(Generic[Job]):
         ``prepare`` raises.
         """
         checks = {"broker": self.transport.check, "consumption": self.breaker.check, **self.checks}
-        with HealthServer(self.health.host, self.health.port, self.health.setting, checks):
+        with HealthServer(self.health.host, self.health.port, self.health.setting, checks, self.details):
             if self.prepare is not None:
                 self.prepare()
             if ensure_topics(self.transport, self.topics.to_create(), self.policy.infrastructure, stop):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import NoReturn
 
 from config import Settings
@@ -19,18 +21,22 @@ from pipeline.messages import SeparationTask
 from pipeline.process import run_service
 from pipeline.retry import RetryPolicy
 from pipeline.storage.factory import open_handoff
+from pipeline.telemetry import get_logger
 from pipeline.topics import Topics
 from pipeline.transport import Transport
 from pipeline.transport.factory import open_transport
 from pipeline.workdir import WorkDir
 from pipeline.worker import HealthAddress, WorkerProcess
 from processor.budget import DiskBudget
-from processor.gate import DeviceGate
+from processor.devices import Device, chosen
+from processor.fleet import Fleet
 from processor.job import Equipment, Limits
 from processor.models.options import StoreOptions
 from processor.protocol import ChildSettings
 from processor.separation import COMMAND, SeparationProcess
 from processor.service import Processor
+
+log = get_logger(__name__)
 
 #: After this long without a poll a hung client loses its jobs, ms, unless the setting says otherwise.
 MAX_POLL_INTERVAL_MS = 600_000
@@ -45,13 +51,39 @@ def _run(settings: Settings, stop: StopSignal, command: Sequence[str]) -> None:
     with ExitStack() as stack:
         workdir = WorkDir(settings.state.work_dir)
         stack.callback(workdir.close)
-        separation = SeparationProcess(_child_settings(settings, workdir), command)
-        stack.callback(separation.close)
+        fleet = _fleet(settings, stop, workdir, command)
+        stack.callback(fleet.close)
         transport = open_transport(settings, max_poll_interval_ms=MAX_POLL_INTERVAL_MS)
         stack.callback(transport.close)
         topics = Topics.from_settings(settings)
-        equipment = _equipment(settings, stop, Reporter(transport, topics.events), separation, workdir)
+        equipment = _equipment(settings, stop, Reporter(transport, topics.events), fleet, workdir)
         _worker(settings, stop, transport, topics, equipment).run(stop)
+
+
+def _fleet(settings: Settings, stop: StopSignal, workdir: WorkDir, command: Sequence[str]) -> Fleet:
+    """A child, or more, for each device. Raises ConfigError for devices that cannot be."""
+    worker, numbers = settings.worker, itertools.count(1)
+    devices = chosen(worker.devices, os.environ, require_gpu=settings.model.require_gpu)
+    children = [device for _ in range(worker.concurrency) for device in devices]
+    log.info("devices_chosen", devices=[device.label for device in devices], children=len(children))
+    alone = _child_settings(settings, workdir)
+
+    def process(device: Device) -> SeparationProcess:
+        own = replace(
+            alone,
+            require_gpu=alone.require_gpu or device.must_be_gpu,
+            on_device=worker.concurrency,
+            in_all=len(children),
+            threads=_threads(len(children)),
+        )
+        return SeparationProcess(own, command, device=device, numbers=numbers)
+
+    return Fleet([process(device) for device in children], stop)
+
+
+def _threads(children: int) -> int | None:
+    """Each child's part of the cores: more threads than cores make all of them slower."""
+    return None if children == 1 else max(1, len(os.sched_getaffinity(0)) // children)
 
 
 def _child_settings(settings: Settings, workdir: WorkDir) -> ChildSettings:
@@ -67,14 +99,11 @@ def _child_settings(settings: Settings, workdir: WorkDir) -> ChildSettings:
     )
 
 
-def _equipment(
-    settings: Settings, stop: StopSignal, reporter: Reporter, separation: SeparationProcess, workdir: WorkDir
-) -> Equipment:
+def _equipment(settings: Settings, stop: StopSignal, reporter: Reporter, fleet: Fleet, workdir: WorkDir) -> Equipment:
     worker = settings.worker
     return Equipment(
-        separation=separation,
-        gate=DeviceGate(stop),
-        budget=DiskBudget(worker.prefetch_bytes, stop),
+        fleet=fleet,
+        budget=DiskBudget(worker.prefetch_bytes, stop, len(fleet)),
         handoff=open_handoff(settings),
         guard=UrlGuard.from_settings(settings.download),
         reporter=reporter,
@@ -94,7 +123,7 @@ def _equipment(
 def _worker(
     settings: Settings, stop: StopSignal, transport: Transport, topics: Topics, equipment: Equipment
 ) -> WorkerProcess[SeparationTask]:
-    worker, separation = settings.worker, equipment.separation
+    worker, fleet = settings.worker, equipment.fleet
     loading = _cancelled_by(stop)
     return WorkerProcess(
         settings=settings,
@@ -107,11 +136,12 @@ def _worker(
         policy=RetryPolicy(
             max_attempts=worker.max_attempts, max_crashes=worker.max_crashes, delays=worker.retry_delays
         ),
-        concurrency=1 + worker.prefetch,
+        concurrency=len(fleet) + worker.prefetch,
         health=HealthAddress(worker.processor_health_host, worker.processor_health_port, "PROCESSOR_HEALTH_PORT"),
-        checks={"model": separation.check, "handoff": equipment.handoff.check},
+        checks={"model": fleet.check, "handoff": equipment.handoff.check},
+        details={"children": fleet.status},
         # Refusing to start is better than taking jobs that cannot be done: without the model nothing is consumed.
-        prepare=lambda: separation.start(loading),
+        prepare=lambda: fleet.start(loading),
     )
 
 

@@ -9,16 +9,18 @@ that its next step can write before it begins with it, and gives back what it di
                its two working copies
 
 Jobs line up as they come in, and the first in the line gets all that it asks for: it is the one that the device would
-have to wait for. The others get what fits beside what all hold. So all but the first keep to the limit together, a
-single prefetched job is never held up, and no two jobs can wait for each other: whoever holds files and waits for more
-is first in the end. A job that has come to the device is out of the line, and its files count no more; one that has to
-leave it unseparated is back in its old place, so that for a while two may have been first.
+have to wait for. Several children may all be waiting, so with them there are as many that are first. The others
+get what fits beside what all hold. So all but the first keep to the limit together, no child waits for a job that is
+held up, and no two jobs can wait for each other: whoever holds files and waits for more is first in the end. A job that
+has come to the device is out of the line, and its files count no more; one that has to leave it unseparated is back in
+its old place, so that for a while one more may have been first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 from pipeline.cancel import CancelToken
 from pipeline.lifecycle import StopSignal
@@ -26,10 +28,11 @@ from processor.waiting import WaitingRoom
 
 
 class DiskBudget:
-    """``limit``: bytes. Thread-safe."""
+    """``limit``: bytes. ``children``: how many jobs are first. Thread-safe."""
 
-    def __init__(self, limit: int, stop: StopSignal) -> None:
+    def __init__(self, limit: int, stop: StopSignal, children: int = 1) -> None:
         self._limit = limit
+        self._children = children
         self._room = WaitingRoom(stop)
         self._line: list[Place] = []
 
@@ -57,8 +60,8 @@ class DiskBudget:
             place.bytes = wanted
 
     def _may(self, place: Place, wanted: int) -> bool:
-        first = next(other for other in self._line if other.waiting)
-        return place is first or self.held - place.bytes + wanted <= self._limit
+        waiting = (other for other in self._line if other.waiting)
+        return place in islice(waiting, self._children) or self.held - place.bytes + wanted <= self._limit
 
     def _change(self, place: Place, *, held: int | None = None, waiting: bool | None = None) -> None:
         with self._room:

@@ -31,6 +31,7 @@ from processor.protocol import (
     Done,
     Failed,
     Fatal,
+    Holding,
     JobReport,
     Loaded,
     Progress,
@@ -119,11 +120,13 @@ def main(descriptor: int) -> int:
     engine = _set_up(settings, parent)
     if engine is None:
         return ExitCode.UNAVAILABLE
+    parent.tell(Holding(engine.loaded))
     parent.tell(Ready(settings.model_name, engine.device, round(time.monotonic() - started, 3)))
     while True:
         job, cancel = parent.next_job()
         with log_context(task_uuid=job.task_uuid):
             report = _separate(engine, job, cancel, parent)
+        parent.tell(Holding(engine.loaded))
         parent.tell(report)
         if isinstance(report, Fatal):
             return ExitCode.INTERNAL
@@ -135,9 +138,12 @@ def _set_up(settings: ChildSettings, parent: Parent) -> SeparationEngine | None:
     try:
         # A minute of imports and loading, so late that the parent's end is being watched for meanwhile.
         from processor.engine import SeparationEngine
-        from processor.memory import spare_what_is_loaded
+        from processor.memory import memory_in_use, pool_limit, spare_what_is_loaded
         from processor.models import ModelStore, Network
+        from processor.threads import keep_sessions_to
 
+        if settings.threads is not None:
+            keep_sessions_to(settings.threads)
         network = Network.from_settings(settings.download)
         models = ModelStore(settings.model_dir, network, settings.models)
         engine = SeparationEngine(
@@ -145,7 +151,9 @@ def _set_up(settings: ChildSettings, parent: Parent) -> SeparationEngine | None:
             settings.scratch_dir,
             require_gpu=settings.require_gpu,
             preferred=settings.model_name,
-            pool_bytes=settings.pool_bytes,
+            pool_bytes=pool_limit(
+                memory_in_use(), settings.pool_bytes, on_device=settings.on_device, in_all=settings.in_all
+            ),
         )
         engine.warm_up(settings.model_name, settings.scratch_dir)
         spare_what_is_loaded()

@@ -8,13 +8,25 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 
 from pipeline.telemetry import get_logger
-from processor.protocol import Cancel, ChildSettings, Done, Failed, Ready, Report, Separate
+from processor.devices import ANY, Device
+from processor.protocol import (
+    Cancel,
+    ChildSettings,
+    Done,
+    Failed,
+    Holding,
+    JobReport,
+    Ready,
+    Report,
+    Separate,
+    SetupFailed,
+)
 
 log = get_logger(__name__)
 
@@ -22,6 +34,8 @@ log = get_logger(__name__)
 TICK = 0.1
 #: How long a child that has closed its pipe, or was killed, may take to be gone, s.
 EXIT_GRACE = 2.0
+#: What torch and others that keep to OpenMP go by.
+THREADS = "OMP_NUM_THREADS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +52,24 @@ class Ended:
 class ChildProcess:
     """One child process. A thread of its own reads its reports, so that no wait depends on what the child does."""
 
-    def __init__(self, settings: ChildSettings, command: Sequence[str], on_end: Callable[[ChildProcess], None]) -> None:
+    def __init__(
+        self,
+        settings: ChildSettings,
+        command: Sequence[str],
+        on_end: Callable[[ChildProcess], None],
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+        device: Device = ANY,
+    ) -> None:
         """Raises OSError if no process can be had."""
         self.ready: Ready | None = None
-        self._reports: queue.SimpleQueue[Report | Ended] = queue.SimpleQueue()
-        self._on_end = on_end
+        self.models: frozenset[str] = frozenset()
+        """Those that are loaded, as far as it has told."""
+        self._not_ready: SetupFailed | Ended | None = None
+        self._set_up = threading.Event()
+        self._reports: queue.SimpleQueue[JobReport | Ended] = queue.SimpleQueue()
+        self._on_end, self._on_ready = on_end, on_ready
+        self._device = device
         self._in_hand: Separate | None = None
         # Closed while it is being written to, a descriptor's number may name another file by the time of the write.
         self._sending, self._cutting = threading.Lock(), threading.Lock()
@@ -51,7 +78,7 @@ class ChildProcess:
         self._line = socket.socket(fileno=os.dup(self._connection.fileno()))
         try:
             with theirs:
-                self._process = _popen(command, theirs.fileno())
+                self._process = _popen(command, theirs.fileno(), _environment(settings, device))
         except BaseException:
             self._hang_up()
             raise
@@ -67,8 +94,13 @@ class ChildProcess:
         with self._sending, suppress(OSError):
             self._connection.send(command)
 
-    def report(self) -> Report | Ended | None:
-        """The next report; None if there was none within a tick."""
+    def set_up(self) -> Ready | SetupFailed | Ended | None:
+        """How its setting up has ended, for all who ask; None if it has not within a tick."""
+        self._set_up.wait(TICK)
+        return self.ready or self._not_ready
+
+    def report(self) -> JobReport | Ended | None:
+        """The next report about a job; None if there was none within a tick."""
         with suppress(queue.Empty):
             return self._reports.get(timeout=TICK)
         return None
@@ -91,18 +123,34 @@ class ChildProcess:
             self._process.kill()
         status = self._reap()
         about = {"task_uuid": self._in_hand.task_uuid} if self._in_hand else {}
-        log.info("separation_process_ended", pid=self.pid, status=status, **about)
+        log.info("separation_process_ended", pid=self.pid, on=self._device.label, status=status, **about)
         self._on_end(self)
+        self._not_ready = self._not_ready or Ended(status)
+        self._set_up.set()
         self._reports.put(Ended(status))
 
     def _take(self, report: Report) -> None:
-        if isinstance(report, Ready):
-            about = {"model": report.model, "device": report.device, "seconds": report.seconds}
-            log.info("separation_process_ready", pid=self.pid, **about)
-            self.ready = report
-        elif isinstance(report, Done | Failed) and self._in_hand and self._in_hand.job == report.job:
-            self._in_hand = None
-        self._reports.put(report)
+        match report:
+            case Ready():
+                self._take_ready(report)
+            case SetupFailed():
+                self._not_ready = report
+                self._set_up.set()
+            case Holding():
+                self.models = frozenset(report.models)
+            case _:
+                if isinstance(report, Done | Failed) and self._in_hand and self._in_hand.job == report.job:
+                    self._in_hand = None
+                self._reports.put(report)
+
+    def _take_ready(self, ready: Ready) -> None:
+        about = {"model": ready.model, "device": ready.device, "seconds": ready.seconds}
+        log.info("separation_process_ready", pid=self.pid, on=self._device.label, **about)
+        if self._device.visible and ready.device == "cpu":
+            log.warning("gpu_not_used", pid=self.pid, on=self._device.label, name=self._device.name)
+        self.ready = ready
+        self._set_up.set()
+        self._on_ready()
 
     def _reap(self) -> int:
         self._hang_up()
@@ -126,8 +174,18 @@ class ChildProcess:
             self._connection.close()
 
 
-def _popen(command: Sequence[str], descriptor: int) -> subprocess.Popen[bytes]:
+def _environment(settings: ChildSettings, device: Device) -> Mapping[str, str]:
+    """The child's own: ours with its device and its part of the cores, unless the operator has set that."""
+    threads = {} if settings.threads is None else {THREADS: str(settings.threads)}
+    return {**threads, **os.environ, **device.environment}
+
+
+def _popen(command: Sequence[str], descriptor: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     # In a group of its own: signals to the group of the service are for the parent, even before the child ignores them.
     return subprocess.Popen(
-        [*command, str(descriptor)], pass_fds=[descriptor], stdin=subprocess.DEVNULL, process_group=0
+        [*command, str(descriptor)],
+        pass_fds=[descriptor],
+        stdin=subprocess.DEVNULL,
+        process_group=0,
+        env=environment,
     )

@@ -95,6 +95,11 @@ class SeparationEngine:
         self.degraded: tuple[str, ...] = ()
         """What was given up for the last song because memory ran out, see ``processor.ladder``."""
 
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """The names of the models that need not be loaded."""
+        return self._pool.names
+
     def load(self, name: str) -> Driver:
         """The model ``name``, which is loaded unless it is; good until another one is asked for.
 
@@ -194,8 +199,8 @@ class SeparationEngine:
             driver = self._driver(name, self._files(name))
         if self._require_gpu and driver.device == "cpu":
             raise TransientError(
-                f"REQUIRE_GPU is set, but the model {name} would run on the CPU: check the driver, and that CUDA "
-                "builds of torch and onnxruntime are installed",
+                f"a GPU is required (REQUIRE_GPU, PROCESSOR_DEVICES), but the model {name} would run on the CPU: check "
+                "the driver, and that CUDA builds of torch and onnxruntime are installed",
                 code=ErrorCode.DEVICE_UNAVAILABLE,
             )
         return driver

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -15,6 +16,6 @@ def put_ffmpeg_on_path(folder: Path) -> None:
 
     link = folder / "bin" / "ffmpeg"
     link.parent.mkdir(parents=True, exist_ok=True)
-    if not link.exists():
+    with suppress(FileExistsError):  # another child's, perhaps of this very moment
         link.symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
     os.environ["PATH"] = f"{link.parent.resolve()}{os.pathsep}{os.environ.get('PATH', '')}"

@@ -1,4 +1,4 @@
-"""The gate before the device: one separation at a time, in the order in which the jobs were ready for it.
+"""The gate before the devices: one separation at a time for each child, in the order in which the jobs were ready.
 
 Whoever leaves it hands his stems off outside, so that the next separation begins at once.
 """
@@ -6,55 +6,96 @@ Whoever leaves it hands his stems off outside, so that the next separation begin
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from pipeline.cancel import CancelToken
-from pipeline.lifecycle import StopSignal
 from processor.waiting import WaitingRoom
+
+Place = TypeVar("Place")
+
+Choice = Callable[[Sequence[Place], frozenset[str]], Place | None]
+"""Which of the free places, least recently used first, a job takes that wants these models; None: it waits on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """How a job and the device came together."""
+class Turn(Generic[Place]):
+    """How a job and a place came together."""
 
+    place: Place
     waited: float
-    """How long the job waited for the device, s."""
+    """How long the job waited for it, s."""
     idle: float
-    """How long the device waited for a job, s."""
+    """How long the place waited for a job, s."""
 
 
-class DeviceGate:
-    """Lets one lane at a time to the device. Thread-safe."""
+@dataclass(slots=True, eq=False)
+class _Ticket(Generic[Place]):
+    wants: frozenset[str]
+    place: Place | None = None
+    """Where its job is; None while it waits."""
 
-    def __init__(self, stop: StopSignal) -> None:
-        self._room = WaitingRoom(stop)
-        self._line: deque[object] = deque()
-        """The first is at the device."""
-        self._free_since = time.monotonic()
+
+class DeviceGate(Generic[Place]):
+    """Lets one lane at a time to each place. Thread-safe.
+
+    Only the first in the line is given a place, so nobody is overtaken; which place it is never makes him wait.
+    ``choose`` is called with ``room`` held; whoever changes what it goes by calls ``room.notify``.
+    """
+
+    def __init__(self, room: WaitingRoom, places: Sequence[Place], choose: Choice[Place]) -> None:
+        self._room = room
+        self._choose = choose
+        self._line: list[_Ticket[Place]] = []
+        """Those at a place, and those before the gate, as they came."""
+        now = time.monotonic()
+        self._free_since = dict.fromkeys(places, now)
+        """Of the places that are free, least recently used first."""
+
+    @property
+    def busy(self) -> list[Place]:
+        """The places that a job is at."""
+        return [ticket.place for ticket in tuple(self._line) if ticket.place is not None]
 
     @contextmanager
-    def turn(self, cancel: CancelToken) -> Iterator[Turn]:
-        """The device, for as long as the block takes.
+    def turn(self, cancel: CancelToken, wants: frozenset[str] = frozenset()) -> Iterator[Turn[Place]]:
+        """A place, for as long as the block takes.
 
         Raises CancelledError instead of waiting (on) if the job is cancelled or the service stops; a job that finds
-        the device free may begin while the service stops, and end within its grace.
+        a place free may begin while the service stops, and end within its grace.
         """
         cancel.raise_if_set()
-        ticket, came = object(), time.monotonic()
+        ticket, came = _Ticket[Place](wants), time.monotonic()
         with self._room:
             self._line.append(ticket)
         try:
             with self._room:
-                self._room.wait_for(lambda: self._line[0] is ticket, cancel)
-                began = time.monotonic()
-                turn = Turn(began - came, began - self._free_since)
+                turn = self._admitted(ticket, came, cancel)
             yield turn
         finally:
             with self._room:
-                if self._line[0] is ticket:
-                    self._free_since = time.monotonic()
+                if ticket.place is not None:
+                    self._free_since[ticket.place] = time.monotonic()
                 self._line.remove(ticket)
                 self._room.notify()
+
+    def _admitted(self, ticket: _Ticket[Place], came: float, cancel: CancelToken) -> Turn[Place]:
+        found: list[Place] = []
+
+        def has_place() -> bool:
+            if not found and self._is_first(ticket):
+                place = self._choose(tuple(self._free_since), ticket.wants)
+                found.extend([] if place is None else [place])
+            return bool(found)
+
+        self._room.wait_for(has_place, cancel)
+        ticket.place = found[0]
+        began = time.monotonic()
+        turn = Turn(ticket.place, began - came, began - self._free_since.pop(ticket.place))
+        self._room.notify()  # the next one is first now, and another place may be free
+        return turn
+
+    def _is_first(self, ticket: _Ticket[Place]) -> bool:
+        return ticket is next(other for other in self._line if other.place is None)

@@ -23,11 +23,12 @@ from pipeline.transfers import watched
 from pipeline.workdir import WorkDir
 from processor.budget import DiskBudget
 from processor.decode import Mixture, decode, most_bytes
-from processor.gate import DeviceGate, Turn
+from processor.fleet import Fleet
+from processor.gate import Turn
 from processor.handoff import unless_cancelled
 from processor.probe import Hints, probe
 from processor.protocol import Done, Stem
-from processor.separation import SeparationProcess
+from processor.separation import ChildUnavailableError, SeparationProcess
 
 log = get_logger(__name__)
 
@@ -53,10 +54,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Equipment:
-    """What the jobs of one processor share. Thread-safe; ``separation`` behind ``gate``."""
+    """What the jobs of one processor share. Thread-safe."""
 
-    separation: SeparationProcess
-    gate: DeviceGate
+    fleet: Fleet
     budget: DiskBudget
     handoff: ObjectStore
     guard: UrlGuard
@@ -169,25 +169,37 @@ class SeparationJob:
     def _separate(self) -> Done:
         if self._done is None:
             mixture = self._decode()
-            with self._equipment.gate.turn(self._cancel) as turn, self._place.at_the_device():
-                self._timings.add("wait", turn.waited)
-                with self._timings.stage("separate"):
-                    self._done = self._separated(mixture, turn)
+            while self._done is None:
+                try:
+                    self._done = self._at_a_device(mixture)
+                except ChildUnavailableError as error:
+                    if not self._equipment.fleet.is_ready:
+                        raise
+                    log.warning("child_unavailable", error=error.message)  # and its place is not chosen any more
             with local_errors():
                 mixture.path.unlink(missing_ok=True)
         return self._done
 
-    def _separated(self, mixture: Mixture, turn: Turn) -> Done:
+    def _at_a_device(self, mixture: Mixture) -> Done:
+        turn_at = self._equipment.fleet.turn(self._cancel, self._task.model)
+        with turn_at as turn, self._place.at_the_device():
+            self._timings.add("wait", turn.waited)
+            with self._timings.stage("separate"):
+                return self._separated(mixture, turn)
+
+    def _separated(self, mixture: Mixture, turn: Turn[SeparationProcess]) -> Done:
         timeout = self._equipment.limits.separation_timeout(mixture.duration)
         log.info(
             "separating",
+            on=turn.place.device.label,
+            pid=turn.place.pid,
             duration=round(mixture.duration, 3),
             timeout=round(timeout, 3),
             waited=round(turn.waited, 3),
             device_idle=round(turn.idle, 3),
         )
         self._equipment.reporter.report(self._task.task_uuid, TaskState.SEPARATING)
-        return self._equipment.separation.separate(
+        return turn.place.separate(
             mixture,
             self._folder,
             model=self._task.model,

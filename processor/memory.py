@@ -103,6 +103,15 @@ def memory_in_use() -> Memory:
     return DeviceMemory() if torch.cuda.is_available() else MainMemory()
 
 
+def pool_limit(memory: Memory, wanted: int | None, *, on_device: int, in_all: int) -> int:
+    """What the models of one child may take, bytes: its part of ``wanted``, or of the share that models get there.
+
+    ``on_device``: the children that share its device; ``in_all``: those that share the machine, and main memory.
+    """
+    sharers = on_device if isinstance(memory, DeviceMemory) else in_all
+    return (memory.share if wanted is None else wanted) // sharers
+
+
 def main_memory(proc: Path = Path("/proc/self/cgroup"), tree: Path = Path("/sys/fs/cgroup")) -> int:
     """What this process may have, bytes: the machine's memory, or less if a control group says so."""
     installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

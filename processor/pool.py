@@ -66,6 +66,11 @@ class ModelPool:
         return bool(others)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of the loaded models, the one that was asked for last at the end."""
+        return tuple(self._held)
+
+    @property
     def bytes(self) -> int:
         """What the loaded models take together."""
         return sum(held.bytes for held in self._held.values())

@@ -25,7 +25,13 @@ class ChildSettings:
     models: StoreOptions = field(default_factory=StoreOptions)
     log: LogSettings = field(default_factory=LogSettings)
     pool_bytes: int | None = None
-    """What loaded models may take together; None: a share of the memory that they are in."""
+    """What loaded models of all children there may take together; None: a share of the memory that they are in."""
+    on_device: int = 1
+    """How many children share the child's device."""
+    in_all: int = 1
+    """How many children share the machine."""
+    threads: int | None = None
+    """Of networks on the CPU; None: as many as the libraries choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,13 @@ class Ready:
     model: str
     device: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """These models are loaded. Told before ``Ready``, and before a job's end."""
+
+    models: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,4 +160,4 @@ class Fatal:
 
 Command = Separate | Cancel
 JobReport = Started | Loaded | Progress | Done | Failed | Fatal
-Report = Ready | SetupFailed | JobReport
+Report = Ready | SetupFailed | Holding | JobReport

@@ -16,12 +16,13 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from prometheus_client import Counter
 from structlog.contextvars import get_contextvars
 
 from pipeline import metrics
@@ -41,6 +42,7 @@ from pipeline.retry import Backoff
 from pipeline.telemetry import get_logger
 from processor.child_process import ChildProcess, Ended
 from processor.decode import Mixture
+from processor.devices import ANY, Device
 from processor.protocol import (
     Cancel,
     ChildSettings,
@@ -82,27 +84,44 @@ _ERRORS: Mapping[ErrorKind, Callable[..., PipelineError]] = {
 }
 
 
+class ChildUnavailableError(InfrastructureError):
+    """There is no child to be had here: a job may go to another one as if it had never come to this one."""
+
+
 class _NeverBegunError(Exception):
     """The child ended, or hung, before it had begun with the job."""
 
 
 class SeparationProcess:
-    """A child process with a warm model, replaced when it dies. One job at a time; ``check`` from any thread.
+    """A child process with a warm model, replaced when it dies. One job at a time; the rest from any thread.
 
     ``command`` is what is run, less the last argument: the number of the descriptor it is spoken to over.
-    ``load_timeout``: s after which a child that loads a model for a job counts as hung.
+    ``load_timeout``: s after which a child that loads a model for a job counts as hung. ``device``: what it runs on.
+    ``numbers``: of its jobs, where several children share them.
     """
 
     def __init__(
-        self, settings: ChildSettings, command: Sequence[str] = COMMAND, *, load_timeout: float = LOAD_TIMEOUT
+        self,
+        settings: ChildSettings,
+        command: Sequence[str] = COMMAND,
+        *,
+        load_timeout: float = LOAD_TIMEOUT,
+        device: Device = ANY,
+        numbers: Iterator[int] | None = None,
     ) -> None:
+        self.device = device
+        self.failure: str | None = None
+        """Why there was no child to be had at the last try; None if there was one."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when a child has become ready, and when one is gone."""
         self._settings = settings
         self._command = command
         self._load_timeout = load_timeout
         self._child: ChildProcess | None = None
         self._closed = False
-        self._numbers = itertools.count(1)
+        self._numbers = numbers or itertools.count(1)
         self._lock = threading.Lock()
+        self._busy = metrics.engine_busy_seconds.labels(device.label)
 
     def start(self, cancel: CancelToken) -> Ready:
         """Have a child whose model is loaded; starts one if there is none, and another one if it dies meanwhile.
@@ -136,6 +155,23 @@ class SeparationProcess:
         child = self._child
         return None if child is None else child.pid
 
+    @property
+    def ready(self) -> Ready | None:
+        """What the child has said of itself, if there is one and its model is loaded."""
+        child = self._child
+        return None if child is None else child.ready
+
+    @property
+    def models(self) -> frozenset[str]:
+        """The models that the child has loaded."""
+        child = self._child
+        return frozenset() if child is None else child.models
+
+    @property
+    def default_model(self) -> str:
+        """The model of jobs that ask for none."""
+        return self._settings.model_name
+
     def check(self) -> None:
         """Raise InfrastructureError unless a model is loaded."""
         child = self._child
@@ -159,7 +195,8 @@ class SeparationProcess:
         model of an ensemble has as long.
 
         Raises PermanentError or TransientError as the child says, PoisonError if the job ended or hung the child,
-        InfrastructureError if there is no child to be had, CancelledError.
+        ChildUnavailableError if there is no child to be had, other InfrastructureErrors as the child says,
+        CancelledError.
         """
         for _ in range(MOST_STILLBORN):
             child, _ready = self._warm(cancel, self._load_timeout)
@@ -177,8 +214,8 @@ class SeparationProcess:
                 )
             )
             with suppress(_NeverBegunError):
-                return _Job(child, job, cancel, self._load_timeout, timeout).wait(on_progress)
-        raise InfrastructureError("the separation process ends before it begins", code=ErrorCode.WORKER_DIED)
+                return _Job(child, job, cancel, self._load_timeout, timeout, self._busy).wait(on_progress)
+        raise ChildUnavailableError("the separation process ends before it begins", code=ErrorCode.WORKER_DIED)
 
     def close(self) -> None:
         """End the child; there will be no other."""
@@ -190,24 +227,34 @@ class SeparationProcess:
 
     def _warm(self, cancel: CancelToken, timeout: float | None) -> tuple[ChildProcess, Ready]:
         """A child that is ready for work."""
-        child = self._running()
+        try:
+            child = self._running()
+            ready = self._set_up(child, cancel, timeout)
+        except ChildUnavailableError as error:
+            self.failure = error.message
+            raise
+        self.failure = None
+        return child, ready
+
+    @staticmethod
+    def _set_up(child: ChildProcess, cancel: CancelToken, timeout: float | None) -> Ready:
         deadline = None if timeout is None else time.monotonic() + timeout
         while child.ready is None:
             cancel.raise_if_set()
             if deadline is not None and time.monotonic() > deadline:
                 child.kill()
-                raise InfrastructureError("the model is not loaded in time", code=ErrorCode.WORKER_TIMEOUT)
-            match child.report():
+                raise ChildUnavailableError("the model is not loaded in time", code=ErrorCode.WORKER_TIMEOUT)
+            match child.set_up():
                 case SetupFailed() as failed:
                     child.kill()
-                    raise InfrastructureError(failed.message, code=failed.code)
+                    raise ChildUnavailableError(failed.message, code=failed.code)
                 case Ended() as ended:
-                    raise InfrastructureError(
+                    raise ChildUnavailableError(
                         f"the separation process {ended} while it loaded the model", code=ErrorCode.WORKER_DIED
                     )
                 case _:
                     pass
-        return child, child.ready
+        return child.ready
 
     def _running(self) -> ChildProcess:
         with self._lock:
@@ -217,13 +264,15 @@ class SeparationProcess:
                 try:
                     self._child = self._spawn()
                 except OSError as error:
-                    raise InfrastructureError(
+                    raise ChildUnavailableError(
                         f"no separation process can be started: {error.strerror}", code=ErrorCode.WORKER_DIED
                     ) from error
             return self._child
 
     def _spawn(self) -> ChildProcess:
-        return ChildProcess(self._settings, self._command, self._replace)
+        return ChildProcess(
+            self._settings, self._command, self._replace, on_ready=lambda: self.on_change(), device=self.device
+        )
 
     def _replace(self, child: ChildProcess) -> None:
         """Called when ``child`` is gone: the next one loads while the next song is fetched.
@@ -237,6 +286,7 @@ class SeparationProcess:
             if child.ready is not None and not self._closed:
                 with suppress(OSError):
                     self._child = self._spawn()
+        self.on_change()
 
 
 class _Phase(Enum):
@@ -256,6 +306,8 @@ class _Job:
     cancel: CancelToken
     load_timeout: float
     timeout: float
+    busy: Counter
+    """The engine's busy time on this device, s."""
     phase: _Phase = _Phase.SENT
     since: float = field(default_factory=time.monotonic)
     """When the phase began."""
@@ -292,7 +344,7 @@ class _Job:
         """Count the busy time since the last look: at each tick, since a song may take an hour."""
         now = time.monotonic()
         if self.phase is _Phase.SEPARATING:
-            metrics.engine_busy_seconds.inc(now - self.counted)
+            self.busy.inc(now - self.counted)
         self.counted = now
 
     def _require_time(self) -> None:
@@ -324,11 +376,9 @@ class _Job:
                 return _NeverBegunError()
 
     def _report(self) -> JobReport | Ended | None:
-        """The next report about this job; a late one about an earlier job, or the child's setting up, is dropped."""
+        """The next report about this job; a late one about an earlier job is dropped."""
         report = self.child.report()
-        if isinstance(report, Ended):
-            return report
-        return report if isinstance(report, JobReport) and report.job == self.number else None
+        return report if report is None or isinstance(report, Ended) or report.job == self.number else None
 
     def _stop(self) -> None:
         """Ask the child to stop, and end it if it does not. It stays warm if it does."""

@@ -22,7 +22,7 @@ CREDENTIALS: Final = ("benchmark", "a password of the benchmark")
 #: How often the processor is asked how long its engine was busy, s.
 LOOK: Final = 0.2
 
-_METRIC = "uvr_engine_busy_seconds_total "
+_METRIC = "uvr_engine_busy_seconds_total{"
 _TIMEOUT = 60.0
 
 
@@ -98,8 +98,8 @@ class BusyWatch:
     def _look(self) -> None:
         with _direct() as session:
             lines = session.get(self._url, timeout=_TIMEOUT).text.splitlines()
-        (value,) = (line.removeprefix(_METRIC) for line in lines if line.startswith(_METRIC))
-        self.looks.append(Look(time.monotonic(), float(value)))
+        values = [float(line.rpartition(" ")[2]) for line in lines if line.startswith(_METRIC)]  # one for each device
+        self.looks.append(Look(time.monotonic(), sum(values)))
 
 
 def busy_once_warm(looks: Sequence[Look]) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,6 +21,7 @@ from pipeline.storage.s3 import S3Options, S3Store
 from pipeline.transport import Topic
 from pipeline.transport.embedded import EmbeddedTransport
 from pipeline.workdir import WorkDir
+from processor.devices import Device
 from processor.job import Equipment
 from processor.protocol import ChildSettings
 from processor.separation import SeparationProcess
@@ -59,7 +61,7 @@ class Bench:
 
     def wait_for_line(self, length: int) -> None:
         """Until so many jobs are at the device and before it."""
-        eventually(lambda: len(self.equipment.gate._line) == length)
+        eventually(lambda: len(self.equipment.fleet.gate._line) == length)
 
 
 @dataclass(frozen=True)
@@ -97,21 +99,30 @@ def result_of(handling: Future[Outcome]) -> SeparationResult:
 
 
 @contextmanager
-def open_bench(root: Path, *behaviours: str, silent_store: bool = False, **options: Any) -> Iterator[Bench]:
+def open_bench(
+    root: Path, *behaviours: str, children: int = 1, silent_store: bool = False, **options: Any
+) -> Iterator[Bench]:
     """``options`` are those of ``equip``. With ``silent_store``, the hand-off is one that does not answer."""
     transport, workdir, stop = EmbeddedTransport(root / "broker.sqlite"), WorkDir(root / "work"), StopSignal(DEADLINE)
     transport.ensure_topics([Topic(EVENTS, None)])
-    separation = SeparationProcess(ChildSettings(root, "model.onnx", False, root), scripted_command(root, *behaviours))
+    settings, command, numbers = (
+        ChildSettings(root, "model.onnx", False, root),
+        scripted_command(root, *behaviours),
+        count(1),
+    )
+    processes = [
+        SeparationProcess(settings, command, device=Device(str(number)), numbers=numbers) for number in range(children)
+    ]
     with SourceServer() as source, SourceServer() as store, open_lanes() as lanes:
         store.otherwise(silence)
         handoff = silent_s3(store) if silent_store else LocalStore(root / "handoff")
         source.serve_bytes("/song", write_pcm(root / "song.wav", noise(0.2)).read_bytes())
-        equipment = equip(separation, transport, handoff, workdir, stop, **options)
+        equipment = equip(processes, transport, handoff, workdir, stop, **options)
         try:
             yield Bench(root, equipment, Processor(equipment, "results"), stop, source, store, lanes)
         finally:
             stop.request("the test is over")
-            separation.close()
+            equipment.fleet.close()
     workdir.close()
     transport.close()
 

@@ -211,7 +211,9 @@ def test_the_model_runs_where_the_result_says(lab: Lab) -> None:
 def test_a_required_gpu_that_is_not_there_is_told(lab: Lab) -> None:
     refusal = lab.call(experiments.load, lab.model_dir, lab.scratch, DEMO_MODEL_NAME, require_gpu=True)
     assert (refusal.kind, refusal.code) == (ErrorKind.TRANSIENT, ErrorCode.DEVICE_UNAVAILABLE)
-    assert refusal.message.startswith(f"REQUIRE_GPU is set, but the model {DEMO_MODEL_NAME} would run on the CPU")
+    assert refusal.message.startswith(
+        f"a GPU is required (REQUIRE_GPU, PROCESSOR_DEVICES), but the model {DEMO_MODEL_NAME} would run on"
+    )
 
 
 @pytest.mark.parametrize("name", ["no-such-model.onnx", "mdx_model_data.json"])

@@ -13,6 +13,7 @@ from pipeline.cancel import CancelToken
 from pipeline.errors import CancelledError, ErrorCode
 from pipeline.lifecycle import StopSignal
 from processor.gate import DeviceGate
+from processor.waiting import WaitingRoom
 from tests.processor.lanes import DEADLINE, Lanes, eventually, open_lanes
 
 
@@ -22,7 +23,7 @@ class Bench:
     def __init__(self, lanes: Lanes) -> None:
         self.lanes = lanes
         self.stop = StopSignal(DEADLINE)
-        self.gate = DeviceGate(self.stop)
+        self.gate = DeviceGate(WaitingRoom(self.stop), ["device"], lambda free, _: next(iter(free), None))
         self.served: list[str] = []
         self._leave: dict[str, threading.Event] = {}
 

@@ -135,7 +135,7 @@ def test_it_is_ready_once_the_model_is_loaded(stage: Opener) -> None:
 
 
 def busy_seconds() -> float:
-    return REGISTRY.get_sample_value("uvr_engine_busy_seconds_total") or 0.0
+    return REGISTRY.get_sample_value("uvr_engine_busy_seconds_total", {"device": "auto"}) or 0.0
 
 
 def test_busy_time_is_counted_while_the_child_separates(stage: Opener) -> None:

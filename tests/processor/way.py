@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from pipeline.transport import Message, Topic, Transport
 from pipeline.transport.embedded import EmbeddedTransport
 from pipeline.workdir import WorkDir
 from processor.budget import DiskBudget
-from processor.gate import DeviceGate
+from processor.fleet import Fleet
 from processor.job import Equipment, Limits
 from processor.separation import SeparationProcess
 from processor.service import Processor
@@ -82,7 +82,7 @@ class Way:
 
 
 def equip(
-    separation: SeparationProcess,
+    processes: Sequence[SeparationProcess],
     transport: Transport,
     handoff: ObjectStore,
     workdir: WorkDir,
@@ -93,9 +93,8 @@ def equip(
 ) -> Equipment:
     """What a processor's jobs share."""
     return Equipment(
-        separation=separation,
-        gate=DeviceGate(stop),
-        budget=DiskBudget(prefetch_bytes, stop),
+        fleet=Fleet(processes, stop),
+        budget=DiskBudget(prefetch_bytes, stop, len(processes)),
         handoff=handoff,
         guard=UrlGuard(allow_private=True),
         reporter=Reporter(transport, EVENTS),
@@ -105,7 +104,7 @@ def equip(
 
 
 @contextmanager
-def open_way(root: Path, separation: SeparationProcess, *, lanes: int = 2) -> Iterator[Way]:
+def open_way(root: Path, *processes: SeparationProcess, lanes: int = 2) -> Iterator[Way]:
     """A processor at work. When it is told to stop it must have left no working files behind."""
     transport = EmbeddedTransport(root / "broker.sqlite")
     transport.ensure_topics([Topic(name, None) for name in TOPICS])
@@ -113,7 +112,7 @@ def open_way(root: Path, separation: SeparationProcess, *, lanes: int = 2) -> It
     consumer: Consumer[SeparationTask] = Consumer(
         subscription=transport.subscribe([TASKS, RETRIES], "processors"),
         parse=lambda message: from_message(SeparationTask, message),
-        worker=Processor(equip(separation, transport, handoff, workdir, stop), RESULTS),
+        worker=Processor(equip(processes, transport, handoff, workdir, stop), RESULTS),
         policy=POLICY,
         sources=frozenset([TASKS]),
         retry_topics={DELAY: RETRIES},
