@@ -136,6 +136,7 @@ class ChildProcess:
             case SetupFailed():
                 self._not_ready = report
                 self._set_up.set()
+                self._process.kill()  # it ends by itself, unless a wedged driver keeps it
             case Holding():
                 self.models = frozenset(report.models)
             case _:

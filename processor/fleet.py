@@ -113,16 +113,17 @@ class Fleet:
     def _keep(self, process: SeparationProcess, cancel: CancelToken) -> None:
         """Have a child again whenever there is none."""
         with _until_cancelled():
+            self._have(process, cancel, None)
             while True:
-                self._have(process, cancel)
                 with self._room:
-                    self._room.wait_for(lambda: process.pid is None, cancel)
+                    self._room.wait_for(lambda: process.ready is None, cancel)
+                self._have(process, cancel, process.load_timeout)
 
-    def _have(self, process: SeparationProcess, cancel: CancelToken) -> None:
+    def _have(self, process: SeparationProcess, cancel: CancelToken, timeout: float | None) -> None:
         failures = 0
         while True:
             try:
-                process.start(cancel)
+                process.start(cancel, timeout=timeout)
             except InfrastructureError as error:
                 failures += 1
                 self._note(process, error)

@@ -123,16 +123,17 @@ class SeparationProcess:
         self._lock = threading.Lock()
         self._busy = metrics.engine_busy_seconds.labels(device.label)
 
-    def start(self, cancel: CancelToken) -> Ready:
+    def start(self, cancel: CancelToken, *, timeout: float | None = None) -> Ready:
         """Have a child whose model is loaded; starts one if there is none, and another one if it dies meanwhile.
 
-        A full disk is waited out. Raises InfrastructureError if the child cannot work at all (no model, no GPU where
-        one is required), and CancelledError.
+        ``timeout``: s after which one that loads counts as hung; None: its model may take for ever to be fetched. A
+        full disk is waited out. Raises InfrastructureError if the child cannot work at all (no model, no GPU where one
+        is required), and CancelledError.
         """
         stillborn = full = 0
         while True:
             try:
-                return self._warm(cancel, timeout=None)[1]
+                return self._warm(cancel, timeout)[1]
             except InfrastructureError as error:
                 if error.code is ErrorCode.DISK_FULL:
                     full += 1
@@ -171,6 +172,11 @@ class SeparationProcess:
     def default_model(self) -> str:
         """The model of jobs that ask for none."""
         return self._settings.model_name
+
+    @property
+    def load_timeout(self) -> float:
+        """After so long a child that loads a model counts as hung, s."""
+        return self._load_timeout
 
     def check(self) -> None:
         """Raise InfrastructureError unless a model is loaded."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -98,21 +97,24 @@ def result_of(handling: Future[Outcome]) -> SeparationResult:
     return from_message(SeparationResult, message)
 
 
+def scripted_process(root: Path, label: str, *behaviours: str) -> SeparationProcess:
+    """Its children show ``behaviours``, one after the other."""
+    root.mkdir(exist_ok=True)
+    settings = ChildSettings(root, "model.onnx", False, root)
+    return SeparationProcess(settings, scripted_command(root, *behaviours), device=Device(label))
+
+
 @contextmanager
 def open_bench(
-    root: Path, *behaviours: str, children: int = 1, silent_store: bool = False, **options: Any
+    root: Path, *behaviours: str, others: Sequence[Sequence[str]] = (), silent_store: bool = False, **options: Any
 ) -> Iterator[Bench]:
-    """``options`` are those of ``equip``. With ``silent_store``, the hand-off is one that does not answer."""
+    """``behaviours`` are those of one child after the other, ``others`` those of further ones beside it, which have the
+    folders ``1``, ``2``, … for what they tell and are told. ``options`` are those of ``equip``. With ``silent_store``,
+    the hand-off is one that does not answer."""
     transport, workdir, stop = EmbeddedTransport(root / "broker.sqlite"), WorkDir(root / "work"), StopSignal(DEADLINE)
     transport.ensure_topics([Topic(EVENTS, None)])
-    settings, command, numbers = (
-        ChildSettings(root, "model.onnx", False, root),
-        scripted_command(root, *behaviours),
-        count(1),
-    )
-    processes = [
-        SeparationProcess(settings, command, device=Device(str(number)), numbers=numbers) for number in range(children)
-    ]
+    processes = [scripted_process(root, "0", *behaviours)]
+    processes += [scripted_process(root / str(place), str(place), *other) for place, other in enumerate(others, 1)]
     with SourceServer() as source, SourceServer() as store, open_lanes() as lanes:
         store.otherwise(silence)
         handoff = silent_s3(store) if silent_store else LocalStore(root / "handoff")

@@ -6,7 +6,9 @@ last one the last. Each leaves its process id there, in a file named by its numb
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import os
 import signal
 import sys
@@ -22,6 +24,7 @@ from processor.protocol import (
     Done,
     Failed,
     Fatal,
+    Holding,
     Loaded,
     Progress,
     Ready,
@@ -216,6 +219,16 @@ def finish_when_told(parent: Connection, job: Separate) -> None:
     parent.send(done(job))
 
 
+def hold(parent: Connection, job: Separate) -> None:
+    """The models of all jobs so far, as the real one while there is room."""
+    held.add(str(job.model))
+    parent.send(Holding(tuple(sorted(held))))
+    parent.send(done(job))
+
+
+held: set[str] = set()
+
+
 def be_deaf(_parent: Connection, _job: Separate) -> None:
     hang()
 
@@ -261,6 +274,7 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
         obey_a_cancel,
         finish_all_the_same,
         finish_when_told,
+        hold,
         be_deaf,
         be_late,
         fail,
@@ -268,9 +282,17 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
 }
 
 
+def sign_in(folder: Path) -> int:
+    """How many came before."""
+    for number in itertools.count():
+        with contextlib.suppress(FileExistsError), (folder / f"{number:03}").open("x") as file:
+            file.write(str(os.getpid()))
+            return number
+    raise AssertionError
+
+
 def main(folder: Path, *behaviours: str) -> None:
-    number = len(list(folder.iterdir()))
-    (folder / f"{number:03}").write_text(str(os.getpid()))
+    number = sign_in(folder)
     *_, descriptor = sys.argv
     try:
         BEHAVIOURS[behaviours[min(number, len(behaviours) - 1)]](Connection(int(descriptor)))
