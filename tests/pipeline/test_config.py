@@ -318,6 +318,31 @@ class TestWhatMayBeFetched:
         assert "DOWNLOAD_CERTIFICATE_PINS" in error_of(DOWNLOAD_CERTIFICATE_PINS=value)
 
 
+class TestDevices:
+    @pytest.mark.parametrize(
+        ("value", "devices"),
+        [
+            ("Auto", ("auto",)),
+            ("CPU", ("cpu",)),
+            ("0, 1,3", ("0", "1", "3")),
+            ("GPU-8932f937,MIG-GPU-8932f937/1/0", ("GPU-8932f937", "MIG-GPU-8932f937/1/0")),
+        ],
+    )
+    def test_what_can_be(self, value: str, devices: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PROCESSOR_DEVICES", value)
+        assert load(None).worker.devices == devices
+
+    @pytest.mark.parametrize("value", ["cuda", "cuda:0", "-1", "auto,0", "0;1", "gpu-1", "1000"])
+    def test_what_cannot_be_is_told_with_what_can(self, value: str, error_of: Callable[..., str]) -> None:
+        message = error_of(PROCESSOR_DEVICES=value)
+        assert "PROCESSOR_DEVICES" in message
+        assert "name it alone" in message or "such as 0,1,3" in message
+
+    @pytest.mark.parametrize("value", ["0", "17", "two"])
+    def test_children_are_counted(self, value: str, error_of: Callable[..., str]) -> None:
+        assert "PROCESSOR_CONCURRENCY" in error_of(PROCESSOR_CONCURRENCY=value)
+
+
 def test_one_key_for_model_files_is_enough(error_of: Callable[..., str]) -> None:
     message = error_of(MODEL_KEY_FILE="/run/key", MODEL_KEY_COMMAND="kms decrypt key")
     assert "MODEL_KEY_FILE" in message

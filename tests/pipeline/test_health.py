@@ -82,6 +82,13 @@ def test_readiness_is_asked_each_time() -> None:
         assert ask(at, "/ready")[0] == 200
 
 
+def test_details_are_shown_whether_it_is_ready_or_not() -> None:
+    children = [{"device": "0", "state": "loading"}]
+    with HealthServer("127.0.0.1", 0, "HEALTH_PORT", {"model": away}, {"children": lambda: children}) as at:
+        answers = ask(at, "/health"), ask(at, "/ready")
+    assert [(status, body["children"]) for status, body in answers] == [(200, children), (503, children)]
+
+
 def test_a_query_is_no_other_path() -> None:
     with server() as at:
         assert ask(at, "/ready?probe=1")[0] == 200

@@ -67,6 +67,18 @@ def test_the_others_get_what_fits(bench: Bench) -> None:
     assert bench.budget.held == LIMIT
 
 
+def test_as_many_are_first_as_there_are_children(bench: Bench) -> None:
+    """Each of them might have to wait for one."""
+    bench.budget = DiskBudget(LIMIT, bench.stop, children=2)
+    first, second, third = bench.job(), bench.job(), bench.job()
+    for place in (first, second):
+        bench.ask(place, 10 * LIMIT).result(DEADLINE)
+    asking = bench.ask(third, 1)
+    assert is_held_up(asking)
+    with second.at_the_device():
+        asking.result(DEADLINE)
+
+
 def test_what_a_job_has_counts_once_when_it_asks_for_more(bench: Bench) -> None:
     first, second = bench.job(), bench.job()
     first.keep(40)

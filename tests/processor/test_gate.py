@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
 import pytest
@@ -127,6 +127,46 @@ def test_both_waits_are_told(bench: Bench) -> None:
     second = seen.result(DEADLINE)
     assert second.waited >= pause
     assert second.idle < second.waited
+
+
+# --- several places ---
+
+
+def several(bench: Bench, *places: str) -> None:
+    """Places that are taken unless they are named in what a job wants to pass by."""
+
+    def choose(free: Sequence[str], passed_by: frozenset[str]) -> str | None:
+        return next((place for place in free if place not in passed_by), None)
+
+    bench.gate = DeviceGate(WaitingRoom(bench.stop), places, choose)
+
+
+def test_as_many_are_let_in_as_there_are_places_least_recently_used_first(bench: Bench) -> None:
+    several(bench, "a", "b")
+    with bench.gate.turn(CancelToken()) as first:
+        with bench.gate.turn(CancelToken()) as second:
+            third = bench.come("third")
+            assert not bench.served
+            assert bench.gate.busy == [first.place, second.place] == ["a", "b"]
+        eventually(lambda: bench.served == ["third"])
+        assert bench.gate.busy == ["a", "b"]
+        bench.leave("third")
+        third.result(DEADLINE)
+    with bench.gate.turn(CancelToken()) as next_one:
+        assert next_one.place == "b"
+
+
+def test_the_first_keeps_his_place_in_the_line_when_no_place_is_right(bench: Bench) -> None:
+    several(bench, "a", "b")
+    with bench.gate.turn(CancelToken()) as first:
+        assert first.place == "a"
+        cancel = CancelToken()
+        picky = bench.lanes.start(lambda: bench.gate.turn(cancel, frozenset("b")).__enter__())
+        eventually(lambda: len(bench.gate._line) == 2)
+        bench.come("easy")
+        cancel.cancel(ErrorCode.DELIVERY_LOST)
+        assert isinstance(picky.exception(DEADLINE), CancelledError)
+        bench.leave("easy")
 
 
 def test_never_two_at_once_and_none_forgotten(bench: Bench) -> None:

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from pipeline.errors import ErrorCode, PermanentError, TransientError
 from processor.drivers import Driver, Lighter, OnProgress, Write
-from processor.memory import main_memory
+from processor.memory import DeviceMemory, MainMemory, main_memory, pool_limit
 from processor.models import unknown
 from processor.pool import ModelPool
 from tests.processor import several
@@ -190,6 +190,13 @@ def test_nobody_goes_for_one_that_there_is_not() -> None:
     with pytest.raises(PermanentError):
         pool.get("nobody")
     assert asked_for(pool, "a") == []
+
+
+def test_children_have_equal_parts_of_the_memory_that_they_share() -> None:
+    """A GPU's is shared by those that are on it, the main memory by all."""
+    assert pool_limit(DeviceMemory(), 900, on_device=2, in_all=6) == 450
+    assert pool_limit(MainMemory(), 900, on_device=2, in_all=6) == 150
+    assert pool_limit(MainMemory(), None, on_device=1, in_all=3) == MainMemory().share // 3
 
 
 class TestMainMemory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipeline.messages import SeparationResult, SeparationTask, from_message, to
 from pipeline.transport.embedded import EmbeddedTransport
 from processor.__main__ import main
 from tests.processor.audio import noise, write_pcm
+from tests.processor.lanes import eventually
 from tests.processor.running import DEADLINE, ask, port_of, processor
 from tests.support.log_lines import lines_until
 from tests.support.source_server import SourceServer
@@ -29,6 +31,7 @@ def test_from_start_to_stop(tmp_path: Path, model_dir: Path) -> None:
     song = write_pcm(tmp_path / "song.wav", noise(0.5)).read_bytes()
     task = SeparationTask(task_uuid=uuid4(), audio="", hook_url="http://127.0.0.1/hook")
     settings = {"MODEL_NAME": DEMO_MODEL_NAME, "MODEL_FILE_DIR": str(model_dir), "ALLOW_PRIVATE_NETWORKS": "true"}
+    settings["PROCESSOR_DEVICES"] = "cpu"
     with SourceServer() as source, processor(tmp_path, **settings) as running:
         source.serve_bytes("/song", song)
         lines = lines_until(running, "consuming")
@@ -47,16 +50,19 @@ def test_from_start_to_stop(tmp_path: Path, model_dir: Path) -> None:
         status = running.wait(DEADLINE)
 
     assert from_message(SeparationResult, delivery.message).status == "success"
+    (child,) = children
     assert ready == (
         200,
         {
             "status": "ready",
             "components": {name: {"status": "ready"} for name in ("broker", "consumption", "model", "handoff")},
+            "children": [
+                {"device": "cpu", "name": "cpu", "pid": child.pid, "models": [DEMO_MODEL_NAME], "state": "ready"}
+            ],
         },
     )
-    assert (health[0], health[1]["status"]) == (200, "healthy")
+    assert (health[0], health[1]["status"], health[1]["children"]) == (200, "healthy", ready[1]["children"])
     assert status == ExitCode.OK
-    assert children
     assert psutil.wait_procs(children, timeout=DEADLINE)[1] == []
     assert [path.name for path in (tmp_path / "data" / "tmp").iterdir()] == [".job-files.lock"]
     (ready_child,) = (line for line in lines if line["event"] == "separation_process_ready")
@@ -118,6 +124,8 @@ def test_told_to_stop_while_it_loads_it_stops(tmp_path: Path, model_dir: Path) -
         ("MODEL_NAME", "../escape.onnx"),
         ("MAX_AUDIO_SECONDS", "-1"),
         ("PROCESSOR_HEALTH_PORT", "eighty"),
+        ("PROCESSOR_DEVICES", "auto,0"),
+        ("PROCESSOR_CONCURRENCY", "none"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(
@@ -149,3 +157,73 @@ def test_a_working_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     assert running.returncode == ExitCode.UNAVAILABLE
     (line,) = (json.loads(text) for text in stderr.splitlines() if "cannot_run" in text)
     assert line["error"] == "TEMP_DIR cannot be used: File exists"
+
+
+LISTING = """\
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa)
+GPU 1: NVIDIA L4 (UUID: GPU-bbbb)
+"""
+
+
+def path_with_driver(folder: Path) -> str:
+    """A ``PATH`` on which there is a program that lists GPUs."""
+    program = folder / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{LISTING}END\n")
+    program.chmod(0o755)
+    return f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+
+
+def seen_by(child: psutil.Process) -> tuple[str | None, str | None]:
+    """Its device, and its threads."""
+    variables = child.environ()
+    return variables.get("CUDA_VISIBLE_DEVICES"), variables.get("OMP_NUM_THREADS")
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels", "seen"),
+    [
+        ({"PROCESSOR_CONCURRENCY": "2"}, ["0", "1", "0", "1"], ["GPU-aaaa", "GPU-bbbb", "GPU-aaaa", "GPU-bbbb"]),
+        ({"PROCESSOR_DEVICES": "1,0", "CUDA_VISIBLE_DEVICES": "7,5"}, ["1", "0"], ["5", "7"]),
+        ({"PROCESSOR_DEVICES": "cpu", "PROCESSOR_CONCURRENCY": "2"}, ["cpu", "cpu"], ["", ""]),
+    ],
+)
+def test_each_child_sees_its_own_device_and_all_end_with_the_processor(
+    tmp_path: Path, settings: dict[str, str], labels: list[str], seen: list[str]
+) -> None:
+    with processor(tmp_path, "work", PATH=path_with_driver(tmp_path), **settings) as running:
+        lines = lines_until(running, "consuming")
+        port = port_of(lines)
+        eventually(lambda: all(each["state"] == "ready" for each in ask(port, "/ready")[1]["children"]), DEADLINE)
+        shown = ask(port, "/ready")[1]["children"]
+        children = [psutil.Process(each["pid"]) for each in shown]
+        environments = [seen_by(child) for child in children]
+        ours = psutil.Process(running.pid).environ().get("CUDA_VISIBLE_DEVICES")
+        running.send_signal(signal.SIGTERM)
+        lines += lines_until(running, "stopped")
+        assert running.wait(DEADLINE) == ExitCode.OK
+    assert [each["device"] for each in shown] == labels
+    share = str(max(1, len(os.sched_getaffinity(0)) // len(labels)))
+    threads = os.environ.get("OMP_NUM_THREADS", share)
+    assert environments == [(visible, threads) for visible in seen]
+    assert ours == settings.get("CUDA_VISIBLE_DEVICES")
+    (consuming,) = (line for line in lines if line["event"] == "consuming")
+    assert consuming["concurrency"] == len(labels) + 3
+    assert psutil.wait_procs(children, timeout=DEADLINE)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"PROCESSOR_DEVICES": "4"}, "PROCESSOR_DEVICES names 4, but the driver has 0 (GPU-aaaa), 1 (GPU-bbbb)."),
+        (
+            {"PROCESSOR_DEVICES": "cpu", "REQUIRE_GPU": "true"},
+            "PROCESSOR_DEVICES must not name cpu while REQUIRE_GPU is true: leave one of them out.",
+        ),
+    ],
+)
+def test_devices_that_cannot_be_are_the_exit_status(tmp_path: Path, settings: dict[str, str], sentence: str) -> None:
+    with processor(tmp_path, "work", PATH=path_with_driver(tmp_path), **settings) as running:
+        _, stderr = running.communicate(timeout=DEADLINE)
+    assert running.returncode == ExitCode.CONFIG
+    assert stderr.splitlines()[-1] == sentence

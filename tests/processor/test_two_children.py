@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -17,6 +19,7 @@ from pipeline.cancel import CancelToken
 from pipeline.errors import ErrorCode, PoisonError
 from pipeline.lifecycle import StopSignal
 from pipeline.messages import SeparationResult, from_message
+from pipeline.metrics import REGISTRY
 from processor.decode import Mixture
 from processor.devices import Device
 from processor.fleet import Fleet
@@ -29,6 +32,7 @@ from tests.support.source_server import SourceServer
 
 pytestmark = pytest.mark.slow
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 DEADLINE = 60.0
 SEEN = ("GPU-aaaa", "")
 
@@ -80,11 +84,36 @@ def variables(process: SeparationProcess) -> dict[str, str]:
     return psutil.Process(process.pid).environ()
 
 
+def busy_seconds(process: SeparationProcess) -> float:
+    return REGISTRY.get_sample_value("uvr_engine_busy_seconds_total", {"device": process.device.label}) or 0.0
+
+
 def test_each_has_its_own_device_and_its_part_of_the_cores(pair: tuple[SeparationProcess, ...]) -> None:
     assert [variables(process)["CUDA_VISIBLE_DEVICES"] for process in pair] == list(SEEN)
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     assert [variables(process)["OMP_NUM_THREADS"] for process in pair] == [threads] * 2
     assert [process.models for process in pair] == [{DEMO_MODEL_NAME}] * 2
+
+
+THREADS = """
+import os, sys
+import onnxruntime
+from processor.threads import keep_sessions_to
+for wanted in (1, 3):
+    keep_sessions_to(wanted)
+    before = len(os.listdir("/proc/self/task"))
+    options = onnxruntime.SessionOptions()
+    session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+    print(len(os.listdir("/proc/self/task")) - before + 1)
+    del session
+"""
+
+
+def test_onnxruntime_keeps_to_its_part_of_the_cores(model_dir: Path) -> None:
+    """It counts the thread that calls it."""
+    command = [sys.executable, "-c", THREADS, str(model_dir / DEMO_MODEL_NAME)]
+    run = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, check=True, text=True)
+    assert run.stdout.split() == ["1", "3"]
 
 
 def test_one_dies_while_both_are_at_work(pair: tuple[SeparationProcess, ...], songs: list[Mixture]) -> None:
@@ -120,6 +149,7 @@ def test_one_dies_while_both_are_at_work(pair: tuple[SeparationProcess, ...], so
 
 def test_two_songs_at_a_time_through_the_consumer(pair: tuple[SeparationProcess, ...], tmp_path: Path) -> None:
     content = write_pcm(tmp_path / "song.wav", noise(3.0)).read_bytes()
+    before = [busy_seconds(process) for process in pair]
     with SourceServer() as source, open_way(tmp_path, *pair, lanes=4) as way:
         source.serve_bytes("/song", content)
         sent = {way.send(source.url("/song")) for _ in range(5)}
@@ -127,3 +157,4 @@ def test_two_songs_at_a_time_through_the_consumer(pair: tuple[SeparationProcess,
     assert {result.task_uuid for result in results} == sent
     assert {result.status for result in results} == {"success"}
     assert len({stem.sha256 for result in results for stem in result.stems}) == 2
+    assert all(busy_seconds(process) > earlier for process, earlier in zip(pair, before, strict=True))
