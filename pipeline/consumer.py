@@ -150,9 +150,9 @@ class Consumer(Generic[Job]):
             outage.over()
             if delivery is None:
                 continue
-            if self.breaker.wait_closed(0.0):
+            if self.breaker.wait_closed(0.0) and not self.stop.is_set():
                 self._process(delivery)
-            else:  # it has opened while this lane was waiting
+            else:  # the circuit has opened, or the stop has come, while this lane was waiting
                 self._release(delivery, count_attempt=False)
 
     def _process(self, delivery: Delivery) -> None:
