@@ -28,6 +28,7 @@ from pipeline.transport.factory import open_transport
 from pipeline.workdir import WorkDir
 from pipeline.worker import HealthAddress, WorkerProcess
 from processor.budget import DiskBudget
+from processor.cores import usable_cores
 from processor.devices import Device, chosen
 from processor.fleet import Fleet
 from processor.job import Equipment, Limits
@@ -83,7 +84,7 @@ def _fleet(settings: Settings, stop: StopSignal, workdir: WorkDir, command: Sequ
 
 def _threads(children: int) -> int | None:
     """Each child's part of the cores: more threads than cores make all of them slower."""
-    return None if children == 1 else max(1, len(os.sched_getaffinity(0)) // children)
+    return None if children == 1 else max(1, usable_cores() // children)
 
 
 def _child_settings(settings: Settings, workdir: WorkDir) -> ChildSettings:

@@ -24,6 +24,7 @@ from pipeline.errors import ErrorCode, PipelineError
 from pipeline.files import disk_error
 from pipeline.lifecycle import ExitCode
 from pipeline.telemetry import configure_logging, get_logger, log_context
+from processor import cores
 from processor.protocol import (
     Cancel,
     ChildSettings,
@@ -105,9 +106,7 @@ def main(descriptor: int) -> int:
     os.environ.setdefault("TQDM_DISABLE", "1")
     # onnxruntime reports to its makers unless it is told not to.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    # torch's threads wait for each other in a loop, on the cores that the parent decodes and uploads with: small
-    # networks become many times slower as soon as anything else runs.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    cores.settle()
     connection = Connection(descriptor)
     try:
         settings: ChildSettings = connection.recv()
@@ -140,10 +139,7 @@ def _set_up(settings: ChildSettings, parent: Parent) -> SeparationEngine | None:
         from processor.engine import SeparationEngine
         from processor.memory import memory_in_use, pool_limit, spare_what_is_loaded
         from processor.models import ModelStore, Network
-        from processor.threads import keep_sessions_to
 
-        if settings.threads is not None:
-            keep_sessions_to(settings.threads)
         network = Network.from_settings(settings.download)
         models = ModelStore(settings.model_dir, network, settings.models)
         engine = SeparationEngine(

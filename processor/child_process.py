@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 
 from pipeline.telemetry import get_logger
+from processor.cores import THREADS
 from processor.devices import ANY, Device
 from processor.protocol import (
     Cancel,
@@ -34,8 +35,6 @@ log = get_logger(__name__)
 TICK = 0.1
 #: How long a child that has closed its pipe, or was killed, may take to be gone, s.
 EXIT_GRACE = 2.0
-#: What torch and others that keep to OpenMP go by.
-THREADS = "OMP_NUM_THREADS"
 
 
 @dataclass(frozen=True, slots=True)

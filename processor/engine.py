@@ -34,7 +34,6 @@ from pipeline.files import disk_error
 from pipeline.telemetry import get_logger
 from processor.drivers import Driver, OnProgress
 from processor.drivers.choice import architecture, driver_of
-from processor.drivers.network import sessions_without_spinning
 from processor.ensemble.driver import EnsembleDriver, Models
 from processor.exhaustion import out_of_memory
 from processor.ffmpeg import put_ffmpeg_on_path
@@ -44,6 +43,7 @@ from processor.models import ModelStore, load_errors, unknown
 from processor.models.presets import resolved
 from processor.pool import ModelPool
 from processor.protocol import Separate, Stem
+from processor.sessions import shared_sessions
 from processor.stems import StemFiles, StemMissingError, require_known
 from processor.wav import SAMPLE_RATE, write_wav
 
@@ -209,7 +209,7 @@ class SeparationEngine:
         with self._models.opened(files) as folder:
             self._separator.model_file_dir = str(folder)
             try:
-                with sessions_without_spinning():
+                with shared_sessions():
                     self._separator.load_model(name)
                 model = self._separator.model_instance
             finally:

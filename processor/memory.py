@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
+
+from processor.control_groups import MEMBERSHIP, TREE, control_files
 
 #: Shares of the memory that loaded models may take by default: the rest is for what a model needs while it runs, and
 #: without a GPU for the pipeline around it.
@@ -112,24 +113,11 @@ def pool_limit(memory: Memory, wanted: int | None, *, on_device: int, in_all: in
     return (memory.share if wanted is None else wanted) // sharers
 
 
-def main_memory(proc: Path = Path("/proc/self/cgroup"), tree: Path = Path("/sys/fs/cgroup")) -> int:
+def main_memory(proc: Path = MEMBERSHIP, tree: Path = TREE) -> int:
     """What this process may have, bytes: the machine's memory, or less if a control group says so."""
     installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([installed, *_limits(proc, tree)])
-
-
-def _limits(proc: Path, tree: Path) -> Iterator[int]:
-    """Of the groups that this process is in, and of those around them: cgroups(7), versions 2 and 1."""
-    with suppress(OSError):
-        for controllers, path in re.findall(r"^\d+:([^:]*):(.*)$", proc.read_text(), re.MULTILINE):
-            if controllers and "memory" not in controllers.split(","):
-                continue
-            root, name = (tree / "memory", "memory.limit_in_bytes") if controllers else (tree, "memory.max")
-            group = root / path.lstrip("/")
-            # In a container the path may be the host's, and the group's own files those at the root.
-            for folder in (group, *group.parents):
-                if folder.is_relative_to(root):
-                    yield from _limit(folder / name)
+    files = control_files("memory", "memory.max", "memory.limit_in_bytes", proc, tree)
+    return min([installed, *(limit for file in files for limit in _limit(file))])
 
 
 def _limit(file: Path) -> Iterator[int]:

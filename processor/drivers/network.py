@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor
 
@@ -47,26 +44,6 @@ def network_of(model: Any) -> Network:
 def transform_device(model: Any) -> torch.device:
     """Where the model's transforms are made. Not all other devices know complex numbers: the CPU is good for those."""
     return torch.device("cuda" if model.torch_device.type == "cuda" else "cpu")
-
-
-@contextmanager
-def sessions_without_spinning() -> Iterator[None]:
-    """While it lasts, ONNX Runtime's sessions are made such that their threads sleep between two runs.
-
-    By default they wait in a loop for a while, on the cores that the transforms need.
-    """
-    stock = onnxruntime.SessionOptions
-
-    def options() -> Any:
-        made = stock()
-        made.add_session_config_entry("session.force_spinning_stop", "1")
-        return made
-
-    onnxruntime.SessionOptions = options
-    try:
-        yield
-    finally:
-        onnxruntime.SessionOptions = stock
 
 
 class TorchNetwork:

@@ -18,6 +18,7 @@ from pipeline.lifecycle import ExitCode
 from pipeline.messages import SeparationResult, SeparationTask, from_message, to_message
 from pipeline.transport.embedded import EmbeddedTransport
 from processor.__main__ import main
+from processor.cores import usable_cores
 from tests.processor.audio import noise, write_pcm
 from tests.processor.lanes import eventually
 from tests.processor.running import DEADLINE, ask, port_of, processor
@@ -203,7 +204,7 @@ def test_each_child_sees_its_own_device_and_all_end_with_the_processor(
         lines += lines_until(running, "stopped")
         assert running.wait(DEADLINE) == ExitCode.OK
     assert [each["device"] for each in shown] == labels
-    share = str(max(1, len(os.sched_getaffinity(0)) // len(labels)))
+    share = str(max(1, usable_cores() // len(labels)))
     threads = os.environ.get("OMP_NUM_THREADS", share)
     assert environments == [(visible, threads) for visible in seen]
     assert ours == settings.get("CUDA_VISIBLE_DEVICES")

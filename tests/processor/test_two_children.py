@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -93,27 +91,6 @@ def test_each_has_its_own_device_and_its_part_of_the_cores(pair: tuple[Separatio
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     assert [variables(process)["OMP_NUM_THREADS"] for process in pair] == [threads] * 2
     assert [process.models for process in pair] == [{DEMO_MODEL_NAME}] * 2
-
-
-THREADS = """
-import os, sys
-import onnxruntime
-from processor.threads import keep_sessions_to
-for wanted in (1, 3):
-    keep_sessions_to(wanted)
-    before = len(os.listdir("/proc/self/task"))
-    options = onnxruntime.SessionOptions()
-    session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-    print(len(os.listdir("/proc/self/task")) - before + 1)
-    del session
-"""
-
-
-def test_onnxruntime_keeps_to_its_part_of_the_cores(model_dir: Path) -> None:
-    """It counts the thread that calls it."""
-    command = [sys.executable, "-c", THREADS, str(model_dir / DEMO_MODEL_NAME)]
-    run = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, check=True, text=True)
-    assert run.stdout.split() == ["1", "3"]
 
 
 def test_one_dies_while_both_are_at_work(pair: tuple[SeparationProcess, ...], songs: list[Mixture]) -> None:
