@@ -37,6 +37,16 @@ class Written:
     """The largest absolute sample."""
 
 
+class _WorkingFile(soundfile.SoundFile):  # type: ignore[misc]
+    """One that is not waited for until it is on the disk when it is closed.
+
+    A power cut ends the job that it belongs to, which begins again; what has to survive one, stores wait for.
+    """
+
+    def flush(self) -> None:
+        """Called by ``close``, for nothing but the waiting: libsndfile itself holds no samples back."""
+
+
 class WavWriter:
     """A file that grows block by block, and is whole once it is closed. A context manager."""
 
@@ -45,7 +55,7 @@ class WavWriter:
         self.path, self.channels = path, channels
         self._frames, self._peak = 0, 0.0
         with _system_errors():
-            self._file = soundfile.SoundFile(path, "w", SAMPLE_RATE, channels, subtype="FLOAT", format=CONTAINER)
+            self._file = _WorkingFile(path, "w", SAMPLE_RATE, channels, subtype="FLOAT", format=CONTAINER)
 
     def write(self, block: Samples) -> float:
         """Append ``(frames, channels)``; the largest absolute sample of these, NaN if one is. Raises OSError."""
