@@ -137,8 +137,10 @@ class SeparationEngine:
         self.degraded = ()
         ladder = Ladder(partial(self._make_room, loading))
         driver = self._chosen(job, ladder, loading)
-        if job.stems and (has := driver.stems) is not None:
-            require_known(job.stems, has)
+        if job.stems:
+            if (has := driver.stems) is not None:
+                require_known(job.stems, has)
+            driver = driver.only(job.stems)
         progress = _Forward(on_progress)
 
         def attempt(driver: Driver) -> tuple[Stem, ...]:

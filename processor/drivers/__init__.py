@@ -12,7 +12,7 @@ A driver knows a model, and neither jobs nor levels nor where stems go.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -42,6 +42,13 @@ class Driver(Protocol):
 
         Raises what ``write`` and ``on_progress`` raise, ValueError for samples that cannot be separated,
         StemMissingError, and whatever the libraries raise.
+        """
+
+    def only(self, wanted: Collection[str]) -> Driver:
+        """The same model, loaded once, for songs of which no other stems than these are ``wanted``, some of its own.
+
+        It gives the same samples of them, in less time if there is something to leave out. Whether it gives the others
+        is not to be relied on; ``stems`` has those that it does give.
         """
 
     def lighter(self) -> Lighter | None:

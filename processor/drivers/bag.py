@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from numbers import Real
@@ -52,6 +52,12 @@ class Member:
     def block(self) -> int:
         """How many frames it has to walk over at a time for full batches."""
         return max(BLOCK_FRAMES, self.batch // (self.cut.shifts or 1) * self.cut.stride)
+
+    def only(self, wanted: Collection[int]) -> Member:
+        """The same network, counting for these stems alone; it may be for none."""
+        member = copy.copy(self)
+        member.weights = {stem: weight for stem, weight in self.weights.items() if stem in wanted}
+        return member
 
     def lighter(self, parts: int) -> Member:
         """The same network, given one segment at a time: a part, of so many, of one of these."""

@@ -8,6 +8,7 @@ is less than it would hear in the song: mostly at the chunk's ends, where its we
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,6 +58,10 @@ class ChunkedDriver:
     def stems(self) -> frozenset[str] | None:
         """See ``Driver``."""
         return self._driver.stems
+
+    def only(self, wanted: Collection[str]) -> ChunkedDriver:
+        """See ``Driver``."""
+        return ChunkedDriver(self._driver.only(wanted), self._size)
 
     def lighter(self) -> Lighter | None:
         """See ``Driver``."""

@@ -13,6 +13,8 @@ around it. What differs:
 * the mean and the spread by which the song is normalised, see ``NormalisedSong``. Where they come out the same, stems
   are the same bit for bit;
 * a stem to which the bag gives no weight is not added up: of each network of htdemucs_ft that leaves one of four;
+* a network that counts for no stem that is wanted is not run: for the voice alone, one of htdemucs_ft's four is. Its
+  random numbers are drawn all the same, so that the others get theirs;
 * a GPU is given several segments at a time, of any walks; a CPU one, as stock does: two or four took it as long;
 * networks are loaded once, and not for every song;
 * stems have the names that the networks have for them. Stock goes by their number.
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,7 @@ class DemucsDriver:
         """``sources``: the networks' names for their stems, in order."""
         self._names = tuple(map(stem_key, sources))
         self._members = members
+        self._wanted = tuple(range(len(self._names)))
         self._halved = 0
 
     @property
@@ -75,7 +78,14 @@ class DemucsDriver:
     @property
     def stems(self) -> frozenset[str]:
         """See ``Driver``."""
-        return frozenset(self._names)
+        return frozenset(self._names[number] for number in self._wanted)
+
+    def only(self, wanted: Collection[str]) -> DemucsDriver:
+        """See ``Driver``."""
+        driver = copy.copy(self)
+        driver._wanted = tuple(number for number in self._wanted if self._names[number] in wanted)
+        driver._members = [member.only(driver._wanted) for member in self._members]
+        return driver
 
     def lighter(self) -> Lighter | None:
         """See ``Driver``. A segment at a time; then segments of half the length, and of a quarter."""
@@ -95,22 +105,25 @@ class DemucsDriver:
             song = NormalisedSong(file)
             block = max(member.block for member in self._members)
             dice = random.Random(0)
+            # All of them draw their random numbers, in their order.
             parts = [Part(member, song, block, dice) for member in self._members]
+            parts = [part for part in parts if part.weights]
             steps = _Steps(on_progress, sum(part.segments for part in parts))
             for start in range(0, song.frames, block):
                 stems = self._averaged(parts, start, min(start + block, song.frames), steps)
-                for name, stem in zip(self._names, song.restored(stems).cpu().numpy(), strict=True):
-                    write(name, stem.T)
+                for number, stem in zip(self._wanted, song.restored(stems).cpu().numpy(), strict=True):
+                    write(self._names[number], stem.T)
         on_progress(1.0)
 
     def _averaged(self, parts: Sequence[Part], start: int, end: int, steps: _Steps) -> Tensor:
         """The song's ``(stems, channels, frames)`` from ``start`` to ``end``, still normalised."""
-        total = torch.zeros(len(self._names), CHANNELS, end - start, device=self._members[0].device)
+        total = torch.zeros(len(self._wanted), CHANNELS, end - start, device=self._members[0].device)
+        places = {number: place for place, number in enumerate(self._wanted)}
         for part in parts:
             separated = part.advance(end, steps.about_to_run)
             for (number, weight), stem in zip(part.weights.items(), separated, strict=True):
-                total[number] += stem * weight
-        for number, stem in enumerate(total):
+                total[places[number]] += stem * weight
+        for number, stem in zip(self._wanted, total, strict=True):
             stem /= sum(part.weights.get(number, 0) for part in parts)
         return total
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,10 @@ class MdxDriver:
     def stems(self) -> frozenset[str]:
         """See ``Driver``."""
         return frozenset((self._primary, self._secondary))
+
+    def only(self, wanted: Collection[str]) -> MdxDriver:
+        """See ``Driver``. Itself: the second stem is what the first one leaves."""
+        return self
 
     def lighter(self) -> Lighter | None:
         """See ``Driver``. A segment at a time; how long that is, the network was made for."""

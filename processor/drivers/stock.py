@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,10 @@ class StockDriver:
         if len(instruments) > 2 and not training.get("target_instrument"):
             return frozenset(map(stem_key, instruments))
         return frozenset(map(stem_key, (self._model.primary_stem_name, self._model.secondary_stem_name)))
+
+    def only(self, wanted: Collection[str]) -> StockDriver:
+        """See ``Driver``. Itself: the library's loops give all there is."""
+        return self
 
     def lighter(self) -> Lighter | None:
         """See ``Driver``. None: what takes the memory is the song."""

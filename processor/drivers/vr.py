@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class VrDriver:
         self._window = model.window_size
         self._aggressiveness = model.aggressiveness
         self._primary = stem_key(model.primary_stem_name)
-        self._secondary = stem_key(model.secondary_stem_name)
+        self._wanted: tuple[str, ...] = (self._primary, stem_key(model.secondary_stem_name))
         self._voice = model.primary_stem_name in model.NON_ACCOM_STEMS
 
     @property
@@ -74,7 +74,13 @@ class VrDriver:
     @property
     def stems(self) -> frozenset[str]:
         """See ``Driver``."""
-        return frozenset((self._primary, self._secondary))
+        return frozenset(self._wanted)
+
+    def only(self, wanted: Collection[str]) -> VrDriver:
+        """See ``Driver``. The other stem's mask is not applied, nor are its bands put together."""
+        driver = copy.copy(self)
+        driver._wanted = tuple(name for name in self._wanted if name in wanted)
+        return driver
 
     def lighter(self) -> Lighter | None:
         """See ``Driver``. A window at a time; then windows that are shorter than usual."""
@@ -94,26 +100,26 @@ class VrDriver:
             for waves in self._separated(song, on_progress):
                 fresh = min(left, waves[0].shape[-1])
                 left -= fresh
-                for name, wave in zip((self._primary, self._secondary), waves, strict=True):
+                for name, wave in zip(self._wanted, waves, strict=True):
                     write(name, wave[:, :fresh].T.astype(np.float32))
             for start in range(0, left, BLOCK_FRAMES):
-                for name in (self._primary, self._secondary):
+                for name in self._wanted:
                     write(name, np.zeros((min(BLOCK_FRAMES, left - start), CHANNELS), np.float32))
         on_progress(1.0)
 
-    def _separated(self, song: soundfile.SoundFile, on_progress: OnProgress) -> Iterator[tuple[Array, Array]]:
-        """Both stems' blocks ``(channels, samples)``: of silence none, nor of what is shorter than a hop."""
+    def _separated(self, song: soundfile.SoundFile, on_progress: OnProgress) -> Iterator[list[Array]]:
+        """The wanted stems' blocks ``(channels, samples)``: of silence none, nor of what is shorter than a hop."""
         frames = self._layout.frames(song.frames)
         loudest = self._loudest(song, frames, on_progress)
         if not loudest or frames < 2:
             return
-        first, second = Synthesis(self._layout), Synthesis(self._layout)
+        syntheses = [Synthesis(self._layout) for _ in self._wanted]
         done = 0
         for spectra, predicted in self._predicted(song, loudest):
             on_progress(_SEARCH + (1.0 - _SEARCH) * done / frames)
             done += spectra.shape[-1]
-            primary, secondary = self._split(spectra, predicted)
-            yield first.push(primary, last=done == frames), second.push(secondary, last=done == frames)
+            parts = zip(syntheses, self._split(spectra, predicted), strict=True)
+            yield [synthesis.push(part, last=done == frames) for synthesis, part in parts]
 
     def _loudest(self, song: soundfile.SoundFile, frames: int, on_progress: OnProgress) -> np.float32:
         """The largest magnitude in the song's spectra."""
@@ -156,13 +162,13 @@ class VrDriver:
         masks: Tensor = self._network.predict_mask(magnitudes.to(self._device))
         return masks
 
-    def _split(self, spectra: Array, predicted: Tensor) -> tuple[Array, Array]:
-        """Both stems' spectra."""
+    def _split(self, spectra: Array, predicted: Tensor) -> list[Array]:
+        """The wanted stems' spectra."""
         mask = np.concatenate(list(predicted.cpu().numpy()), axis=-1)[..., : spectra.shape[-1]]
         mask = spec_utils.adjust_aggr(mask, self._voice, self._aggressiveness)
         magnitude, turn = np.abs(spectra), np.exp(1.0j * np.angle(spectra))
-        primary, secondary = (np.nan_to_num(part * magnitude * turn, posinf=0, neginf=0) for part in (mask, 1 - mask))
-        return primary, secondary
+        masks = (mask if name == self._primary else 1 - mask for name in self._wanted)
+        return [np.nan_to_num(part * magnitude * turn, posinf=0, neginf=0) for part in masks]
 
 
 def _windows(spectra: Iterable[Array], size: int, margin: int) -> Iterator[tuple[Array, Array]]:

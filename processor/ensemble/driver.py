@@ -66,6 +66,10 @@ class EnsembleDriver:
         known = [common_names(stems).values() for stems in given if stems is not None]
         return frozenset().union(*known) if len(known) == len(given) else None
 
+    def only(self, wanted: Collection[str]) -> EnsembleDriver:
+        """See ``Driver``. Itself: it is made for one song, and knows what is wanted of that."""
+        return self
+
     def lighter(self) -> Lighter | None:
         """See ``Driver``. None: each of the models has its own."""
         return None
@@ -90,11 +94,14 @@ class EnsembleDriver:
         if promised and unwanted == promised:
             return []
 
+        wanted = promised - unwanted
+
         def attempt(driver: Driver) -> dict[str, Path]:
             with ModelStems(folder, soundfile.info(mixture).frames, unwanted) as stems:
+                driver = driver.only(wanted) if unwanted else driver
                 driver.separate(mixture, stems.write, on_progress)
                 self._devices[driver.device] = None
-                return stems.finish(promised)
+                return stems.finish(wanted)
 
         files = self._models.run(model, attempt)
         names = common_names(promised or files.keys())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,6 +33,9 @@ class Gains:
         self._gains = iter(gains)
         self._block, self._lacking = block, lacking
         self.songs: list[Samples] = []
+
+    def only(self, wanted: Collection[str]) -> Gains:
+        raise NotImplementedError
 
     def lighter(self) -> Lighter | None:
         return None

@@ -171,6 +171,29 @@ def test_the_same_bits_as_stock(lab: Lab, model: str, frames: int) -> None:
         np.testing.assert_array_equal(read(stem), stock[stem.name], stem.name)
 
 
+def test_a_stem_alone_is_the_same_and_runs_those_networks_that_count_for_it(lab: Lab) -> None:
+    """To the bit: a network that is left out still draws its random numbers. A step of the progress is a segment."""
+    mixture = lab.mixture(coarse(3 * SAMPLE_RATE))
+    _, all_steps = lab.run(mixture, "bag")
+    every = {stem.name: stem.sha256 for stem in lab.stems(mixture, "bag")}
+    steps = {}
+    for name in FOUR:
+        stems, progress = lab.run(mixture, "bag", stems=(name,))
+        assert not isinstance(stems, Refusal)
+        assert {stem.name: stem.sha256 for stem in stems} == {name: every[name]}
+        steps[name] = len(progress) - 1
+    assert steps["drums"] + steps["bass"] == steps["other"] == steps["vocals"] == len(all_steps) - 1
+
+
+def test_some_stems_of_one_network_are_the_same(lab: Lab) -> None:
+    mixture = lab.mixture(coarse(SAMPLE_RATE))
+    every = lab.stems(mixture, "six")
+    stems, _ = lab.run(mixture, "six", stems=("piano", "bass"))
+    assert not isinstance(stems, Refusal)
+    assert [stem.name for stem in stems] == ["piano", "bass"]
+    assert {stem.name: stem.sha256 for stem in stems}.items() <= {stem.name: stem.sha256 for stem in every}.items()
+
+
 def test_where_sums_are_rounded_the_stems_are_as_good_as_equal(lab: Lab) -> None:
     mixture = lab.mixture(fine(3 * SAMPLE_RATE))
     _, stems = lab.driven(mixture, "six")

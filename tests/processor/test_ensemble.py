@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import tracemalloc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -309,8 +310,13 @@ class Toy:
     device = "cpu"
 
     def __init__(self, *stems: str, broken: str = "", told: bool = True) -> None:
-        self._given, self._broken = stems, broken
+        self._numbers, self._broken = {stem: number for number, stem in enumerate(stems, 1)}, broken
         self.stems = frozenset(stems) if told else None
+
+    def only(self, wanted: Collection[str]) -> Toy:
+        other = copy.copy(self)
+        other._numbers = {stem: number for stem, number in self._numbers.items() if stem in wanted}
+        return other
 
     def lighter(self) -> Lighter | None:
         raise NotImplementedError
@@ -319,7 +325,7 @@ class Toy:
         frames = soundfile.info(mixture).frames
         for part in (0, 1):
             on_progress(part / 2)
-            for number, stem in enumerate(self._given, 1):
+            for stem, number in self._numbers.items():
                 short = stem == self._broken == "short"
                 value = np.nan if stem == self._broken and not short else number
                 write(stem, np.full((frames // 2 - short, 2), value, np.float32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ class Model:
         device.taken += size
 
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
+        raise NotImplementedError
+
+    def only(self, wanted: Collection[str]) -> Driver:
         raise NotImplementedError
 
     def lighter(self) -> Lighter | None:

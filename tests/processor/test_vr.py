@@ -195,10 +195,21 @@ def test_several_windows_at_a_time_give_the_same(lab: Lab) -> None:
     """Three of them, two by two: the last batch is smaller. As a GPU is given them."""
     mixture = lab.mixture(noise((2 * STEP + 9) * 1024))
     one, two = (
-        lab.call(vr_experiments.driven, lab.models, mixture.path, lab.scratch, f"{ONE}.pth", batch) for batch in (1, 2)
+        lab.call(vr_experiments.driven, lab.models, mixture.path, lab.scratch, f"{ONE}.pth", batch=batch)
+        for batch in (1, 2)
     )
     for name, samples in one.items():
         assert np.std(two[name] - samples) < np.std(samples) * 10 ** (-90 / 20)
+
+
+@pytest.mark.parametrize("name", ["drums", "no_drums"])
+def test_a_stem_alone_is_the_same(lab: Lab, name: str) -> None:
+    """Of a song with something behind its last whole hop as well."""
+    mixture = lab.mixture(noise(SAMPLE_RATE))
+    every = lab.stems(mixture, ONE)
+    stems = lab.call(vr_experiments.driven, lab.models, mixture.path, lab.scratch, f"{ONE}.pth", only=(name,))
+    assert stems.keys() == {name}
+    np.testing.assert_array_equal(stems[name], every[name])
 
 
 @pytest.mark.parametrize(

@@ -21,14 +21,17 @@ def use_threads(count: int) -> int:
     return before
 
 
-def driven(model_dir: Path, mixture: Path, scratch: Path, model: str, batch: int) -> Stems:
-    """What our driver gives, its network given ``batch`` windows at a time."""
+def driven(
+    model_dir: Path, mixture: Path, scratch: Path, model: str, *, batch: int = 1, only: tuple[str, ...] | None = None
+) -> Stems:
+    """What our driver gives, its network given ``batch`` windows at a time. ``only``: the stems that are wanted."""
     from processor.drivers.vr import VrDriver
 
     separator = _stock(model_dir, scratch)
     separator.load_model(model)
     driver = VrDriver(separator.model_instance)
     driver.batch = batch
+    driver = driver if only is None else driver.only(only)
     blocks: dict[str, list[NDArray[np.float32]]] = {}
     driver.separate(mixture, lambda name, block: blocks.setdefault(name, []).append(block.T), lambda _: None)
     return {name: np.concatenate(parts, axis=1) for name, parts in blocks.items()}
