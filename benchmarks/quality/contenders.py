@@ -65,8 +65,15 @@ def _separator(model_dir: Path, model: str, folder: Path) -> tuple[Any, dict[str
     separator = Separator(
         log_level=logging.WARNING, model_file_dir=str(model_dir), output_dir=str(folder), output_format="WAV"
     )
+    separator.download_file_if_not_exists = _require_here
     separator.load_model(model)
     return separator, _names_of_stems(separator.model_instance)
+
+
+def _require_here(_url: str, path: str) -> None:
+    """Stands in for the library's downloads, which would leave half a file in the folder if they were cut off."""
+    if not Path(path).exists():
+        raise RuntimeError(f"{path} is missing: python -m processor.models pull fetches models")
 
 
 def _names_of_stems(model: Any) -> dict[str, str]:
