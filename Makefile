@@ -48,7 +48,7 @@ bench-download: install ## the download engine beside curl, wget, axel, aria2c a
 	-$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .local/bench -r requirements/bench.lock
 	$(PYTHON) -m benchmarks.download --write docs/BENCHMARKS.md $(ARGS)
 
-bench-separate: install ## the separation engine beside audio-separator, in process and as a command: docs/BENCHMARKS.md (a few minutes)
+bench-separate: install ## the separation engine beside audio-separator, in process and as a command: docs/BENCHMARKS.md (seven minutes)
 	$(PYTHON) -m benchmarks.separate --write docs/BENCHMARKS.md $(ARGS)
 
 bench-quality: install ## SDR, SI-SDR and SIR of songs with known stems, beside audio-separator: docs/BENCHMARKS.md (ten minutes)

@@ -25,6 +25,17 @@ def machine() -> str:
     )
 
 
+def load_warning() -> list[str]:
+    """A sentence, where other work has taken part of the cores; none where there was nothing of the kind."""
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[2]
+    if load <= cores:
+        return []
+    return [
+        f"**Measured under load**: {load:.1f} in the mean of the last 15 minutes on {cores} cores, so that every "
+        "process had to wait for its turn."
+    ]
+
+
 def marks(target: str) -> tuple[str, str]:
     """What stands before and after the report of ``make target`` in a page."""
     return f"<!-- made by make {target}: begin -->", f"<!-- made by make {target}: end -->"

@@ -50,10 +50,12 @@ def write_roformer(
     overlap: int = 4,
     bands: str = "bs",
     passes: bool = False,
+    times: int = 201,
     **options: Any,
 ) -> str:
     """Add a Roformer with these stems; returns its name. ``bands``: ``bs``, or ``mel`` for Mel bands. ``passes``: all
-    that goes in comes out of it, as each of its stems. ``options``: of the network."""
+    that goes in comes out of it, as each of its stems. ``times``: frames that it takes at a time. ``options``: of the
+    network."""
     import torch
     from audio_separator.separator.uvr_lib_v5.roformer.bs_roformer import BSRoformer
     from audio_separator.separator.uvr_lib_v5.roformer.mel_band_roformer import MelBandRoformer
@@ -61,18 +63,18 @@ def write_roformer(
     transform = {"stft_n_fft": 1024, "stft_hop_length": 441, "stft_win_length": 1024}
     size = {"dim": 8, "depth": 1, "heads": 2, "dim_head": 4, "mask_estimator_depth": 2}
     depths = {"time_transformer_depth": 1, "freq_transformer_depth": 1, "attn_dropout": 0.0, "ff_dropout": 0.0}
-    shape: dict[str, Any] = {**transform, **size, **depths, "stereo": True, **options}
-    shape["num_stems"] = 1 if target else len(instruments)
     cut: dict[str, Any] = {"num_bands": 16} if bands == "mel" else {"freqs_per_bands": (1, *(64,) * 8)}
+    shape: dict[str, Any] = {**transform, **size, **depths, "stereo": True, **cut, **options}
+    shape["num_stems"] = 1 if target else len(instruments)
     torch.manual_seed(0)
-    network = (MelBandRoformer if bands == "mel" else BSRoformer)(**shape, **cut)
+    network = (MelBandRoformer if bands == "mel" else BSRoformer)(**shape)
     if passes:
         _let_pass(network)
     config = {
         "audio": {"chunk_size": 88200, "hop_length": 512, "n_fft": 1024, "num_channels": 2, "sample_rate": 44100},
-        "model": {**shape, **cut},
+        "model": shape,
         "training": {"instruments": instruments, "target_instrument": target},
-        "inference": {"batch_size": 1, "dim_t": 201, "num_overlap": overlap},
+        "inference": {"batch_size": 1, "dim_t": times, "num_overlap": overlap},
     }
     return _write_mdxc(model_dir, name, config, network, "roformer_download_list")
 

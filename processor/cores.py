@@ -2,13 +2,13 @@
 
 ``settle`` is for the time before torch is imported, which asks once; ONNX Runtime, which keeps to no variable, is told
 in ``processor.sessions``. Both go by ``OMP_NUM_THREADS``, the operator's if it is set, or the parent's that shares the
-cores out to several children. docs/BENCHMARKS.md, "Threads", has what was measured:
+cores out to several children. What was measured is in docs/BENCHMARKS.md, "Threads":
 
-* one child has a thread for each core: a song is done in half the time, and no fewer songs in an hour, than with as
-  many children of a thread each, which need a model each;
+* there is a thread for each core. Several children with a thread each separate somewhat more songs in an hour, but each
+  song takes longer, and each child needs the memory of its models;
 * threads sleep while they wait for each other. By default they wait in loops, on the cores that the parent decodes and
-  uploads with: torch's networks become many times slower as soon as anything else runs;
-* the operators of a network run one after the other: each has all cores already.
+  uploads with: small networks become many times slower as soon as anything else runs, and large ones gain little;
+* the operators of a network run one after the other, as is ONNX Runtime's default: each has all cores already.
 """
 
 from __future__ import annotations

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from statistics import median
 
-from benchmarks.page import machine, marks, table
+from benchmarks.page import load_warning, machine, marks, table
 from benchmarks.pipeline.rows import Pass, Passes, Row
 
 BEGIN, END = marks("bench-pipeline")
@@ -28,13 +27,7 @@ _COLUMNS = (
 
 def markdown(rows: list[tuple[Row, Passes]], settings: Mapping[str, str], *, quick: bool) -> str:
     """The whole report, without the headline of the page. ``settings``: those of the services that were chosen."""
-    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[2]
-    setting = [machine(), _versions()]
-    if load > cores:
-        setting.append(
-            f"**Measured under load**: {load:.1f} in the mean of the last 15 minutes on {cores} cores, so that every "
-            "process had to wait for its turn."
-        )
+    setting = [machine(), _versions(), *load_warning()]
     if settings:
         setting.append(f"Settings that are not the defaults: {', '.join(map('='.join, settings.items()))}.")
     if quick:

@@ -6,10 +6,13 @@ from importlib.metadata import version
 from statistics import median
 
 from benchmarks.download.profile import MIB
-from benchmarks.page import machine, marks, table
-from benchmarks.separate.rows import COMMAND, OURS, STOCK, Row, Samples
+from benchmarks.page import load_warning, machine, marks, table
+from benchmarks.separate.names import COMMAND, OURS, STOCK
+from benchmarks.separate.rows import Row, Samples
+from benchmarks.separate.threads import Arrangement, Rates
 
 BEGIN, END = marks("bench-separate")
+THREADS_BEGIN, THREADS_END = marks("bench-separate ARGS=--threads")
 
 _COLUMNS = ("", "wall s", "from – to", "× stock's speed", "× real time", "in the network", "peak MiB", "runs")
 _NAMES = {OURS: "**this engine**", STOCK: "stock, in process, warm", COMMAND: "the command, per file"}
@@ -17,10 +20,29 @@ _NAMES = {OURS: "**this engine**", STOCK: "stock, in process, warm", COMMAND: "t
 
 def markdown(rows: list[tuple[Row, Samples]], *, quick: bool) -> str:
     """The whole report, without the headline of the page."""
-    setting = [machine(), _versions()]
+    return "\n\n".join([_setting(quick=quick), *(_row(row, samples) for row, samples in rows)])
+
+
+def threads_markdown(rates: dict[Arrangement, Rates], *, quick: bool) -> str:
+    """Songs per hour, and how many that is beside the first arrangement."""
+    first = next(iter(rates.values()))
+    lines = [
+        (arrangement.title, *(_hourly(found[title], first[title]) for title in first))
+        for arrangement, found in rates.items()
+    ]
+    head = ("songs per hour", *first)
+    return f"{_setting(quick=quick)}\n\n{table(head, lines)}"
+
+
+def _hourly(rates: list[float], first: list[float]) -> str:
+    return f"{median(rates):.0f} ({median(rates) / median(first):.0%})"
+
+
+def _setting(*, quick: bool) -> str:
+    setting = [machine(), _versions(), *load_warning()]
     if quick:
         setting.append("**A quick run: short songs, one repeat. It shows that the benchmark works, and nothing else.**")
-    return "\n\n".join([" ".join(setting), *(_row(row, samples) for row, samples in rows)])
+    return " ".join(setting)
 
 
 def _versions() -> str:

@@ -1,6 +1,7 @@
-"""``python -m benchmarks.separate.worker NAME MODEL_DIR MODEL FOLDER``: one contender, warm.
+"""``python -m benchmarks.separate.worker NAME FOLDER MODEL…``: one contender with these models, warm.
 
-Reads paths of songs, a line each, and answers each with a line of JSON when the song is separated.
+Reads a model and a song a line, their paths with a tab between, and answers each with a line of JSON when the song is
+separated.
 """
 
 from __future__ import annotations
@@ -11,15 +12,22 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.separate.contenders import CONTENDERS
+from benchmarks.separate.names import OURS, SIDE_BY_SIDE
+from processor import cores
 
 
-def main(name: str, model_dir: str, model: str, folder: str) -> None:
+def main(name: str, folder: str, *models: str) -> None:
     """Until the input ends."""
-    contender = CONTENDERS[name](Path(model_dir), model, Path(folder))
+    if name in (OURS, SIDE_BY_SIDE):
+        cores.settle()  # as in the child, before torch is imported
+    from benchmarks.separate.contenders import CONTENDERS
+
+    contenders = {model: CONTENDERS[name](Path(model), Path(folder)) for model in models}
     for line in sys.stdin:
+        model, song = line.rstrip("\n").split("\t")
+        contender = contenders[model]
         before, started = contender.in_network, time.perf_counter()
-        contender.separate(Path(line.strip()))
+        contender.separate(Path(song))
         figures = {
             "wall": time.perf_counter() - started,
             "in_network": contender.in_network - before,

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.separate.report import BEGIN, END, markdown
-from benchmarks.separate.rows import COMMAND, OURS, ROWS, STOCK, Sample, Samples, run_row
+from benchmarks.separate.names import COMMAND, OURS, STOCK
+from benchmarks.separate.report import BEGIN, END, THREADS_BEGIN, THREADS_END, markdown, threads_markdown
+from benchmarks.separate.rows import ROWS, Samples, run_row
+from benchmarks.separate.threads import arrangements
+from benchmarks.separate.workers import Sample
+from processor.cores import THREADS
 from processor.ffmpeg import put_ffmpeg_on_path
 
 MIB = 1 << 20
-DEMO, LARGE = ROWS
+DEMO, LARGE, _ = ROWS
 
 SAMPLES: Samples = {
     OURS: [Sample(2.0, 300 * MIB, 1.8), Sample(1.0, 310 * MIB, 0.9), Sample(4.0, 310 * MIB, 3.6)],
@@ -39,6 +43,24 @@ def test_a_quick_run_says_so() -> None:
 def test_the_page_in_the_repository_has_a_place_for_the_report() -> None:
     page = (Path(__file__).parents[2] / "docs" / "BENCHMARKS.md").read_text()
     assert page.count(BEGIN) == page.count(END) == 1
+    assert page.count(THREADS_BEGIN) == page.count(THREADS_END) == 1
+
+
+def test_arrangements_are_compared_with_the_childs_own() -> None:
+    own, loops, *_ = arrangements(4)
+    assert (own.processes, own.threads, own.contender) == (1, 4, OURS)
+    text = threads_markdown({own: {"a model": [100.0, 300.0]}, loops: {"a model": [50.0, 50.0]}}, quick=True)
+    assert "| songs per hour | a model |" in text
+    assert f"| {own.title} | 200 (100%) |" in text
+    assert f"| {loops.title} | 50 (25%) |" in text
+
+
+def test_an_arrangement_has_its_own_threads_and_the_libraries_have_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(THREADS, "9")
+    own, loops, *_ = arrangements(4)
+    assert own.environment()[THREADS] == "4"
+    assert THREADS not in loops.environment()
+    assert os.environ["PATH"] == own.environment()["PATH"] == loops.environment()["PATH"]
 
 
 @pytest.mark.slow

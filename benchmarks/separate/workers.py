@@ -1,0 +1,70 @@
+"""Workers as the benchmark holds them: see ``worker`` for what runs in their processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from benchmarks.download.sandbox import ROOT
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One run."""
+
+    wall: float
+    """s."""
+    peak: int
+    """Largest resident set of the process so far, bytes."""
+    in_network: float | None = None
+    """s; None if that cannot be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A process with warm models."""
+
+    to: IO[str]
+    answers: IO[str]
+
+    def separate(self, model: Path, song: Path) -> Sample:
+        """One song, to its end."""
+        self.begin(model, song)
+        return self.end()
+
+    def begin(self, model: Path, song: Path) -> None:
+        """Ask for a song."""
+        self.to.write(f"{model}\t{song}\n")
+        self.to.flush()
+
+    def end(self) -> Sample:
+        """Wait for a song that was asked for. Raises RuntimeError if the process has ended."""
+        for line in self.answers:
+            if line.startswith("{"):
+                return Sample(**json.loads(line))
+        raise RuntimeError("a worker ended: run it by hand to see why (python -m benchmarks.separate.worker)")
+
+
+@contextmanager
+def worker(name: str, models: Sequence[Path], folder: Path, environment: Mapping[str, str]) -> Iterator[Worker]:
+    """The contender ``name`` with these models, in a process whose output goes to the new ``folder``."""
+    folder.mkdir()
+    command = (sys.executable, "-m", "benchmarks.separate.worker", name, str(folder), *map(str, models))
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, env=dict(environment)
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield Worker(process.stdin, process.stdout)
+        except BaseException:
+            process.kill()
+            raise
+        # Leaving the block closes its standard input and waits for it.
