@@ -23,6 +23,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # ONNX Runtime, where a test imports it, would report to its maker: in the middle of another test, through its proxy.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+# The small networks of the processes that tests start need no more than a thread. Several would wait for each other in
+# loops where nothing keeps them from it, and if the cores have other tests' work as well, a second becomes minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

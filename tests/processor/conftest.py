@@ -12,13 +12,18 @@ import pytest
 from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
 from processor.protocol import ChildSettings
 from processor.separation import SeparationProcess
-from tests.processor.library import one_thread
 
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder that knows the demo model and no other. Not to be changed."""
     return write_demo_model(tmp_path_factory.mktemp("models")).parent
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For an engine's own working files."""
+    return tmp_path_factory.mktemp("scratch")
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +33,7 @@ def library() -> Iterator[ProcessPoolExecutor]:
     audio-separator is imported there, once, and not here: it leaves warning filters, loggers and lazy modules behind
     that other tests would stumble over.
     """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), one_thread) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         yield pool
 
 

@@ -13,15 +13,6 @@ from tests.processor import library
 from tests.processor.library import Stems
 
 
-def use_threads(count: int) -> int:
-    """Have torch use so many; how many it has used until now."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    return before
-
-
 def stock_stems(model_dir: Path, mixture: Path, scratch: Path, *, model: str, whole: bool = False) -> Stems:
     """What an unmodified Separator gives, with the shifts that the engine's songs have. ``whole``: not in segments."""
     separator = library._stock(model_dir, scratch)

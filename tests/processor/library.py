@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
-import resource
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable
@@ -22,6 +20,7 @@ from demo.centre_model import DEMO_MODEL_NAME
 from pipeline.cancel import CancelToken
 from pipeline.errors import ErrorCode, PipelineError
 from processor.decode import Mixture
+from processor.memory import MainMemory
 from processor.protocol import Separate, Stem
 from tests.processor.model_source import store_in
 
@@ -39,12 +38,6 @@ class Refusal:
     kind: str
     code: str
     message: str
-
-
-def one_thread() -> None:
-    """Keep torch, which is not imported yet, to one thread: several wait for each other in a loop, and if the cores
-    have other work as well, a test of a second takes minutes."""
-    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def stock_stems(
@@ -148,18 +141,18 @@ def mdxc_run(
     return MdxcRun(stems, driver.network.batch, error, [t.name for t in threading.enumerate() if "network" in t.name])
 
 
-def resident_after(
-    model_dir: Path, scratch: Path, mixtures: list[Mixture], models: Iterable[str] = (DEMO_MODEL_NAME,)
-) -> list[int]:
-    """The largest resident set of this process after each of the songs went through all of the models, bytes; the
-    first one may be a warm-up."""
-    peaks = []
+def peaks(model_dir: Path, scratch: Path, mixtures: list[Mixture], folder: Path, models: Iterable[str]) -> list[int]:
+    """The largest resident set of this process while each of the songs goes through all of the models, bytes."""
+    found = []
     for mixture in mixtures:
+        MainMemory().give_back()
+        Path("/proc/self/clear_refs").write_text("5")  # from here on, the largest is another one: proc(5)
         for model in models:
-            outcome, _ = run(model_dir, scratch, mixture, scratch, model=model)
+            outcome, _ = run(model_dir, scratch, mixture, folder, model=model)
             assert not isinstance(outcome, Refusal), outcome
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-    return peaks
+        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        found.append(int(line.split()[1]) * 1024)
+    return found
 
 
 @functools.cache

@@ -66,11 +66,6 @@ class Lab:
         return refusal
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("scratch")
-
-
 @pytest.fixture
 def lab(library: ProcessPoolExecutor, model_dir: Path, scratch: Path, tmp_path: Path) -> Lab:
     return Lab(library, model_dir, scratch, tmp_path)

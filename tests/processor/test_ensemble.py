@@ -96,11 +96,6 @@ def models(library: ProcessPoolExecutor, tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("scratch")
-
-
 @pytest.fixture
 def lab(library: ProcessPoolExecutor, models: Path, scratch: Path, tmp_path: Path) -> Lab:
     folder = tmp_path / "stems"

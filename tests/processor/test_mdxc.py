@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from demo import tiny_models
-from pipeline.errors import ErrorCode, ErrorKind
+from pipeline.errors import ErrorCode
 from processor.decode import Mixture
-from processor.protocol import Stem
-from processor.wav import SAMPLE_RATE, Samples, write_wav
+from processor.wav import SAMPLE_RATE, Samples
 from tests.processor import library as experiments
-from tests.processor.library import MdxcRun, Refusal, Stems
+from tests.processor.lab import NOT_SEPARABLE, Lab, assert_equal
+from tests.processor.library import MdxcRun, Stems
 
 pytestmark = pytest.mark.slow
 
@@ -47,41 +45,18 @@ def write_models(folder: Path) -> None:
     roformer(folder, PAIR, name="mel, any length", bands="mel", match_input_audio_length=True)
 
 
-@dataclass(frozen=True)
-class Lab:
-    library: ProcessPoolExecutor
-    scratch: Path
-    folder: Path
-    models: Path
+class MdxcLab(Lab):
+    suffix = ".ckpt"
 
-    def call(self, experiment: Any, *args: Any, **options: Any) -> Any:
-        return self.library.submit(experiment, *args, **options).result(90)
-
-    def write(self, samples: Samples) -> Path:
-        """``(frames, channels)`` in a file."""
-        path = self.folder / f"{len(samples)}.wav"
-        write_wav(path, [samples], channels=2)
-        return path
-
-    def stock(self, mixture: Path, model: str) -> Stems:
-        stems: Stems = self.call(experiments.stock_stems, self.models, mixture, self.scratch, model=f"{model}.ckpt")
-        return stems
-
-    def run(self, mixture: Path, model: str, **options: Any) -> MdxcRun:
-        run: MdxcRun = self.call(
-            experiments.mdxc_run, self.models, mixture, self.scratch, model=f"{model}.ckpt", **options
-        )
+    def drive(self, mixture: Mixture, model: str, **options: Any) -> MdxcRun:
+        model += self.suffix
+        run: MdxcRun = self.call(experiments.mdxc_run, self.models, mixture.path, self.scratch, model=model, **options)
         return run
 
-    def driven(self, mixture: Path, model: str, **options: Any) -> Stems:
-        run = self.run(mixture, model, **options)
+    def driven(self, mixture: Mixture, model: str, **options: Any) -> Stems:
+        run = self.drive(mixture, model, **options)
         assert run.error is None
         return run.stems
-
-
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("scratch")
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +67,8 @@ def models(tmp_path_factory: pytest.TempPathFactory, library: ProcessPoolExecuto
 
 
 @pytest.fixture
-def lab(library: ProcessPoolExecutor, scratch: Path, tmp_path: Path, models: Path) -> Lab:
-    return Lab(library, scratch, tmp_path, models)
+def lab(library: ProcessPoolExecutor, scratch: Path, tmp_path: Path, models: Path) -> MdxcLab:
+    return MdxcLab(library, scratch, tmp_path, models)
 
 
 def noise(frames: int, *, peak: float = 0.5) -> Samples:
@@ -101,12 +76,6 @@ def noise(frames: int, *, peak: float = 0.5) -> Samples:
     samples = np.random.default_rng(frames).standard_normal((frames, 2), np.float32)
     samples *= np.float32(peak) / np.max(np.abs(samples))
     return samples
-
-
-def assert_equal(ours: Stems, stock: Stems) -> None:
-    assert ours.keys() == stock.keys()
-    for name, samples in stock.items():
-        np.testing.assert_array_equal(ours[name], samples)
 
 
 def snr(signal: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
@@ -127,8 +96,8 @@ def snr(signal: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
         ("mel, three", 11, {"vocals", "drums", "wind_inst"}),
     ],
 )
-def test_the_same_bits_as_stock(lab: Lab, model: str, seconds: int, stems: set[str]) -> None:
-    mixture = lab.write(noise(seconds * SAMPLE_RATE + 17))
+def test_the_same_bits_as_stock(lab: MdxcLab, model: str, seconds: int, stems: set[str]) -> None:
+    mixture = lab.mixture(noise(seconds * SAMPLE_RATE + 17))
     stock = lab.stock(mixture, model)
     assert stock.keys() == stems
     assert min(map(np.std, stock.values())) > 1e-3  # the network does something
@@ -151,26 +120,26 @@ def test_the_same_bits_as_stock(lab: Lab, model: str, seconds: int, stems: set[s
         pytest.param("mel, any length", 100 * 441 + 7, id="roformer whose transform gives all back"),
     ],
 )
-def test_the_same_bits_as_stock_whatever_the_length(lab: Lab, model: str, frames: int) -> None:
+def test_the_same_bits_as_stock_whatever_the_length(lab: MdxcLab, model: str, frames: int) -> None:
     """Below ten seconds, stock's segments are longer or shorter than the model's own."""
-    mixture = lab.write(noise(frames))
+    mixture = lab.mixture(noise(frames))
     ours = lab.driven(mixture, model)
     assert {stem.shape for stem in ours.values()} == {(2, frames)}
     assert_equal(ours, lab.stock(mixture, model))
 
 
 @pytest.mark.parametrize("model", ["mdx23c, a target", "bs, a target"])
-def test_silence_as_stock_has_it(lab: Lab, model: str) -> None:
-    mixture = lab.write(np.zeros((11 * SAMPLE_RATE, 2), np.float32))
+def test_silence_as_stock_has_it(lab: MdxcLab, model: str) -> None:
+    mixture = lab.mixture(np.zeros((11 * SAMPLE_RATE, 2), np.float32))
     assert_equal(lab.driven(mixture, model), lab.stock(mixture, model))
 
 
 @pytest.mark.parametrize("model", ["bs, passes", "mel, passes"])
 @pytest.mark.parametrize("frames", [1, 513, 60_000])
-def test_a_roformer_that_lets_all_pass_gives_short_songs_back_to_their_end(lab: Lab, model: str, frames: int) -> None:
+def test_a_roformer_that_lets_all_pass_gives_short_songs_back_whole(lab: MdxcLab, model: str, frames: int) -> None:
     """Stock leaves the last of them silent, and has an error for the shortest."""
     song = noise(frames)
-    mixture = lab.write(song)
+    mixture = lab.mixture(song)
     for stem in lab.driven(mixture, model).values():
         np.testing.assert_allclose(stem.T, song, rtol=0, atol=1e-6)
     if frames == 1:
@@ -183,10 +152,10 @@ def test_a_roformer_that_lets_all_pass_gives_short_songs_back_to_their_end(lab: 
             assert not stem.T[silent:].any()
 
 
-def test_stems_above_the_mixture_still_sum_to_it(lab: Lab) -> None:
+def test_stems_above_the_mixture_still_sum_to_it(lab: MdxcLab) -> None:
     """Stock scales each one down by itself to the mixture's peak."""
     song = noise(SHORT_MDX23C, peak=1.0)
-    mixture = lab.write(song)
+    mixture = lab.mixture(song)
     ours, stock = lab.driven(mixture, "mdx23c, a target"), lab.stock(mixture, "mdx23c, a target")
     peak = np.abs(ours["instrumental"]).max()
     assert peak > 1.01
@@ -195,11 +164,11 @@ def test_stems_above_the_mixture_still_sum_to_it(lab: Lab) -> None:
     np.testing.assert_allclose((ours["vocals"] + ours["instrumental"]).T, song, rtol=0, atol=1e-6)
 
 
-def test_where_segments_do_not_divide_evenly_stock_is_louder_at_their_edges(lab: Lab) -> None:
+def test_where_segments_do_not_divide_evenly_stock_is_louder_at_their_edges(lab: MdxcLab) -> None:
     segment, overlap = 63 * 1024, 5
     step = segment // overlap
     frames = 11 * SAMPLE_RATE
-    mixture = lab.write(noise(frames))
+    mixture = lab.mixture(noise(frames))
     model = "mdx23c, a fifth of a segment"
     ours, stock = lab.driven(mixture, model), lab.stock(mixture, model)
     place = np.arange(frames - segment) + segment - step
@@ -210,26 +179,26 @@ def test_where_segments_do_not_divide_evenly_stock_is_louder_at_their_edges(lab:
 
 
 @pytest.mark.parametrize("model", ["mdx23c, three", "bs, a target", "mel, three"])
-def test_several_segments_at_a_time_give_the_same(lab: Lab, model: str) -> None:
+def test_several_segments_at_a_time_give_the_same(lab: MdxcLab, model: str) -> None:
     """As a GPU is given them, one batch ahead; the last is smaller."""
-    mixture = lab.write(noise(12 * SAMPLE_RATE))
+    mixture = lab.mixture(noise(12 * SAMPLE_RATE))
     one, four = lab.driven(mixture, model), lab.driven(mixture, model, batch=4, ahead=True)
     assert one.keys() == four.keys()
     for name, samples in one.items():
         assert snr(four[name], samples) > 90
 
 
-def test_the_lighter_way_is_a_segment_at_a_time(lab: Lab) -> None:
-    mixture = lab.write(noise(11 * SAMPLE_RATE))
-    one = lab.run(mixture, "bs, a target")
-    lighter = lab.run(mixture, "bs, a target", batch=5, lighter=True)
+def test_the_lighter_way_is_a_segment_at_a_time(lab: MdxcLab) -> None:
+    mixture = lab.mixture(noise(11 * SAMPLE_RATE))
+    one = lab.drive(mixture, "bs, a target")
+    lighter = lab.drive(mixture, "bs, a target", batch=5, lighter=True)
     assert (one.batch, lighter.batch) == (1, 1)
     assert_equal(lighter.stems, one.stems)
 
 
 @pytest.mark.parametrize("model", ["mdx23c, a target", "mel, a target"])
-def test_lower_precision_where_it_is_asked_for(lab: Lab, model: str) -> None:
-    mixture = lab.write(noise(11 * SAMPLE_RATE))
+def test_lower_precision_where_it_is_asked_for(lab: MdxcLab, model: str) -> None:
+    mixture = lab.mixture(noise(11 * SAMPLE_RATE))
     exact = lab.driven(mixture, model)["vocals"]
     rough = lab.driven(mixture, model, autocast="bfloat16")["vocals"]
     assert rough.dtype == np.float32
@@ -237,18 +206,11 @@ def test_lower_precision_where_it_is_asked_for(lab: Lab, model: str) -> None:
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_a_cancel_ends_all_that_is_under_way(lab: Lab, ahead: bool) -> None:
-    mixture = lab.write(noise(20 * SAMPLE_RATE))
-    run = lab.run(mixture, "bs, a target", ahead=ahead, cancel_at=0.5)
+def test_a_cancel_ends_all_that_is_under_way(lab: MdxcLab, ahead: bool) -> None:
+    mixture = lab.mixture(noise(20 * SAMPLE_RATE))
+    run = lab.drive(mixture, "bs, a target", ahead=ahead, cancel_at=0.5)
     assert (run.error, run.threads) == ("InterruptedError", [])
     assert 0 < run.stems["vocals"].shape[1] < 20 * SAMPLE_RATE
-
-
-def outcome(lab: Lab, mixture: Mixture, model: str, **options: Any) -> tuple[tuple[Stem, ...] | Refusal, list[float]]:
-    result: tuple[tuple[Stem, ...] | Refusal, list[float]] = lab.call(
-        experiments.run, lab.models, lab.scratch, mixture, lab.folder, model=f"{model}.ckpt", **options
-    )
-    return result
 
 
 @pytest.mark.parametrize(
@@ -259,49 +221,27 @@ def outcome(lab: Lab, mixture: Mixture, model: str, **options: Any) -> tuple[tup
         ("mdx23c, a target of three", ["no_wind_inst", "wind_inst"]),
     ],
 )
-def test_the_engine_names_stems_as_the_model_does(lab: Lab, model: str, stems: list[str]) -> None:
+def test_the_engine_names_stems_as_the_model_does(lab: MdxcLab, model: str, stems: list[str]) -> None:
     frames = 11 * SAMPLE_RATE
-    given, progress = outcome(lab, Mixture(lab.write(noise(frames)), 1.0, frames, ()), model)
-    assert not isinstance(given, Refusal), given
+    given = lab.separated(lab.mixture(noise(frames)), model)
     assert [stem.name for stem in given] == stems
     assert {stem.frames for stem in given} == {frames}
-    assert (progress[0], progress[-1]) == (0.0, 1.0)
-    assert progress == sorted(progress)
 
 
-def test_a_cancelled_song_leaves_nothing_and_the_next_is_right(lab: Lab) -> None:
-    frames = 20 * SAMPLE_RATE
-    song = noise(frames)
-    mixture = Mixture(lab.write(song), 1.0, frames, ())
-    refusal, _ = outcome(lab, mixture, "bs, passes", cancel_at=0.5)
-    assert isinstance(refusal, Refusal)
-    assert refusal.code == ErrorCode.SHUTTING_DOWN
-    assert [file.name for file in lab.folder.glob("*.wav")] == [mixture.path.name]
-    stems, _ = outcome(lab, mixture, "bs, passes")
-    assert not isinstance(stems, Refusal), stems
+def test_a_cancelled_song_leaves_nothing_and_the_next_is_right(lab: MdxcLab) -> None:
+    song = noise(20 * SAMPLE_RATE)
+    mixture = lab.mixture(song)
+    assert lab.refused(mixture, "bs, passes", cancel_at=0.5).code == ErrorCode.SHUTTING_DOWN
+    stems = lab.separated(mixture, "bs, passes")
     np.testing.assert_allclose(experiments.read(stems[0]).T, song, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("samples", [np.zeros((0, 2)), np.pad([[np.nan, 0.0]], ((700_000, 700_000), (0, 0)))])
 @pytest.mark.parametrize("model", ["mdx23c, a target", "bs, a target"])
-def test_what_is_no_sound_is_refused(lab: Lab, model: str, samples: NDArray[np.float64]) -> None:
-    path = lab.write(samples.astype(np.float32))
-    refusal, _ = outcome(lab, Mixture(path, 1.0, len(samples), ()), model)
-    assert refusal == Refusal(ErrorKind.PERMANENT, ErrorCode.SEPARATION_FAILED, "the model cannot separate this audio")
-    assert [file.name for file in lab.folder.glob("*.wav")] == [path.name]
+def test_what_is_no_sound_is_refused(lab: MdxcLab, model: str, samples: NDArray[np.float64]) -> None:
+    assert lab.refused(lab.mixture(samples.astype(np.float32)), model) == NOT_SEPARABLE
 
 
-def test_memory_does_not_grow_with_the_song(lab: Lab) -> None:
-    """Stock would take some hundred MiB more for three minutes than for a quarter of one."""
-    second = noise(SAMPLE_RATE)
-    mixtures = []
-    for seconds in (15, 180):
-        path = lab.folder / f"{seconds}.wav"
-        write_wav(path, [second] * seconds, channels=2)
-        mixtures.append(Mixture(path, 1.0, seconds * SAMPLE_RATE, ()))
-
-    both = ("mdx23c, alone.ckpt", "bs, alone.ckpt")
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), experiments.one_thread) as fresh:
-        short, long = fresh.submit(experiments.resident_after, lab.models, lab.folder, mixtures, both).result(110)
-
-    assert long - short < 32 * MIB
+def test_memory_does_not_grow_with_the_song(lab: MdxcLab) -> None:
+    """Stock would take some hundred MiB more for a minute and a half than for a quarter of a minute."""
+    assert lab.growth(15, 90, "mdx23c, alone", "bs, alone") < 32 * MIB

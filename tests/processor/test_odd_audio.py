@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ from pipeline.errors import ErrorCode, ErrorKind
 from processor.decode import Mixture
 from processor.protocol import Stem
 from processor.wav import write_wav
-from tests.processor import demucs_experiments
 from tests.processor import library as experiments
 from tests.processor.audio import RATE, Signal, decoded, noise, write_av, write_pcm
 from tests.processor.library import Refusal, Stems, read
@@ -120,19 +119,6 @@ def models(
         "vr": (folder / "vr", f"{vr}.pth"),
         "demucs": (folder / "demucs", "hybrid.yaml"),
     }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread(library: ProcessPoolExecutor) -> Iterator[None]:
-    """Threads of these small networks wait for one another in loops: other tests beside make them ten times slower."""
-    before = library.submit(demucs_experiments.use_threads, 1).result(60)
-    yield
-    library.submit(demucs_experiments.use_threads, before).result(60)
-
-
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("scratch")
 
 
 @pytest.fixture

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from processor.decode import Mixture
 from tests.processor.library import Stems, _stock
-
-
-def use_threads(count: int) -> int:
-    """For torch, from now on; how many it had before."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    return before
 
 
 def driven(
@@ -51,18 +40,3 @@ def driver_of(model_dir: Path, scratch: Path, model: str, option: str | None = N
     finally:
         if option:
             setattr(loaded, option, False)
-
-
-def resident_after(model_dir: Path, scratch: Path, model: str, mixtures: list[Mixture]) -> list[int]:
-    """The largest resident set of this process after each of the songs, bytes."""
-    from processor.drivers.vr import VrDriver
-
-    use_threads(1)
-    separator = _stock(model_dir, scratch)
-    separator.load_model(model)
-    driver = VrDriver(separator.model_instance)
-    peaks = []
-    for mixture in mixtures:
-        driver.separate(mixture.path, lambda _name, _block: None, lambda _: None)
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-    return peaks
