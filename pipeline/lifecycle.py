@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from enum import IntEnum
 from types import FrameType
 
@@ -24,6 +23,10 @@ class ExitCode(IntEnum):
     REFUSED = 77  # the broker does not let this service in: wrong credentials, certificates, rights
     CONFIG = 78  # a setting cannot be used
     KILLED = 130  # a second signal cut the shutdown short
+
+
+def _noted(_number: int, _frame: FrameType | None) -> None:
+    """Python writes signals to the file of ``set_wakeup_fd`` only where there is a handler for them."""
 
 
 class StopSignal:
@@ -45,15 +48,12 @@ class StopSignal:
         """Listen to SIGTERM and SIGINT. Call from the main thread, once."""
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
-
-        def tell(number: int, _frame: FrameType | None) -> None:
-            # The handler interrupts the main thread anywhere, with any lock held: it may do nothing but this.
-            with suppress(BlockingIOError):
-                os.write(writing, bytes([number]))
-
+        # The number of a signal is written there at once, whatever the main thread does. A handler in Python has to
+        # wait until that thread wakes up, and one that is just falling asleep, waiting for its lanes, does not.
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(reading,), name="signals", daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, tell)
+            signal.signal(number, _noted)
 
     def _watch(self, reading: int) -> None:
         (first,) = os.read(reading, 1)

@@ -12,6 +12,7 @@ choice: one child takes what torch finds by itself.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -78,10 +79,10 @@ class Gpu:
 
 def driver_gpus(command: Sequence[str] = _LIST) -> tuple[Gpu, ...]:
     """All that NVIDIA's driver knows; none if there are none, or that cannot be told."""
+    if shutil.which(command[0]) is None:
+        return ()
     try:
         listing = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LIST_TIMEOUT)
-    except FileNotFoundError:
-        return ()
     except (OSError, subprocess.TimeoutExpired) as error:
         log.warning("gpus_not_listed", error=type(error).__name__)
         return ()

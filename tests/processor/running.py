@@ -28,6 +28,7 @@ def processor(folder: Path, *behaviours: str, **variables: str) -> Iterator[subp
     """
     inherited = {name: value for name, value in os.environ.items() if name not in KNOWN}
     own = {"PYTHONPATH": str(ROOT), "DATA_DIR": str(folder / "data"), "PROCESSOR_HEALTH_PORT": "0"}
+    own["PROCESSOR_DEVICES"] = "cpu"  # one child, whatever this machine has
     scripted = ["tests.processor.children.service", str(folder), *behaviours]
     with subprocess.Popen(
         [sys.executable, "-m", *(scripted if behaviours else ["processor"])],

@@ -66,6 +66,8 @@ def test_a_machine_without_the_driver_has_none(tmp_path: Path) -> None:
     assert driver_gpus([str(tmp_path / "nvidia-smi")]) == ()
     (tmp_path / "nvidia-smi").touch()
     assert driver_gpus([str(tmp_path / "nvidia-smi")]) == ()  # it must not be run
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert driver_gpus([str(tmp_path / "nvidia-smi")]) == ()  # it cannot be run
 
 
 # --- auto ---

@@ -32,7 +32,6 @@ def test_from_start_to_stop(tmp_path: Path, model_dir: Path) -> None:
     song = write_pcm(tmp_path / "song.wav", noise(0.5)).read_bytes()
     task = SeparationTask(task_uuid=uuid4(), audio="", hook_url="http://127.0.0.1/hook")
     settings = {"MODEL_NAME": DEMO_MODEL_NAME, "MODEL_FILE_DIR": str(model_dir), "ALLOW_PRIVATE_NETWORKS": "true"}
-    settings["PROCESSOR_DEVICES"] = "cpu"
     with SourceServer() as source, processor(tmp_path, **settings) as running:
         source.serve_bytes("/song", song)
         lines = lines_until(running, "consuming")
@@ -184,7 +183,11 @@ def seen_by(child: psutil.Process) -> tuple[str | None, str | None]:
 @pytest.mark.parametrize(
     ("settings", "labels", "seen"),
     [
-        ({"PROCESSOR_CONCURRENCY": "2"}, ["0", "1", "0", "1"], ["GPU-aaaa", "GPU-bbbb", "GPU-aaaa", "GPU-bbbb"]),
+        (
+            {"PROCESSOR_DEVICES": "auto", "PROCESSOR_CONCURRENCY": "2"},
+            ["0", "1", "0", "1"],
+            ["GPU-aaaa", "GPU-bbbb", "GPU-aaaa", "GPU-bbbb"],
+        ),
         ({"PROCESSOR_DEVICES": "1,0", "CUDA_VISIBLE_DEVICES": "7,5"}, ["1", "0"], ["5", "7"]),
         ({"PROCESSOR_DEVICES": "cpu", "PROCESSOR_CONCURRENCY": "2"}, ["cpu", "cpu"], ["", ""]),
     ],
