@@ -17,6 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+Fetched = Callable[[], NDArray[np.float32]]
+"""Waits for a block, and gives it."""
+
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -31,7 +34,7 @@ class Lane(Protocol):
     def send(self, batch: Tensor) -> Callable[[], Tensor]:
         """Send what ``room`` gave; what is returned gives the batch on the device."""
 
-    def fetch(self, block: Tensor) -> Callable[[], NDArray[np.float32]]:
+    def fetch(self, block: Tensor) -> Fetched:
         """Fetch a block; what is returned waits for it."""
 
     def map(self, work: Callable[[A], B], items: Iterable[A]) -> Generator[B, None, None]:
@@ -55,7 +58,7 @@ class DirectLane:
     def send(self, batch: Tensor) -> Callable[[], Tensor]:
         return lambda: batch.to(self._device)
 
-    def fetch(self, block: Tensor) -> Callable[[], NDArray[np.float32]]:
+    def fetch(self, block: Tensor) -> Fetched:
         fetched: NDArray[np.float32] = block.cpu().numpy()
         return lambda: fetched
 
@@ -90,7 +93,7 @@ class CudaLane:
 
         return arrived
 
-    def fetch(self, block: Tensor) -> Callable[[], NDArray[np.float32]]:
+    def fetch(self, block: Tensor) -> Fetched:
         self._down.wait_stream(torch.cuda.current_stream(self._device))
         host = torch.empty(block.shape, pin_memory=True)
         with torch.cuda.stream(self._down):

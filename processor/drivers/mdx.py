@@ -8,19 +8,19 @@ second pass over the song, whose result it throws away, and segments of nothing 
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import soundfile
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from processor.drivers import Lighter, OnProgress, Write
+from processor.drivers.batches import Sent, batches
 from processor.drivers.cuts import Grid
+from processor.drivers.lane import Fetched, Lane, lane_to
 from processor.drivers.network import Network, network_of, transform_device
 from processor.drivers.segments import OverlapAdd, segments
 from processor.drivers.song import opened
@@ -32,11 +32,12 @@ from processor.wav import Samples
 class MdxDriver:
     """A loaded ``MDXSeparator``, driven: its network, its parameters, none of its loops."""
 
-    def __init__(self, model: Any, network: Network | None = None) -> None:
-        """``network``: instead of the model's own."""
+    def __init__(self, model: Any, network: Network | None = None, lane: Lane | None = None) -> None:
+        """``network``: instead of the model's own. ``lane``: instead of the device's."""
         self.network = network or network_of(model)
         self._batch = self.network.batch
         self._device = transform_device(model)
+        self._lane = lane or lane_to(self._device)
         self._spectrum = Spectrum(model.n_fft, model.hop_length, model.dim_f, self._device)
         self._trim = model.n_fft // 2
         self._segment = model.hop_length * (model.segment_size - 1)
@@ -72,39 +73,35 @@ class MdxDriver:
         """See ``Driver``."""
         with opened(mixture) as song, opened(mixture) as whole:
             grid = Grid(song.frames, self._segment, self._overlap, self._trim)
-            for primary in self._separated(song, grid, on_progress):
-                rest = whole.read(len(primary), dtype="float32")
-                write(self._secondary, (-primary * self._compensate) + rest)
-                write(self._primary, primary)
+            with closing(self._separated(song, grid, on_progress)) as blocks:
+                for primary in blocks:
+                    rest = whole.read(len(primary), dtype="float32")
+                    write(self._secondary, (-primary * self._compensate) + rest)
+                    write(self._primary, primary)
         on_progress(1.0)
 
-    def _separated(self, song: soundfile.SoundFile, grid: Grid, on_progress: OnProgress) -> Iterator[Samples]:
+    def _separated(
+        self, song: soundfile.SoundFile, grid: Grid, on_progress: OnProgress
+    ) -> Generator[Samples, None, None]:
         """The primary stem's blocks ``(frames, channels)``."""
-        total = OverlapAdd(grid)
-        done = 0
-        for batch in _batches(segments(song, grid), self._batch):
-            on_progress(done / grid.count)
-            for segment in self._run(batch):
-                yield total.add(segment).T
-            done += len(batch)
+        total = OverlapAdd(grid, place=lambda array: torch.from_numpy(array).to(self._device))
+        sent = batches(segments(song, grid), self._batch, self._lane)
+        on_progress(0.0)
+        with closing(self._lane.map(lambda batch: self._run(total, batch), sent)) as results:
+            for number, fetched in enumerate(results, 1):
+                yield fetched().T
+                on_progress(min(1.0, number * self._batch / grid.count))
 
     @torch.inference_mode()
-    def _run(self, waves: Samples) -> Samples:
-        """Segments ``(batch, channels, frames)`` through the network."""
-        spectra = self._spectrum.forward(torch.from_numpy(waves).to(self._device))
-        separated: NDArray[np.float32] = self._spectrum.inverse(self._predicted(spectra)).cpu().numpy()
-        return separated
+    def _run(self, total: OverlapAdd, batch: Sent) -> Fetched:
+        """Segments ``(batch, channels, frames)`` through the network, and added to what there is of the song."""
+        count, arrived = batch
+        separated = self._spectrum.inverse(self._predicted(self._spectrum.forward(arrived())))
+        blocks = [total.add(segment) for segment in separated[:count]]
+        return self._lane.fetch(torch.cat(blocks, dim=-1))
 
     def _predicted(self, spectra: Tensor) -> Tensor:
         if not self._denoise:
             return self.network(spectra)
         # What the network adds by itself does not change its sign with the song's.
         return self.network(-spectra) * -0.5 + self.network(spectra) * 0.5
-
-
-def _batches(items: Iterator[Samples], size: int) -> Iterator[Samples]:
-    """``size`` segments at a time, in one array; the last may have fewer. Good until the next one is asked for."""
-    held = np.empty(0, np.float32)
-    while batch := list(itertools.islice(map(np.copy, items), size)):
-        held = np.stack(batch) if len(batch) != len(held) else np.stack(batch, out=held)
-        yield held

@@ -13,9 +13,8 @@ than ten seconds, and the other stem of a model that has one target is the mixtu
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Collection, Generator
 from contextlib import closing, nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +26,17 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from processor.drivers import Lighter, OnProgress, Write
+from processor.drivers.batches import Sent, batches
 from processor.drivers.cuts import AnchoredCut, Cut, PaddedCut
-from processor.drivers.lane import Lane, lane_to
+from processor.drivers.lane import Fetched, Lane, lane_to
 from processor.drivers.network import GPU_BATCH
 from processor.drivers.segments import OverlapAdd, segments
 from processor.drivers.song import CHANNELS, opened
 from processor.stems import stem_key
-from processor.wav import SAMPLE_RATE, Samples
+from processor.wav import SAMPLE_RATE
 
 #: Shorter songs, s, are cut into segments of the library's size instead of the model's.
 SHORT = 10.0
-
-Fetched = Callable[[], NDArray[np.float32]]
 
 
 class MdxcDriver:
@@ -113,18 +111,19 @@ class MdxcDriver:
         """The network's stems in blocks ``(stems, channels, frames)``."""
         place = self.network.place
         total = OverlapAdd(cut, (len(self._outputs),), lambda array: torch.from_numpy(array).to(place))
-        size = min(self.network.batch, cut.count)
-        batches = (self._lane.send(batch) for batch in _batches(segments(song, cut), size, self._lane.room))
+        size = self.network.batch
+        sent = batches(segments(song, cut), size, self._lane)
 
         on_progress(0.0)
-        with closing(self._lane.map(lambda arrived: self._run(total, arrived()), batches)) as results:
+        with closing(self._lane.map(lambda batch: self._run(total, batch), sent)) as results:
             for number, fetched in enumerate(results, 1):
                 yield fetched()
                 on_progress(min(1.0, number * size / cut.count))
 
     @torch.inference_mode()
-    def _run(self, total: OverlapAdd, batch: Tensor) -> Fetched:
-        blocks = [total.add(segment) for segment in self.network(batch, len(self._outputs))]
+    def _run(self, total: OverlapAdd, batch: Sent) -> Fetched:
+        count, arrived = batch
+        blocks = [total.add(segment) for segment in self.network(arrived(), len(self._outputs))[:count]]
         return self._lane.fetch(torch.cat(blocks, dim=-1))
 
 
@@ -175,14 +174,3 @@ def _opposite(model: Any, target: str, instruments: list[str]) -> str:
     """The library's name for the mixture less the target."""
     others = [name for name in instruments if stem_key(name) != stem_key(target)]
     return others[0] if len(others) == 1 else str(model.secondary_stem(target))
-
-
-def _batches(items: Iterator[Samples], size: int, room: Callable[..., Tensor]) -> Iterator[Tensor]:
-    """``(batch, channels, frames)``, ``size`` segments at a time; the last may have fewer."""
-    for first in items:
-        batch = room(size, *first.shape)
-        batch[0] = torch.from_numpy(first)
-        count = 1
-        for count, segment in enumerate(islice(items, size - 1), 2):
-            batch[count - 1] = torch.from_numpy(segment)
-        yield batch[:count]

@@ -73,7 +73,7 @@ class Spectrum:
         """``n_fft``, ``hop``: frames. ``bins``: how many of the lowest ones the network sees."""
         self._n_fft, self._hop, self._bins = n_fft, hop, bins
         self._window = torch.hann_window(n_fft, periodic=True).to(device)
-        self._rooms: dict[tuple[int, int], _Room] = {}
+        self._kept: _Room | None = None
 
     def forward(self, waves: Tensor) -> Tensor:
         """``(batch, channels, frames)`` to ``(batch, channels * 2, bins, times)``, real and imaginary by turns."""
@@ -99,10 +99,12 @@ class Spectrum:
         return (room.added() / room.envelope).view(batch, parts // 2, -1)
 
     def _room(self, rows: int, times: int) -> _Room:
-        """The buffers for so many rows; for those of full batches, and of a last one that is smaller."""
-        if (rows, times) not in self._rooms:
-            self._rooms[rows, times] = _Room(rows, times, self._n_fft, self._hop, self._bins, self._window)
-        return self._rooms[rows, times]
+        """The buffers for so many rows. There is one set of them: where memory has run out and batches become smaller,
+        those of the larger ones must not stay."""
+        if self._kept is None or (self._kept.rows, self._kept.times) != (rows, times):
+            self._kept = None  # or both would have to fit
+            self._kept = _Room(rows, times, self._n_fft, self._hop, self._bins, self._window)
+        return self._kept
 
 
 def _reflect(rows: Tensor, padded: Tensor, size: int) -> None:

@@ -8,9 +8,10 @@ left out makes no difference to the stems: the window behind the last one where 
 from __future__ import annotations
 
 import copy
-import itertools
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections import deque
+from collections.abc import Collection, Generator, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ import numpy as np
 import soundfile
 import torch
 from audio_separator.separator.uvr_lib_v5 import spec_utils
-from torch import Tensor
 
 from processor.drivers import Lighter, OnProgress, Write
 from processor.drivers.bands import Analysis, Layout, Synthesis
+from processor.drivers.batches import Sent, batches
 from processor.drivers.blockwise import Array
+from processor.drivers.lane import Fetched, lane_to
 from processor.drivers.network import GPU_BATCH
 from processor.drivers.song import CHANNELS, opened, require_finite
 from processor.stems import stem_key
@@ -57,6 +59,7 @@ class VrDriver:
         model._ensure_model_loaded(_usual_size(Path(model.model_path)))
         self._network = model.model_run.eval()
         self._device: torch.device = model.torch_device
+        self._lane = lane_to(self._device)
         self.batch = GPU_BATCH if self._device.type == "cuda" else 1
         kind = None if model.torch_device_mps is None else "polyphase"
         self._layout = Layout(model.model_params, v51=model.is_vr_51_model, kind=kind)
@@ -95,9 +98,9 @@ class VrDriver:
 
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
         """See ``Driver``. What is behind the last whole hop of a song is silence, as stock has it."""
-        with opened(mixture) as song:
+        with opened(mixture) as song, closing(self._separated(song, on_progress)) as separated:
             left = song.frames
-            for waves in self._separated(song, on_progress):
+            for waves in separated:
                 fresh = min(left, waves[0].shape[-1])
                 left -= fresh
                 for name, wave in zip(self._wanted, waves, strict=True):
@@ -107,7 +110,7 @@ class VrDriver:
                     write(name, np.zeros((min(BLOCK_FRAMES, left - start), CHANNELS), np.float32))
         on_progress(1.0)
 
-    def _separated(self, song: soundfile.SoundFile, on_progress: OnProgress) -> Iterator[list[Array]]:
+    def _separated(self, song: soundfile.SoundFile, on_progress: OnProgress) -> Generator[list[Array], None, None]:
         """The wanted stems' blocks ``(channels, samples)``: of silence none, nor of what is shorter than a hop."""
         frames = self._layout.frames(song.frames)
         loudest = self._loudest(song, frames, on_progress)
@@ -115,11 +118,12 @@ class VrDriver:
             return
         syntheses = [Synthesis(self._layout) for _ in self._wanted]
         done = 0
-        for spectra, predicted in self._predicted(song, loudest):
-            on_progress(_SEARCH + (1.0 - _SEARCH) * done / frames)
-            done += spectra.shape[-1]
-            parts = zip(syntheses, self._split(spectra, predicted), strict=True)
-            yield [synthesis.push(part, last=done == frames) for synthesis, part in parts]
+        with closing(self._predicted(song, loudest)) as predicted:
+            for spectra, masks in predicted:
+                on_progress(_SEARCH + (1.0 - _SEARCH) * done / frames)
+                done += spectra.shape[-1]
+                parts = zip(syntheses, self._split(spectra, masks), strict=True)
+                yield [synthesis.push(part, last=done == frames) for synthesis, part in parts]
 
     def _loudest(self, song: soundfile.SoundFile, frames: int, on_progress: OnProgress) -> np.float32:
         """The largest magnitude in the song's spectra."""
@@ -140,35 +144,33 @@ class VrDriver:
             require_finite(block)
             yield analysis.push(np.ascontiguousarray(block.T), last=start + size == song.frames)
 
-    def _predicted(self, song: soundfile.SoundFile, loudest: np.float32) -> Iterator[tuple[Array, Tensor]]:
-        """Spectra, and masks ``(windows, channels, bins, frames)`` for these or for a few frames more.
+    def _predicted(self, song: soundfile.SoundFile, loudest: np.float32) -> Generator[tuple[Array, Array], None, None]:
+        """Spectra, and masks ``(windows, channels, bins, frames)`` for these or for a few frames more."""
+        kept: deque[Array] = deque()
 
-        One batch is ahead of what is given: a GPU is at work on it meanwhile.
-        """
-        windows = _windows(self._spectra(song), self._window, self._network.offset)
-        given: tuple[Array, Tensor] | None = None
-        while batch := list(itertools.islice(windows, self.batch)):
-            magnitudes = np.abs(np.stack([window for window, _ in batch])) / loudest
-            spectra = np.concatenate([kept for _, kept in batch], axis=-1)
-            ahead = spectra, self._predict(torch.from_numpy(magnitudes))
-            if given is not None:
-                yield given
-            given = ahead
-        if given is not None:
-            yield given
+        def magnitudes() -> Iterator[Array]:
+            for window, middle in _windows(self._spectra(song), self._window, self._network.offset):
+                kept.append(middle)
+                yield np.abs(window) / loudest
+
+        sent = batches(magnitudes(), self.batch, self._lane)
+        with closing(self._lane.map(self._predict, sent)) as results:
+            for count, fetched in results:
+                spectra = np.concatenate([kept.popleft() for _ in range(count)], axis=-1)
+                yield spectra, fetched()[:count]
 
     @torch.inference_mode()
-    def _predict(self, magnitudes: Tensor) -> Tensor:
-        masks: Tensor = self._network.predict_mask(magnitudes.to(self._device))
-        return masks
+    def _predict(self, batch: Sent) -> tuple[int, Fetched]:
+        count, arrived = batch
+        return count, self._lane.fetch(self._network.predict_mask(arrived()))
 
-    def _split(self, spectra: Array, predicted: Tensor) -> list[Array]:
+    def _split(self, spectra: Array, masks: Array) -> list[Array]:
         """The wanted stems' spectra."""
-        mask = np.concatenate(list(predicted.cpu().numpy()), axis=-1)[..., : spectra.shape[-1]]
+        mask = np.concatenate(list(masks), axis=-1)[..., : spectra.shape[-1]]
         mask = spec_utils.adjust_aggr(mask, self._voice, self._aggressiveness)
         magnitude, turn = np.abs(spectra), np.exp(1.0j * np.angle(spectra))
-        masks = (mask if name == self._primary else 1 - mask for name in self._wanted)
-        return [np.nan_to_num(part * magnitude * turn, posinf=0, neginf=0) for part in masks]
+        wanted = (mask if name == self._primary else 1 - mask for name in self._wanted)
+        return [np.nan_to_num(part * magnitude * turn, posinf=0, neginf=0) for part in wanted]
 
 
 def _windows(spectra: Iterable[Array], size: int, margin: int) -> Iterator[tuple[Array, Array]]:
