@@ -167,6 +167,24 @@ class LogFormat(StrEnum):
     CONSOLE = "console"
 
 
+class Precision(StrEnum):
+    """In which networks calculate on a GPU."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    TF32 = "tf32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+class Compile(StrEnum):
+    """What is made of torch's networks before they are run."""
+
+    NONE = "none"
+    INDUCTOR = "inductor"
+    GRAPHS = "graphs"
+
+
 class Section(BaseSettings):
     """Base of the settings classes: environment first, then ``.env``; an empty value means the default."""
 
@@ -508,6 +526,45 @@ class ModelSettings(Section):
         return self
 
 
+class DeviceSettings(Section):
+    title = "The device"
+
+    precision: Precision = Field(
+        Precision.AUTO,
+        alias="PRECISION",
+        description="In which networks calculate: fp32 (IEEE's), tf32, fp16, bf16, or auto: on a GPU the fastest that "
+        "is within 60 dB of fp32, measured when a model is loaded; fp32 elsewhere.",
+    )
+    compile: Compile = Field(
+        Compile.NONE,
+        alias="TORCH_COMPILE",
+        description="What is made of torch's networks when they are loaded: none, inductor (torch.compile; takes "
+        "minutes, and a C++ compiler) or graphs (CUDA graphs; MDX networks only).",
+    )
+    batch: Annotated[int, Field(ge=1, le=64)] = Field(
+        4, alias="GPU_BATCH", description="Segments that a GPU is given at a time; Demucs models choose for themselves."
+    )
+    tensorrt: bool = Field(
+        False,
+        alias="TENSORRT",
+        description="true: MDX networks are run by TensorRT, which has to be installed. With PRECISION=tf32, fp16 or "
+        "bf16; it takes minutes to build an engine.",
+    )
+    tensorrt_dir: Path = Field(
+        Path(".local/tensorrt"),
+        alias="TENSORRT_DIR",
+        description="Where TensorRT's engines are kept, weights and all; not at all if model files are encrypted.",
+    )
+
+    @model_validator(mode="after")
+    def _what_tensorrt_can(self) -> Self:
+        if self.tensorrt and self.precision in (Precision.AUTO, Precision.FP32):
+            raise ValueError("TENSORRT needs PRECISION=tf32, fp16 or bf16: it calculates in no higher one")
+        if self.tensorrt and self.compile is not Compile.NONE:
+            raise ValueError("TENSORRT and TORCH_COMPILE cannot both be set")
+        return self
+
+
 class DownloadSettings(Section):
     title = "What may be fetched"
 
@@ -742,6 +799,7 @@ class Settings:
         self.state = read(StateSettings)
         self.storage = read(StorageSettings)
         self.model = read(ModelSettings)
+        self.device = read(DeviceSettings)
         self.download = read(DownloadSettings)
         self.worker = read(WorkerSettings)
         self.webhook = read(WebhookSettings)
@@ -756,6 +814,7 @@ SECTIONS: tuple[type[Section], ...] = (
     StateSettings,
     StorageSettings,
     ModelSettings,
+    DeviceSettings,
     DownloadSettings,
     WorkerSettings,
     WebhookSettings,

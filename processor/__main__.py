@@ -30,6 +30,7 @@ from pipeline.worker import HealthAddress, WorkerProcess
 from processor.budget import DiskBudget
 from processor.cores import usable_cores
 from processor.devices import Device, chosen
+from processor.drivers.options import DeviceOptions
 from processor.fleet import Fleet
 from processor.job import Equipment, Limits
 from processor.models.options import StoreOptions
@@ -88,15 +89,17 @@ def _threads(children: int) -> int | None:
 
 
 def _child_settings(settings: Settings, workdir: WorkDir) -> ChildSettings:
+    models = StoreOptions.from_settings(settings.model)
     return ChildSettings(
         model_dir=settings.model.model_dir.absolute(),
         model_name=settings.model.model_name,
         require_gpu=settings.model.require_gpu,
         scratch_dir=workdir.path,
         download=settings.download,
-        models=StoreOptions.from_settings(settings.model),
+        models=models,
         log=settings.log,
         pool_bytes=settings.model.pool_bytes,
+        device=DeviceOptions.from_settings(settings.device, keep_engines=not models.seals),
     )
 
 

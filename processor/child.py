@@ -150,6 +150,7 @@ def _set_up(settings: ChildSettings, parent: Parent) -> SeparationEngine | None:
             pool_bytes=pool_limit(
                 memory_in_use(), settings.pool_bytes, on_device=settings.on_device, in_all=settings.in_all
             ),
+            device=settings.device,
         )
         engine.warm_up(settings.model_name, settings.scratch_dir)
         spare_what_is_loaded()

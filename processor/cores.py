@@ -1,8 +1,8 @@
 """How many cores a child may use, and how the threads of its libraries share them.
 
 ``settle`` is for the time before torch is imported, which asks once; ONNX Runtime, which keeps to no variable, is told
-in ``processor.sessions``. Both go by ``OMP_NUM_THREADS``, the operator's if it is set, or the parent's that shares the
-cores out to several children. What was measured is in docs/BENCHMARKS.md, "Threads":
+in ``processor.drivers.sessions``. Both go by ``OMP_NUM_THREADS``: the operator's, or the parent's that shares the cores
+out to several children, or what is set here. What was measured is in docs/BENCHMARKS.md, "Threads":
 
 * there is a thread for each core. Several children with a thread each separate somewhat more songs in an hour, but each
   song takes longer, and each child needs the memory of its models;

@@ -34,6 +34,9 @@ from pipeline.files import disk_error
 from pipeline.telemetry import get_logger
 from processor.drivers import Driver, OnProgress
 from processor.drivers.choice import architecture, driver_of
+from processor.drivers.options import DeviceOptions
+from processor.drivers.precision import set_baseline
+from processor.drivers.sessions import require_tensorrt, sessions
 from processor.ensemble.driver import EnsembleDriver, Models
 from processor.exhaustion import out_of_memory
 from processor.ffmpeg import put_ffmpeg_on_path
@@ -43,7 +46,6 @@ from processor.models import ModelStore, load_errors, unknown
 from processor.models.presets import resolved
 from processor.pool import ModelPool
 from processor.protocol import Separate, Stem
-from processor.sessions import shared_sessions
 from processor.stems import StemFiles, StemMissingError, require_known
 from processor.wav import SAMPLE_RATE, write_wav
 
@@ -60,8 +62,9 @@ _READ_PER_SONG = ("vr_separator",)
 class SeparationEngine:
     """audio-separator's ``Separator``, and the models that it has loaded, which later jobs find warm.
 
-    ``preferred``: the model that stays loaded longest. ``pool_bytes``: see ``ModelPool``. The folder of ``models`` is
-    made if need be. Raises OSError if it or ``scratch_dir`` cannot be used.
+    ``preferred``: the model that stays loaded longest. ``pool_bytes``: see ``ModelPool``. ``device``: how networks are
+    run. The folder of ``models`` is made if need be. Raises OSError if it or ``scratch_dir`` cannot be used, and
+    InfrastructureError (``device_unavailable``) if TensorRT is wanted and not there.
     """
 
     def __init__(
@@ -72,7 +75,11 @@ class SeparationEngine:
         require_gpu: bool = False,
         preferred: str | None = None,
         pool_bytes: int | None = None,
+        device: DeviceOptions | None = None,
     ) -> None:
+        self._options = device or DeviceOptions()
+        require_tensorrt(self._options)
+        set_baseline(self._options.precision)
         # The library reads this variable behind our back, and prefers it to what it is told.
         os.environ.pop("AUDIO_SEPARATOR_MODEL_DIR", None)
         put_ffmpeg_on_path(scratch_dir)
@@ -211,7 +218,7 @@ class SeparationEngine:
         with self._models.opened(files) as folder:
             self._separator.model_file_dir = str(folder)
             try:
-                with shared_sessions():
+                with sessions(self._options):
                     self._separator.load_model(name)
                 model = self._separator.model_instance
             finally:
@@ -219,7 +226,7 @@ class SeparationEngine:
                 self._separator.model_instance = None
                 self._separator.model_file_dir = str(self._models.folder)
             reads = files if architecture(model) in _READ_PER_SONG else ()
-            return driver_of(model, partial(self._run, model, reads))
+            return driver_of(model, partial(self._run, model, reads), self._options)
 
     def _files(self, name: str) -> tuple[str, ...]:
         """The names of the model's files. Raises PermanentError if there is no such model."""

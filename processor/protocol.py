@@ -8,6 +8,7 @@ from pathlib import Path
 from config import DownloadSettings, LogSettings
 from pipeline.ensembles import Ensemble
 from pipeline.errors import ErrorCode, ErrorKind
+from processor.drivers.options import DeviceOptions
 from processor.models.options import StoreOptions
 
 
@@ -32,6 +33,8 @@ class ChildSettings:
     """How many children share the machine."""
     threads: int | None = None
     """Of networks on the CPU; None: as many as the libraries choose."""
+    device: DeviceOptions = field(default_factory=DeviceOptions)
+    """How networks are run."""
 
 
 @dataclass(frozen=True, slots=True)

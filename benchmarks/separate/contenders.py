@@ -18,12 +18,13 @@ from pipeline.download import UrlGuard
 from processor import cores, engine
 from processor.decode import decode
 from processor.drivers.mdx import MdxDriver
+from processor.drivers.options import DeviceOptions
+from processor.drivers.sessions import sessions
 from processor.drivers.stock import replaced
 from processor.engine import SeparationEngine
 from processor.models import ModelStore, Network
 from processor.models.options import StoreOptions
 from processor.protocol import Separate
-from processor.sessions import shared_sessions
 
 #: Longer than any song of the benchmark, s.
 _LONGEST = 86_400.0
@@ -85,7 +86,7 @@ class Unsettled(Ours):
     """With the threads that the libraries have if nobody says anything: they wait for each other in loops."""
 
     def __init__(self, model: Path, folder: Path) -> None:
-        with replaced(engine, "shared_sessions", nullcontext):
+        with replaced(engine, "sessions", nullcontext):
             super().__init__(model, folder)
 
 
@@ -93,22 +94,22 @@ class SideBySide(Ours):
     """ONNX Runtime may run several operators of a network at a time."""
 
     def __init__(self, model: Path, folder: Path) -> None:
-        with replaced(engine, "shared_sessions", _parallel_sessions):
+        with replaced(engine, "sessions", _parallel_sessions):
             super().__init__(model, folder)
 
 
 @contextmanager
-def _parallel_sessions() -> Iterator[None]:
-    with shared_sessions():
+def _parallel_sessions(options: DeviceOptions) -> Iterator[None]:
+    with sessions(options):
         settled = onnxruntime.SessionOptions
 
-        def options() -> Any:
+        def parallel() -> Any:
             made = settled()
             made.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
             made.inter_op_num_threads = cores.threads()
             return made
 
-        with replaced(onnxruntime, "SessionOptions", options):
+        with replaced(onnxruntime, "SessionOptions", parallel):
             yield
 
 

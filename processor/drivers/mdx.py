@@ -22,8 +22,10 @@ from processor.drivers.batches import Sent, batches
 from processor.drivers.cuts import Grid
 from processor.drivers.lane import Fetched, Lane, lane_to
 from processor.drivers.network import Network, network_of, transform_device
+from processor.drivers.options import DeviceOptions
+from processor.drivers.precision import noise
 from processor.drivers.segments import OverlapAdd, segments
-from processor.drivers.song import opened
+from processor.drivers.song import CHANNELS, opened
 from processor.drivers.spectrum import Spectrum
 from processor.stems import stem_key
 from processor.wav import Samples
@@ -32,15 +34,15 @@ from processor.wav import Samples
 class MdxDriver:
     """A loaded ``MDXSeparator``, driven: its network, its parameters, none of its loops."""
 
-    def __init__(self, model: Any, network: Network | None = None, lane: Lane | None = None) -> None:
-        """``network``: instead of the model's own. ``lane``: instead of the device's."""
-        self.network = network or network_of(model)
-        self._batch = self.network.batch
+    def __init__(self, model: Any, options: DeviceOptions | None = None, *, lane: Lane | None = None) -> None:
+        """``options``: how the network is run. ``lane``: instead of the device's."""
         self._device = transform_device(model)
         self._lane = lane or lane_to(self._device)
         self._spectrum = Spectrum(model.n_fft, model.hop_length, model.dim_f, self._device)
         self._trim = model.n_fft // 2
         self._segment = model.hop_length * (model.segment_size - 1)
+        self.network: Network = network_of(model, options or DeviceOptions(), self._probe)
+        self._batch = self.network.batch
         self._overlap = model.overlap
         self._compensate = model.compensate
         self._denoise = model.enable_denoise
@@ -99,6 +101,9 @@ class MdxDriver:
         separated = self._spectrum.inverse(self._predicted(self._spectrum.forward(arrived())))
         blocks = [total.add(segment) for segment in separated[:count]]
         return self._lane.fetch(torch.cat(blocks, dim=-1))
+
+    def _probe(self, batch: int) -> Tensor:
+        return self._spectrum.forward(noise(batch, CHANNELS, self._segment, device=self._device))
 
     def _predicted(self, spectra: Tensor) -> Tensor:
         if not self._denoise:

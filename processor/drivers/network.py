@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-#: Segments that a GPU is given at a time. A CPU gets one: its caches hold no more.
-GPU_BATCH = 4
+from config import Compile, Precision
+from pipeline.telemetry import get_logger
+from processor.drivers.compiled import Recorded, compiled
+from processor.drivers.options import DeviceOptions
+from processor.drivers.precision import Arithmetic, Run, arithmetic
+from processor.exhaustion import out_of_memory
 
-_DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda", "CoreMLExecutionProvider": "mps"}
+log = get_logger(__name__)
+
+_DEVICES = {
+    "CPUExecutionProvider": "cpu",
+    "CUDAExecutionProvider": "cuda",
+    "TensorrtExecutionProvider": "cuda",
+    "CoreMLExecutionProvider": "mps",
+}
+
+Probe = Callable[[int], Tensor]
+"""Gives what a network might be given: a batch of so many segments, on the device."""
 
 
 class Network(Protocol):
@@ -30,15 +45,23 @@ class Network(Protocol):
         """Both ``(batch, channels * 2, bins, times)``, float32, on the same device."""
 
 
-def network_of(model: Any) -> Network:
-    """The network of a loaded ``MDXSeparator``: where segments have another length than the network was made for, the
-    library has it converted to torch."""
+def network_of(model: Any, options: DeviceOptions, probe: Probe) -> Network:
+    """The network of a loaded ``MDXSeparator``.
+
+    By ONNX Runtime; by torch where the precision may be one that ONNX Runtime has only for networks that were made in
+    it, where it is to be compiled, and where segments have another length than the network was made for.
+    """
     if model.uses_pytorch_inference:
-        return TorchNetwork(model.model_run, model.torch_device)
+        return TorchNetwork(model.model_run, model.torch_device, options, probe, batch=1)
     session = inspect.getclosurevars(model.model_run).nonlocals["ort_inference_session"]
+    batch = 1 if isinstance(session.get_inputs()[0].shape[0], int) else batch_for(transform_device(model), options)
+    if not options.tensorrt and _wants_torch(options, model.torch_device):
+        module = _converted(model)
+        if module is not None:
+            return TorchNetwork(module, model.torch_device, options, probe, batch=batch)
     # onnxruntime may know the GPU while the installed torch does not, and the other way round.
     same = _device(session) == transform_device(model).type
-    return BoundOnnxNetwork(session) if same else OnnxNetwork(session)
+    return BoundOnnxNetwork(session, batch) if same else OnnxNetwork(session)
 
 
 def transform_device(model: Any) -> torch.device:
@@ -46,21 +69,70 @@ def transform_device(model: Any) -> torch.device:
     return torch.device("cuda" if model.torch_device.type == "cuda" else "cpu")
 
 
+def batch_for(device: torch.device, options: DeviceOptions) -> int:
+    """How many segments a device is given at a time. A CPU gets one: its caches hold no more."""
+    return options.batch if device.type == "cuda" else 1
+
+
+def warm_up(device: torch.device, batch: int, run: Callable[[int], object]) -> None:
+    """On CUDA, have what is looked for and allocated at the first batch of a size done before the first song. If there
+    is not enough memory for it, that is the first song's to find out, which can be given less."""
+    if device.type != "cuda":
+        return
+    try:
+        run(batch)
+    except Exception as error:  # the boundary: of all that the libraries raise, these alone
+        if not out_of_memory(error):
+            raise
+        log.warning("memory_ran_out", steps=["warm_up"], error=str(error)[:200])
+
+
+def _wants_torch(options: DeviceOptions, device: torch.device) -> bool:
+    lower = options.precision in (Precision.FP16, Precision.BF16)
+    ours = options.precision is Precision.AUTO and device.type == "cuda"
+    return lower or ours or options.compile is not Compile.NONE
+
+
+def _converted(model: Any) -> torch.nn.Module | None:
+    """The network as a torch module on its device; None if it has what the converter does not know."""
+    import onnx2torch
+
+    try:
+        module: torch.nn.Module = onnx2torch.convert(model.model_path).to(model.torch_device).eval()
+    except Exception as error:  # the converter's errors have no type in common
+        if out_of_memory(error):
+            raise
+        log.warning("network_not_converted", why=f"{type(error).__name__}: {str(error)[:300]}")
+        return None
+    return module
+
+
 class TorchNetwork:
-    """A torch module. One segment at a time: what it was converted from may have been made for no more."""
+    """A torch module."""
 
-    batch = 1
-
-    def __init__(self, module: torch.nn.Module, device: torch.device) -> None:
-        self._module, self._device = module, device
+    def __init__(
+        self, module: torch.nn.Module, device: torch.device, options: DeviceOptions, probe: Probe, *, batch: int
+    ) -> None:
+        """``batch``: 1 where what it was converted from may have been made for no more."""
+        self._device, self.batch = device, batch
+        self._module: Run = module
+        self._run: Run = module
+        self._arithmetic: Arithmetic = arithmetic(options.precision, device, module, lambda: self._probe(probe, 1))
+        compiled(options.compile, [module], lambda: self(self._probe(probe, batch)))
+        if options.compile is Compile.GRAPHS:
+            self._run = Recorded(module, device)
+        warm_up(device, batch, lambda size: self(self._probe(probe, size)))
 
     @property
     def device(self) -> str:
         return self._device.type
 
+    @torch.inference_mode()
     def __call__(self, spectra: Tensor) -> Tensor:
-        output: Tensor = self._module(spectra.to(self._device))
-        return output.to(spectra.device)
+        return self._arithmetic(self._run, spectra.to(self._device), exact=self._module).to(spectra.device)
+
+    def _probe(self, probe: Probe, size: int) -> Tensor:
+        return probe(size).to(self._device)
 
 
 class OnnxNetwork:
@@ -82,12 +154,10 @@ class BoundOnnxNetwork:
     """A session of ONNX Runtime that reads and writes tensors where they are. What it returns is good until the next
     call."""
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
+    def __init__(self, session: Any, batch: int) -> None:
+        self._session, self.batch = session, batch
         self._output = session.get_outputs()[0].name
         self.device = _device(session)
-        fixed = isinstance(session.get_inputs()[0].shape[0], int)
-        self.batch = 1 if fixed or self.device == "cpu" else GPU_BATCH
         self._held: Tensor | None = None
 
     def __call__(self, spectra: Tensor) -> Tensor:

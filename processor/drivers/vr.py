@@ -19,13 +19,16 @@ import numpy as np
 import soundfile
 import torch
 from audio_separator.separator.uvr_lib_v5 import spec_utils
+from torch import Tensor
 
 from processor.drivers import Lighter, OnProgress, Write
 from processor.drivers.bands import Analysis, Layout, Synthesis
 from processor.drivers.batches import Sent, batches
 from processor.drivers.blockwise import Array
 from processor.drivers.lane import Fetched, lane_to
-from processor.drivers.network import GPU_BATCH
+from processor.drivers.network import batch_for, warm_up
+from processor.drivers.options import DeviceOptions
+from processor.drivers.precision import arithmetic, noise
 from processor.drivers.song import CHANNELS, opened, require_finite
 from processor.stems import stem_key
 from processor.wav import BLOCK_FRAMES
@@ -54,13 +57,14 @@ def streams(model: Any) -> bool:
 class VrDriver:
     """A loaded ``VRSeparator``, driven: its network, its parameters, none of its loops."""
 
-    def __init__(self, model: Any) -> None:
-        """Reads the weights: raises what torch raises about the file."""
+    def __init__(self, model: Any, options: DeviceOptions | None = None) -> None:
+        """Reads the weights: raises what torch raises about the file. ``options``: how the network is run."""
+        options = options or DeviceOptions()
         model._ensure_model_loaded(_usual_size(Path(model.model_path)))
         self._network = model.model_run.eval()
         self._device: torch.device = model.torch_device
         self._lane = lane_to(self._device)
-        self.batch = GPU_BATCH if self._device.type == "cuda" else 1
+        self.batch = batch_for(self._device, options)
         kind = None if model.torch_device_mps is None else "polyphase"
         self._layout = Layout(model.model_params, v51=model.is_vr_51_model, kind=kind)
         self._window = model.window_size
@@ -68,6 +72,13 @@ class VrDriver:
         self._primary = stem_key(model.primary_stem_name)
         self._wanted: tuple[str, ...] = (self._primary, stem_key(model.secondary_stem_name))
         self._voice = model.primary_stem_name in model.NON_ACCOM_STEMS
+        bins = self._network.output_bin
+
+        def probe(size: int = 1) -> Tensor:
+            return noise(size, CHANNELS, bins, self._window, device=self._device).abs_()
+
+        self._arithmetic = arithmetic(options.precision, self._device, self._network.predict_mask, probe)
+        warm_up(self._device, self.batch, lambda size: self._masks(probe(size)))
 
     @property
     def device(self) -> str:
@@ -162,7 +173,11 @@ class VrDriver:
     @torch.inference_mode()
     def _predict(self, batch: Sent) -> tuple[int, Fetched]:
         count, arrived = batch
-        return count, self._lane.fetch(self._network.predict_mask(arrived()))
+        return count, self._lane.fetch(self._masks(arrived()))
+
+    @torch.inference_mode()
+    def _masks(self, magnitudes: Tensor) -> Tensor:
+        return self._arithmetic(self._network.predict_mask, magnitudes)
 
     def _split(self, spectra: Array, masks: Array) -> list[Array]:
         """The wanted stems' spectra."""

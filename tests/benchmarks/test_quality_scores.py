@@ -13,7 +13,6 @@ import pytest
 
 from demo.sdr import sdr_db
 from processor.wav import Samples
-from tests.processor.library import one_thread
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +49,7 @@ def _sines(first: int) -> Samples:
 
 @pytest.fixture(scope="module")
 def judge() -> Iterator[Judge]:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), one_thread) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         yield Judge(pool)
 
 

@@ -20,11 +20,13 @@ from demo.centre_model import DEMO_MODEL_NAME
 from pipeline.cancel import CancelToken
 from pipeline.errors import ErrorCode, PipelineError
 from processor.decode import Mixture
+from processor.drivers.options import DeviceOptions
 from processor.memory import MainMemory
 from processor.protocol import Separate, Stem
 from tests.processor.model_source import store_in
 
 if TYPE_CHECKING:
+    from processor.drivers.lane import Lane
     from processor.engine import SeparationEngine
 
 Stems = dict[str, NDArray[np.float32]]
@@ -59,22 +61,42 @@ def stock_stems(
 
 
 def driven_stems(
-    model_dir: Path, mixture: Path, scratch: Path, *, model: str, denoise: bool = False, batch: int | None = None
+    model_dir: Path,
+    mixture: Path,
+    scratch: Path,
+    *,
+    model: str,
+    denoise: bool = False,
+    batch: int | None = None,
+    ahead: bool = False,
+    options: DeviceOptions | None = None,
 ) -> Stems:
-    """What our driver gives of an MDX model. ``batch``: how many segments its network is given at a time."""
+    """What our driver gives of an MDX model. ``batch``: how many segments its network is given at a time. ``ahead``:
+    the way of a GPU, with its thread. ``options``: how the network is run."""
     from processor.drivers.mdx import MdxDriver
-    from processor.drivers.network import network_of
 
     separator = _stock(model_dir, scratch)
     separator.load_model(model)
     separator.model_instance.enable_denoise = denoise
-    network = network_of(separator.model_instance)
+    driver = MdxDriver(separator.model_instance, options, lane=lane_ahead() if ahead else None)
     if batch is not None:
-        network.batch = batch  # type: ignore[misc]
+        driver._batch = batch
     blocks: dict[str, list[NDArray[np.float32]]] = {}
-    driver = MdxDriver(separator.model_instance, network)
     driver.separate(mixture, lambda name, block: blocks.setdefault(name, []).append(block.T), lambda _: None)
     return {name: np.concatenate(parts, axis=1) for name, parts in blocks.items()}
+
+
+def lane_ahead() -> Lane:
+    """The way of a GPU, with its thread, to the CPU."""
+    import torch
+
+    from processor.drivers.lane import DirectLane, one_ahead
+
+    class Ahead(DirectLane):
+        def map(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Generator[Any, None, None]:
+            return one_ahead(work, items)
+
+    return Ahead(torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -98,21 +120,14 @@ def mdxc_run(
     model: str,
     batch: int | None = None,
     ahead: bool = False,
-    autocast: str | None = None,
+    options: DeviceOptions | None = None,
     lighter: bool = False,
     cancel_at: float | None = None,
 ) -> MdxcRun:
     """``batch``: how many segments the network is given at a time. ``ahead``: the way of a GPU, with its thread.
-    ``autocast``: a type of torch's. ``lighter``: the way that needs less memory. ``cancel_at``: the share of the
+    ``options``: how the network is run. ``lighter``: the way that needs less memory. ``cancel_at``: the share of the
     work at which it is cancelled."""
-    import torch
-
-    from processor.drivers.lane import DirectLane, one_ahead
     from processor.drivers.mdxc import MdxcDriver
-
-    class Ahead(DirectLane):
-        def map(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Generator[Any, None, None]:
-            return one_ahead(work, items)
 
     def on_progress(fraction: float) -> None:
         if cancel_at is not None and fraction >= cancel_at:
@@ -120,10 +135,7 @@ def mdxc_run(
 
     separator = _stock(model_dir, scratch)
     separator.load_model(model)
-    options: dict[str, Any] = {"lane": Ahead(torch.device("cpu"))} if ahead else {}
-    if autocast:
-        options["autocast"] = getattr(torch, autocast)
-    driver = MdxcDriver(separator.model_instance, batch=batch, **options)
+    driver = MdxcDriver(separator.model_instance, options, batch=batch, lane=lane_ahead() if ahead else None)
     if lighter:
         step = driver.lighter()
         assert step is not None

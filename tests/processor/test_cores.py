@@ -82,8 +82,9 @@ TOLD = """
 from processor import cores
 cores.settle()
 import onnxruntime, torch
-from processor.sessions import shared_sessions
-with shared_sessions():
+from processor.drivers.options import DeviceOptions
+from processor.drivers.sessions import sessions
+with sessions(DeviceOptions()):
     options = onnxruntime.SessionOptions()
 before = onnxruntime.SessionOptions()
 spinning = options.get_session_config_entry("session.intra_op.allow_spinning")

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from config import Precision
 from demo import tiny_models
 from pipeline.errors import ErrorCode
 from processor.decode import Mixture
+from processor.drivers.options import DeviceOptions
 from processor.wav import SAMPLE_RATE, Samples
 from tests.processor import library as experiments
 from tests.processor.lab import NOT_SEPARABLE, Lab, assert_equal
@@ -200,7 +202,7 @@ def test_the_lighter_way_is_a_segment_at_a_time(lab: MdxcLab) -> None:
 def test_lower_precision_where_it_is_asked_for(lab: MdxcLab, model: str) -> None:
     mixture = lab.mixture(noise(11 * SAMPLE_RATE))
     exact = lab.driven(mixture, model)["vocals"]
-    rough = lab.driven(mixture, model, autocast="bfloat16")["vocals"]
+    rough = lab.driven(mixture, model, options=DeviceOptions(Precision.BF16))["vocals"]
     assert rough.dtype == np.float32
     assert 20 < snr(rough, exact) < 90
 

@@ -7,19 +7,29 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.processor.library import Stems, _stock
+from processor.drivers.options import DeviceOptions
+from tests.processor.library import Stems, _stock, lane_ahead
 
 
 def driven(
-    model_dir: Path, mixture: Path, scratch: Path, model: str, *, batch: int = 1, only: tuple[str, ...] | None = None
+    model_dir: Path,
+    mixture: Path,
+    scratch: Path,
+    model: str,
+    *,
+    batch: int = 1,
+    options: DeviceOptions | None = None,
+    only: tuple[str, ...] | None = None,
 ) -> Stems:
-    """What our driver gives, its network given ``batch`` windows at a time. ``only``: the stems that are wanted."""
+    """What our driver gives, its network given ``batch`` windows at a time: several in the way of a GPU, one batch
+    ahead. ``options``: how the network is run. ``only``: the stems that are wanted."""
     from processor.drivers.vr import VrDriver
 
     separator = _stock(model_dir, scratch)
     separator.load_model(model)
-    driver = VrDriver(separator.model_instance)
-    driver.batch = batch
+    driver = VrDriver(separator.model_instance, options)
+    if batch > 1:
+        driver.batch, driver._lane = batch, lane_ahead()
     driver = driver if only is None else driver.only(only)
     blocks: dict[str, list[NDArray[np.float32]]] = {}
     driver.separate(mixture, lambda name, block: blocks.setdefault(name, []).append(block.T), lambda _: None)
