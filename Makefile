@@ -9,7 +9,7 @@ SOURCES := config.py api processor uploader pipeline demo devstack deploy benchm
 # Kept byte code saves seconds at every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install lint format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-pipeline demo lock
+.PHONY: help install lint format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline demo lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -53,6 +53,10 @@ bench-separate: install ## the separation engine beside audio-separator, in proc
 
 bench-quality: install ## SDR, SI-SDR and SIR of songs with known stems, beside audio-separator: docs/BENCHMARKS.md (ten minutes)
 	$(PYTHON) -m benchmarks.quality --write docs/BENCHMARKS.md $(ARGS)
+
+bench-gpu: install ## audio-separator and the engine on a GPU, with networks of full size: docs/BENCHMARKS.md (half an hour or more)
+	-$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .local/bench -r requirements/bench.lock
+	PYTHONPATH=.local/bench $(PYTHON) -m benchmarks.gpu --write docs/BENCHMARKS.md $(ARGS)
 
 bench-pipeline: install ## jobs through the services on a real Kafka and S3, beside one after the other: docs/BENCHMARKS.md (ten minutes)
 	$(PYTHON) -m benchmarks.pipeline --write docs/BENCHMARKS.md $(ARGS)

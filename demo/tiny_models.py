@@ -38,7 +38,7 @@ def write_mdxc(
         "inference": {"batch_size": 1, "dim_t": 64, "num_overlap": overlap},
     }
     torch.manual_seed(0)
-    return _write_mdxc(model_dir, name, config, TFC_TDF_net(ConfigDict(config), device="cpu"), "mdx23c_download_list")
+    return save_mdxc(model_dir, name, config, TFC_TDF_net(ConfigDict(config), device="cpu"), "mdx23c_download_list")
 
 
 def write_roformer(
@@ -76,7 +76,7 @@ def write_roformer(
         "training": {"instruments": instruments, "target_instrument": target},
         "inference": {"batch_size": 1, "dim_t": times, "num_overlap": overlap},
     }
-    return _write_mdxc(model_dir, name, config, network, "roformer_download_list")
+    return save_mdxc(model_dir, name, config, network, "roformer_download_list")
 
 
 def _let_pass(roformer: Any) -> None:
@@ -94,8 +94,8 @@ def _let_pass(roformer: Any) -> None:
                 layer.bias[half:] = 100.0
 
 
-def _write_mdxc(model_dir: Path, name: str, config: dict[str, Any], network: Any, kind: str) -> str:
-    """Save the network and add it to the list. Returns its name."""
+def save_mdxc(model_dir: Path, name: str, config: dict[str, Any], network: Any, kind: str) -> str:
+    """Save the network and add it to the list ``kind``. Returns its name."""
     import torch
 
     model_dir.mkdir(parents=True, exist_ok=True)
@@ -113,14 +113,14 @@ def write_vr(model_dir: Path, *layouts: str) -> None:
     """VR models of version 5.1 for some of the library's layouts of bands, each named ``<layout>.pth``."""
     from audio_separator.separator.uvr_lib_v5.vr_network.nets_new import CascadedNet
 
-    _write_vr(model_dir, layouts, lambda bins: CascadedNet(2 * bins, nout=4, nout_lstm=8), {"nout": 4, "nout_lstm": 8})
+    save_vr(model_dir, layouts, lambda bins: CascadedNet(2 * bins, nout=4, nout_lstm=8), {"nout": 4, "nout_lstm": 8})
 
 
 def write_old_vr(model_dir: Path, *layouts: str) -> None:
     """Those of version 5.0 in the smallest size that there is, 30 MB: the library knows them by their size."""
     from audio_separator.separator.uvr_lib_v5.vr_network.nets import determine_model_capacity
 
-    _write_vr(model_dir, layouts, lambda bins: determine_model_capacity(2 * bins, 31191), {})
+    save_vr(model_dir, layouts, lambda bins: determine_model_capacity(2 * bins, 31191), {})
 
 
 def damage_vr(model_dir: Path, name: str) -> None:
@@ -132,7 +132,9 @@ def damage_vr(model_dir: Path, name: str) -> None:
     (model_dir / "vr_model_data.json").write_text(json.dumps({model_hash(content): next(iter(data.values()))}))
 
 
-def _write_vr(model_dir: Path, layouts: tuple[str, ...], network: Callable[[int], Any], size: dict[str, int]) -> None:
+def save_vr(model_dir: Path, layouts: tuple[str, ...], network: Callable[[int], Any], size: dict[str, int]) -> None:
+    """VR models for these layouts. ``network`` makes one for so many bins; ``size``: what the model's data say of
+    it."""
     import torch
     from audio_separator.separator.uvr_lib_v5 import vr_network
 

@@ -8,7 +8,7 @@ network makes of that is dropped.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -28,12 +28,7 @@ def batches(items: Iterable[NDArray[Any]], size: int, lane: Lane) -> Iterator[Se
     for first in remaining:
         batch = lane.room(size, *first.shape)
         count = 0
-        for count, item in enumerate(_and(first, islice(remaining, size - 1)), 1):
+        for count, item in enumerate(chain([first], islice(remaining, size - 1)), 1):
             batch[count - 1] = torch.from_numpy(item)
         batch[count:] = 0.0
         yield count, lane.send(batch)
-
-
-def _and(first: NDArray[Any], others: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    yield first
-    yield from others

@@ -5,7 +5,7 @@ Time is the last axis of every array here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,3 +58,23 @@ class Together:
         common = min(piece.shape[-1] for piece in pieces)
         self._held = [piece[..., common:].copy() for piece in pieces]
         return [piece[..., :common] for piece in pieces]
+
+
+def windows(spectra: Iterable[Array], size: int, margin: int) -> Iterator[tuple[Array, Array]]:
+    """What the network is given at a time, ``size`` frames, and the part of it that no other has: the middle.
+
+    The song has ``margin`` frames of silence in front, and as many as it takes behind.
+    """
+    step = size - 2 * margin
+    held: Array | None = None
+    for piece in spectra:
+        before = np.zeros((*piece.shape[:-1], margin), piece.dtype) if held is None else held
+        held = np.concatenate((before, piece), axis=-1)
+        while held.shape[-1] >= size:
+            yield held[..., :size], held[..., margin : margin + step]
+            held = held[..., step:]
+    while held is not None and held.shape[-1] > margin:
+        window = held[..., :size]
+        lacking = ((0, 0), (0, 0), (0, size - window.shape[-1]))
+        yield np.pad(window, lacking), held[..., margin : margin + step]
+        held = held[..., step:]

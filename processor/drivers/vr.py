@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor
 from processor.drivers import Lighter, OnProgress, Write
 from processor.drivers.bands import Analysis, Layout, Synthesis
 from processor.drivers.batches import Sent, batches
-from processor.drivers.blockwise import Array
+from processor.drivers.blockwise import Array, windows
 from processor.drivers.lane import Fetched, lane_to
 from processor.drivers.network import batch_for, warm_up
 from processor.drivers.options import DeviceOptions
@@ -160,7 +160,7 @@ class VrDriver:
         kept: deque[Array] = deque()
 
         def magnitudes() -> Iterator[Array]:
-            for window, middle in _windows(self._spectra(song), self._window, self._network.offset):
+            for window, middle in windows(self._spectra(song), self._window, self._network.offset):
                 kept.append(middle)
                 yield np.abs(window) / loudest
 
@@ -186,26 +186,6 @@ class VrDriver:
         magnitude, turn = np.abs(spectra), np.exp(1.0j * np.angle(spectra))
         wanted = (mask if name == self._primary else 1 - mask for name in self._wanted)
         return [np.nan_to_num(part * magnitude * turn, posinf=0, neginf=0) for part in wanted]
-
-
-def _windows(spectra: Iterable[Array], size: int, margin: int) -> Iterator[tuple[Array, Array]]:
-    """What the network is given at a time, ``size`` frames, and the part of it that no other has: the middle.
-
-    The song has ``margin`` frames of silence in front, and as many as it takes behind.
-    """
-    step = size - 2 * margin
-    held: Array | None = None
-    for piece in spectra:
-        before = np.zeros((*piece.shape[:-1], margin), piece.dtype) if held is None else held
-        held = np.concatenate((before, piece), axis=-1)
-        while held.shape[-1] >= size:
-            yield held[..., :size], held[..., margin : margin + step]
-            held = held[..., step:]
-    while held is not None and held.shape[-1] > margin:
-        window = held[..., :size]
-        lacking = ((0, 0), (0, 0), (0, size - window.shape[-1]))
-        yield np.pad(window, lacking), held[..., margin : margin + step]
-        held = held[..., step:]
 
 
 def _usual_size(path: Path) -> int:

@@ -355,3 +355,13 @@ def test_more_replicas_in_sync_than_there_are_cannot_be_asked_for(monkeypatch: p
         Settings(None)
     monkeypatch.setenv("KAFKA_REPLICATION_FACTOR", "3")
     assert Settings(None).kafka.min_insync_replicas == 2
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_tensorrt_is_not_for_float32(precision: str, error_of: Callable[..., str]) -> None:
+    assert "TENSORRT needs PRECISION" in error_of(TENSORRT="true", PRECISION=precision)
+
+
+def test_a_network_is_compiled_in_one_way(error_of: Callable[..., str]) -> None:
+    message = error_of(TENSORRT="true", PRECISION="fp16", TORCH_COMPILE="inductor")
+    assert "TENSORRT and TORCH_COMPILE cannot both be set" in message

@@ -1,0 +1,74 @@
+"""What was measured, as Markdown."""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import version
+from statistics import median
+
+from benchmarks.download.profile import MIB
+from benchmarks.gpu.figures import Figures
+from benchmarks.gpu.networks import Network
+from benchmarks.gpu.variants import STOCK, Variant
+from benchmarks.page import machine, marks, table
+
+BEGIN, END = marks("bench-gpu")
+
+Results = dict[str, tuple[Variant, Figures | str]]
+"""By the variant's name: its figures, or why there are none."""
+
+_COLUMNS = (
+    "",
+    "× real time",
+    "wall s",
+    "× stock's speed",
+    "busy",
+    "J/min",
+    "torch MiB",
+    "device MiB",
+    "SNR dB",
+    "ready s",
+)
+
+
+def markdown(rows: list[tuple[Network, Results]], seconds: float, *, quick: bool) -> str:
+    """The whole report, without the headline of the page. ``seconds``: of the song."""
+    measured = [each for _, results in rows for _, each in results.values() if isinstance(each, Figures)]
+    device = measured[0].device if measured else "nothing"
+    setting = [f"On {device}; a song of {seconds:g} s.", machine(), _versions()]
+    if quick:
+        setting.append("**A quick run: small networks, a short song. It shows that the benchmark works, and no more.**")
+    return "\n\n".join([" ".join(setting), *(_row(network, results, seconds) for network, results in rows)])
+
+
+def _versions() -> str:
+    names = ("audio-separator", "onnxruntime", "torch")
+    return f"{', '.join(f'{name} {version(name)}' for name in names)}."
+
+
+def _row(network: Network, results: Results, seconds: float) -> str:
+    lines = [_line(variant, figures, results, seconds) for variant, figures in results.values()]
+    return f"### {network.title}\n\n{table(_COLUMNS, lines)}"
+
+
+def _line(variant: Variant, figures: Figures | str, results: Results, seconds: float) -> tuple[str, ...]:
+    if isinstance(figures, str):
+        return (variant.title, figures, *[""] * (len(_COLUMNS) - 2))
+    wall = median(figures.walls)
+    stock = results[STOCK][1] if STOCK in results else ""
+    return (
+        variant.title,
+        f"{seconds / wall:.1f}",
+        f"{wall:.2f}",
+        f"{median(stock.walls) / wall:.2f}" if isinstance(stock, Figures) else "",
+        _shown(figures.busy, "{:.0%}"),
+        _shown(figures.joules and figures.joules * 60 / seconds, "{:.0f}"),
+        _shown(figures.allocated and figures.allocated / MIB, "{:.0f}"),
+        _shown(figures.device_peak and figures.device_peak / MIB, "{:.0f}"),
+        "equal" if figures.snr == math.inf else _shown(figures.snr, "{:.1f}"),
+        f"{figures.load - wall:.1f}",
+    )
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)

@@ -1,0 +1,127 @@
+"""``python -m benchmarks.gpu.worker SPEC``: one network, one variant, warm; its figures as a line of JSON.
+
+A process of its own for each: what one allocates, compiles and sets is not the next one's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.gpu.figures import Figures, Spec
+from benchmarks.gpu.meter import metered
+from benchmarks.gpu.variants import STOCK
+from config import Compile, Precision
+from pipeline.download import UrlGuard
+from processor.drivers.options import DeviceOptions
+from processor.engine import SeparationEngine
+from processor.ffmpeg import put_ffmpeg_on_path
+from processor.models import ModelStore, Network
+from processor.models.options import StoreOptions
+from processor.protocol import Separate
+
+Separation = Callable[[Path], dict[str, Path]]
+"""Separates a song; the files of its stems by name."""
+
+
+def run(spec: Spec) -> Figures:
+    """Load, warm up, separate."""
+    folder, song = Path(spec.folder), Path(spec.song)
+    put_ffmpeg_on_path(folder)
+    started = time.perf_counter()
+    separate = _stock(spec) if spec.variant == STOCK else _ours(spec)
+    separate(song)
+    load = time.perf_counter() - started
+    cuda = torch.cuda.is_available()
+    walls, stems = [], {}
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    with metered(_uuid() if cuda else None) as reading:
+        for _ in range(spec.repeats):
+            started = time.perf_counter()
+            stems = separate(song)
+            walls.append(time.perf_counter() - started)
+    return Figures(
+        walls=walls,
+        load=load,
+        device=torch.cuda.get_device_name() if cuda else "cpu",
+        allocated=torch.cuda.max_memory_allocated() if cuda else None,
+        device_peak=reading.peak,
+        busy=reading.busy,
+        joules=None if reading.joules is None else reading.joules / spec.repeats,
+        snr=_worst(stems, Path(spec.reference)) if spec.reference else None,
+    )
+
+
+def _uuid() -> str:
+    return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+
+
+def _ours(spec: Spec) -> Separation:
+    """The engine: a mixture to float stems on the disk, hashed. Decoding is the parent's in the service."""
+    options = DeviceOptions(Precision(spec.precision), Compile(spec.compile))
+    store = ModelStore(Path(spec.models), Network(UrlGuard(allow_private=False)), StoreOptions(offline=True))
+    folder = Path(spec.folder)
+    engine = SeparationEngine(store, folder, device=options)
+    engine.load(spec.model)
+
+    def separate(song: Path) -> dict[str, Path]:
+        job = Separate(1, song, 1.0, soundfile.info(song).frames, folder, spec.model, None)
+        return {stem.name: stem.path for stem in engine.separate(job, lambda _fraction: None)}
+
+    return separate
+
+
+def _stock(spec: Spec) -> Separation:
+    """A ``Separator`` with its defaults, and no model but this one."""
+    from audio_separator.separator import Separator
+
+    folder = Path(spec.folder)
+    separator = Separator(
+        log_level=logging.WARNING, model_file_dir=spec.models, output_dir=str(folder), output_format="WAV"
+    )
+    separator.load_model(spec.model)
+
+    def separate(song: Path) -> dict[str, Path]:
+        if not separator.separate(str(song)):
+            raise RuntimeError("the library gave no stems")
+        return {}  # 16 bits, and scaled: not to be compared
+
+    return separate
+
+
+def _worst(stems: dict[str, Path], reference: Path) -> float | None:
+    if not stems:
+        return None
+    return min(_snr(_samples(path), _samples(reference / path.name)) for path in stems.values())
+
+
+def _samples(path: Path) -> NDArray[np.float64]:
+    samples: NDArray[np.float64] = soundfile.read(path)[0]
+    return samples
+
+
+def _snr(stem: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
+    noise = float(np.sum((stem - reference) ** 2))
+    return float(10 * np.log10(np.sum(reference**2) / noise)) if noise else float("inf")
+
+
+def main(spec: str) -> None:
+    """Write the figures to the standard output."""
+    fields: dict[str, Any] = json.loads(spec)
+    sys.stdout.write(f"\n{json.dumps(asdict(run(Spec(**fields))))}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
