@@ -38,12 +38,11 @@ class Reading:
 def metered(device_uuid: str | None) -> Iterator[Reading]:
     """A reading that is complete when the block is left. ``device_uuid``: as NVML has it; None: there is no GPU."""
     reading = Reading()
-    nvml = _nvml() if device_uuid else None
-    if nvml is None:
+    found = _device(device_uuid) if device_uuid else None
+    if found is None:
         yield reading
         return
-    nvml.nvmlInit()
-    handle = nvml.nvmlDeviceGetHandleByUUID(device_uuid)
+    nvml, handle = found
     over = threading.Event()
 
     def watch() -> None:
@@ -64,12 +63,17 @@ def metered(device_uuid: str | None) -> Iterator[Reading]:
         nvml.nvmlShutdown()
 
 
-def _nvml() -> Any | None:
+def _device(uuid: str) -> tuple[Any, Any] | None:
+    """NVML and the device in it; None where there is no package, no library, or no such device."""
     try:
         import pynvml
     except ImportError:
         return None
-    return pynvml
+    try:
+        pynvml.nvmlInit()
+        return pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid)
+    except pynvml.NVMLError:
+        return None
 
 
 def _millijoules(nvml: Any, handle: Any) -> int | None:

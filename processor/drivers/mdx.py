@@ -80,7 +80,6 @@ class MdxDriver:
                     rest = whole.read(len(primary), dtype="float32")
                     write(self._secondary, (-primary * self._compensate) + rest)
                     write(self._primary, primary)
-        on_progress(1.0)
 
     def _separated(
         self, song: soundfile.SoundFile, grid: Grid, on_progress: OnProgress

@@ -60,8 +60,12 @@ def network_of(model: Any, options: DeviceOptions, probe: Probe) -> Network:
         if module is not None:
             return TorchNetwork(module, model.torch_device, options, probe, batch=batch)
     # onnxruntime may know the GPU while the installed torch does not, and the other way round.
-    same = _device(session) == transform_device(model).type
-    return BoundOnnxNetwork(session, batch) if same else OnnxNetwork(session)
+    device = transform_device(model)
+    if _device(session) != device.type:
+        return OnnxNetwork(session)
+    network = BoundOnnxNetwork(session, batch)
+    warm_up(device, batch, lambda size: network(probe(size)))
+    return network
 
 
 def transform_device(model: Any) -> torch.device:
