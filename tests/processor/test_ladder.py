@@ -237,7 +237,7 @@ def test_shorter_segments_save_a_song_and_the_next_one_is_whole_again(
     small_child: SeparationProcess, tmp_path: Path
 ) -> None:
     pid, song = pid_of(small_child), noise_of(tmp_path, 20)
-    with limited(pid, 290 * MIB):
+    with limited(pid, 220 * MIB):
         done, progress = separated(small_child, song, "wide.yaml")
     assert done.degraded in (("segment_half",), ("segment_half", "segment_quarter"))
     assert [(stem.name, stem.frames) for stem in done.stems] == [("vocals", song.frames)]
