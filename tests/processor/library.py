@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import logging
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 Stems = dict[str, NDArray[np.float32]]
 """Samples ``(channels, frames)`` by name."""
+
+
+#: An option of glibc's mallopt(3).
+_MMAP_THRESHOLD = -3
 
 
 @dataclass(frozen=True)
@@ -156,15 +161,27 @@ def mdxc_run(
 def peaks(model_dir: Path, scratch: Path, mixtures: list[Mixture], folder: Path, models: Iterable[str]) -> list[int]:
     """The largest resident set of this process while each of the songs goes through all of the models, bytes."""
     found = []
-    for mixture in mixtures:
-        MainMemory().give_back()
-        Path("/proc/self/clear_refs").write_text("5")  # from here on, the largest is another one: proc(5)
-        for model in models:
-            outcome, _ = run(model_dir, scratch, mixture, folder, model=model)
-            assert not isinstance(outcome, Refusal), outcome
-        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        found.append(int(line.split()[1]) * 1024)
+    with _large_blocks_returned():
+        for mixture in mixtures:
+            MainMemory().give_back()
+            Path("/proc/self/clear_refs").write_text("5")  # from here on, the largest is another one: proc(5)
+            for model in models:
+                outcome, _ = run(model_dir, scratch, mixture, folder, model=model)
+                assert not isinstance(outcome, Refusal), outcome
+            (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+            found.append(int(line.split()[1]) * 1024)
     return found
+
+
+@contextlib.contextmanager
+def _large_blocks_returned() -> Iterator[None]:
+    """What is freed goes back to the system, if it is large: what is kept for the next time differs by tens of MiB."""
+    set_option = ctypes.CDLL(None).mallopt
+    set_option(_MMAP_THRESHOLD, 1 << 20)
+    try:
+        yield
+    finally:
+        set_option(_MMAP_THRESHOLD, 1 << 25)
 
 
 @functools.cache
