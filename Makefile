@@ -58,7 +58,7 @@ bench-gpu: install ## audio-separator and the engine on a GPU, with networks of 
 	-$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .local/bench -r requirements/bench.lock
 	PYTHONPATH=.local/bench $(PYTHON) -m benchmarks.gpu --write docs/BENCHMARKS.md $(ARGS)
 
-bench-pipeline: install ## jobs through the services on a real Kafka and S3, beside one after the other: docs/BENCHMARKS.md (ten minutes)
+bench-pipeline: install ## jobs through the services on a real Kafka and S3, beside one after the other: docs/BENCHMARKS.md (seven minutes)
 	$(PYTHON) -m benchmarks.pipeline --write docs/BENCHMARKS.md $(ARGS)
 
 demo: ## a song in, its stems out
