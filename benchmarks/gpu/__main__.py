@@ -20,7 +20,7 @@ from benchmarks.gpu.figures import Figures, Spec
 from benchmarks.gpu.networks import NETWORKS, Network
 from benchmarks.gpu.report import BEGIN, END, Results, markdown
 from benchmarks.gpu.variants import REFERENCE, Variant, variants
-from benchmarks.page import place
+from benchmarks.page import deliver
 from demo.song import render_song
 from pipeline.lifecycle import ExitCode
 
@@ -28,7 +28,6 @@ NO_GPU = "There is no GPU here that torch can use, so nothing was measured."
 
 #: What a worker may take before it counts as hung, s: to compile the largest network takes minutes.
 PATIENCE = 1800.0
-
 
 #: A song that networks of full size separate on a CPU within an hour or so, s.
 LONGEST_ON_CPU = 12.0
@@ -61,11 +60,7 @@ def main(given: Sequence[str] | None = None) -> ExitCode:
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder:
         song = _song(Path(folder) / "song.wav", seconds)
         rows = [(network, _results(network, song, repeats, arguments)) for network in chosen]
-    text = markdown(rows, seconds, quick=arguments.quick)
-    if arguments.write:
-        place(arguments.write, text, BEGIN, END)
-    else:
-        sys.stdout.write(f"{text}\n")
+    deliver(markdown(rows, seconds, quick=arguments.quick), arguments.write, BEGIN, END)
     return ExitCode.OK
 
 

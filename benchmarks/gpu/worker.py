@@ -6,7 +6,6 @@ A process of its own for each: what one allocates, compiles and sets is not the 
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import time
 from collections.abc import Callable
@@ -19,16 +18,14 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.engines import our_engine, stock_separator
 from benchmarks.gpu.figures import Figures, Spec
 from benchmarks.gpu.meter import metered
 from benchmarks.gpu.variants import STOCK
 from config import Compile, Precision
-from pipeline.download import UrlGuard
+from demo.sdr import sdr_db
 from processor.drivers.options import DeviceOptions
-from processor.engine import SeparationEngine
 from processor.ffmpeg import put_ffmpeg_on_path
-from processor.models import ModelStore, Network
-from processor.models.options import StoreOptions
 from processor.protocol import Separate
 
 Separation = Callable[[Path], dict[str, Path]]
@@ -71,9 +68,8 @@ def _uuid() -> str:
 def _ours(spec: Spec) -> Separation:
     """The engine: a mixture to float stems on the disk, hashed. Decoding is the parent's in the service."""
     options = DeviceOptions(Precision(spec.precision), Compile(spec.compile))
-    store = ModelStore(Path(spec.models), Network(UrlGuard(allow_private=False)), StoreOptions(offline=True))
     folder = Path(spec.folder)
-    engine = SeparationEngine(store, folder, device=options)
+    engine = our_engine(Path(spec.models), folder, options)
     engine.load(spec.model)
 
     def separate(song: Path) -> dict[str, Path]:
@@ -85,12 +81,7 @@ def _ours(spec: Spec) -> Separation:
 
 def _stock(spec: Spec) -> Separation:
     """A ``Separator`` with its defaults, and no model but this one."""
-    from audio_separator.separator import Separator
-
-    folder = Path(spec.folder)
-    separator = Separator(
-        log_level=logging.WARNING, model_file_dir=spec.models, output_dir=str(folder), output_format="WAV"
-    )
+    separator = stock_separator(Path(spec.models), Path(spec.folder))
     separator.load_model(spec.model)
 
     def separate(song: Path) -> dict[str, Path]:
@@ -104,17 +95,12 @@ def _stock(spec: Spec) -> Separation:
 def _worst(stems: dict[str, Path], reference: Path) -> float | None:
     if not stems:
         return None
-    return min(_snr(_samples(path), _samples(reference / path.name)) for path in stems.values())
+    return min(sdr_db(_samples(reference / path.name), _samples(path)) for path in stems.values())
 
 
 def _samples(path: Path) -> NDArray[np.float64]:
     samples: NDArray[np.float64] = soundfile.read(path)[0]
-    return samples
-
-
-def _snr(stem: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
-    noise = float(np.sum((stem - reference) ** 2))
-    return float(10 * np.log10(np.sum(reference**2) / noise)) if noise else float("inf")
+    return samples.T
 
 
 def main(spec: str) -> None:

@@ -16,16 +16,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.engines import our_engine
 from benchmarks.page import table
 from demo import tiny_models
 from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
+from demo.sdr import sdr_db
 from demo.song import render_song
 from demo.tiny_models import DemucsModel
-from pipeline.download import UrlGuard
 from processor.drivers import Driver
-from processor.engine import SeparationEngine
 from processor.ladder import rungs
-from processor.models import ModelStore, Network, StoreOptions
 from processor.wav import Samples, write_wav
 
 #: More than the longer chunks have, s.
@@ -53,8 +52,7 @@ def _lines(folder: Path) -> Iterator[tuple[str, str, str]]:
     samples = render_song(seconds=SECONDS).mixture.T.astype(np.float32)
     write_wav(song, [samples / np.abs(samples).max()], channels=2)
     for title, model_dir, name in _models(folder):
-        store = ModelStore(model_dir, Network(UrlGuard(allow_private=False)), StoreOptions(offline=True))
-        driver = SeparationEngine(store, folder).load(name)
+        driver = our_engine(model_dir, folder).load(name)
         top, *lower = rungs(driver, len(samples))
         full = _separated(top.driver, song)
         for rung in lower:
@@ -81,10 +79,7 @@ def _separated(driver: Driver, song: Path) -> dict[str, NDArray[np.float32]]:
 
 def _worst(full: dict[str, NDArray[np.float32]], lighter: dict[str, NDArray[np.float32]]) -> float:
     """The smallest of the stems' signal-to-noise ratios, dB."""
-    return min(
-        float(10 * np.log10(np.sum(stem**2, dtype=np.float64) / np.sum((lighter[name] - stem) ** 2, dtype=np.float64)))
-        for name, stem in full.items()
-    )
+    return min(sdr_db(stem.T, lighter[name].T) for name, stem in full.items())
 
 
 if __name__ == "__main__":

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Final
 
-from benchmarks.download.sandbox import ROOT
+from benchmarks.conversation import conversation
 from benchmarks.models import install_model
 from benchmarks.pipeline.hooks import Hooks, hooks_taken
 from benchmarks.pipeline.services import BusyWatch, busy_once_warm, post, services
@@ -182,18 +180,8 @@ def _sequential(stack: Stack, models: Path, folder: Path) -> Iterator[_Program]:
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
     }
-    command = (sys.executable, "-m", "benchmarks.pipeline.sequential", *arguments)
-    pipe = subprocess.PIPE
-    with ExitStack() as stack_of_files:
-        log = stack_of_files.enter_context((folder / "log").open("wb"))
-        process = stack_of_files.enter_context(
-            subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True, cwd=ROOT, env=environment)
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield _Program(process.stdin, process.stdout)
-        except BaseException:
-            process.kill()
-            raise
-        # Leaving the block closes its standard input and waits for it.
+    with (
+        (folder / "log").open("wb") as log,
+        conversation("benchmarks.pipeline.sequential", *arguments, environment=environment, log=log) as (to, answers),
+    ):
+        yield _Program(to, answers)

@@ -15,15 +15,12 @@ from pathlib import Path
 import boto3
 import requests
 
+from benchmarks.engines import our_engine
 from config import LogSettings
 from pipeline.cancel import CancelToken
-from pipeline.download import UrlGuard
 from pipeline.messages import OutputFormat
 from pipeline.telemetry import configure_logging
 from processor.decode import decode
-from processor.engine import SeparationEngine
-from processor.models import ModelStore, Network
-from processor.models.options import StoreOptions
 from processor.protocol import Separate
 from uploader.encode import common_gain, encode
 
@@ -34,8 +31,7 @@ def main(model_dir: str, folder: str, bucket: str, endpoint_url: str | None = No
     """Until the input ends."""
     configure_logging("sequential", LogSettings(level="WARNING"))  # to standard error: here, answers go to the output
     work = Path(folder)
-    models = ModelStore(Path(model_dir), Network(UrlGuard(allow_private=False)), StoreOptions())
-    engine, store = SeparationEngine(models, work), boto3.client("s3", endpoint_url=endpoint_url)
+    engine, store = our_engine(Path(model_dir), work), boto3.client("s3", endpoint_url=endpoint_url)
     for line in sys.stdin:
         job = json.loads(line)
         with requests.get(job["audio"], stream=True, timeout=60) as answer, (work / "source").open("wb") as source:

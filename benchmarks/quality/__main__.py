@@ -18,6 +18,7 @@ from benchmarks.quality.rounds import run_model
 from benchmarks.quality.songs import SECONDS, SEEDS, STYLES, Piece, pieces
 from config import load
 from demo.centre_model import DEMO_MODEL_NAME
+from processor import cores
 
 _QUICK_SECONDS = 8.0
 
@@ -58,9 +59,9 @@ def _measured(model: str, songs: Iterable[Piece]) -> list[Result]:
 def main() -> int:
     """0; whatever goes wrong is raised."""
     arguments = _arguments()
-    # As processor.child has them: no progress bars, and threads that wait do so asleep.
+    # As processor.child has them: no progress bars, and the threads of the child.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    cores.settle()
     results = [(model, _measured(model, _songs(arguments))) for model in arguments.models]
     deliver(markdown(results, quick=arguments.quick), arguments.write, BEGIN, END)
     return 0

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.cancel import CancelToken
-from pipeline.download import UrlGuard
 from pipeline.errors import PipelineError
-from processor.decode import decode
 from processor.ffmpeg import put_ffmpeg_on_path
-from processor.models import ModelStore, Network, StoreOptions
-from processor.protocol import Separate
 from processor.stems import stem_key
-
-#: Longer than any song, s.
-_LONGEST = 86_400.0
 
 Contender = Callable[[Path, str, Path, Path], dict[str, Path]]
 """Takes the folder of models, the name of one, a song, and the folder for the stems; gives their files by
@@ -27,18 +18,18 @@ Contender = Callable[[Path, str, Path, Path], dict[str, Path]]
 
 
 def ours(model_dir: Path, model: str, song: Path, folder: Path) -> dict[str, Path]:
-    """What the processor does with a song that it has fetched: decode and scale, separate, write float stems."""
+    """See ``separate_file``."""
+    from benchmarks.engines import separate_file
+
     try:
-        mixture = decode(song, folder, max_seconds=_LONGEST, cancel=CancelToken())
-        job = Separate(1, mixture.path, mixture.peak, mixture.frames, folder, model, None)
-        stems = _engine(model_dir, folder).separate(job, lambda _fraction: None)
+        stems = separate_file(_engine(model_dir, folder), model, song, folder)
     except PipelineError as error:  # which does not survive the way to another process
         raise RuntimeError(f"{model}: {error.message}") from None
     return {stem.name: stem.path for stem in stems}
 
 
 def stock(model_dir: Path, model: str, song: Path, folder: Path) -> dict[str, Path]:
-    """A ``Separator`` as its documentation has it, with its defaults."""
+    """See ``stock_separator``."""
     separator, stems = _separator(model_dir, model, folder)
     stems.clear()
     separator.separate(str(song))
@@ -49,10 +40,9 @@ def stock(model_dir: Path, model: str, song: Path, folder: Path) -> dict[str, Pa
 
 @functools.cache
 def _engine(model_dir: Path, folder: Path) -> Any:
-    from processor.engine import SeparationEngine
+    from benchmarks.engines import our_engine
 
-    store = ModelStore(model_dir, Network(UrlGuard(allow_private=False)), StoreOptions(offline=True))
-    return SeparationEngine(store, folder)
+    return our_engine(model_dir, folder)
 
 
 @functools.cache
@@ -60,11 +50,9 @@ def _separator(model_dir: Path, model: str, folder: Path) -> tuple[Any, dict[str
     """The library with the model, and where it says under which name it writes each stem."""
     os.environ.pop("AUDIO_SEPARATOR_MODEL_DIR", None)
     put_ffmpeg_on_path(folder)
-    from audio_separator.separator import Separator
+    from benchmarks.engines import stock_separator
 
-    separator = Separator(
-        log_level=logging.WARNING, model_file_dir=str(model_dir), output_dir=str(folder), output_format="WAV"
-    )
+    separator = stock_separator(model_dir, folder)
     separator.download_file_if_not_exists = _require_here
     separator.load_model(model)
     return separator, _names_of_stems(separator.model_instance)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -12,22 +11,13 @@ from typing import Any, Protocol
 
 import onnxruntime
 
+from benchmarks.engines import our_engine, separate_file, stock_separator
 from benchmarks.separate.names import OURS, SIDE_BY_SIDE, STOCK, UNSETTLED
-from pipeline.cancel import CancelToken
-from pipeline.download import UrlGuard
 from processor import cores, engine
-from processor.decode import decode
 from processor.drivers.mdx import MdxDriver
 from processor.drivers.options import DeviceOptions
 from processor.drivers.sessions import sessions
 from processor.drivers.stock import replaced
-from processor.engine import SeparationEngine
-from processor.models import ModelStore, Network
-from processor.models.options import StoreOptions
-from processor.protocol import Separate
-
-#: Longer than any song of the benchmark, s.
-_LONGEST = 86_400.0
 
 
 class Contender(Protocol):
@@ -59,11 +49,10 @@ class _Stopwatch:
 
 
 class Ours:
-    """What the processor does with a song that it has fetched: decode, separate, write float stems, hash them."""
+    """See ``separate_file``."""
 
     def __init__(self, model: Path, folder: Path) -> None:
-        store = ModelStore(model.parent, Network(UrlGuard(allow_private=False)), StoreOptions())
-        self._engine = SeparationEngine(store, folder)
+        self._engine = our_engine(model.parent, folder)
         self._model, self._folder = model.name, folder
         self._stopwatch: _Stopwatch | None = None
         driver = self._engine.load(self._model)
@@ -77,9 +66,7 @@ class Ours:
 
     def separate(self, song: Path) -> None:
         """See ``Contender``."""
-        mixture = decode(song, self._folder, max_seconds=_LONGEST, cancel=CancelToken())
-        job = Separate(1, mixture.path, mixture.peak, mixture.frames, self._folder, self._model, None)
-        self._engine.separate(job, lambda _fraction: None)
+        separate_file(self._engine, self._model, song, self._folder)
 
 
 class Unsettled(Ours):
@@ -114,14 +101,10 @@ def _parallel_sessions(options: DeviceOptions) -> Iterator[None]:
 
 
 class Stock:
-    """A ``Separator`` as its documentation has it, with its defaults."""
+    """See ``stock_separator``."""
 
     def __init__(self, model: Path, folder: Path) -> None:
-        from audio_separator.separator import Separator
-
-        self._separator = Separator(
-            log_level=logging.WARNING, model_file_dir=str(model.parent), output_dir=str(folder), output_format="WAV"
-        )
+        self._separator = stock_separator(model.parent, folder)
         self._separator.load_model(model.name)
         instance = self._separator.model_instance
         instance.model_run = self._stopwatch = _Stopwatch(instance.model_run)

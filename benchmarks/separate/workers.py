@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from benchmarks.download.sandbox import ROOT
+from benchmarks.conversation import conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +53,6 @@ class Worker:
 def worker(name: str, models: Sequence[Path], folder: Path, environment: Mapping[str, str]) -> Iterator[Worker]:
     """The contender ``name`` with these models, in a process whose output goes to the new ``folder``."""
     folder.mkdir()
-    command = (sys.executable, "-m", "benchmarks.separate.worker", name, str(folder), *map(str, models))
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, env=dict(environment)
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield Worker(process.stdin, process.stdout)
-        except BaseException:
-            process.kill()
-            raise
-        # Leaving the block closes its standard input and waits for it.
+    arguments = (name, str(folder), *map(str, models))
+    with conversation("benchmarks.separate.worker", *arguments, environment=environment) as (to, answers):
+        yield Worker(to, answers)
