@@ -8,27 +8,23 @@ second pass over the song, whose result it throws away, and segments of nothing 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Generator
+from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import soundfile
-import torch
 from torch import Tensor
 
 from processor.drivers import Lighter, OnProgress, Write
-from processor.drivers.batches import Sent, batches
 from processor.drivers.cuts import Grid
-from processor.drivers.lane import Fetched, Lane, lane_to
+from processor.drivers.lane import Lane, lane_to
 from processor.drivers.network import Network, network_of, transform_device
 from processor.drivers.options import DeviceOptions
+from processor.drivers.overlapping import overlap_added
 from processor.drivers.precision import noise
-from processor.drivers.segments import OverlapAdd, segments
 from processor.drivers.song import CHANNELS, opened
 from processor.drivers.spectrum import Spectrum
 from processor.stems import stem_key
-from processor.wav import Samples
 
 
 class MdxDriver:
@@ -75,31 +71,19 @@ class MdxDriver:
         """See ``Driver``."""
         with opened(mixture) as song, opened(mixture) as whole:
             grid = Grid(song.frames, self._segment, self._overlap, self._trim)
-            with closing(self._separated(song, grid, on_progress)) as blocks:
-                for primary in blocks:
+            blocks = overlap_added(
+                song, grid, self._separated, self._lane, self._device, on_progress, batch=self._batch
+            )
+            with closing(blocks):
+                for block in blocks:
+                    primary = block.T
                     rest = whole.read(len(primary), dtype="float32")
                     write(self._secondary, (-primary * self._compensate) + rest)
                     write(self._primary, primary)
 
-    def _separated(
-        self, song: soundfile.SoundFile, grid: Grid, on_progress: OnProgress
-    ) -> Generator[Samples, None, None]:
-        """The primary stem's blocks ``(frames, channels)``."""
-        total = OverlapAdd(grid, place=lambda array: torch.from_numpy(array).to(self._device))
-        sent = batches(segments(song, grid), self._batch, self._lane)
-        on_progress(0.0)
-        with closing(self._lane.map(lambda batch: self._run(total, batch), sent)) as results:
-            for number, fetched in enumerate(results, 1):
-                yield fetched().T
-                on_progress(min(1.0, number * self._batch / grid.count))
-
-    @torch.inference_mode()
-    def _run(self, total: OverlapAdd, batch: Sent) -> Fetched:
-        """Segments ``(batch, channels, frames)`` through the network, and added to what there is of the song."""
-        count, arrived = batch
-        separated = self._spectrum.inverse(self._predicted(self._spectrum.forward(arrived())))
-        blocks = [total.add(segment) for segment in separated[:count]]
-        return self._lane.fetch(torch.cat(blocks, dim=-1))
+    def _separated(self, waves: Tensor) -> Tensor:
+        """The primary stem of segments ``(batch, channels, frames)``."""
+        return self._spectrum.inverse(self._predicted(self._spectrum.forward(waves)))
 
     def _probe(self, batch: int) -> Tensor:
         return self._spectrum.forward(noise(batch, CHANNELS, self._segment, device=self._device))

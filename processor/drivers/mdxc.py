@@ -13,27 +13,23 @@ than ten seconds, and the other stem of a model that has one target is the mixtu
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Generator
+from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
 from processor.drivers import Lighter, OnProgress, Write
-from processor.drivers.batches import Sent, batches
 from processor.drivers.compiled import compiled
 from processor.drivers.cuts import AnchoredCut, Cut, PaddedCut
-from processor.drivers.lane import Fetched, Lane, lane_to
+from processor.drivers.lane import Lane, lane_to
 from processor.drivers.network import batch_for, warm_up
 from processor.drivers.options import DeviceOptions
+from processor.drivers.overlapping import overlap_added
 from processor.drivers.precision import arithmetic, keep_float32, noise
-from processor.drivers.segments import OverlapAdd, segments
 from processor.drivers.song import CHANNELS, opened
 from processor.stems import stem_key
 from processor.wav import SAMPLE_RATE
@@ -87,16 +83,23 @@ class MdxcDriver:
 
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
         """See ``Driver``."""
-        with (
-            opened(mixture) as song,
-            opened(mixture) as whole,
-            closing(self._separated(song, self.cut(song.frames), on_progress)) as blocks,
-        ):
-            for block in blocks:
-                if self._rest:
-                    write(self._rest, whole.read(block.shape[-1], dtype="float32") - block[0].T)
-                for name, stem in zip(self._outputs, block, strict=True):
-                    write(name, stem.T)
+        with opened(mixture) as song, opened(mixture) as whole:
+            blocks = overlap_added(
+                song,
+                self.cut(song.frames),
+                self.network,
+                self._lane,
+                self.network.place,
+                on_progress,
+                batch=self.network.batch,
+                stems=(len(self._outputs),),
+            )
+            with closing(blocks):
+                for block in blocks:
+                    if self._rest:
+                        write(self._rest, whole.read(block.shape[-1], dtype="float32") - block[0].T)
+                    for name, stem in zip(self._outputs, block, strict=True):
+                        write(name, stem.T)
 
     def cut(self, frames: int) -> Cut:
         """How a song of so many frames is cut. Raises ValueError if the model's parameters allow no cut."""
@@ -110,27 +113,6 @@ class MdxcDriver:
         if step <= 0:
             raise ValueError(f"segments of {segment} frames cannot overlap {model.overlap} times")
         return (AnchoredCut if model.is_roformer else PaddedCut)(frames, segment, step)
-
-    def _separated(
-        self, song: soundfile.SoundFile, cut: Cut, on_progress: OnProgress
-    ) -> Generator[NDArray[np.float32], None, None]:
-        """The network's stems in blocks ``(stems, channels, frames)``."""
-        place = self.network.place
-        total = OverlapAdd(cut, (len(self._outputs),), lambda array: torch.from_numpy(array).to(place))
-        size = self.network.batch
-        sent = batches(segments(song, cut), size, self._lane)
-
-        on_progress(0.0)
-        with closing(self._lane.map(lambda batch: self._run(total, batch), sent)) as results:
-            for number, fetched in enumerate(results, 1):
-                yield fetched()
-                on_progress(min(1.0, number * size / cut.count))
-
-    @torch.inference_mode()
-    def _run(self, total: OverlapAdd, batch: Sent) -> Fetched:
-        count, arrived = batch
-        blocks = [total.add(segment) for segment in self.network(arrived())[:count]]
-        return self._lane.fetch(torch.cat(blocks, dim=-1))
 
 
 class MdxcNetwork:

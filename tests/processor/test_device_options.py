@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from processor.wav import SAMPLE_RATE, write_wav
 from tests.processor import device_experiments as experiments
 from tests.processor import library as driving
 from tests.processor import vr_experiments
+from tests.processor.lab import snr
 
 pytestmark = pytest.mark.slow
 
@@ -61,12 +61,6 @@ def mixture(tmp_path: Path) -> Path:
     path = tmp_path / "song.wav"
     write_wav(path, [samples * np.float32(0.1)], channels=2)
     return path
-
-
-def snr(signal: Any, reference: Any) -> float:
-    """Decibels."""
-    error = np.std(signal - reference)
-    return float(20 * np.log10(np.std(reference) / error)) if error else np.inf
 
 
 @pytest.mark.parametrize(("kind", "precision"), EXPECTED)

@@ -17,7 +17,7 @@ from processor.decode import Mixture
 from processor.drivers.options import DeviceOptions
 from processor.wav import SAMPLE_RATE, Samples
 from tests.processor import library as experiments
-from tests.processor.lab import NOT_SEPARABLE, Lab, assert_equal
+from tests.processor.lab import NOT_SEPARABLE, Lab, assert_equal, snr
 from tests.processor.library import MdxcRun, Stems
 
 pytestmark = pytest.mark.slow
@@ -78,12 +78,6 @@ def noise(frames: int, *, peak: float = 0.5) -> Samples:
     samples = np.random.default_rng(frames).standard_normal((frames, 2), np.float32)
     samples *= np.float32(peak) / np.max(np.abs(samples))
     return samples
-
-
-def snr(signal: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-    """Decibels."""
-    error = np.std(signal - reference)
-    return float(20 * np.log10(np.std(reference) / error)) if error else np.inf
 
 
 @pytest.mark.parametrize(
