@@ -123,7 +123,6 @@ class Exchange:
 
     def __init__(self, way: _Way, place: ParsedUrl, response: requests.Response, stack: ExitStack) -> None:
         self._way = way
-        self._line = way.line
         self._stack = stack
         self.watch = way.watch
         self.source = way.source
@@ -158,7 +157,7 @@ class Exchange:
 
     def read(self, most: int) -> bytes:
         """The bytes that have come, up to ``most`` of them; nothing at the end. Waits for the rate limit."""
-        rate = self._line.rate
+        rate = self._way.line.rate
         self.watch.expect()
         with translated(self.source.subject, self.watch):
             # read1 returns what there is; read would wait until the chunk is full. It raises at a premature end.
