@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from devstack.errors import ServerStartError
-from devstack.spawn import signal_group, spawn
+from devstack.spawn import pause_group, signal_group, spawn
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class ServerProcess:
     def pause(self) -> None:
         """SIGSTOP: it keeps its sockets and answers nothing, as a hung server does."""
         if self._popen is not None:
-            signal_group(self._popen, signal.SIGSTOP)
+            pause_group(self._popen)
 
     def resume(self) -> None:
         """SIGCONT after `pause`."""

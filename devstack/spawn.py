@@ -57,6 +57,18 @@ def signal_group(popen: subprocess.Popen[bytes], *signals: signal.Signals) -> No
                 os.killpg(popen.pid, number)
 
 
+def pause_group(popen: subprocess.Popen[bytes]) -> None:
+    """SIGSTOP to the command and all it started; the command itself has come to a halt when this returns.
+
+    A signal is only on its way when the call that sends it returns: on a busy machine a server went on for another
+    6 ms, long enough to answer. The kernel reports a process as stopped once the last of its threads is.
+    """
+    signal_group(popen, signal.SIGSTOP)
+    if popen.poll() is None:
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PID, popen.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+
 def _wrapper() -> list[str]:
     if sys.platform != "linux":
         return []

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import requests
 
-from devstack.spawn import signal_group, spawn
+from devstack.spawn import pause_group, signal_group, spawn
 from tests.chaos.disk import Disk
 
 #: After SIGTERM, s; longer than SHUTDOWN_GRACE.
@@ -86,7 +86,7 @@ class Service:
     def pause(self) -> None:
         """SIGSTOP: it hangs, and its connections stand."""
         if self._popen is not None:
-            signal_group(self._popen, signal.SIGSTOP)
+            pause_group(self._popen)
 
     def resume(self) -> None:
         """SIGCONT."""

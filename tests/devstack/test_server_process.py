@@ -36,6 +36,18 @@ while True:
 """
 
 
+# As `SERVER`, with threads that are never idle.
+BUSY_SERVER = f"""
+import threading
+def turn():
+    while True:
+        pass
+for _ in range(20):
+    threading.Thread(target=turn, daemon=True).start()
+{SERVER}
+"""
+
+
 def answers(port: int, timeout: float = 5.0) -> bool:
     try:
         with closing(socket.create_connection(("127.0.0.1", port), timeout)) as connection:
@@ -82,6 +94,12 @@ def make(tmp_path: Path, port: int) -> Iterator[Make]:
     yield make
     for server in made:
         server.kill()
+
+
+def states(server: ServerProcess) -> list[str]:
+    """What the kernel says of each thread: "R" runs, "S" sleeps, "T" is stopped."""
+    threads = Path(f"/proc/{server.pid}/task").glob("*/stat")
+    return [thread.read_text().rpartition(")")[2].split()[0] for thread in threads]
 
 
 def wait_for_end(pidfd: int) -> None:
@@ -152,6 +170,16 @@ def test_a_paused_server_hangs_and_goes_on(make: Make, port: int) -> None:
     assert not answers(port, timeout=0.3)
     server.resume()
     assert answers(port)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_paused_server_does_nothing_more(make: Make, port: int) -> None:
+    server = make(command=python(BUSY_SERVER, str(port)))
+    server.start()
+    for _ in range(10):
+        server.pause()
+        assert set(states(server)) == {"T"}
+        server.resume()
 
 
 def test_a_paused_server_hears_a_stop(make: Make, caplog: pytest.LogCaptureFixture) -> None:
