@@ -14,7 +14,7 @@ from pipeline.download.ranged.growth import WINDOW, Growth
 from pipeline.download.ranged.journal import Journal
 from pipeline.download.ranged.pace import Pace
 from pipeline.download.ranged.pieces import ALIGNMENT
-from pipeline.download.ranged.witness import Witness
+from pipeline.download.ranged.witness import PATIENCE, Witness
 from pipeline.download.ranged.workers import Crew, Worker
 from pipeline.download.sources import RangesLostError, Source, SourceChangedError, Sources
 from pipeline.errors import CancelledError, InfrastructureError, PermanentError, TransientError
@@ -36,18 +36,16 @@ _OVERDUE: Final = 1.0
 #: From this latency on, s, connections are made before it is known how many of them help.
 FAR: Final = 0.05
 #: A file has as many spare connections as it has so many bytes, for so long, s, at most.
-_SPARE_BYTES: Final = 2 * MIB
+_SPARE_BYTES: Final = MIB
 _SPARE_TIME: Final = 2.0
 #: What a new connection is given would take it so long, s, if it brought nothing.
 _TRIAL: Final = 0.5
-#: A question is asked so much later than it seems to be right that its answer hardly ever comes too early.
-_SURE: Final = 0.8
 #: Stealing must save so much, s.
 _GAIN: Final = 0.02
 
 _BACKOFF: Final = Backoff(base=0.2, cap=10.0)
 #: Between two looks at how it goes, s, when nothing happens.
-_TICK: Final = 0.05
+_TICK: Final = 0.02
 _ROOM_INTERVAL: Final = 2.0
 
 
@@ -71,6 +69,7 @@ class RangedDownload:
         self._prefix = prefix
         self._latency = latency
         """From the request to the first answer, s."""
+        self._round_trip = latency / 2  # the other half of it is connecting
         self._growth = Growth(crew.line.limits.max_connections, patient=latency < FAR)
         self._not_before = 0.0
         self._started = self._room_checked = time.monotonic()
@@ -127,12 +126,8 @@ class RangedDownload:
                 worker.start()
                 crew.spare.append(worker)
         if not crew.verified:
-            self.witness = self._new_witness(source)
-
-    def _new_witness(self, source: Source) -> Witness:
-        witness = Witness(self._crew.line, source, self._crew.total)
-        witness.start()
-        return witness
+            self.witness = Witness(crew.line, source, crew.total, round_trip=self._round_trip)
+            self.witness.connect()
 
     def _dismiss_spares(self) -> None:
         with self._crew.changed:
@@ -172,7 +167,7 @@ class RangedDownload:
             active = [worker for worker in self._crew.active if not worker.dismissed]
             delivering = sum(worker.delivering for worker in active)
             self._pace.see(now, received, delivering)
-            wait = self._latency / 2 if self._crew.spare else self._latency  # half of it is connecting
+            wait = self._round_trip if self._crew.spare else self._latency
             self._crew.lead = int(self._pace.each * wait)
             self._crew.least = max(ALIGNMENT, int(self._pace.each * _GAIN))
         self.most_connections = max(self.most_connections, delivering)
@@ -194,14 +189,14 @@ class RangedDownload:
             self._crew.file.require_room(missing)
 
     def _ask_witness(self, active: list[Worker], missing: int, now: float) -> None:
-        """So that its answer comes just after the last bytes. It is connected: half of the latency will do."""
+        """So that an answer comes just after the last bytes."""
         if not self.witness:
             return
-        if self.witness.has_answered:  # too early
-            self.witness = self._new_witness(self.witness.source)
-        answer = self._latency / 2 * _SURE
-        waits = [max(answer - (now - worker.quiet_since), 0.0) for worker in active if not worker.delivering]
-        if self._pace.time_left(missing, len(active) - len(waits), waits) <= answer:
+        waits = [max(self._round_trip - (now - worker.quiet_since), 0.0) for worker in active if not worker.delivering]
+        time_left = self._pace.time_left(missing, len(active) - len(waits), waits)
+        if time_left <= PATIENCE / 2:
+            self.witness.connect()
+        if time_left <= self._round_trip + _TICK:
             self.witness.ask()
 
     def _staff(self, active: list[Worker], now: float) -> None:

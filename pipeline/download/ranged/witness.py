@@ -2,7 +2,8 @@
 
 Parts of a file are all of one version when their answers begin; one that is overwritten while it is sent shows only to
 whoever asks once more at the end. The server makes that answer after it has read the last bytes if it arrives after
-them: the question itself may be on its way before, so that it costs no time.
+them: the question itself may be on its way before, so that it costs no time. When the last bytes come can only be
+guessed, so it is asked again and again towards the end, over a few connections in turn.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import threading
 import time
 from typing import Final
 
-from pipeline.download.exchange import Line
+from pipeline.download.exchange import Approach, Line
 from pipeline.download.ranged.pieces import Span
 from pipeline.download.ranged.ranges import ask
 from pipeline.download.sources import RangesLostError, Source, SourceChangedError
@@ -23,63 +24,153 @@ PATIENCE: Final = 5.0
 #: What is asked for, for the sake of the headers.
 FIRST_BYTE: Final = Span(0, 1)
 
+#: Connections, each with one question on its way: one answer comes within a fraction of a round trip after the last.
+_CONNECTIONS: Final = 4
+#: That each of them asks in vain; whoever guesses so badly asks once more when it is over.
+_QUESTIONS: Final = 10
 
-class Witness(threading.Thread):
-    """Connects at once, and asks when it is told to. To be dismissed."""
 
-    def __init__(self, line: Line, source: Source, total: int) -> None:
-        super().__init__(name="download-witness", daemon=True)
+class Witness:
+    """Asks ``source`` for the version of its file. To be used from one thread, and to be dismissed."""
+
+    def __init__(self, line: Line, source: Source, total: int, *, round_trip: float) -> None:
         self._line = line
-        self.source = source
+        self._source = source
         self._total = total
-        self._told = threading.Event()
-        self._dismissed = False
-        self._watch: Branch | None = None
-        self._answered_at: float | None = None
-        self._changed = False
+        self._round_trip = round_trip
+        self._testimony = _Testimony()
+        self._askers: list[_Asker] = []
 
-    @property
-    def has_answered(self) -> bool:
-        """Whether it has, before the end."""
-        return self._answered_at is not None
+    def connect(self) -> None:
+        """Have connections ready, if there are none or they have been given up."""
+        if any(asker.is_alive() for asker in self._askers):
+            return
+        self._askers = [
+            _Asker(self._line, self._source, self._total, self._testimony, self._round_trip * number / _CONNECTIONS)
+            for number in range(_CONNECTIONS)
+        ]
+        for asker in self._askers:
+            asker.start()
 
     def ask(self) -> None:
-        """Ask now."""
-        self._told.set()
+        """Begin to ask again and again: the end is near."""
+        self._testimony.wanted.set()
 
     def dismiss(self) -> None:
         """It is not needed (any more)."""
-        self._dismissed = True
-        self._told.set()
-        if self._watch is not None:
-            self._watch.give_up()
+        self._testimony.wanted.set()
+        self._testimony.over.set()
+        for asker in self._askers:
+            asker.dismiss()
 
     def confirms(self, last: float) -> bool:
         """Whether it knows that the file was the same at ``last`` (``time.monotonic``), when the last bytes came.
 
-        Waits for the answer, if it is on its way. Raises SourceChangedError.
+        Asks, and waits for an answer. Raises SourceChangedError.
         """
         self.ask()
-        self.join()
-        if self._changed:
-            raise SourceChangedError
-        return self._answered_at is not None and self._answered_at >= last
+        testimony = self._testimony
+        testimony.over.set()
+        with testimony.given:
+            testimony.given.wait_for(
+                lambda: testimony.settles(last) or not any(asker.is_asking for asker in self._askers)
+            )
+            if testimony.changed:
+                raise SourceChangedError
+            return testimony.latest >= last
+
+
+class _Testimony:
+    """What is asked and what the answers say. ``latest`` and ``changed`` are guarded by ``given``."""
+
+    def __init__(self) -> None:
+        self.wanted = threading.Event()
+        """The end is near."""
+        self.over = threading.Event()
+        """The end is here."""
+        self.given = threading.Condition()
+        self.latest = 0.0
+        """When the latest answer came that named the same version."""
+        self.changed = False
+
+    def settles(self, last: float) -> bool:
+        """Whether no further answer is needed."""
+        return self.changed or self.latest >= last
+
+
+class _Asker(threading.Thread):
+    """One connection: connects at once, begins to ask ``delay`` (s) after it is wanted, and goes on until dismissed."""
+
+    def __init__(self, line: Line, source: Source, total: int, testimony: _Testimony, delay: float) -> None:
+        super().__init__(name="download-witness", daemon=True)
+        self._line = line
+        self._source = source
+        self._total = total
+        self._testimony = testimony
+        self._delay = delay
+        self._dismissed = False
+        self._watch: Branch | None = None
+        self.is_asking = True
+        """Whether it may still have something to say."""
+
+    def dismiss(self) -> None:
+        """Stop, at once."""
+        self._dismissed = True
+        if self._watch is not None:
+            self._watch.give_up()
 
     def run(self) -> None:
-        """Connect and ask."""
+        """Connect, wait, and ask."""
+        changed = False
         try:
-            with self._line.approach(self.source, self._watched) as approach:
-                approach.connect()
-                if self._told.wait(PATIENCE) and not self._dismissed:
-                    exchange, _ = ask(
-                        self._line, self.source, FIRST_BYTE, self._total, verified=False, approach=approach
-                    )
-                    exchange.close()
-                    self._answered_at = time.monotonic()
+            self._attend()
         except SourceChangedError:
-            self._changed = True
+            changed = True
         except (RangesLostError, PipelineError):
             pass  # then it does not know
+        finally:
+            with self._testimony.given:
+                self._testimony.changed |= changed
+                self.is_asking = False
+                self._testimony.given.notify_all()
+
+    def _attend(self) -> None:
+        testimony = self._testimony
+        first = self._line.approach(self._source, self._watched, keep=True)
+        approach: Approach | None = first
+        try:
+            first.connect()
+            if not testimony.wanted.wait(PATIENCE):
+                return
+            testimony.over.wait(self._delay)
+            for _ in range(_QUESTIONS):
+                approach = self._ask(approach)
+            if testimony.over.wait(PATIENCE):
+                approach = self._ask(approach)
+        finally:
+            if approach is not None:
+                approach.close()
+
+    def _ask(self, approach: Approach | None) -> Approach | None:
+        """Ask over ``approach``, if there is one. What the next question may use."""
+        if approach is None or self._dismissed:
+            return approach
+        exchange, _ = ask(
+            self._line,
+            self._source,
+            FIRST_BYTE,
+            self._total,
+            verified=False,
+            on_start=self._watched,
+            approach=approach,
+        )
+        with exchange:
+            exchange.read(FIRST_BYTE.size)
+            following = exchange.again()
+        with self._testimony.given:
+            self._testimony.latest = time.monotonic()
+            self._testimony.given.notify_all()
+        return following
 
     def _watched(self, watch: Branch) -> None:
         self._watch = watch
