@@ -13,6 +13,7 @@ import pytest
 from pipeline.cancel import CancelToken
 from pipeline.download import Downloaded, DownloadLimits
 from pipeline.download.ranged.download import FAR
+from pipeline.download.ranged.pieces import ALIGNMENT
 from pipeline.errors import CancelledError, ErrorCode
 from tests.download.fetching import LIMITS, Fetcher
 from tests.support.ranged_source import RangedFile
@@ -134,6 +135,34 @@ def test_what_is_lost_on_the_way_is_asked_for_again_over_a_connection_that_is_id
     file.on_block, file.twist = fall_silent, note
     assert fetch(fetcher, server, replace(MANY, stall_timeout=1000)).path.read_bytes() == DATA
     assert held
+
+
+def test_what_drips_is_fetched_over_a_connection_that_is_idle_as_well(
+    server: SourceServer, file: RangedFile, fetcher: Fetcher
+) -> None:
+    """It is never silent, and would take an hour for what it has; what it brought is kept."""
+    over = threading.Event()
+    dripping: list[int] = []
+
+    def drip(exchange: Exchange, start: int, end: int) -> bool:
+        if len(server.requests) < 3 or dripping or end - start <= ALIGNMENT:
+            return _late(exchange, start, end)
+        dripping.append(start)
+        content_range = f"bytes {start}-{end - 1}/{len(DATA)}"
+        exchange.head(206, {"Content-Range": content_range, "Content-Length": str(end - start), "ETag": str(file.etag)})
+        with contextlib.suppress(OSError):
+            for byte in DATA[start:end]:
+                exchange.send(bytes([byte]))
+                if over.wait(0.02):
+                    break
+        return True
+
+    file.twist = drip
+    try:
+        assert fetch(fetcher, server).path.read_bytes() == DATA
+    finally:
+        over.set()
+    assert dripping
 
 
 def test_what_is_connected_in_vain_is_closed(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:

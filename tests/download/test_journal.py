@@ -97,17 +97,28 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert "missing" not in caught.value.message
 
 
-@given(st.integers(0, 200), st.integers(1, 50), st.lists(st.binary(min_size=1, max_size=120), max_size=8))
-def test_entries_are_the_bytes_in_order_cut_at_pieces(start: int, piece: int, blocks: list[bytes]) -> None:
+@given(
+    st.integers(0, 200),
+    st.integers(1, 50),
+    st.lists(st.tuples(st.sampled_from([0, 0, 0, 7, 60]), st.binary(min_size=1, max_size=120)), max_size=8),
+)
+def test_entries_are_the_bytes_in_order_cut_at_pieces_and_gaps(
+    start: int, piece: int, blocks: list[tuple[int, bytes]]
+) -> None:
     tally = Tally(start, piece, None)
-    found = [entry for block in blocks for entry in tally.add(memoryview(block))]
+    position = start
+    found: list[Entry] = []
+    expected: dict[int, int] = {}
+    for gap, block in blocks:
+        position += gap
+        found += tally.add(position, memoryview(block))
+        expected |= dict(enumerate(block, position))
+        position += len(block)
     found += tally.rest()
-    data = b"".join(blocks)
-    assert [entry.span.start for entry in found] == [start, *(entry.span.end for entry in found[:-1])][: len(found)]
-    assert (found[-1].span.end if found else start) == start + len(data)
+    assert [byte for entry in found for byte in range(*entry.span)] == list(expected)
     for entry in found:
         assert entry.span.start // piece == (entry.span.end - 1) // piece
-        assert entry.hash == zlib.crc32(data[entry.span.start - start : entry.span.end - start])
+        assert entry.hash == zlib.crc32(bytes(expected[byte] for byte in range(*entry.span)))
 
 
 def remains(target: Path, url: str = URL, checksum: Checksum | None = None) -> Remains:

@@ -51,6 +51,8 @@ class Allotting(RuleBasedStateMachine):
         self.allotment = Allotment([Span(0, self.total)])
         self.written: list[Span] = []
         self.busy: set[int] = set()
+        self.claimed: dict[int, Span] = {}
+        """Come, and not written yet."""
         self.names = 0
 
     @rule(
@@ -75,33 +77,57 @@ class Allotting(RuleBasedStateMachine):
     def cut(self, count: int, least: int, lead: int, most: int | None) -> None:
         self.allotment.cut(count, least=least, lead=lead, most=most)
 
+    @rule(target=workers, rival=workers)
+    def join(self, rival: int) -> int:
+        self.names += 1
+        can = self.allotment.joinable(rival, 3)
+        holding = self.allotment.join(self.names, rival) if can else None
+        assert bool(can) == (holding is not None)
+        if holding is not None:
+            assert holding.left > 0
+            self.busy.add(self.names)
+        return self.names
+
     @rule(worker=workers, received=st.integers(1, 6 * ALIGNMENT))
     def write(self, worker: int, received: int) -> None:
-        if worker in self.busy:
+        self.receive(worker, received)
+        self.finish(worker)
+
+    @rule(worker=workers, received=st.integers(1, 6 * ALIGNMENT))
+    def receive(self, worker: int, received: int) -> None:
+        """It comes, and is being written: others may finish before it is."""
+        if worker in self.busy and worker not in self.claimed:
+            begin = self.allotment.held_by(worker).position
             span = self.allotment.claim(worker, received)
-            assert span.size <= received
-            self.allotment.wrote(worker)
-            if span.size:
-                self.written.append(span)
+            assert span.size == 0 or begin <= span.start < span.end <= begin + received
+            self.claimed[worker] = span
+
+    @rule(worker=workers)
+    def finish(self, worker: int) -> None:
+        span = self.claimed.pop(worker, None)
+        if span is not None and span.size:
+            self.allotment.wrote(worker, span)
+            self.written.append(span)
 
     @rule(worker=workers, received=st.integers(1, 6 * ALIGNMENT))
     def claim_and_fail(self, worker: int, received: int) -> None:
         """Claimed, but the disk or the process did not do it."""
-        if worker in self.busy:
-            self.allotment.claim(worker, received)
-            self.leave(worker)
+        self.receive(worker, received)
+        self.leave(worker)
 
     @rule(worker=workers, limit=st.integers(0, 41 * ALIGNMENT))
     def extend(self, worker: int, limit: int) -> None:
-        if worker in self.busy and not self.allotment.held_by(worker).left:
+        if worker in self.busy:
             end = self.allotment.held_by(worker).end
             if self.allotment.extend(worker, limit):
-                assert end < self.allotment.held_by(worker).end <= limit
+                assert end == self.allotment.held_by(worker).position < self.allotment.held_by(worker).end <= limit
 
     @rule(worker=consumes(workers))
     def leave(self, worker: int) -> None:
         if worker in self.busy:
             self.busy.remove(worker)
+            self.claimed.pop(worker, None)
+            self.forget_what_is_given_up(worker)
             self.allotment.release(worker)
 
     @precondition(lambda self: self.written and not self.busy)
@@ -111,17 +137,22 @@ class Allotting(RuleBasedStateMachine):
         self.written.remove(span)
         self.allotment.demand(span)
 
+    def forget_what_is_given_up(self, worker: int) -> None:
+        """What is written behind a hole that nobody fills any more is fetched again."""
+        stretch = self.allotment.held_by(worker).stretch
+        if stretch.workers == 1:
+            self.written = [span for span in self.written if not stretch.written <= span.start < stretch.end]
+
     @invariant()
     def no_byte_is_lost_or_written_twice(self) -> None:
-        parts = sorted(
-            [
-                *self.written,
-                *(span for span in self.allotment._free),
-                *(Span(held.written, held.end) for held in self.allotment._held.values() if held.written < held.end),
-            ]
-        )
+        stretches = {id(held.stretch): held.stretch for held in self.allotment._held.values()}.values()
+        under_way = [Span(stretch.written, stretch.end) for stretch in stretches if stretch.written < stretch.end]
+        within = [span for span in self.written if any(start <= span.start < end for start, end in under_way)]
+        parts = sorted([*(set(self.written) - set(within)), *self.allotment._free, *under_way])
         assert [start for start, _ in parts] == [0, *(end for _, end in parts[:-1])][: len(parts)]
         assert parts[-1].end == self.total
+        assert all(before.end <= after.start for before, after in pairwise(sorted(within)))
+        assert sorted(within) == sorted(span for stretch in stretches for span in stretch.ahead)
 
     @invariant()
     def the_counts_are_right(self) -> None:
@@ -133,10 +164,10 @@ class Allotting(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Whatever happened, one worker more brings it to its end."""
         for worker in tuple(self.busy):
-            self.allotment.release(worker)
+            self.leave(worker)
         while self.allotment.take("last") is not None:
             while (span := self.allotment.claim("last", 10 * ALIGNMENT)).size:
-                self.allotment.wrote("last")
+                self.allotment.wrote("last", span)
                 self.written.append(span)
             self.allotment.release("last")
         assert self.allotment.missing == 0
@@ -206,3 +237,37 @@ def test_what_was_read_beyond_a_stolen_end_counts_for_nobody() -> None:
     allotment.take("first")
     allotment.take("second")
     assert allotment.claim("first", 3 * ALIGNMENT) == Span(0, 2 * ALIGNMENT)
+
+
+def test_each_byte_is_the_one_that_came_first() -> None:
+    allotment = Allotment([Span(0, 10)])
+    allotment.take("late")
+    allotment.wrote("late", allotment.claim("late", 2))
+    allotment.join("quick", "late")
+    assert allotment.held_by("quick").start == 2
+    assert allotment.claim("quick", 5) == Span(2, 7)
+    assert allotment.claim("late", 6) == Span(7, 8), "of 2 to 8"
+    assert allotment.claim("quick", 3) == Span(8, 10)
+    assert allotment.held_by("late").left == 0, "nothing that it could still bring is wanted"
+
+
+def test_a_hole_between_two_workers_is_a_hole_until_it_is_filled() -> None:
+    allotment = Allotment([Span(0, 10)])
+    allotment.take("one")
+    allotment.join("other", "one")
+    first, second = allotment.claim("one", 4), allotment.claim("other", 7)
+    allotment.wrote("other", second)
+    assert (allotment.low_water(10), allotment.missing) == (0, 7)
+    allotment.wrote("one", first)
+    assert (allotment.low_water(10), allotment.missing) == (7, 3)
+
+
+def test_what_several_fetch_is_not_divided_and_goes_back_with_the_last() -> None:
+    allotment = Allotment([Span(0, 40 * ALIGNMENT)])
+    allotment.take("one")
+    allotment.join("other", "one")
+    assert not allotment.can_take()
+    allotment.release("one")
+    assert not allotment.can_take(40 * ALIGNMENT)
+    allotment.release("other")
+    assert allotment.take("third") is not None

@@ -30,8 +30,10 @@ LONGEST_PAUSE: Final = 15.0
 #: A connection that is silent for so long, s, while another one has nothing to do, is replaced.
 SILENT: Final = 2.0
 
-#: Times the latency that a connection which delivered may be silent while another one is connected and idle.
-_OVERDUE: Final = 1.0
+#: Workers that fetch the same bytes at the same time, so that it need not be waited for what is lost on the way.
+_RIVALS: Final = 3
+#: Share of a file that may be asked for more than once like this.
+_TWICE: Final = 1 / 16
 
 #: From this latency on, s, connections are made before it is known how many of them help.
 FAR: Final = 0.05
@@ -75,6 +77,7 @@ class RangedDownload:
         self._started = self._room_checked = time.monotonic()
         self._pace = Pace(self._started, crew.received)
         self._refusals = 0
+        self._twice = 0
         self.most_connections = 0
         """That delivered at one time."""
         self.witness: Witness | None = None
@@ -153,6 +156,8 @@ class RangedDownload:
             self._prefix.advance(low_water)
         if missing:
             self._look_after(missing, received)
+        else:
+            self._dismiss_all()  # those that others were faster than
         return bool(missing or crew.active or crew.ended or crew.entries)
 
     def _record(self) -> None:
@@ -210,6 +215,7 @@ class RangedDownload:
             with self._crew.changed:
                 useful = self._crew.allotment.can_take(self._crew.least, self._crew.lead)
             if not useful:
+                self._join_late(active, now)
                 self._replace_silent(active, now)
                 return
             if now < self._not_before:
@@ -222,11 +228,29 @@ class RangedDownload:
             return None
         return max(int(self._pace.each * active / self._growth.level * _TRIAL), ALIGNMENT)
 
+    def _join_late(self, active: list[Worker], now: float) -> None:
+        """Have what is late asked for over idle connections as well: it may be here before what was lost on the way is
+        sent again.
+        """
+        crew, round_trip = self._crew, self._round_trip
+        with crew.changed:
+            for worker in active:
+                left = crew.allotment.joinable(worker, _RIVALS)
+                if not left or now - worker.joined_at < round_trip or worker.needs(left, now, round_trip) <= round_trip:
+                    continue
+                idle = next((spare for spare in reversed(crew.spare) if spare.source is worker.source), None)
+                enough = self._twice + left > crew.total * _TWICE or len(crew.active) >= self._growth.level
+                if idle is None or enough:
+                    return
+                self._twice += left
+                worker.joined_at = now
+                crew.spare.remove(idle)
+                crew.active.append(idle)
+                idle.call(worker)
+
     def _replace_silent(self, active: list[Worker], now: float) -> None:
-        # Asked over another connection that there is, it may be here before what was lost on the way is sent again.
-        impatient = min(SILENT, _OVERDUE * self._latency) if self._crew.spare else SILENT
         for worker in active:
-            if now - worker.quiet_since > (impatient if worker.delivering else SILENT):
+            if now - worker.quiet_since > SILENT:
                 worker.dismiss()
 
     def _judge(self, worker: Worker) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -48,22 +48,44 @@ def missing(total: int, have: Iterable[Span]) -> Iterator[Span]:
 
 
 @dataclass(slots=True)
+class Stretch:
+    """A part of the file that one worker fetches, or several at the same time."""
+
+    end: int
+    claimed: int
+    """All before this has come, and is some worker's to write."""
+    written: int
+    """All before this is written."""
+    ahead: list[Span] = field(default_factory=list)
+    """Written beyond that, while another worker still writes what lies between."""
+    workers: int = 1
+
+
+@dataclass(slots=True)
 class Holding:
-    """What one worker is at: written up to ``written``, taken from the connection up to ``position``."""
+    """What one worker is at: its connection has got from ``start`` to ``position``."""
 
     start: int
-    written: int
     position: int
-    end: int
+    stretch: Stretch
+
+    @property
+    def end(self) -> int:
+        return self.stretch.end
+
+    @property
+    def written(self) -> int:
+        """Up to where it is written, by whomever."""
+        return self.stretch.written
 
     @property
     def left(self) -> int:
-        """Bytes that are not taken from the connection yet."""
-        return self.end - self.position
+        """Bytes that are not taken from the connection yet; 0 once others have brought them."""
+        return self.end - self.position if self.stretch.claimed < self.end else 0
 
 
 class Allotment:
-    """Hands out the ``free`` spans of a file to workers, and lets an idle worker steal from a busy one."""
+    """Hands out the ``free`` spans of a file to workers, and lets an idle worker steal from a busy one or join it."""
 
     def __init__(self, free: Iterable[Span]) -> None:
         self._free = sorted(span for span in free if span.size > 0)
@@ -90,21 +112,39 @@ class Allotment:
         span = self._free.pop(0) if self._free else self._steal(least, lead)
         if span is None:
             return None
-        holding = self._held[worker] = Holding(span.start, span.start, span.start, span.end)
+        stretch = Stretch(span.end, span.start, span.start)
+        holding = self._held[worker] = Holding(span.start, span.start, stretch)
+        return holding
+
+    def joinable(self, worker: object, most: int) -> int:
+        """Bytes that another one may fetch beside ``worker``; 0 if ``most`` of them are at it already."""
+        held = self._held.get(worker)
+        return held.left if held and held.stretch.workers < most else 0
+
+    def join(self, worker: object, rival: object) -> Holding | None:
+        """Let ``worker``, which holds nothing, fetch what has not come to ``rival`` yet, which goes on with it: each
+        byte is written by the one that it comes to first. None if that is nothing.
+        """
+        held = self._held.get(rival)
+        if held is None or not held.left:
+            return None
+        held.stretch.workers += 1
+        holding = self._held[worker] = Holding(held.stretch.claimed, held.stretch.claimed, held.stretch)
         return holding
 
     def cut(self, count: int, *, least: int = ALIGNMENT, lead: int = 0, most: int | None = None) -> None:
         """Free something for ``count`` workers that are to come at the same time, so that all are done at the same
         time, or ``most`` bytes for each. ``least`` and ``lead`` as for ``take``. What is already free counts.
         """
-        parts = dict.fromkeys(self._held, 1)
+        alone = self._alone()
+        parts = [1] * len(alone)
         for _ in range(count - len(self._free)):
-            worker = max(parts, key=lambda worker: self._held[worker].left / parts[worker], default=None)
-            if worker is None or self._held[worker].left < least * (parts[worker] + 1):
+            index = max(range(len(alone)), key=lambda index: alone[index].left / parts[index], default=None)
+            if index is None or alone[index].left < least * (parts[index] + 1):
                 break
-            parts[worker] += 1
-        for worker, number in parts.items():
-            self._cut(self._held[worker], number, lead, most)
+            parts[index] += 1
+        for held, number in zip(alone, parts, strict=True):
+            self._cut(held, number, lead, most)
 
     def _cut(self, victim: Holding, parts: int, lead: int, most: int | None) -> None:
         """Leave ``victim`` the first of ``parts`` parts of its remainder, and free the others one by one."""
@@ -116,7 +156,7 @@ class Allotment:
         cuts = {_align(end - rest * number // parts) for number in range(1, parts)}
         starts = sorted(start for start in cuts if victim.position < start < end)
         for start, stop in pairwise((*starts, end)):
-            victim.end = min(victim.end, start)
+            victim.stretch.end = min(victim.end, start)
             insort(self._free, Span(start, stop))
 
     def can_take(self, least: int = ALIGNMENT, lead: int = 0) -> bool:
@@ -124,36 +164,44 @@ class Allotment:
         return bool(self._free) or self._split(least, lead) is not None
 
     def claim(self, worker: object, received: int) -> Span:
-        """Where the ``received`` bytes that follow in ``worker``'s connection go. Empty at the end of its span.
+        """Where the ``received`` bytes that follow in ``worker``'s connection go, as far as they are wanted.
 
-        They may be fewer than were received: another worker may have stolen the end meanwhile.
+        They may be fewer than were received: another worker may have stolen the end meanwhile, or one that fetches the
+        same may have had the beginning, or all of them, before.
         """
         held = self._held[worker]
-        span = Span(held.position, held.position + min(received, held.left))
-        held.position = span.end
+        stretch, held.position = held.stretch, min(held.position + received, held.end)
+        span = Span(stretch.claimed, max(stretch.claimed, held.position))
+        stretch.claimed = span.end
         return span
 
-    def wrote(self, worker: object) -> None:
-        """All that ``worker`` claimed is written."""
-        held = self._held[worker]
-        self.missing -= held.position - held.written
-        held.written = held.position
+    def wrote(self, worker: object, span: Span) -> None:
+        """``span``, which ``worker`` claimed, is written."""
+        stretch = self._held[worker].stretch
+        self.missing -= span.size
+        insort(stretch.ahead, span)
+        while stretch.ahead and stretch.ahead[0].start <= stretch.written:
+            stretch.written = max(stretch.written, stretch.ahead.pop(0).end)
 
     def extend(self, worker: object, limit: int) -> bool:
         """Let ``worker``, at its end, go on with what follows up to ``limit``, if that is free. Whether it may."""
         held = self._held[worker]
+        if held.position < held.end or held.stretch.workers > 1:
+            return False
         for index, span in enumerate(self._free):
             if span.start == held.end < limit:
-                held.end = min(span.end, limit)
+                held.stretch.end = min(span.end, limit)
                 self._free[index : index + 1] = [Span(held.end, span.end)] if held.end < span.end else []
                 return True
         return False
 
     def release(self, worker: object) -> None:
-        """Take back from ``worker`` what it has not written."""
-        held = self._held.pop(worker)
-        if held.written < held.end:
-            self._add(Span(held.written, held.end))
+        """Take back from ``worker`` what it has not written, unless somebody else is at it."""
+        stretch = self._held.pop(worker).stretch
+        stretch.workers -= 1
+        if not stretch.workers and stretch.written < stretch.end:
+            self.missing += sum(span.size for span in stretch.ahead)
+            self._add(Span(stretch.written, stretch.end))
 
     def demand(self, span: Span) -> None:
         """What was written there is wrong: it is free again. Nobody may hold any of it."""
@@ -170,9 +218,14 @@ class Allotment:
                 merged.append(Span(start, end))
         self._free = merged
 
+    def _alone(self) -> list[Holding]:
+        """Of those workers that have a stretch to themselves, and have had."""
+        holdings = self._held.values()
+        return [held for held in holdings if held.stretch.workers == 1 and held.position == held.stretch.claimed]
+
     def _split(self, least: int, lead: int) -> tuple[Holding, int] | None:
         """The worker to steal from, and where its span then ends."""
-        victim = max(self._held.values(), key=lambda held: held.left, default=None)
+        victim = max(self._alone(), key=lambda held: held.left, default=None)
         if victim is None:
             return None
         begun = victim.position > victim.start
@@ -187,7 +240,7 @@ class Allotment:
             return None
         victim, middle = found
         stolen = Span(middle, victim.end)
-        victim.end = middle
+        victim.stretch.end = middle
         return stolen
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import zlib
@@ -22,6 +23,8 @@ from pipeline.download.wire.watchdog import Branch
 #: Bytes that the reads of all workers together may have in memory.
 _READ_BYTES: Final = 8 * MIB
 _SMALLEST_READ: Final = 64 * KIB
+#: Round trips after which what is silent has lost more than one packet.
+_SILENT_ROUNDS: Final = 1.25
 
 
 @dataclass
@@ -93,15 +96,20 @@ class Worker(threading.Thread):
         """Whether bytes have come."""
         self.quiet_since = time.monotonic()
         """When it was begun, or asked for a range, or the last bytes came."""
+        self.joined_at = 0.0
+        """When another one was last told to fetch the same."""
         self._crew = crew
         self._first = first
         self._watch = first[0].watch if first else None
         self._approach: Approach | None = None
         self._wake = threading.Event()
+        self._rival: Worker | None = None
+        self._answered_at = 0.0
 
-    def call(self) -> None:
-        """Begin, or begin again, if this is a spare one."""
+    def call(self, rival: Worker | None = None) -> None:
+        """Begin, or begin again, if this is a spare one; with what ``rival`` is at, if that is given."""
         self.called = True
+        self._rival = rival
         self.quiet_since = time.monotonic()
         self._wake.set()
 
@@ -115,6 +123,14 @@ class Worker(threading.Thread):
         self._wake.set()
         if self._watch is not None:
             self._watch.give_up()
+
+    def needs(self, left: int, now: float, round_trip: float) -> float:
+        """The time (s) until it has the ``left`` bytes, by the pace of its answer; infinite if it is silent for longer
+        than it takes to ask, or to send again what was lost.
+        """
+        if now - self.quiet_since > round_trip * _SILENT_ROUNDS:
+            return math.inf
+        return left * (now - self._answered_at) / self.progress if self.progress else round_trip
 
     def _watched(self, watch: Branch) -> None:
         self.quiet_since = time.monotonic()
@@ -160,15 +176,22 @@ class Worker(threading.Thread):
     def _work(self) -> None:
         while not (self.dismissed or self.retired):
             with self._crew.changed:
-                holding = self._crew.allotment.take(self, least=self._crew.least, lead=self._crew.lead)
+                holding = self._take()
             if holding is None:
                 return
             try:
                 self._fetch(holding)
             finally:
                 with self._crew.changed:
-                    self._crew.authors.append((Span(holding.start, holding.written), self.source))
+                    self._crew.authors.append((Span(holding.start, holding.position), self.source))
                     self._crew.allotment.release(self)
+
+    def _take(self) -> Holding | None:
+        allotment, rival = self._crew.allotment, self._rival
+        self._rival = None
+        if rival is not None:
+            return allotment.join(self, rival)
+        return allotment.take(self, least=self._crew.least, lead=self._crew.lead)
 
     def _fetch(self, holding: Holding) -> None:
         self.progress = 0
@@ -209,16 +232,20 @@ class Worker(threading.Thread):
             if not data:
                 raise incomplete(self.source.subject)
             self.quiet_since, self.delivering = time.monotonic(), True
+            self._answered_at = self._answered_at if self.progress else self.quiet_since
+            self.progress += len(data)
             with crew.changed:
+                begin = holding.position
                 span = crew.allotment.claim(self, len(data))
-            view = memoryview(data)[: span.size]
+            if not span.size:
+                continue
+            view = memoryview(data)[span.start - begin : span.end - begin]
             crew.file.write(span.start, view)
-            crew.note(list(tally.add(view)))
+            crew.note(list(tally.add(span.start, view)))
             with crew.changed:
-                crew.allotment.wrote(self)
+                crew.allotment.wrote(self, span)
                 crew.received += span.size
                 crew.last_at = max(crew.last_at, self.quiet_since)
-            self.progress += span.size
 
     def _goes_on(self, holding: Holding, end: int) -> bool:
         if holding.position >= end:
@@ -230,7 +257,7 @@ class Worker(threading.Thread):
 
 
 class Tally:
-    """Turns bytes that are written one after the other into journal entries, one for each piece or part of one."""
+    """Turns what is written, in ascending order, into journal entries, one for each piece or part of one."""
 
     def __init__(self, start: int, piece_bytes: int | None, etag: str | None) -> None:
         self._start = self._position = start
@@ -238,10 +265,13 @@ class Tally:
         self._etag = etag
         self._crc = 0
 
-    def add(self, data: memoryview) -> Iterator[Entry]:
-        """``data`` is written."""
+    def add(self, position: int, data: memoryview) -> Iterator[Entry]:
+        """``data`` is written at ``position``."""
         if self._piece_bytes is None:
             return
+        if position != self._position:
+            yield from self.rest()
+            self._start = self._position = position
         while data:
             boundary = (self._position // self._piece_bytes + 1) * self._piece_bytes
             now, data = data[: boundary - self._position], data[boundary - self._position :]
