@@ -59,7 +59,7 @@ class Row:
 
 
 ROWS: Final = (
-    Row("plain", "as fast as it goes", Profile(LARGEST), 64 * MIB),
+    Row("plain", "as fast as it goes", Profile(LARGEST), 64 * MIB, repeats=7),
     Row("throttled", "2 MiB/s for each connection", Profile(64 * MIB, rate=2 * MIB), 8 * MIB),
     Row("shared", "32 MiB/s for all connections together", Profile(64 * MIB, shared_rate=32 * MIB), 8 * MIB),
     Row(
@@ -67,13 +67,14 @@ ROWS: Final = (
         "180 ms round trip, 16 MiB/s for each connection (delays in the server)",
         Profile(64 * MIB, rate=16 * MIB, round_trip=ROUND_TRIP),
         4 * MIB,
+        repeats=5,
     ),
     Row(
         "lossy-bbr",
         "180 ms round trip and 1 % loss (TUN device), the server sends with BBR",
         Profile(32 * MIB, congestion="bbr"),
         2 * MIB,
-        repeats=2,
+        repeats=5,
         lossy=True,
     ),
     Row(

@@ -21,7 +21,7 @@ from pipeline.download.sources import Source
 from pipeline.download.wire.watchdog import Branch
 
 #: Bytes that the reads of all workers together may have in memory.
-_READ_BYTES: Final = 8 * MIB
+_READ_BYTES: Final = 4 * MIB
 _SMALLEST_READ: Final = 64 * KIB
 #: Round trips after which what is silent has lost more than one packet.
 _SILENT_ROUNDS: Final = 1.25
