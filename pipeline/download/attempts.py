@@ -14,6 +14,7 @@ from pipeline.download.partial import ScatteredFile
 from pipeline.download.progress import Reporter
 from pipeline.download.ranged.assembly import Assembly
 from pipeline.download.ranged.journal import Identity
+from pipeline.download.ranged.pace import Latency
 from pipeline.download.ranged.pieces import Span, missing
 from pipeline.download.ranged.ranges import part_of
 from pipeline.download.ranged.resume import Remains
@@ -81,11 +82,14 @@ class Attempts:
             return self._complete(self.begun, self.remains.file)
         with self.line.approach(source) as approach:
             started = time.monotonic()
+            approach.connect()
+            connected = time.monotonic()
             exchange = approach.open(self._conditions(gap))
+            latency = Latency(connected - started, time.monotonic() - connected)
         with exchange:
             part = part_of(exchange) if self.ranged else None
             if part and self._fits(exchange, part, gap):
-                return self._assemble(exchange, part, time.monotonic() - started)
+                return self._assemble(exchange, part, latency)
             if self.ranged and exchange.response.status_code in _NO_WHOLE:
                 # Nothing that can be gone on from: once more, without what we have, and then without asking for parts.
                 self.ranged = self.begun is not None
@@ -114,7 +118,7 @@ class Attempts:
         same = self.checksum is not None or version.compare(exchange.response.headers) is Agreement.SAME
         return same and part == ContentRange(gap.start, gap.end, self.begun.total)
 
-    def _assemble(self, exchange: Exchange, part: ContentRange, latency: float) -> Arrived:
+    def _assemble(self, exchange: Exchange, part: ContentRange, latency: Latency) -> Arrived:
         source, headers = exchange.source, exchange.response.headers
         head = read_part_head(exchange.response, source.subject, part.total, max_bytes=self.line.limits.max_bytes)
         source.validator, source.place = Validator.of(headers), exchange.place
@@ -127,9 +131,10 @@ class Attempts:
     def _complete(self, begun: Identity, file: ScatteredFile) -> Arrived:
         """Nothing is missing: the process died between the last byte and the end."""
         url = self.sources.current.url.url
-        return self._assembly(self.checksum, begun.total).run(None, Head.unasked(url, begun.total), begun.total, file)
+        head = Head.unasked(url, begun.total)
+        return self._assembly(self.checksum, begun.total, Latency()).run(None, head, begun.total, file)
 
-    def _assembly(self, checksum: Checksum | None, total: int, latency: float = 0.0) -> Assembly:
+    def _assembly(self, checksum: Checksum | None, total: int, latency: Latency) -> Assembly:
         self.reporter.total = total
         return Assembly(self.line, self.sources, self.remains, self.reporter, checksum, latency)
 

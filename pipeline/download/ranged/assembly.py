@@ -12,6 +12,7 @@ from pipeline.download.exchange import Exchange, Line
 from pipeline.download.partial import ScatteredFile
 from pipeline.download.progress import Reporter
 from pipeline.download.ranged.download import FAR, RangedDownload
+from pipeline.download.ranged.pace import Latency
 from pipeline.download.ranged.pieces import Allotment, Span, missing, piece_size
 from pipeline.download.ranged.ranges import ask
 from pipeline.download.ranged.resume import Remains
@@ -38,8 +39,7 @@ class Assembly:
     remains: Remains
     reporter: Reporter
     checksum: Checksum | None
-    latency: float
-    """From a request to its answer, s."""
+    latency: Latency
     connections: int = field(default=1, init=False)
     witness: Witness | None = field(default=None, init=False)
     started: float = field(default_factory=time.monotonic, init=False)
@@ -81,7 +81,7 @@ class Assembly:
             chunk_bytes=limits.chunk_bytes,
             piece_bytes=piece_size(total, limits.min_piece_bytes) if journalled else None,
             verified=self.checksum is not None,
-            keep=self.latency >= FAR,
+            keep=self.latency.whole >= FAR,
         )
         crew.received = total - crew.allotment.missing
         return crew

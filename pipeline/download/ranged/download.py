@@ -12,7 +12,7 @@ from pipeline.download.exchange import Exchange
 from pipeline.download.progress import Reporter
 from pipeline.download.ranged.growth import WINDOW, Growth
 from pipeline.download.ranged.journal import Journal
-from pipeline.download.ranged.pace import Pace
+from pipeline.download.ranged.pace import Latency, Pace
 from pipeline.download.ranged.pieces import ALIGNMENT
 from pipeline.download.ranged.witness import PATIENCE, Witness
 from pipeline.download.ranged.workers import Crew, Worker
@@ -32,7 +32,7 @@ SILENT: Final = 2.0
 
 #: Workers that fetch the same bytes at the same time, so that it need not be waited for what is lost on the way.
 _RIVALS: Final = 3
-#: Share of a file that may be asked for more than once like this.
+#: Share of a file that may come more than once; then nothing is asked for twice any more.
 _TWICE: Final = 1 / 16
 
 #: From this latency on, s, connections are made before it is known how many of them help.
@@ -62,22 +62,20 @@ class RangedDownload:
         journal: Journal | None,
         reporter: Reporter,
         prefix: PrefixHash | None,
-        latency: float,
+        latency: Latency,
     ) -> None:
         self._crew = crew
         self._sources = sources
         self._journal = journal
         self._reporter = reporter
         self._prefix = prefix
-        self._latency = latency
-        """From the request to the first answer, s."""
-        self._round_trip = latency / 2  # the other half of it is connecting
-        self._growth = Growth(crew.line.limits.max_connections, patient=latency < FAR)
+        self._latency = latency.whole
+        self._round_trip = latency.round_trip
+        self._growth = Growth(crew.line.limits.max_connections, patient=self._latency < FAR)
         self._not_before = 0.0
         self._started = self._room_checked = time.monotonic()
         self._pace = Pace(self._started, crew.received)
         self._refusals = 0
-        self._twice = 0
         self.most_connections = 0
         """That delivered at one time."""
         self.witness: Witness | None = None
@@ -108,8 +106,7 @@ class RangedDownload:
         source = first[0].source if first else self._sources.current
         crew = self._crew
         with crew.changed:
-            # The last one has the most lively connection.
-            spare = next((worker for worker in reversed(crew.spare) if worker.source is source), None)
+            spare = self._idle(source)
             if spare and first is None:
                 crew.spare.remove(spare)
                 crew.active.append(spare)
@@ -118,6 +115,11 @@ class RangedDownload:
             worker = Worker(crew, source, first)
             worker.start()
             crew.active.append(worker)
+
+    def _idle(self, source: Source) -> Worker | None:
+        """The spare worker with the most lively connection. The caller holds ``crew.changed``."""
+        spare = reversed(self._crew.spare)
+        return next((worker for worker in spare if worker.source is source and not worker.dismissed), None)
 
     def _connect_ahead(self, source: Source) -> None:
         """Where it takes long to connect, do so while it is found out how many connections help."""
@@ -232,17 +234,16 @@ class RangedDownload:
         """Have what is late asked for over idle connections as well: it may be here before what was lost on the way is
         sent again.
         """
-        crew, round_trip = self._crew, self._round_trip
+        crew = self._crew
         with crew.changed:
             for worker in active:
                 left = crew.allotment.joinable(worker, _RIVALS)
-                if not left or now - worker.joined_at < round_trip or worker.needs(left, now, round_trip) <= round_trip:
+                if not left or not worker.is_late(left, now, self._round_trip):
                     continue
-                idle = next((spare for spare in reversed(crew.spare) if spare.source is worker.source), None)
-                enough = self._twice + left > crew.total * _TWICE or len(crew.active) >= self._growth.level
+                idle = self._idle(worker.source)
+                enough = crew.twice > crew.total * _TWICE or len(crew.active) >= self._growth.level
                 if idle is None or enough:
                     return
-                self._twice += left
                 worker.joined_at = now
                 crew.spare.remove(idle)
                 crew.active.append(idle)

@@ -4,12 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 #: Shortest time over which it is measured, s.
 _WINDOW: Final = 0.04
 #: Share of the newest measurement in what is told.
 _NEWEST: Final = 0.5
+
+
+class Latency(NamedTuple):
+    """Of a source, from what its first answer took, s."""
+
+    connecting: float = 0.0
+    """To TCP's handshake, name look-up included."""
+    answering: float = 0.0
+    """From there to the head of the answer, TLS's handshake included."""
+
+    @property
+    def whole(self) -> float:
+        """What it takes to be answered over a new connection."""
+        return self.connecting + self.answering
+
+    @property
+    def round_trip(self) -> float:
+        """What it takes to be answered over one that there is.
+
+        Half of the whole: the other half is connecting, wherever on the way that is done. A handshake of which a packet
+        was lost takes a second more, which tells nothing.
+        """
+        return min(self.whole / 2, self.answering)
 
 
 class Pace:

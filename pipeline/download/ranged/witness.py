@@ -2,8 +2,8 @@
 
 Parts of a file are all of one version when their answers begin; one that is overwritten while it is sent shows only to
 whoever asks once more at the end. The server makes that answer after it has read the last bytes if it arrives after
-them: the question itself may be on its way before, so that it costs no time. When the last bytes come can only be
-guessed, so it is asked again and again towards the end, over a few connections in turn.
+them and was not held up on its way: the question may be asked before they come, so that it costs no time. When they
+come can only be guessed, so it is asked again and again towards the end, over a few connections in turn.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Witness:
         if any(asker.is_alive() for asker in self._askers):
             return
         self._askers = [
-            _Asker(self._line, self._source, self._total, self._testimony, self._round_trip * number / _CONNECTIONS)
+            _Asker(self._line, self._source, self._total, self._testimony, self._round_trip, number / _CONNECTIONS)
             for number in range(_CONNECTIONS)
         ]
         for asker in self._askers:
@@ -90,7 +90,7 @@ class _Testimony:
         """The end is here."""
         self.given = threading.Condition()
         self.latest = 0.0
-        """When the latest answer came that named the same version."""
+        """Bytes that came before this time, on the monotonic clock, are of the same version."""
         self.changed = False
 
     def settles(self, last: float) -> bool:
@@ -99,15 +99,21 @@ class _Testimony:
 
 
 class _Asker(threading.Thread):
-    """One connection: connects at once, begins to ask ``delay`` (s) after it is wanted, and goes on until dismissed."""
+    """One connection: connects at once, begins to ask when it is wanted, and goes on until it is dismissed.
 
-    def __init__(self, line: Line, source: Source, total: int, testimony: _Testimony, delay: float) -> None:
+    ``offset``: how much later than wanted it begins, as a share of a round trip.
+    """
+
+    def __init__(
+        self, line: Line, source: Source, total: int, testimony: _Testimony, round_trip: float, offset: float
+    ) -> None:
         super().__init__(name="download-witness", daemon=True)
         self._line = line
         self._source = source
         self._total = total
         self._testimony = testimony
-        self._delay = delay
+        self._round_trip = round_trip
+        self._offset = offset
         self._dismissed = False
         self._watch: Branch | None = None
         self.is_asking = True
@@ -142,7 +148,7 @@ class _Asker(threading.Thread):
             first.connect()
             if not testimony.wanted.wait(PATIENCE):
                 return
-            testimony.over.wait(self._delay)
+            testimony.over.wait(self._offset * self._round_trip)
             for _ in range(_QUESTIONS):
                 approach = self._ask(approach)
             if testimony.over.wait(PATIENCE):
@@ -155,6 +161,7 @@ class _Asker(threading.Thread):
         """Ask over ``approach``, if there is one. What the next question may use."""
         if approach is None or self._dismissed:
             return approach
+        asked_at = time.monotonic()
         exchange, _ = ask(
             self._line,
             self._source,
@@ -167,9 +174,11 @@ class _Asker(threading.Thread):
         with exchange:
             exchange.read(FIRST_BYTE.size)
             following = exchange.again()
-        with self._testimony.given:
-            self._testimony.latest = time.monotonic()
-            self._testimony.given.notify_all()
+        testimony = self._testimony
+        with testimony.given:
+            # One that took longer was held up: it may have been made long before it came.
+            testimony.latest = max(testimony.latest, min(time.monotonic(), asked_at + self._round_trip))
+            testimony.given.notify_all()
         return following
 
     def _watched(self, watch: Branch) -> None:

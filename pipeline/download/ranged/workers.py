@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 import zlib
@@ -48,6 +47,8 @@ class Crew:
     received: int = 0
     last_at: float = 0.0
     """When the last bytes came, on the monotonic clock."""
+    twice: int = 0
+    """Bytes that came and had come before."""
     requests: int = 1
     keep: bool = False
     """Whether connections are used for one range after the other."""
@@ -105,6 +106,7 @@ class Worker(threading.Thread):
         self._wake = threading.Event()
         self._rival: Worker | None = None
         self._answered_at = 0.0
+        self._in_time_at = 0.0
 
     def call(self, rival: Worker | None = None) -> None:
         """Begin, or begin again, if this is a spare one; with what ``rival`` is at, if that is given."""
@@ -124,13 +126,18 @@ class Worker(threading.Thread):
         if self._watch is not None:
             self._watch.give_up()
 
-    def needs(self, left: int, now: float, round_trip: float) -> float:
-        """The time (s) until it has the ``left`` bytes, by the pace of its answer; infinite if it is silent for longer
-        than it takes to ask, or to send again what was lost.
+    def is_late(self, left: int, now: float, round_trip: float) -> bool:
+        """Whether asking somebody else for the ``left`` bytes as well seems to be quicker than waiting for them: by the
+        pace of its answer, or because it was not late a round trip ago, or it is silent for longer than it takes to
+        ask, or to send again what was lost. Not again before those who were asked could have answered.
         """
+        if now - self.joined_at < round_trip:
+            return False
         if now - self.quiet_since > round_trip * _SILENT_ROUNDS:
-            return math.inf
-        return left * (now - self._answered_at) / self.progress if self.progress else round_trip
+            return True
+        needed = left * (now - self._answered_at) / self.progress if self.progress else round_trip
+        self._in_time_at = self._in_time_at or now
+        return needed > round_trip or now - self._in_time_at > round_trip * _SILENT_ROUNDS
 
     def _watched(self, watch: Branch) -> None:
         self.quiet_since = time.monotonic()
@@ -194,7 +201,7 @@ class Worker(threading.Thread):
         return allotment.take(self, least=self._crew.least, lead=self._crew.lead)
 
     def _fetch(self, holding: Holding) -> None:
-        self.progress = 0
+        self.progress, self._in_time_at = 0, 0.0
         exchange, end = self._open(holding)
         with exchange:
             tally = Tally(holding.start, self._crew.piece_bytes, _etag(self.source))
@@ -237,6 +244,7 @@ class Worker(threading.Thread):
             with crew.changed:
                 begin = holding.position
                 span = crew.allotment.claim(self, len(data))
+                crew.twice += len(data) - span.size
             if not span.size:
                 continue
             view = memoryview(data)[span.start - begin : span.end - begin]
