@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 # Side by side, a file at a time: most tests wait for a server or a clock rather than for the processor.
-WORKERS ?= 2
+WORKERS ?= 3
 SPREAD := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=25
 SOURCES := config.py api processor uploader pipeline demo devstack deploy benchmarks
 
@@ -44,7 +44,7 @@ MINUTES ?= 30
 chaos: install ## kill, freeze and cut off everything for half an hour, then check that nothing was lost
 	$(PYTHON) -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --faults 19 --jobs 14 --crashes 8
 
-bench-download: install ## the download engine beside curl, wget, axel, aria2c and others: docs/BENCHMARKS.md (11 minutes)
+bench-download: install ## the download engine beside curl, wget, axel, aria2c and others: docs/BENCHMARKS.md (15 minutes)
 	-$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .local/bench -r requirements/bench.lock
 	$(PYTHON) -m benchmarks.download --write docs/BENCHMARKS.md $(ARGS)
 
