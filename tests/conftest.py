@@ -17,8 +17,8 @@ from devstack.tools import tools_folder
 from tests.support.kafka_litter import LEAVES_SOCKETS
 from tests.support.servers import require
 
-#: Folders whose files take longest.
-LONGEST = ("chaos", "e2e", "conformance", "devstack", "deploy", "demo", "processor")
+#: Folders whose files take longest. Those of one line take turns: the first of it works most, the others wait most.
+LONGEST = (("chaos",), ("e2e", "conformance", "devstack"), ("processor", "deploy", "demo"))
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # ONNX Runtime, where a test imports it, would report to its maker: in the middle of another test, through its proxy.
@@ -72,17 +72,32 @@ def kafka_broker(_kafka_process: KafkaBroker) -> Iterator[KafkaBroker]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first; and what Kafka's client leaves behind is nothing that a test is to blame for."""
-    items.sort(key=_turn)
+    _take_turns(items)
     for item in items:
         if item.get_closest_marker("kafka"):
             for mark in LEAVES_SOCKETS:
                 item.add_marker(mark)
 
 
-def _turn(item: pytest.Item) -> int:
-    """Of the folder that the test is in: a file that takes minutes and is begun last is waited for by all others."""
-    folder = item.path.relative_to(REPOSITORY).parts[1]
-    return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
+def _take_turns(items: list[pytest.Item]) -> None:
+    """A file that takes minutes and is begun last is waited for by all others; several that start a whole service each
+    at the same time are slow, and see their limits exceeded.
+    """
+    files: dict[str, dict[Path, int]] = {}
+    for item in items:
+        of_folder = files.setdefault(_folder(item), {})
+        of_folder.setdefault(item.path, len(of_folder))
+
+    def turn(item: pytest.Item) -> tuple[int, float]:
+        folder = _folder(item)
+        line = next((number for number, folders in enumerate(LONGEST) if folder in folders), len(LONGEST))
+        return line, files[folder][item.path] / len(files[folder]) if line < len(LONGEST) else 0.0
+
+    items.sort(key=turn)
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(REPOSITORY).parts[1]
 
 
 @pytest.fixture(autouse=True)
