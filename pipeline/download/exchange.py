@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 
 MAX_REDIRECTS = 5
 
-#: From so many bytes/s on, over so many bytes: a chunk of 1 MiB is then there within 16 ms.
+#: From so many bytes/s on, over so many bytes, it is waited for so many at a time, which are there within 16 ms. If the
+#: line then all but stops, they are what has to come before it is taken to have stopped.
 _FAST = 64 * MIB
 _FAST_AFTER = 4 * MIB
+_FAST_READ = MIB
 
 #: Compressed answers are not wanted: a few bytes can become very many.
 _HEADERS = {"User-Agent": "uvr-api", "Accept": "*/*", "Accept-Encoding": "identity"}
@@ -188,8 +190,11 @@ class Exchange:
         with translated(self.source.subject, self.watch):
             # read1 returns what there is; read waits until there is all of it. They raise at a premature end.
             raw = self.response.raw
-            read = raw.read if self._flow.is_fast else raw.read1
-            piece: bytes = read(wanted, decode_content=False)
+            piece: bytes
+            if self._flow.is_fast:
+                piece = raw.read(min(wanted, _FAST_READ), decode_content=False)
+            else:
+                piece = raw.read1(wanted, decode_content=False)
         # The other side is not to blame for the time that our disk, our limits and our listeners take.
         self.watch.rest()
         self._flow.see(len(piece))
