@@ -106,20 +106,24 @@ class RangedDownload:
         source = first[0].source if first else self._sources.current
         crew = self._crew
         with crew.changed:
-            spare = self._idle(source)
-            if spare and first is None:
-                crew.spare.remove(spare)
-                crew.active.append(spare)
-                spare.call()
+            if first is None and self._call_idle(source):
                 return
             worker = Worker(crew, source, first)
             worker.start()
             crew.active.append(worker)
 
-    def _idle(self, source: Source) -> Worker | None:
-        """The spare worker with the most lively connection. The caller holds ``crew.changed``."""
-        spare = reversed(self._crew.spare)
-        return next((worker for worker in spare if worker.source is source and not worker.dismissed), None)
+    def _call_idle(self, source: Source, rival: Worker | None = None) -> bool:
+        """Put the spare worker with the most lively connection to work, if there is one; ``rival`` as for
+        ``Worker.call``. The caller holds ``crew.changed``.
+        """
+        crew = self._crew
+        for worker in reversed(crew.spare):
+            if worker.source is source and not worker.dismissed:
+                crew.spare.remove(worker)
+                crew.active.append(worker)
+                worker.call(rival)
+                return True
+        return False
 
     def _connect_ahead(self, source: Source) -> None:
         """Where it takes long to connect, do so while it is found out how many connections help."""
@@ -240,14 +244,10 @@ class RangedDownload:
                 left = crew.allotment.joinable(worker, _RIVALS)
                 if not left or not worker.is_late(left, now, self._round_trip):
                     continue
-                idle = self._idle(worker.source)
                 enough = crew.twice > crew.total * _TWICE or len(crew.active) >= self._growth.level
-                if idle is None or enough:
+                if enough or not self._call_idle(worker.source, worker):
                     return
                 worker.joined_at = now
-                crew.spare.remove(idle)
-                crew.active.append(idle)
-                idle.call(worker)
 
     def _replace_silent(self, active: list[Worker], now: float) -> None:
         for worker in active:

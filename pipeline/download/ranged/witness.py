@@ -16,7 +16,7 @@ from pipeline.download.exchange import Approach, Line
 from pipeline.download.ranged.pieces import Span
 from pipeline.download.ranged.ranges import ask
 from pipeline.download.sources import RangesLostError, Source, SourceChangedError
-from pipeline.download.wire.watchdog import Branch
+from pipeline.download.wire.watchdog import Dismissal
 from pipeline.errors import PipelineError
 
 #: A connection that has been waiting for so long, s, is given up: the other side may be about to, too.
@@ -114,16 +114,13 @@ class _Asker(threading.Thread):
         self._testimony = testimony
         self._round_trip = round_trip
         self._offset = offset
-        self._dismissed = False
-        self._watch: Branch | None = None
+        self._dismissal = Dismissal()
         self.is_asking = True
         """Whether it may still have something to say."""
 
     def dismiss(self) -> None:
         """Stop, at once."""
-        self._dismissed = True
-        if self._watch is not None:
-            self._watch.give_up()
+        self._dismissal.give()
 
     def run(self) -> None:
         """Connect, wait, and ask."""
@@ -142,7 +139,7 @@ class _Asker(threading.Thread):
 
     def _attend(self) -> None:
         testimony = self._testimony
-        first = self._line.approach(self._source, self._watched, keep=True)
+        first = self._line.approach(self._source, self._dismissal.watch, keep=True)
         approach: Approach | None = first
         try:
             first.connect()
@@ -159,7 +156,7 @@ class _Asker(threading.Thread):
 
     def _ask(self, approach: Approach | None) -> Approach | None:
         """Ask over ``approach``, if there is one. What the next question may use."""
-        if approach is None or self._dismissed:
+        if approach is None or self._dismissal.given:
             return approach
         asked_at = time.monotonic()
         exchange, _ = ask(
@@ -168,7 +165,7 @@ class _Asker(threading.Thread):
             FIRST_BYTE,
             self._total,
             verified=False,
-            on_start=self._watched,
+            on_start=self._dismissal.watch,
             approach=approach,
         )
         with exchange:
@@ -180,8 +177,3 @@ class _Asker(threading.Thread):
             testimony.latest = max(testimony.latest, min(time.monotonic(), asked_at + self._round_trip))
             testimony.given.notify_all()
         return following
-
-    def _watched(self, watch: Branch) -> None:
-        self._watch = watch
-        if self._dismissed:  # meanwhile
-            watch.give_up()

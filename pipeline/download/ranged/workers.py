@@ -17,7 +17,7 @@ from pipeline.download.ranged.pieces import ALIGNMENT, Allotment, Holding, Span
 from pipeline.download.ranged.ranges import ask
 from pipeline.download.response import incomplete
 from pipeline.download.sources import Source
-from pipeline.download.wire.watchdog import Branch
+from pipeline.download.wire.watchdog import Branch, Dismissal
 
 #: Bytes that the reads of all workers together may have in memory.
 _READ_BYTES: Final = 4 * MIB
@@ -87,7 +87,6 @@ class Worker(threading.Thread):
         super().__init__(name="download-worker", daemon=True)
         self.source = source
         self.error: BaseException | None = None
-        self.dismissed = False
         self.retired = False
         self.called = not spare
         """Whether it was ever told to work."""
@@ -101,12 +100,17 @@ class Worker(threading.Thread):
         """When another one was last told to fetch the same."""
         self._crew = crew
         self._first = first
-        self._watch = first[0].watch if first else None
+        self._dismissal = Dismissal(first[0].watch if first else None)
         self._approach: Approach | None = None
         self._wake = threading.Event()
         self._rival: Worker | None = None
         self._answered_at = 0.0
         self._in_time_at = 0.0
+
+    @property
+    def dismissed(self) -> bool:
+        """Whether it was told to stop."""
+        return self._dismissal.given
 
     def call(self, rival: Worker | None = None) -> None:
         """Begin, or begin again, if this is a spare one; with what ``rival`` is at, if that is given."""
@@ -121,15 +125,14 @@ class Worker(threading.Thread):
 
     def dismiss(self) -> None:
         """Stop, at once."""
-        self.dismissed = True
+        self._dismissal.give()
         self._wake.set()
-        if self._watch is not None:
-            self._watch.give_up()
 
     def is_late(self, left: int, now: float, round_trip: float) -> bool:
         """Whether asking somebody else for the ``left`` bytes as well seems to be quicker than waiting for them: by the
         pace of its answer, or because it was not late a round trip ago, or it is silent for longer than it takes to
-        ask, or to send again what was lost. Not again before those who were asked could have answered.
+        ask, or to send again what was lost. Not again before those who were asked could have answered. Remembers since
+        when it was not late.
         """
         if now - self.joined_at < round_trip:
             return False
@@ -141,9 +144,7 @@ class Worker(threading.Thread):
 
     def _watched(self, watch: Branch) -> None:
         self.quiet_since = time.monotonic()
-        self._watch = watch
-        if self.dismissed:  # meanwhile: of the two threads, the one that comes second sees what the first one did
-            watch.give_up()
+        self._dismissal.watch(watch)
 
     def run(self) -> None:
         """Work."""

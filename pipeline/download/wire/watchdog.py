@@ -197,6 +197,26 @@ class Branch(Watchdog):
             self._fire(_Verdict.GIVEN_UP)
 
 
+class Dismissal:
+    """Tells a thread of its own from outside to end the exchange it is at, or is about to begin."""
+
+    def __init__(self, watch: Branch | None = None) -> None:
+        self.given = False
+        self._watch = watch
+
+    def give(self) -> None:
+        """The thread is dismissed."""
+        self.given = True
+        if self._watch is not None:
+            self._watch.give_up()
+
+    def watch(self, watch: Branch) -> None:
+        """The thread begins an exchange, which ``watch`` can end."""
+        self._watch = watch
+        if self.given:  # meanwhile: of the two threads, the one that comes second sees what the first one did
+            watch.give_up()
+
+
 def _weakly(listener: Callable[[], None]) -> Callable[[], None]:
     """``listener`` without keeping its object alive: a token may live much longer than one exchange."""
     reference = weakref.WeakMethod(listener)
