@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.errors import ErrorCode, ErrorKind
 from processor.decode import Mixture
@@ -94,9 +93,3 @@ def assert_equal(ours: Stems, stock: Stems) -> None:
     assert ours.keys() == stock.keys()
     for name, samples in stock.items():
         np.testing.assert_array_equal(ours[name], samples)
-
-
-def snr(signal: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-    """Decibels."""
-    error = np.std(signal - reference)
-    return float(20 * np.log10(np.std(reference) / error)) if error else np.inf

@@ -11,12 +11,12 @@ import pytest
 from config import Compile, Precision
 from demo import tiny_models
 from demo.random_network import Shape, install_random_model
+from demo.sdr import sdr_db
 from processor.drivers.options import DeviceOptions
 from processor.wav import SAMPLE_RATE, write_wav
 from tests.processor import device_experiments as experiments
 from tests.processor import library as driving
 from tests.processor import vr_experiments
-from tests.processor.lab import snr
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +83,7 @@ def test_what_lower_precision_costs(
     exact, rough = stems(Precision.FP32), stems(precision)
     least, most = EXPECTED[kind, precision]
     assert all(stem.dtype == np.float32 for stem in rough.values())
-    assert least < min(snr(rough[name], stem) for name, stem in exact.items()) < most
+    assert least < min(sdr_db(stem, rough[name]) for name, stem in exact.items()) < most
 
 
 def test_a_network_that_torch_runs_gives_what_onnx_runtime_gives(
@@ -95,7 +95,7 @@ def test_a_network_that_torch_runs_gives_what_onnx_runtime_gives(
     options = DeviceOptions(compile=Compile.GRAPHS)
     torch = library.submit(driving.driven_stems, *where, model="mdx.onnx", options=options).result(90)
     for name, stem in onnx.items():
-        assert snr(torch[name], stem) > 90
+        assert sdr_db(stem, torch[name]) > 90
     assert any(not np.array_equal(torch[name], stem) for name, stem in onnx.items())
 
 
