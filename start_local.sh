@@ -70,7 +70,7 @@ install_torch() {
 
 install_all() { # device, dev or not
     local files=(-r $locks/service.lock -r $locks/separation.lock -r "$locks/onnxruntime-$1.lock")
-    [ "$2" = dev ] && files+=(-r $locks/dev.lock)
+    [ "$2" = dev ] && files+=(-r $locks/dev.lock -r $locks/http3.lock)
     install_torch "$1"
     install_locked "${files[@]}"
 }

@@ -10,7 +10,7 @@ all=$(mktemp)
 trap 'rm -f "$all"' EXIT
 cat ./*.lock >"$all" 2>/dev/null || true
 compile --no-annotate --override overrides.txt "$@" \
-    service.in separation.in onnxruntime-cpu.in dev.in --output-file "$all"
+    service.in separation.in onnxruntime-cpu.in dev.in http3.in --output-file "$all"
 # onnxruntime-gpu has to be the version of onnxruntime.
 version=$(sed -n 's/^onnxruntime==\([^ ]*\).*/\1/p' "$all")
 
@@ -30,5 +30,6 @@ compile --generate-hashes -c "$all" -c torch-cuda.lock onnxruntime-gpu.in <(echo
     --output-file onnxruntime-gpu.lock
 # shellcheck disable=SC2086
 compile --generate-hashes -c "$all" dev.in $with_torch --output-file dev.lock
+compile --generate-hashes -c "$all" http3.in --output-file http3.lock
 compile --generate-hashes bench.in --output-file bench.lock
 compile --generate-hashes uv.in --output-file uv.lock
