@@ -141,11 +141,11 @@ ENTRYPOINT ["python", "-m", "processor"]
 # The environment is a linked layer: a change of the sources before it does not write its gigabytes anew.
 FROM processor AS processor-cpu
 COPY --link --from=separation-cpu /opt/venv /opt/venv
-RUN ["python", "-c", "import processor.engine, samplerate"]
+RUN ["python", "-c", "import processor.engine.engine, samplerate"]
 
 FROM processor AS processor-gpu
 COPY --link --from=separation-gpu /opt/venv /opt/venv
-RUN ["python", "-c", "import processor.engine, samplerate"]
+RUN ["python", "-c", "import processor.engine.engine, samplerate"]
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     REQUIRE_GPU=true

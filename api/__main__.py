@@ -14,19 +14,19 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.urls import PATIENCE
+from api.url_check import PATIENCE
 from config import Settings
-from pipeline.download.guard.url_guard import UrlGuard
+from pipeline.consuming.retry import RetryPolicy
+from pipeline.consuming.worker_process import ensure_topics
+from pipeline.download.ssrf.url_guard import UrlGuard
 from pipeline.errors import ErrorCode, InfrastructureError
-from pipeline.lifecycle import ExitCode, StopSignal
-from pipeline.process import run_service
-from pipeline.retry import RetryPolicy
+from pipeline.service.logs import get_logger
+from pipeline.service.run import run_service
+from pipeline.service.shutdown import ExitCode, StopSignal
 from pipeline.storage.factory import open_store
-from pipeline.telemetry import get_logger
 from pipeline.topics import Topics
 from pipeline.transport import Transport
 from pipeline.transport.factory import open_transport
-from pipeline.worker import ensure_topics
 
 log = get_logger("api")
 

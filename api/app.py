@@ -9,20 +9,20 @@ from fastapi_offline import FastAPIOffline
 
 from api import __version__
 from api.auth import BasicAuth
+from api.body_limit import BodyLimit
+from api.client_rate_limit import ClientRateLimit
 from api.errors import install_error_handlers
-from api.fairness import Fairness
 from api.files import files_router
 from api.generate import generate_router
 from api.health import health_router
-from api.limits import BodyLimit
+from api.job_queue import JobQueue
 from api.metrics import RequestCount, metrics_router
-from api.queue import JobQueue
-from api.urls import UrlCheck
-from pipeline.download.guard.url_guard import UrlGuard
-from pipeline.events import Reporter
+from api.url_check import UrlCheck
+from pipeline.download.ssrf.url_guard import UrlGuard
+from pipeline.progress import EventReporter
 from pipeline.storage import ObjectStore
-from pipeline.storage.links import LinkSigner, load_or_create_key
-from pipeline.storage.local import LocalStore
+from pipeline.storage.local.store import LocalStore
+from pipeline.storage.signed_links import LinkSigner, load_or_create_key
 from pipeline.topics import Topics
 from pipeline.transport import Transport
 
@@ -47,8 +47,8 @@ def create_app(settings: Settings, transport: Transport, store: ObjectStore, gua
     """
     auth = BasicAuth(*settings.api.require_credentials())
     topics = Topics.from_settings(settings)
-    fairness = Fairness(settings.api.client_burst, settings.api.client_refill)
-    queue = JobQueue(transport, topics, fairness, Reporter(transport, topics.events))
+    fairness = ClientRateLimit(settings.api.client_burst, settings.api.client_refill)
+    queue = JobQueue(transport, topics, fairness, EventReporter(transport, topics.events))
     # The documentation's scripts come from this machine, so that it works in closed networks.
     app = FastAPIOffline(
         title="UVR-API",

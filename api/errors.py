@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from api import metrics
 from api.models import ErrorBody
 from pipeline.errors import InfrastructureError
-from pipeline.telemetry import get_logger
+from pipeline.service.logs import get_logger
 
 log = get_logger(__name__)
 

@@ -16,8 +16,8 @@ from api.errors import ApiError, documented, error_response
 from api.models import ErrorBody
 from pipeline.errors import PermanentError
 from pipeline.messages import OutputFormat
-from pipeline.storage.links import LinkSigner
-from pipeline.storage.local import LocalStore
+from pipeline.storage.local.store import LocalStore
+from pipeline.storage.signed_links import LinkSigner
 
 _CONTENT_TYPES = {f".{OutputFormat.WAV}": "audio/wav", f".{OutputFormat.FLAC}": "audio/flac"}
 _RESPONSES: dict[int | str, dict[str, Any]] = {

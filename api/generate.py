@@ -8,12 +8,12 @@ from fastapi import APIRouter, Depends, Request
 
 from api.auth import BasicAuth
 from api.errors import documented
+from api.job_queue import JobQueue
 from api.models import Accepted, GenerateRequest
-from api.queue import JobQueue
-from api.requests import CLIENT_HEADER, CLIENT_PATTERN, client_of, read_fields, required_urls, validated
-from api.urls import UrlCheck
+from api.request_parsing import CLIENT_HEADER, CLIENT_PATTERN, client_of, read_fields, required_urls, validated
+from api.url_check import UrlCheck
 from pipeline.messages import SeparationTask
-from pipeline.telemetry import get_logger, loggable_url
+from pipeline.service.logs import get_logger, loggable_url
 
 log = get_logger(__name__)
 

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Response
 from api import __version__
 from api.models import Component, Components, Health, Readiness
 from pipeline.errors import PipelineError
+from pipeline.service.logs import get_logger
 from pipeline.storage import ObjectStore
-from pipeline.telemetry import get_logger
 from pipeline.transport import Transport
 
 log = get_logger(__name__)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.metrics import REGISTRY, exposition
+from pipeline.service.metrics import REGISTRY, exposition
 
 requests = Counter(
     "uvr_http_requests", "Requests that were answered.", ["method", "route", "status"], registry=REGISTRY

@@ -19,7 +19,8 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
-from pipeline.ensembles import (
+from pipeline.messages import DEFAULT_PRIORITY, PRIORITIES, OutputFormat, StemName
+from pipeline.model_choice import (
     LARGEST_WEIGHT,
     MAX_MEMBERS,
     MODEL_NAME_PATTERN,
@@ -27,7 +28,6 @@ from pipeline.ensembles import (
     Algorithm,
     ModelChoice,
 )
-from pipeline.messages import DEFAULT_PRIORITY, PRIORITIES, OutputFormat, StemName
 
 #: Largest ``metadata`` object, bytes of compact JSON. It travels in every message of the job and in the webhook.
 MAX_METADATA_BYTES = 16 * 1024

@@ -6,13 +6,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from pipeline.cancel import CancelToken
+from pipeline.cancellation import CancelToken
 from pipeline.download import UrlGuard
-from processor.decode import decode
-from processor.drivers.options import DeviceOptions
-from processor.engine import SeparationEngine
-from processor.models import ModelStore, Network, StoreOptions
-from processor.protocol import Separate, Stem
+from processor.audio.decode import decode
+from processor.engine.engine import SeparationEngine
+from processor.ipc import Separate, Stem
+from processor.models import ModelDownloads, ModelStore, StoreOptions
+from processor.separation.options import DeviceOptions
 
 #: Longer than any song, s.
 _LONGEST = 86_400.0
@@ -20,7 +20,7 @@ _LONGEST = 86_400.0
 
 def our_engine(model_dir: Path, folder: Path, device: DeviceOptions | None = None) -> SeparationEngine:
     """This engine with the models that are in ``model_dir``, and no others; ``folder`` is for its working files."""
-    store = ModelStore(model_dir, Network(UrlGuard(allow_private=False)), StoreOptions(offline=True))
+    store = ModelStore(model_dir, ModelDownloads(UrlGuard(allow_private=False)), StoreOptions(offline=True))
     return SeparationEngine(store, folder, device=device)
 
 

@@ -6,10 +6,10 @@ import sys
 
 from config import ConfigError, load
 from pipeline.errors import PipelineError
-from pipeline.lifecycle import ExitCode
+from pipeline.service.logs import configure_logging, get_logger
+from pipeline.service.shutdown import ExitCode
 from pipeline.storage.factory import s3_options
-from pipeline.storage.s3 import S3Store
-from pipeline.telemetry import configure_logging, get_logger
+from pipeline.storage.s3.store import S3Store
 
 log = get_logger("make_bucket")
 

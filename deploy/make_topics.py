@@ -14,13 +14,13 @@ from collections.abc import Sequence
 
 from config import ConfigError, load
 from pipeline.errors import InfrastructureError, RefusedError
-from pipeline.lifecycle import ExitCode
-from pipeline.process import exit_code, operators_sentence
-from pipeline.telemetry import configure_logging, get_logger
+from pipeline.service.logs import configure_logging, get_logger
+from pipeline.service.run import exit_code, operators_sentence
+from pipeline.service.shutdown import ExitCode
 from pipeline.topics import Topics
 from pipeline.transport import Topic, Transport
 from pipeline.transport.factory import open_transport
-from pipeline.transport.kafka import KafkaTransport
+from pipeline.transport.kafka.transport import KafkaTransport
 
 log = get_logger("make_topics")
 

@@ -18,8 +18,8 @@ from devstack import environment, stack, state
 from devstack.dotenv import complete_env_file
 from devstack.errors import DevstackError
 from pipeline.errors import PipelineError
-from pipeline.lifecycle import ExitCode
-from pipeline.telemetry import configure_logging
+from pipeline.service.logs import configure_logging
+from pipeline.service.shutdown import ExitCode
 
 _STATE = stack.LOCAL / "stack.json"
 _ENV_FILE = stack.ROOT / ".env"
@@ -78,7 +78,7 @@ def _end_in_good_order() -> None:
 def _demo(real_servers: bool) -> int:
     complete_env_file(_ENV_FILE, _DEMO_MODELS)
     home = stack.LOCAL / ("demo-kafka" if real_servers else "demo")
-    with state.held(home / "running.json", "the demo is running already in this checkout"):
+    with state.held_claim(home / "running.json", "the demo is running already in this checkout"):
         plan = _demo_plan(home / "state", real_servers)
         # A demo that was killed may have left its job behind, whose webhook nobody waits for any more.
         shutil.rmtree(plan.data_dir, ignore_errors=True)
@@ -91,7 +91,7 @@ def _demo_plan(data_dir: Path, real_servers: bool) -> stack.Plan:
     """The demo is the same for everybody: of the user's settings it takes secrets, and servers if it is asked to."""
     settings = {
         **environment.DEVELOPMENT,
-        **environment.chosen(_SECRETS, _ENV_FILE),
+        **environment.explicit_settings(_SECRETS, _ENV_FILE),
         **(environment.connections(_ENV_FILE) if real_servers else {}),
         **_DEMO_CHANNELS,
         **environment.free_ports(),
@@ -114,7 +114,7 @@ def _run(real_servers: bool) -> int:
         data_dir=data_dir,
         real_servers=real_servers,
     )
-    with state.held(_STATE, "the services are running already; ./start_local.sh stop ends them") as claim:
+    with state.held_claim(_STATE, "the services are running already; ./start_local.sh stop ends them") as claim:
         _announce_download(plan)
         with stack.running(plan) as services:
             claim.announce(services.api_url)

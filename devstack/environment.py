@@ -19,7 +19,7 @@ DEVELOPMENT = {"ALLOW_PRIVATE_NETWORKS": "true", "LOG_FORMAT": "console"}
 
 def everyday(env_file: Path, defaults: Mapping[str, str]) -> dict[str, str]:
     """This process's environment, and `defaults` for what neither it nor `env_file` sets."""
-    return _without(defaults, chosen(defaults, env_file)) | _set(os.environ) | _reachable()
+    return _without(defaults, explicit_settings(defaults, env_file)) | _set(os.environ) | _reachable()
 
 
 def apart(settings: Mapping[str, str]) -> dict[str, str]:
@@ -27,7 +27,7 @@ def apart(settings: Mapping[str, str]) -> dict[str, str]:
     return _without(os.environ, setting_names(SECTIONS)) | dict(settings) | _reachable()
 
 
-def chosen(names: Iterable[str], env_file: Path) -> dict[str, str]:
+def explicit_settings(names: Iterable[str], env_file: Path) -> dict[str, str]:
     """What the user has set himself, in the environment or in `env_file`."""
     found = _set(dotenv_values(env_file)) | _set(os.environ)
     return {name: found[name] for name in names if name in found}
@@ -36,8 +36,8 @@ def chosen(names: Iterable[str], env_file: Path) -> dict[str, str]:
 def connections(env_file: Path) -> dict[str, str]:
     """What the user has set about a broker and a store of his own, if he names one."""
     own: dict[str, type[Section]] = {"KAFKA_BOOTSTRAP_SERVERS": KafkaSettings, "S3_ENDPOINT_URL": StorageSettings}
-    sections = [section for name, section in own.items() if chosen((name,), env_file)]
-    return chosen(setting_names(sections), env_file)
+    sections = [section for name, section in own.items() if explicit_settings((name,), env_file)]
+    return explicit_settings(setting_names(sections), env_file)
 
 
 def setting_names(sections: Iterable[type[Section]]) -> set[str]:

@@ -14,7 +14,7 @@ from devstack.maven import fetch_jars
 from devstack.pins import KAFKA_LOG4J_VERSION, KAFKA_SCALA_VERSION, KAFKA_VERSION
 from devstack.process import ServerProcess, free_port
 from devstack.server import LocalServer, server_environment
-from pipeline.transport.kafka_network import made
+from pipeline.transport.kafka.network import made
 
 _HERE = Path(__file__).parent
 _MAX_HEAP = "512m"

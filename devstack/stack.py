@@ -25,7 +25,7 @@ from devstack.s3 import S3Server, fetch_s3_server
 from devstack.server import LocalServer
 from devstack.tools import tools_folder
 from pipeline.storage.factory import s3_options
-from pipeline.storage.s3 import S3Store
+from pipeline.storage.s3.store import S3Store
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCAL = ROOT / ".local"

@@ -46,7 +46,7 @@ class Claim:
 
 
 @contextmanager
-def held(path: Path, taken: str) -> Iterator[Claim]:
+def held_claim(path: Path, taken: str) -> Iterator[Claim]:
     """Mark this process as the one that runs. Raises DevstackError, saying `taken`, if there is one already."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:

@@ -12,8 +12,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
 
-from pipeline.ensembles import ModelChoice
 from pipeline.errors import ErrorCode, ErrorKind, PermanentError, PipelineError
+from pipeline.model_choice import ModelChoice
 from pipeline.transport.protocol import Message
 
 #: Becomes part of object keys and file names, so nothing but harmless characters passes; lower case.

@@ -11,32 +11,32 @@ from dataclasses import replace
 from typing import NoReturn
 
 from config import Settings
-from pipeline.cancel import CancelToken
-from pipeline.download import DownloadLimits, UrlGuard, Wire
-from pipeline.download.wire.rate import RateLimit
+from pipeline.cancellation import CancelToken
+from pipeline.consuming.retry import RetryPolicy
+from pipeline.consuming.worker_process import HealthAddress, WorkerProcess
+from pipeline.download import ConnectionOptions, DownloadLimits, UrlGuard
+from pipeline.download.http.rate_limit import RateLimit
 from pipeline.errors import ErrorCode
-from pipeline.events import Reporter
-from pipeline.lifecycle import ExitCode, StopSignal
 from pipeline.messages import SeparationTask
-from pipeline.process import run_service
-from pipeline.retry import RetryPolicy
+from pipeline.progress import EventReporter
+from pipeline.service.logs import get_logger
+from pipeline.service.run import run_service
+from pipeline.service.shutdown import ExitCode, StopSignal
+from pipeline.service.workdir import WorkDir
 from pipeline.storage.factory import open_handoff
-from pipeline.telemetry import get_logger
 from pipeline.topics import Topics
 from pipeline.transport import Transport
 from pipeline.transport.factory import open_transport
-from pipeline.workdir import WorkDir
-from pipeline.worker import HealthAddress, WorkerProcess
-from processor.budget import DiskBudget
-from processor.cores import usable_cores
-from processor.devices import Device, chosen
-from processor.drivers.options import DeviceOptions
-from processor.fleet import Fleet
-from processor.job import Equipment, Limits
+from processor.disk_budget import DiskBudget
+from processor.ipc import ChildSettings
+from processor.job import Equipment, JobLimits
 from processor.models.options import StoreOptions
-from processor.protocol import ChildSettings
-from processor.separation import COMMAND, SeparationProcess
+from processor.separation.options import DeviceOptions
 from processor.service import Processor
+from processor.system.cpu import usable_cores
+from processor.workers.devices import Device, select_devices
+from processor.workers.pool import WorkerPool
+from processor.workers.supervisor import COMMAND, WorkerSupervisor
 
 log = get_logger(__name__)
 
@@ -58,19 +58,19 @@ def _run(settings: Settings, stop: StopSignal, command: Sequence[str]) -> None:
         transport = open_transport(settings, max_poll_interval_ms=MAX_POLL_INTERVAL_MS)
         stack.callback(transport.close)
         topics = Topics.from_settings(settings)
-        equipment = _equipment(settings, stop, Reporter(transport, topics.events), fleet, workdir)
+        equipment = _equipment(settings, stop, EventReporter(transport, topics.events), fleet, workdir)
         _worker(settings, stop, transport, topics, equipment).run(stop)
 
 
-def _fleet(settings: Settings, stop: StopSignal, workdir: WorkDir, command: Sequence[str]) -> Fleet:
+def _fleet(settings: Settings, stop: StopSignal, workdir: WorkDir, command: Sequence[str]) -> WorkerPool:
     """A child, or more, for each device. Raises ConfigError for devices that cannot be."""
     worker, numbers = settings.worker, itertools.count(1)
-    devices = chosen(worker.devices, os.environ, require_gpu=settings.model.require_gpu)
+    devices = select_devices(worker.devices, os.environ, require_gpu=settings.model.require_gpu)
     children = [device for _ in range(worker.concurrency) for device in devices]
     log.info("devices_chosen", devices=[device.label for device in devices], children=len(children))
     alone = _child_settings(settings, workdir)
 
-    def process(device: Device) -> SeparationProcess:
+    def process(device: Device) -> WorkerSupervisor:
         own = replace(
             alone,
             require_gpu=alone.require_gpu or device.must_be_gpu,
@@ -78,9 +78,9 @@ def _fleet(settings: Settings, stop: StopSignal, workdir: WorkDir, command: Sequ
             in_all=len(children),
             threads=_threads(len(children)),
         )
-        return SeparationProcess(own, command, device=device, numbers=numbers)
+        return WorkerSupervisor(own, command, device=device, numbers=numbers)
 
-    return Fleet([process(device) for device in children], stop)
+    return WorkerPool([process(device) for device in children], stop)
 
 
 def _threads(children: int) -> int | None:
@@ -103,7 +103,9 @@ def _child_settings(settings: Settings, workdir: WorkDir) -> ChildSettings:
     )
 
 
-def _equipment(settings: Settings, stop: StopSignal, reporter: Reporter, fleet: Fleet, workdir: WorkDir) -> Equipment:
+def _equipment(
+    settings: Settings, stop: StopSignal, reporter: EventReporter, fleet: WorkerPool, workdir: WorkDir
+) -> Equipment:
     worker = settings.worker
     return Equipment(
         fleet=fleet,
@@ -112,9 +114,9 @@ def _equipment(settings: Settings, stop: StopSignal, reporter: Reporter, fleet: 
         guard=UrlGuard.from_settings(settings.download),
         reporter=reporter,
         workdir=workdir,
-        wire=Wire.from_settings(settings.download),
+        wire=ConnectionOptions.from_settings(settings.download),
         rate=RateLimit.from_settings(settings.download),
-        limits=Limits(
+        limits=JobLimits(
             download=DownloadLimits.from_settings(settings.download),
             max_seconds=settings.download.max_audio_seconds,
             job_timeout=worker.job_timeout,

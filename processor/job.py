@@ -8,33 +8,33 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.cancel import CancelToken
-from pipeline.consumer import JobContext
-from pipeline.download import Downloaded, DownloadLimits, UrlGuard, Wire, download
-from pipeline.download.wire.connection import DIRECT
-from pipeline.download.wire.rate import RateLimit
-from pipeline.events import Pace, Reporter
+from pipeline.cancellation import CancelToken
+from pipeline.consuming.consumer import JobContext
+from pipeline.download import ConnectionOptions, Downloaded, DownloadLimits, UrlGuard, download
+from pipeline.download.http.rate_limit import RateLimit
+from pipeline.download.http.session import DIRECT
+from pipeline.download_progress import watch_download
 from pipeline.files import local_errors
 from pipeline.messages import SeparationResult, SeparationTask, StemFile, TaskState
+from pipeline.progress import EventReporter, TransferRate
+from pipeline.service.logs import get_logger
+from pipeline.service.workdir import WorkDir
 from pipeline.storage import ObjectStore
-from pipeline.storage.keys import handoff_key
-from pipeline.telemetry import get_logger
-from pipeline.transfers import watched
-from pipeline.workdir import WorkDir
-from processor.budget import DiskBudget
-from processor.decode import Mixture, decode, most_bytes
-from processor.fleet import Fleet
-from processor.gate import Turn
-from processor.handoff import unless_cancelled
-from processor.probe import Hints, probe
-from processor.protocol import Done, Stem
-from processor.separation import ChildUnavailableError, SeparationProcess
+from pipeline.storage.object_keys import handoff_key
+from processor.audio.decode import Mixture, decode, most_bytes
+from processor.audio.probe import Hints, probe
+from processor.cancellable import run_cancellable
+from processor.disk_budget import DiskBudget
+from processor.ipc import Done, Stem
+from processor.workers.dispatcher import Lease
+from processor.workers.pool import WorkerPool
+from processor.workers.supervisor import WorkerSupervisor, WorkerUnavailableError
 
 log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class JobLimits:
     """What one song may take."""
 
     download: DownloadLimits
@@ -56,14 +56,14 @@ class Limits:
 class Equipment:
     """What the jobs of one processor share. Thread-safe."""
 
-    fleet: Fleet
+    fleet: WorkerPool
     budget: DiskBudget
     handoff: ObjectStore
     guard: UrlGuard
-    reporter: Reporter
+    reporter: EventReporter
     workdir: WorkDir
-    limits: Limits
-    wire: Wire = DIRECT
+    limits: JobLimits
+    wire: ConnectionOptions = DIRECT
     rate: RateLimit | None = None
     """Shared by all downloads of songs; None: as fast as they come."""
 
@@ -134,7 +134,7 @@ class SeparationJob:
         return self._source
 
     def _downloaded(self, limits: DownloadLimits) -> Downloaded:
-        with watched("audio", self._on_download) as transfer:
+        with watch_download("audio", self._on_download) as transfer:
             return transfer.done(
                 download(
                     self._task.audio,
@@ -148,7 +148,7 @@ class SeparationJob:
                 )
             )
 
-    def _on_download(self, fraction: float, pace: Pace) -> None:
+    def _on_download(self, fraction: float, pace: TransferRate) -> None:
         self._equipment.reporter.progress(self._task.task_uuid, TaskState.DOWNLOADING, fraction, pace)
 
     def _decode(self) -> Mixture:
@@ -172,7 +172,7 @@ class SeparationJob:
             while self._done is None:
                 try:
                     self._done = self._at_a_device(mixture)
-                except ChildUnavailableError as error:
+                except WorkerUnavailableError as error:
                     if not self._equipment.fleet.is_ready:
                         raise
                     log.warning("child_unavailable", error=error.message)  # and its place is not chosen any more
@@ -187,7 +187,7 @@ class SeparationJob:
             with self._timings.stage("separate"):
                 return self._separated(mixture, turn)
 
-    def _separated(self, mixture: Mixture, turn: Turn[SeparationProcess]) -> Done:
+    def _separated(self, mixture: Mixture, turn: Lease[WorkerSupervisor]) -> Done:
         timeout = self._equipment.limits.separation_timeout(mixture.duration)
         log.info(
             "separating",
@@ -223,7 +223,7 @@ class SeparationJob:
         key = handoff_key(self._task.task_uuid, self._task.run, stem.name, stem.sha256)
         store = self._equipment.handoff
         # A put that goes on after a cancel stores what any other member would store there, or fails for want of a file.
-        unless_cancelled(lambda: store.put(key, stem.path, content_type="audio/wav"), self._cancel)
+        run_cancellable(lambda: store.put(key, stem.path, content_type="audio/wav"), self._cancel)
         log.info("stem_handed_off", stem=stem.name, key=key, bytes=stem.bytes)
         return StemFile(
             name=stem.name,

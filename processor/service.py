@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.consumer import JobContext, Outcome
+from pipeline.consuming.consumer import JobContext, Outcome
 from pipeline.errors import PipelineError
 from pipeline.messages import SeparationResult, SeparationTask, to_message
 from processor.job import Equipment, SeparationJob
@@ -14,7 +14,7 @@ _JOB = "separation-job"
 
 @dataclass(frozen=True, slots=True)
 class Processor:
-    """The worker behind the processor's consumer loop, shared by its lanes. See ``pipeline.consumer.Worker``.
+    """The worker behind the processor's consumer loop, shared by its lanes. See ``pipeline.consuming.consumer.Worker``.
 
     Everything it does may be repeated: working files have names of their own, and the stems' keys in the hand-off
     are derived from the task.

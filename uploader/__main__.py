@@ -5,20 +5,20 @@ from __future__ import annotations
 import sys
 
 from config import Settings
-from pipeline.download import UrlGuard, Wire
-from pipeline.events import Reporter
-from pipeline.lifecycle import ExitCode, StopSignal
+from pipeline.consuming.retry import RetryPolicy
+from pipeline.consuming.worker_process import HealthAddress, WorkerProcess
+from pipeline.download import ConnectionOptions, UrlGuard
 from pipeline.messages import SeparationResult
-from pipeline.process import run_service
-from pipeline.retry import RetryPolicy
+from pipeline.progress import EventReporter
+from pipeline.service.run import run_service
+from pipeline.service.shutdown import ExitCode, StopSignal
+from pipeline.service.workdir import WorkDir
 from pipeline.storage.factory import open_handoff, open_store
 from pipeline.topics import Topics
 from pipeline.transport import Transport
 from pipeline.transport.factory import open_transport
-from pipeline.workdir import WorkDir
-from pipeline.worker import HealthAddress, WorkerProcess
+from uploader.outcome_store import OutcomeStore
 from uploader.publish import StemPublisher
-from uploader.record import OutcomeRecords
 from uploader.service import Uploader
 from uploader.webhook import WebhookSender
 
@@ -45,12 +45,12 @@ def _consume(settings: Settings, transport: Transport, stop: StopSignal) -> None
     topics = Topics.from_settings(settings)
     webhook, worker = settings.webhook, settings.worker
     secrets = webhook.secret.get_secret_value().split() if webhook.secret else ()
-    wire = Wire.for_webhooks(settings.download)
+    wire = ConnectionOptions.for_webhooks(settings.download)
     uploader = Uploader(
         StemPublisher(handoff, store, workdir),
-        OutcomeRecords(store),
+        OutcomeStore(store),
         WebhookSender(UrlGuard.from_settings(settings.download), secrets, webhook.timeout, wire),
-        Reporter(transport, topics.events),
+        EventReporter(transport, topics.events),
         task_topic=settings.kafka.task_topic,
         result_topic=topics.results,
         dead_letter_topic=topics.dead_letters,

@@ -16,13 +16,13 @@ from pathlib import Path
 from pipeline.errors import ErrorCode, PermanentError, PipelineError
 from pipeline.files import file_sha256, local_errors
 from pipeline.messages import SeparationResult, StemFile
-from pipeline.storage.keys import staged_key, stem_key
+from pipeline.service.logs import get_logger
+from pipeline.service.workdir import WorkDir
+from pipeline.storage.object_keys import staged_key, stem_key
 from pipeline.storage.protocol import ObjectStore
-from pipeline.telemetry import get_logger
-from pipeline.workdir import WorkDir
 from uploader.encode import CONTENT_TYPES, encode
-from uploader.payload import PublishedStem
-from uploader.record import StagedStem
+from uploader.outcome_store import StagedStem
+from uploader.webhook_payload import PublishedStem
 
 log = get_logger(__name__)
 

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import time
 
-from pipeline.consumer import JobContext, Outcome
+from pipeline.consuming.consumer import JobContext, Outcome
+from pipeline.consuming.retry_headers import dead_letter
 from pipeline.errors import ErrorCode, ErrorKind, PermanentError, PipelineError
-from pipeline.events import Reporter
 from pipeline.messages import Failure, SeparationResult, SeparationTask, TaskState, to_message
-from pipeline.telemetry import get_logger
-from pipeline.trail import dead_letter
+from pipeline.progress import EventReporter
+from pipeline.service.logs import get_logger
 from pipeline.transport.protocol import Message
 from uploader.encode import common_gain, gain_note
-from uploader.payload import failed_body, success_body
+from uploader.outcome_store import OutcomeRecord, OutcomeStore
 from uploader.publish import FinishedStem, StemPublisher
-from uploader.record import OutcomeRecord, OutcomeRecords
 from uploader.webhook import WebhookSender
+from uploader.webhook_payload import failed_body, success_body
 
 log = get_logger(__name__)
 
@@ -33,7 +33,7 @@ _UNEXPLAINED = Failure(code=ErrorCode.INTERNAL, kind=ErrorKind.PERMANENT, messag
 
 
 class Uploader:
-    """The worker behind the uploader's consumer loop. See ``pipeline.consumer.Worker``.
+    """The worker behind the uploader's consumer loop. See ``pipeline.consuming.consumer.Worker``.
 
     Keeps nothing of a job, so any number of threads and processes may work on the same one, and repeat it.
     """
@@ -41,9 +41,9 @@ class Uploader:
     def __init__(
         self,
         publisher: StemPublisher,
-        records: OutcomeRecords,
+        records: OutcomeStore,
         webhook: WebhookSender,
-        reporter: Reporter,
+        reporter: EventReporter,
         *,
         task_topic: str,
         result_topic: str,

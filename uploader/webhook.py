@@ -12,12 +12,12 @@ import requests
 import urllib3
 from standardwebhooks import Webhook
 
-from pipeline.cancel import CancelToken
-from pipeline.download import UrlGuard, Watchdog, Wire, guarded_session, translated
-from pipeline.download.response import retry_after
-from pipeline.download.wire.connection import DIRECT
+from pipeline.cancellation import CancelToken
+from pipeline.download import ConnectionOptions, UrlGuard, Watchdog, guarded_session, http_errors
+from pipeline.download.http.response import retry_after
+from pipeline.download.http.session import DIRECT
 from pipeline.errors import ErrorCode, PermanentError, TransientError
-from pipeline.telemetry import get_logger, loggable_origin
+from pipeline.service.logs import get_logger, loggable_origin
 
 log = get_logger(__name__)
 
@@ -35,7 +35,9 @@ class WebhookSender:
     exchange, from the name look-up to the answer. ``wire``: the way to the receivers.
     """
 
-    def __init__(self, guard: UrlGuard, secrets: Sequence[str], timeout: float, wire: Wire = DIRECT) -> None:
+    def __init__(
+        self, guard: UrlGuard, secrets: Sequence[str], timeout: float, wire: ConnectionOptions = DIRECT
+    ) -> None:
         self._guard = guard
         self._wire = wire
         self._signers = [Webhook(secret) for secret in secrets]
@@ -88,7 +90,7 @@ class WebhookSender:
             ExitStack() as closing,
         ):
             # The verdict of the watchdog comes before the status: headers that it cut off can look complete.
-            with translated(_RECEIVER, watchdog):
+            with http_errors(_RECEIVER, watchdog):
                 answer = closing.enter_context(session.post(url, data=body, headers=headers, stream=True))
             _drain(answer)
             return answer

@@ -9,8 +9,8 @@ from pathlib import Path
 from benchmarks.download import faults
 from benchmarks.download.clients import CLIENTS
 from benchmarks.download.laboratory import Laboratory, laboratory
-from benchmarks.download.report import BEGIN, END, Results, markdown
-from benchmarks.download.rows import LARGEST, ROWS, Row, note, run_row, server_ceiling
+from benchmarks.download.report import BEGIN, END, Results, download_page
+from benchmarks.download.rows import LARGEST, ROWS, DownloadRow, note, run_download_row, server_ceiling
 from benchmarks.download.sandbox import enter
 from benchmarks.page import deliver
 
@@ -50,14 +50,14 @@ def _measure(results: Results, rows: list[str]) -> None:
             _measure_faults(lab, results)
 
 
-def _measure_row(lab: Laboratory, results: Results, row: Row) -> None:
+def _measure_row(lab: Laboratory, results: Results, row: DownloadRow) -> None:
     if reason := row.obstacle():
         results.left_out.append((row, reason))
         note(f"{row.name} is left out: {reason}")
         return
     if not results.ceiling:
         results.ceiling = server_ceiling(lab, min(row.profile.size, LARGEST))
-    results.rows.append((row, run_row(lab, row, results.clients)))
+    results.rows.append((row, run_download_row(lab, row, results.clients)))
 
 
 def _measure_faults(lab: Laboratory, results: Results) -> None:
@@ -73,7 +73,7 @@ def main() -> int:
     enter()
     results = _results(arguments)
     _measure(results, arguments.rows)
-    deliver(markdown(results), arguments.write, BEGIN, END)
+    deliver(download_page(results), arguments.write, BEGIN, END)
     return 1 if results.engine_failed() else 0
 
 

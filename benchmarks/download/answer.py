@@ -33,7 +33,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ServedFile:
     """The first ``size`` bytes of an open file, under one validator."""
 
     descriptor: int
@@ -45,7 +45,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class AnswerRange:
     """Bytes of an open file, sent at ``rate`` bytes/s if that is not zero."""
 
     descriptor: int
@@ -69,13 +69,13 @@ class Answer:
 
     status: int
     headers: dict[str, str]
-    span: Span | None = None
+    span: AnswerRange | None = None
     """The part of the source that was asked for; None: nothing of it."""
-    body: Iterable[Span | bytes] = ()
+    body: Iterable[AnswerRange | bytes] = ()
     after: After = After.KEEP
 
 
-def plan(request: Request, source: Source, *, ranges: bool = True) -> Answer:
+def plan(request: Request, source: ServedFile, *, ranges: bool = True) -> Answer:
     """The answer to a request for ``source``; with ``ranges`` off, of a server that has none."""
     if _precondition_failed(request, source):
         return Answer(412, {"Content-Length": "0"})
@@ -92,7 +92,7 @@ def plan(request: Request, source: Source, *, ranges: bool = True) -> Answer:
     return Answer(answer.status, answer.headers) if request.method == "HEAD" else answer
 
 
-def _content(source: Source, status: int, start: int, end: int) -> Answer:
+def _content(source: ServedFile, status: int, start: int, end: int) -> Answer:
     headers = {
         "Content-Type": "audio/wav",
         "Content-Length": str(end - start),
@@ -100,11 +100,11 @@ def _content(source: Source, status: int, start: int, end: int) -> Answer:
         "ETag": source.etag,
         "Last-Modified": formatdate(source.modified, usegmt=True),
     }
-    span = Span(source.descriptor, start, end - start)
+    span = AnswerRange(source.descriptor, start, end - start)
     return Answer(status, headers, span, (span,))
 
 
-def _precondition_failed(request: Request, source: Source) -> bool:
+def _precondition_failed(request: Request, source: ServedFile) -> bool:
     match = request.headers.get("if-match")
     if match is not None:
         return match.strip() != "*" and source.etag not in (tag.strip() for tag in match.split(","))
@@ -112,7 +112,7 @@ def _precondition_failed(request: Request, source: Source) -> bool:
     return since is not None and parsedate_to_datetime(since).timestamp() < source.modified
 
 
-def _wanted(request: Request, source: Source) -> tuple[int, int] | None:
+def _wanted(request: Request, source: ServedFile) -> tuple[int, int] | None:
     """First byte, and the one after the last; None for the whole file."""
     matched = _RANGE.fullmatch(request.headers.get("range", "").strip())
     if matched is None or not any(matched.groups()):

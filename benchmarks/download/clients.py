@@ -25,7 +25,7 @@ _CONNECTIONS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ClientLimits:
     """What a client is told not to exceed, as far as it has an option for it. Times in s."""
 
     stall: float
@@ -39,7 +39,7 @@ class Order:
 
     url: str
     target: Path
-    limits: Limits | None = None
+    limits: ClientLimits | None = None
     sha256: str = ""
     """To be checked by clients that can; in hexadecimal."""
     resume: bool = False

@@ -13,7 +13,7 @@ from enum import StrEnum
 from statistics import mean
 from typing import Final
 
-from benchmarks.download.clients import Client, Limits
+from benchmarks.download.clients import Client, ClientLimits
 from benchmarks.download.laboratory import Job, Laboratory
 from benchmarks.download.measure import Measured
 from benchmarks.download.misbehaviour import BOMB_BYTES, LIE, bomb_file
@@ -21,7 +21,7 @@ from benchmarks.download.profile import MIB, Profile
 from benchmarks.download.rows import note
 from benchmarks.download.sandbox import has_namespaces, small_disk
 
-LIMITS: Final = Limits(stall=3.0, total=10.0, max_bytes=64 * MIB)
+LIMITS: Final = ClientLimits(stall=3.0, total=10.0, max_bytes=64 * MIB)
 """Given to every client that has an option for it."""
 PATIENCE: Final = 15.0
 """After which a client counts as hung, s."""

@@ -14,7 +14,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Final
 
-from benchmarks.download.clients import Client, Limits, Order, environment
+from benchmarks.download.clients import Client, ClientLimits, Order, environment
 from benchmarks.download.link import FAR
 from benchmarks.download.measure import Measured, measure
 from benchmarks.download.profile import MIB, Profile
@@ -62,7 +62,7 @@ class Job:
         client: Client,
         *,
         timeout: float,
-        limits: Limits | None = None,
+        limits: ClientLimits | None = None,
         sha256: str = "",
         resume: bool = False,
         prefix: Sequence[str] = (),

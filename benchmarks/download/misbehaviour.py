@@ -13,11 +13,11 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
-from benchmarks.download.answer import After, Answer, Request, Source, Span, plan
+from benchmarks.download.answer import After, Answer, AnswerRange, Request, ServedFile, plan
 from benchmarks.download.profile import MIB
-from benchmarks.download.run import Run
+from benchmarks.download.run import DownloadRun
 
-Behaviour = Callable[[Request, Run], Answer]
+Behaviour = Callable[[Request, DownloadRun], Answer]
 
 CUT_AFTER: Final = 5_000_000
 """Bytes of each answer that arrive."""
@@ -34,11 +34,11 @@ _DRIP_AFTER = 256 * 1024
 _SLICE = 64 * 1024
 
 
-def honest(request: Request, run: Run) -> Answer:
+def honest(request: Request, run: DownloadRun) -> Answer:
     return plan(request, run.old)
 
 
-def replaced(request: Request, run: Run) -> Answer:
+def replaced_version(request: Request, run: DownloadRun) -> Answer:
     """The first two answers with data are of the old file; whatever is asked for later is of another, as long.
 
     Two, since there are clients that only look at the head of the first one.
@@ -49,7 +49,7 @@ def replaced(request: Request, run: Run) -> Answer:
     return plan(request, run.new) if run.happened("second data") else answer
 
 
-def replaced_and_cut(request: Request, run: Run) -> Answer:
+def replaced_and_cut(request: Request, run: DownloadRun) -> Answer:
     """When half has been delivered, every connection breaks, and the file is another, as long."""
     answer = plan(request, run.new if _half_delivered(run) else run.old)
     if _half_delivered(run) or answer.span is None:
@@ -57,12 +57,12 @@ def replaced_and_cut(request: Request, run: Run) -> Answer:
     return _closing(answer, body=_until_half(answer.span, run))
 
 
-def forced_200(request: Request, run: Run) -> Answer:
+def forced_200(request: Request, run: DownloadRun) -> Answer:
     """One range is honoured; every later one is answered with the whole file, from its start."""
     return plan(request, run.old, ranges="range" not in request.headers or run.first("range"))
 
 
-def flipped(request: Request, run: Run) -> Answer:
+def flipped(request: Request, run: DownloadRun) -> Answer:
     """A byte is wrong the first time that it is delivered."""
     answer = plan(request, run.old)
     place = run.profile.size // 3
@@ -72,14 +72,14 @@ def flipped(request: Request, run: Run) -> Answer:
     return replace(answer, body=_with_flip(span, place, run))
 
 
-def flipped_digest(request: Request, run: Run) -> Answer:
+def flipped_digest(request: Request, run: DownloadRun) -> Answer:
     """The same, and the server tells the file's digest (RFC 9530)."""
     answer = flipped(request, run)
     digest = base64.b64encode(_digest(run.old)).decode("ascii")
     return replace(answer, headers={**answer.headers, "Repr-Digest": f"sha-256=:{digest}:"})
 
 
-def cut(request: Request, run: Run) -> Answer:
+def truncated_body(request: Request, run: DownloadRun) -> Answer:
     """Every answer breaks off after ``CUT_AFTER`` bytes."""
     answer = plan(request, run.old)
     if answer.span is None or answer.span.length <= CUT_AFTER:
@@ -87,7 +87,7 @@ def cut(request: Request, run: Run) -> Answer:
     return _closing(answer, body=(replace(answer.span, length=CUT_AFTER),))
 
 
-def stall(request: Request, run: Run) -> Answer:
+def stall(request: Request, run: DownloadRun) -> Answer:
     """The first answer with data falls silent half way, its connection open."""
     answer = plan(request, run.old)
     if answer.span is None or not _carries_data(answer) or not run.first("data"):
@@ -95,30 +95,30 @@ def stall(request: Request, run: Run) -> Answer:
     return replace(answer, body=(replace(answer.span, length=answer.span.length // 2),), after=After.HOLD)
 
 
-def drip(request: Request, run: Run) -> Answer:
+def drip(request: Request, run: DownloadRun) -> Answer:
     """Every answer slows down to ``DRIP_RATE``."""
     answer = plan(request, run.old)
     if answer.span is None or answer.span.length <= _DRIP_AFTER:
         return answer
     head = replace(answer.span, length=_DRIP_AFTER)
-    tail = Span(head.descriptor, head.offset + _DRIP_AFTER, answer.span.length - _DRIP_AFTER, DRIP_RATE)
+    tail = AnswerRange(head.descriptor, head.offset + _DRIP_AFTER, answer.span.length - _DRIP_AFTER, DRIP_RATE)
     return replace(answer, body=(head, tail))
 
 
-def bomb(request: Request, run: Run) -> Answer:
+def bomb(request: Request, run: DownloadRun) -> Answer:
     """Zeros, a thousandth of their size on the wire, in an encoding that nobody asked for."""
     data = bomb_file()
     headers = {"Content-Type": "audio/wav", "Content-Encoding": "gzip", "Content-Length": str(len(data))}
     return Answer(200, headers, body=() if request.method == "HEAD" else (data,))
 
 
-def endless(request: Request, run: Run) -> Answer:
+def endless(request: Request, run: DownloadRun) -> Answer:
     """Zeros of no announced length, for ever."""
     body = () if request.method == "HEAD" else itertools.repeat(bytes(_SLICE))
     return Answer(200, {"Content-Type": "audio/wav", "Connection": "close"}, body=body, after=After.CLOSE)
 
 
-def too_long(request: Request, run: Run) -> Answer:
+def overlong_body(request: Request, run: DownloadRun) -> Answer:
     """More is announced, everywhere, than there is."""
     answer = plan(request, replace(run.old, size=run.old.size + LIE))
     if answer.span is None:
@@ -127,7 +127,7 @@ def too_long(request: Request, run: Run) -> Answer:
     return _closing(answer, body=(replace(answer.span, length=there),))
 
 
-def too_short(request: Request, run: Run) -> Answer:
+def too_short(request: Request, run: DownloadRun) -> Answer:
     """More bytes follow each answer than it announces; as announced, the file is ``LIE`` bytes shorter."""
     answer = plan(request, replace(run.old, size=run.old.size - LIE))
     if answer.span is None:
@@ -135,7 +135,7 @@ def too_short(request: Request, run: Run) -> Answer:
     return _closing(answer, body=(replace(answer.span, length=answer.span.length + LIE),))
 
 
-def negative(request: Request, run: Run) -> Answer:
+def negative(request: Request, run: DownloadRun) -> Answer:
     """``Content-Length: -1``."""
     answer = plan(request, run.old)
     return _closing(replace(answer, headers={**answer.headers, "Content-Length": "-1"}), body=answer.body)
@@ -143,17 +143,17 @@ def negative(request: Request, run: Run) -> Answer:
 
 FAULTS: Final[Mapping[str, Behaviour]] = {
     "": honest,
-    "replaced": replaced,
+    "replaced": replaced_version,
     "replaced-and-cut": replaced_and_cut,
     "forced-200": forced_200,
     "flipped": flipped,
     "flipped-digest": flipped_digest,
-    "cut": cut,
+    "cut": truncated_body,
     "stall": stall,
     "drip": drip,
     "bomb": bomb,
     "endless": endless,
-    "too-long": too_long,
+    "too-long": overlong_body,
     "too-short": too_short,
     "negative": negative,
 }
@@ -172,7 +172,7 @@ def bomb_file() -> bytes:
 
 
 @lru_cache(maxsize=8)
-def _digest(source: Source) -> bytes:
+def _digest(source: ServedFile) -> bytes:
     return hashlib.sha256(os.pread(source.descriptor, source.size, 0)).digest()
 
 
@@ -180,24 +180,24 @@ def _carries_data(answer: Answer) -> bool:
     return answer.span is not None and answer.span.length > _PROBE
 
 
-def _half_delivered(run: Run) -> bool:
+def _half_delivered(run: DownloadRun) -> bool:
     return run.delivered >= run.profile.size // 2
 
 
-def _until_half(span: Span, run: Run) -> Iterator[Span]:
+def _until_half(span: AnswerRange, run: DownloadRun) -> Iterator[AnswerRange]:
     for start in range(span.offset, span.offset + span.length, _SLICE):
         if _half_delivered(run):
             return
         yield replace(span, offset=start, length=min(_SLICE, span.offset + span.length - start))
 
 
-def _with_flip(span: Span, place: int, run: Run) -> Iterator[Span | bytes]:
+def _with_flip(span: AnswerRange, place: int, run: DownloadRun) -> Iterator[AnswerRange | bytes]:
     yield replace(span, length=place - span.offset)
     # Only now: a client that has hung up before it got here has not had the wrong byte.
     byte = os.pread(span.descriptor, 1, place)[0]
     yield bytes((byte ^ 0xFF if run.first("flip") else byte,))
-    yield Span(span.descriptor, place + 1, span.offset + span.length - place - 1)
+    yield AnswerRange(span.descriptor, place + 1, span.offset + span.length - place - 1)
 
 
-def _closing(answer: Answer, body: Iterable[Span | bytes]) -> Answer:
+def _closing(answer: Answer, body: Iterable[AnswerRange | bytes]) -> Answer:
     return replace(answer, headers={**answer.headers, "Connection": "close"}, body=body, after=After.CLOSE)

@@ -12,8 +12,8 @@ from benchmarks.download.clients import CURL, ENGINE, WGET, Client
 from benchmarks.download.faults import FAULTS, LIMITS, PATIENCE, Ending, Verdict, summary
 from benchmarks.download.measure import bare_interpreter
 from benchmarks.download.profile import MIB
-from benchmarks.download.rows import Row, Sample, Samples
-from benchmarks.page import machine, marks, table
+from benchmarks.download.rows import DownloadRow, DownloadSample, Samples
+from benchmarks.page import machine, markdown_table, marks
 
 BEGIN, END = marks("bench-download")
 
@@ -33,8 +33,8 @@ class Results:
     quick: bool
     ceiling: float = 0.0
     """bytes/s of the server alone."""
-    rows: list[tuple[Row, Samples]] = field(default_factory=list)
-    left_out: list[tuple[Row, str]] = field(default_factory=list)
+    rows: list[tuple[DownloadRow, Samples]] = field(default_factory=list)
+    left_out: list[tuple[DownloadRow, str]] = field(default_factory=list)
     faults: list[list[Ending]] = field(default_factory=list)
     kills: list[list[Ending]] = field(default_factory=list)
 
@@ -48,7 +48,7 @@ class Results:
         return slow or any(ending.verdict in _BAD for ending in endings)
 
 
-def markdown(results: Results) -> str:
+def download_page(results: Results) -> str:
     """The whole report, without the headline of the page."""
     parts = [_setting(results), _versions(results)]
     parts += [_row(row, samples) for row, samples in results.rows]
@@ -70,12 +70,12 @@ def _setting(results: Results) -> str:
 
 
 def _versions(results: Results) -> str:
-    versions = table(("client", "version"), [(client.name, client.version) for client in results.clients])
+    versions = markdown_table(("client", "version"), [(client.name, client.version) for client in results.clients])
     return f"{versions}\n\nNot installed: {', '.join(results.missing)}." if results.missing else versions
 
 
-def _row(row: Row, samples: Samples) -> str:
-    return f"### {row.title}\n\n{table(_COLUMNS, [_line(name, samples) for name in samples])}"
+def _row(row: DownloadRow, samples: Samples) -> str:
+    return f"### {row.title}\n\n{markdown_table(_COLUMNS, [_line(name, samples) for name in samples])}"
 
 
 def _line(name: str, samples: Samples) -> tuple[str, ...]:
@@ -101,19 +101,19 @@ def _line(name: str, samples: Samples) -> tuple[str, ...]:
     )
 
 
-def _wall(sample: Sample) -> float:
+def _wall(sample: DownloadSample) -> float:
     return sample.measured.wall
 
 
-def _cpu(sample: Sample) -> float:
+def _cpu(sample: DownloadSample) -> float:
     return sample.measured.cpu
 
 
-def _peak(sample: Sample) -> float:
+def _peak(sample: DownloadSample) -> float:
     return sample.measured.peak
 
 
-def _median(samples: Sequence[Sample], value: Callable[[Sample], float]) -> float:
+def _median(samples: Sequence[DownloadSample], value: Callable[[DownloadSample], float]) -> float:
     return median(value(sample) for sample in samples)
 
 
@@ -123,7 +123,7 @@ def _best_other(name: str, samples: Samples) -> float:
     return min((_median(runs, _wall) for runs in others if runs), default=0.0)
 
 
-def _reason(sample: Sample) -> str:
+def _reason(sample: DownloadSample) -> str:
     measured = sample.measured
     if measured.killed:
         return "hung"
@@ -139,10 +139,10 @@ def _goals(results: Results) -> str:
         "connection is throttled; at most 1.5 times the CPU time of curl for each GB, which the first row shows; at "
         "most 60 MiB."
     )
-    return f"### The engine at a glance\n\n{wanted}\n\n{table(head, lines)}"
+    return f"### The engine at a glance\n\n{wanted}\n\n{markdown_table(head, lines)}"
 
 
-def _goal(row: Row, samples: Samples) -> tuple[str, ...]:
+def _goal(row: DownloadRow, samples: Samples) -> tuple[str, ...]:
     engine = samples[ENGINE]
     above = max(run.measured.peak for run in engine) - bare_interpreter(sys.executable)
     best = _best_other(ENGINE, samples)
@@ -161,7 +161,7 @@ def _start_up(results: Results) -> str:
             lines.append((client.name, f"{wall:.2f}", f"{cpu:.2f}"))
     bare = bare_interpreter(sys.executable) / MIB
     text = f"Start of the interpreter and imports, left out above (a bare interpreter has {bare:.0f} MiB):"
-    return f"{text}\n\n{table(('client', 'wall s', 'CPU s'), lines)}"
+    return f"{text}\n\n{markdown_table(('client', 'wall s', 'CPU s'), lines)}"
 
 
 def _fault_table(results: Results) -> str:
@@ -174,4 +174,4 @@ def _fault_table(results: Results) -> str:
         f"{LIMITS.total:g} s in all, {LIMITS.max_bytes // MIB} MiB. Who is not done after {PATIENCE:g} s is killed."
     )
     head = ("fault", *(client.name for client in results.clients))
-    return f"### Faults\n\n{text}\n\n{table(head, lines)}"
+    return f"### Faults\n\n{text}\n\n{markdown_table(head, lines)}"

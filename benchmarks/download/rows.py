@@ -27,7 +27,7 @@ _TIMEOUT = 240.0
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DownloadRow:
     """A line, and what is fetched over it."""
 
     name: str
@@ -45,7 +45,7 @@ class Row:
         amount = f"{size / MIB:g} MiB" if size < LARGEST else f"{size / LARGEST:g} GiB"
         return f"{amount}, {self.line}"
 
-    def quick(self) -> Row:
+    def quick(self) -> DownloadRow:
         """The same with a small file, once."""
         return replace(self, profile=replace(self.profile, size=self.quick_size), repeats=1)
 
@@ -59,17 +59,17 @@ class Row:
 
 
 ROWS: Final = (
-    Row("plain", "as fast as it goes", Profile(LARGEST), 64 * MIB, repeats=7),
-    Row("throttled", "2 MiB/s for each connection", Profile(64 * MIB, rate=2 * MIB), 8 * MIB),
-    Row("shared", "32 MiB/s for all connections together", Profile(64 * MIB, shared_rate=32 * MIB), 8 * MIB),
-    Row(
+    DownloadRow("plain", "as fast as it goes", Profile(LARGEST), 64 * MIB, repeats=7),
+    DownloadRow("throttled", "2 MiB/s for each connection", Profile(64 * MIB, rate=2 * MIB), 8 * MIB),
+    DownloadRow("shared", "32 MiB/s for all connections together", Profile(64 * MIB, shared_rate=32 * MIB), 8 * MIB),
+    DownloadRow(
         "latency",
         "180 ms round trip, 16 MiB/s for each connection (delays in the server)",
         Profile(64 * MIB, rate=16 * MIB, round_trip=ROUND_TRIP),
         4 * MIB,
         repeats=5,
     ),
-    Row(
+    DownloadRow(
         "lossy-bbr",
         "180 ms round trip and 1 % loss (TUN device), the server sends with BBR",
         Profile(32 * MIB, congestion="bbr"),
@@ -77,7 +77,7 @@ ROWS: Final = (
         repeats=5,
         lossy=True,
     ),
-    Row(
+    DownloadRow(
         "lossy-cubic",
         "180 ms round trip and 1 % loss (TUN device), the server sends with CUBIC; all clients at once",
         Profile(8 * MIB, congestion="cubic"),
@@ -90,7 +90,7 @@ ROWS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class DownloadSample:
     """One run."""
 
     measured: Measured
@@ -100,11 +100,11 @@ class Sample:
     """Answers that the server was sending at the same time, at most."""
 
 
-Samples = dict[str, list[Sample]]
+Samples = dict[str, list[DownloadSample]]
 """By the client's name."""
 
 
-def run_row(laboratory: Laboratory, row: Row, clients: Sequence[Client]) -> Samples:
+def run_download_row(laboratory: Laboratory, row: DownloadRow, clients: Sequence[Client]) -> Samples:
     """Every client, several times, in alternating order."""
     samples: Samples = {client.name: [] for client in clients}
     with _host(row) as host:
@@ -138,7 +138,7 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def _host(row: Row) -> Iterator[str]:
+def _host(row: DownloadRow) -> Iterator[str]:
     if not row.lossy:
         yield LOOPBACK
         return
@@ -151,14 +151,14 @@ def _each(run: Callable[[Client], None], clients: Sequence[Client], side_by_side
         list(pool.map(run, clients))
 
 
-def _sample(laboratory: Laboratory, row: Row, client: Client, host: str) -> Sample:
+def _sample(laboratory: Laboratory, row: DownloadRow, client: Client, host: str) -> DownloadSample:
     job = laboratory.job(row.profile, host)
     measured = job.fetch(client, timeout=_TIMEOUT)
     right = measured.exit_code == 0 and job.hash() == laboratory.hash("old", row.profile.size)
     connections = job.figures().get("connections", 0)
     job.clear()
-    return Sample(measured, right, connections)
+    return DownloadSample(measured, right, connections)
 
 
-def _spent(samples: Sequence[Sample]) -> float:
+def _spent(samples: Sequence[DownloadSample]) -> float:
     return sum(sample.measured.wall for sample in samples)

@@ -6,15 +6,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from benchmarks.download.answer import Source
+from benchmarks.download.answer import ServedFile
 from benchmarks.download.pacing import Pacer
 from benchmarks.download.profile import Profile
 
 
-class Run:
+class DownloadRun:
     """The files that a run sees, and what it has had of them so far. Thread-safe."""
 
-    def __init__(self, profile: Profile, old: Source, new: Source) -> None:
+    def __init__(self, profile: Profile, old: ServedFile, new: ServedFile) -> None:
         self.profile = profile
         self.old = old
         self.new = new

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
-from benchmarks.download.answer import After, Answer, Request, Source, Span
+from benchmarks.download.answer import After, Answer, AnswerRange, Request, ServedFile
 from benchmarks.download.misbehaviour import FAULTS, bomb_file
 from benchmarks.download.pacing import Pacer
 from benchmarks.download.profile import Profile
-from benchmarks.download.run import Run
+from benchmarks.download.run import DownloadRun
 
 FIGURES = "figures"
 """``/RUN/figures`` tells what a run has had so far."""
@@ -36,27 +36,27 @@ _TICK = 0.02
 _EPOCH = 1_700_000_000
 
 
-class Server:
+class FaultServer:
     """Serves the files of ``folder`` on ``host``, in daemon threads."""
 
     def __init__(self, folder: Path, host: str) -> None:
         self._files = {name: os.open(folder / name, os.O_RDONLY) for name in ("old", "new")}
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, DownloadRun] = {}
         self._lock = threading.Lock()
         self._listener = socket.create_server((host, 0), backlog=512)
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def run(self, name: str, query: str) -> Run:
+    def run(self, name: str, query: str) -> DownloadRun:
         """The run of this name, with the profile of its first request. Raises KeyError or ValueError."""
         with self._lock:
             if name not in self._runs:
                 profile = Profile.parse(query)
                 old, new = (
-                    Source(descriptor, profile.size, f'"{kind}-{profile.size}"', _EPOCH + 86400 * age)
+                    ServedFile(descriptor, profile.size, f'"{kind}-{profile.size}"', _EPOCH + 86400 * age)
                     for age, (kind, descriptor) in enumerate(self._files.items())
                 )
-                self._runs[name] = Run(profile, old, new)
+                self._runs[name] = DownloadRun(profile, old, new)
             return self._runs[name]
 
     def _accept(self) -> None:
@@ -87,7 +87,7 @@ class Server:
 class _Line:
     """One connection, at the speed of its run's profile."""
 
-    def __init__(self, connection: socket.socket, run: Run, connected_at: float) -> None:
+    def __init__(self, connection: socket.socket, run: DownloadRun, connected_at: float) -> None:
         self._connection = connection
         self._run = run
         profile = run.profile
@@ -114,7 +114,7 @@ class _Line:
                 pass
         return answer.after is After.KEEP and request.headers.get("connection", "").lower() != "close"
 
-    def _send(self, part: Span | bytes) -> None:
+    def _send(self, part: AnswerRange | bytes) -> None:
         if isinstance(part, bytes):
             self._wait(len(part), self._pacers)
             self._connection.sendall(part)
@@ -139,7 +139,7 @@ class _Line:
             length -= sent
 
 
-def _slices(span: Span, pacers: tuple[Pacer, ...]) -> Iterator[tuple[int, int]]:
+def _slices(span: AnswerRange, pacers: tuple[Pacer, ...]) -> Iterator[tuple[int, int]]:
     step = _LARGEST_SLICE
     if pacers:
         step = max(1, min(step, int(min(pacer.rate for pacer in pacers) * _TICK)))
@@ -167,7 +167,7 @@ def _read_request(stream: BinaryIO) -> Request | None:
 
 
 def main() -> None:
-    server = Server(Path(sys.argv[1]), sys.argv[2])
+    server = FaultServer(Path(sys.argv[1]), sys.argv[2])
     bomb_file()  # made now: a client would take the time for silence
     sys.stdout.write(f"{server.port}\n")
     sys.stdout.flush()

@@ -17,12 +17,12 @@ import soundfile
 
 from benchmarks.download.sandbox import ROOT
 from benchmarks.gpu.figures import Figures, Spec
-from benchmarks.gpu.networks import NETWORKS, Network
-from benchmarks.gpu.report import BEGIN, END, Results, markdown
+from benchmarks.gpu.networks import NETWORKS, BenchmarkNetwork
+from benchmarks.gpu.report import BEGIN, END, Results, gpu_page
 from benchmarks.gpu.variants import REFERENCE, Variant, variants
 from benchmarks.page import deliver
 from demo.song import render_song
-from pipeline.lifecycle import ExitCode
+from pipeline.service.shutdown import ExitCode
 
 NO_GPU = "There is no GPU here that torch can use, so nothing was measured."
 
@@ -60,7 +60,7 @@ def main(given: Sequence[str] | None = None) -> ExitCode:
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder:
         song = _song(Path(folder) / "song.wav", seconds)
         rows = [(network, _results(network, song, repeats, arguments)) for network in chosen]
-    deliver(markdown(rows, seconds, quick=arguments.quick), arguments.write, BEGIN, END)
+    deliver(gpu_page(rows, seconds, quick=arguments.quick), arguments.write, BEGIN, END)
     return ExitCode.OK
 
 
@@ -77,7 +77,7 @@ def _song(path: Path, seconds: float) -> Path:
     return path
 
 
-def _results(network: Network, song: Path, repeats: int, arguments: argparse.Namespace) -> Results:
+def _results(network: BenchmarkNetwork, song: Path, repeats: int, arguments: argparse.Namespace) -> Results:
     folder = song.parent / network.name
     model = (network.small if arguments.quick else network.full)(folder / "models")
     results: Results = {}

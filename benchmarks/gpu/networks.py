@@ -24,7 +24,7 @@ _BANDS: Final = (2,) * 24 + (4,) * 12 + (12,) * 8 + (24,) * 8 + (48,) * 8 + (128
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class BenchmarkNetwork:
     """One model."""
 
     name: str
@@ -120,11 +120,11 @@ def _small_roformer(bands: str) -> Callable[[Path], str]:
 
 
 NETWORKS: Final = (
-    Network("mdx32", "MDX, HQ size, g = 32", _mdx(32), _mdx(32, small=True), records=True),
-    Network("mdx48", "MDX, HQ size, g = 48", _mdx(48), _mdx(48, small=True), records=True),
-    Network("bs", "BS-Roformer", _roformer(mel=False), _small_roformer("bs")),
-    Network("mel", "Mel-Band Roformer", _roformer(mel=True), _small_roformer("mel")),
-    Network("mdx23c", "MDX23C", _mdx23c, _small_mdxc),
-    Network("htdemucs", "HTDemucs", _demucs(small=False), _demucs(small=True), lower=False, compiles=False),
-    Network("vr", "VR 5.1, large", _vr(small=False), _vr(small=True), compiles=False),
+    BenchmarkNetwork("mdx32", "MDX, HQ size, g = 32", _mdx(32), _mdx(32, small=True), records=True),
+    BenchmarkNetwork("mdx48", "MDX, HQ size, g = 48", _mdx(48), _mdx(48, small=True), records=True),
+    BenchmarkNetwork("bs", "BS-Roformer", _roformer(mel=False), _small_roformer("bs")),
+    BenchmarkNetwork("mel", "Mel-Band Roformer", _roformer(mel=True), _small_roformer("mel")),
+    BenchmarkNetwork("mdx23c", "MDX23C", _mdx23c, _small_mdxc),
+    BenchmarkNetwork("htdemucs", "HTDemucs", _demucs(small=False), _demucs(small=True), lower=False, compiles=False),
+    BenchmarkNetwork("vr", "VR 5.1, large", _vr(small=False), _vr(small=True), compiles=False),
 )

@@ -8,9 +8,9 @@ from statistics import median
 
 from benchmarks.download.profile import MIB
 from benchmarks.gpu.figures import Figures
-from benchmarks.gpu.networks import Network
+from benchmarks.gpu.networks import BenchmarkNetwork
 from benchmarks.gpu.variants import STOCK, Variant
-from benchmarks.page import machine, marks, table
+from benchmarks.page import machine, markdown_table, marks
 
 BEGIN, END = marks("bench-gpu")
 
@@ -31,7 +31,7 @@ _COLUMNS = (
 )
 
 
-def markdown(rows: list[tuple[Network, Results]], seconds: float, *, quick: bool) -> str:
+def gpu_page(rows: list[tuple[BenchmarkNetwork, Results]], seconds: float, *, quick: bool) -> str:
     """The whole report, without the headline of the page. ``seconds``: of the song."""
     measured = [each for _, results in rows for _, each in results.values() if isinstance(each, Figures)]
     device = measured[0].device if measured else "nothing"
@@ -46,9 +46,9 @@ def _versions() -> str:
     return f"{', '.join(f'{name} {version(name)}' for name in names)}."
 
 
-def _row(network: Network, results: Results, seconds: float) -> str:
+def _row(network: BenchmarkNetwork, results: Results, seconds: float) -> str:
     lines = [_line(variant, figures, results, seconds) for variant, figures in results.values()]
-    return f"### {network.title}\n\n{table(_COLUMNS, lines)}"
+    return f"### {network.title}\n\n{markdown_table(_COLUMNS, lines)}"
 
 
 def _line(variant: Variant, figures: Figures | str, results: Results, seconds: float) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from benchmarks.gpu.networks import Network
+from benchmarks.gpu.networks import BenchmarkNetwork
 from config import Compile, Precision
 
 STOCK: Final = "stock"
@@ -34,7 +34,7 @@ _INDUCTOR: Final = Variant("inductor", "this engine, fp16, inductor", Precision.
 _GRAPHS: Final = Variant("graphs", "this engine, fp16, graphs", Precision.FP16, Compile.GRAPHS)
 
 
-def variants(network: Network) -> tuple[Variant, ...]:
+def variants(network: BenchmarkNetwork) -> tuple[Variant, ...]:
     """Those that make a difference to the network, the reference first."""
     chosen = [REFERENCE, Variant(STOCK, "stock, in process, warm"), DEFAULT, _TF32]
     chosen += _LOWER if network.lower else ()

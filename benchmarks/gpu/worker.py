@@ -24,9 +24,9 @@ from benchmarks.gpu.meter import metered
 from benchmarks.gpu.variants import STOCK
 from config import Compile, Precision
 from demo.sdr import sdr_db
-from processor.drivers.options import DeviceOptions
-from processor.ffmpeg import put_ffmpeg_on_path
-from processor.protocol import Separate
+from processor.ipc import Separate
+from processor.separation.options import DeviceOptions
+from processor.system.ffmpeg import put_ffmpeg_on_path
 
 Separation = Callable[[Path], dict[str, Path]]
 """Separates a song; the files of its stems by name."""

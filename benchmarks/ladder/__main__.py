@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.engines import our_engine
-from benchmarks.page import table
+from benchmarks.page import markdown_table
 from demo import tiny_models
 from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
 from demo.sdr import sdr_db
 from demo.song import render_song
 from demo.tiny_models import DemucsModel
-from processor.drivers import Driver
-from processor.ladder import rungs
-from processor.wav import Samples, write_wav
+from processor.audio.wav import Samples, write_wav
+from processor.engine.oom_fallback import fallback_steps
+from processor.separation.separator import Separator
 
 #: More than the longer chunks have, s.
 SECONDS = 40.0
@@ -43,7 +43,7 @@ def main() -> int:
     """Write the table to the terminal."""
     with tempfile.TemporaryDirectory() as folder:
         lines = list(_lines(Path(folder)))
-    sys.stdout.write(f"{table(('model', 'given up', 'worst stem, dB'), lines)}\n")
+    sys.stdout.write(f"{markdown_table(('model', 'given up', 'worst stem, dB'), lines)}\n")
     return 0
 
 
@@ -52,11 +52,11 @@ def _lines(folder: Path) -> Iterator[tuple[str, str, str]]:
     samples = render_song(seconds=SECONDS).mixture.T.astype(np.float32)
     write_wav(song, [samples / np.abs(samples).max()], channels=2)
     for title, model_dir, name in _models(folder):
-        driver = our_engine(model_dir, folder).load(name)
-        top, *lower = rungs(driver, len(samples))
-        full = _separated(top.driver, song)
-        for rung in lower:
-            yield title, ", ".join(rung.steps), f"{_worst(full, _separated(rung.driver, song)):.1f}"
+        separator = our_engine(model_dir, folder).load(name)
+        top, *lower = fallback_steps(separator, len(samples))
+        full = _separated(top.separator, song)
+        for step in lower:
+            yield title, ", ".join(step.steps), f"{_worst(full, _separated(step.separator, song)):.1f}"
 
 
 def _models(folder: Path) -> Iterator[tuple[str, Path, str]]:
@@ -71,9 +71,9 @@ def _models(folder: Path) -> Iterator[tuple[str, Path, str]]:
     yield "Roformer, untrained", folder / "mdxc", tiny_models.write_roformer(folder / "mdxc", _STEMS, name="roformer")
 
 
-def _separated(driver: Driver, song: Path) -> dict[str, NDArray[np.float32]]:
+def _separated(separator: Separator, song: Path) -> dict[str, NDArray[np.float32]]:
     blocks: dict[str, list[Samples]] = {}
-    driver.separate(song, lambda name, block: blocks.setdefault(name, []).append(block.copy()), lambda _: None)
+    separator.separate(song, lambda name, block: blocks.setdefault(name, []).append(block.copy()), lambda _: None)
     return {name: np.concatenate(parts) for name, parts in blocks.items()}
 
 

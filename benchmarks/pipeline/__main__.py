@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.page import deliver
-from benchmarks.pipeline.report import BEGIN, END, markdown
-from benchmarks.pipeline.rows import ROWS, Row, run_rows
+from benchmarks.pipeline.report import BEGIN, END, pipeline_page
+from benchmarks.pipeline.rows import ROWS, PipelineRow, run_rows
 
 
 def _arguments() -> argparse.Namespace:
@@ -31,8 +31,8 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _report(rows: list[Row], folder: Path, settings: dict[str, str], *, quick: bool) -> str:
-    return markdown(run_rows(rows, folder, settings), settings, quick=quick)
+def _report(rows: list[PipelineRow], folder: Path, settings: dict[str, str], *, quick: bool) -> str:
+    return pipeline_page(run_rows(rows, folder, settings), settings, quick=quick)
 
 
 def main() -> int:

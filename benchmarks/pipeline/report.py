@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from statistics import median
 
-from benchmarks.page import load_warning, machine, marks, table
-from benchmarks.pipeline.rows import Pass, Passes, Row
+from benchmarks.page import load_warning, machine, markdown_table, marks
+from benchmarks.pipeline.rows import Pass, Passes, PipelineRow
 
 BEGIN, END = marks("bench-pipeline")
 
@@ -25,7 +25,7 @@ _COLUMNS = (
 )
 
 
-def markdown(rows: list[tuple[Row, Passes]], settings: Mapping[str, str], *, quick: bool) -> str:
+def pipeline_page(rows: list[tuple[PipelineRow, Passes]], settings: Mapping[str, str], *, quick: bool) -> str:
     """The whole report, without the headline of the page. ``settings``: those of the services that were chosen."""
     setting = [machine(), _versions(), *load_warning()]
     if settings:
@@ -40,11 +40,11 @@ def _versions() -> str:
     return f"{', '.join(f'{name} {version(name)}' for name in names)}."
 
 
-def _row(row: Row, passes: Passes) -> str:
+def _row(row: PipelineRow, passes: Passes) -> str:
     songs = f"{len(row.lengths)} songs of {min(row.lengths):g} to {max(row.lengths):g} s, {sum(row.lengths):g} s in all"
     contestants = {"**the services**": passes.services, "one job after the other": passes.sequential}
     lines = [_line(name, runs) for name, runs in contestants.items()]
-    return f"### {row.title[0].upper()}{row.title[1:]}, {songs}\n\n{table(_COLUMNS, lines)}"
+    return f"### {row.title[0].upper()}{row.title[1:]}, {songs}\n\n{markdown_table(_COLUMNS, lines)}"
 
 
 def _line(name: str, runs: list[Pass]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from benchmarks.conversation import conversation
 from benchmarks.models import install_model
 from benchmarks.pipeline.hooks import Hooks, hooks_taken
 from benchmarks.pipeline.services import BusyWatch, busy_once_warm, post, services
-from benchmarks.pipeline.songs import Song, songs_served
+from benchmarks.pipeline.songs import ServedSong, songs_served
 from demo.centre_model import DEMO_MODEL_NAME
 from demo.random_network import Shape
 from devstack.stack import Stack
@@ -29,7 +29,7 @@ _WARM_UP_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PipelineRow:
     """One model, and what it is given."""
 
     name: str
@@ -41,13 +41,13 @@ class Row:
     """Of the songs, s, in the order in which they are asked for."""
     repeats: int
 
-    def quick(self) -> Row:
+    def quick(self) -> PipelineRow:
         """A few short songs, once."""
         return replace(self, lengths=self.lengths[:3] if self.shape is None else (4.0, 6.0), repeats=1)
 
 
 ROWS: Final = (
-    Row(
+    PipelineRow(
         "light",
         "a light model (the demo model)",
         DEMO_MODEL_NAME,
@@ -55,7 +55,7 @@ ROWS: Final = (
         lengths=(30, 60, 90, 120, 45, 300, 60, 180, 75, 30, 150, 240),
         repeats=2,
     ),
-    Row(
+    PipelineRow(
         "heavy",
         "a heavy model (a random MDX network, g = 16)",
         "random-g16.onnx",
@@ -88,7 +88,9 @@ class Passes:
     sequential: list[Pass]
 
 
-def run_rows(rows: Sequence[Row], folder: Path, settings: Mapping[str, str]) -> list[tuple[Row, Passes]]:
+def run_rows(
+    rows: Sequence[PipelineRow], folder: Path, settings: Mapping[str, str]
+) -> list[tuple[PipelineRow, Passes]]:
     """All passes of all rows, on the same servers. ``folder`` is empty; ``settings``: see ``services``.
 
     Raises DevstackError if a server or service cannot be had.
@@ -107,7 +109,7 @@ def run_rows(rows: Sequence[Row], folder: Path, settings: Mapping[str, str]) -> 
         return [(row, _run_row(row, contestants, folder / f"songs-{row.name}")) for row in rows]
 
 
-def _run_row(row: Row, contestants: Contestants, folder: Path) -> Passes:
+def _run_row(row: PipelineRow, contestants: Contestants, folder: Path) -> Passes:
     with songs_served(folder, (_WARM_UP_SECONDS, *row.lengths)) as (warm_up, *songs):
         contestants.by_services([warm_up], row.model)
         contestants.one_by_one([warm_up], row.model)
@@ -143,7 +145,7 @@ class Contestants:
     baseline: _Program
     hooks: Hooks
 
-    def by_services(self, songs: Sequence[Song], model: str) -> Pass:
+    def by_services(self, songs: Sequence[ServedSong], model: str) -> Pass:
         """Ask the services for all songs at once."""
         with BusyWatch(self.stack) as watch:
             started = time.monotonic()
@@ -156,7 +158,7 @@ class Contestants:
         jobs = tuple(ends[task] - at for task, at in asked.items())
         return Pass(max(ends.values()) - started, busy, share, jobs)
 
-    def one_by_one(self, songs: Sequence[Song], model: str) -> Pass:
+    def one_by_one(self, songs: Sequence[ServedSong], model: str) -> Pass:
         """Have the sequential program do one song after the other."""
         started, busy, jobs = time.monotonic(), 0.0, []
         for song in songs:

@@ -17,11 +17,11 @@ import requests
 
 from benchmarks.engines import our_engine
 from config import LogSettings
-from pipeline.cancel import CancelToken
+from pipeline.cancellation import CancelToken
 from pipeline.messages import OutputFormat
-from pipeline.telemetry import configure_logging
-from processor.decode import decode
-from processor.protocol import Separate
+from pipeline.service.logs import configure_logging
+from processor.audio.decode import decode
+from processor.ipc import Separate
 from uploader.encode import common_gain, encode
 
 CHUNK = 1024**2

@@ -22,7 +22,7 @@ import soundfile
 from benchmarks.download.laboratory import LOOPBACK
 from benchmarks.download.profile import Profile
 from benchmarks.download.sandbox import service
-from benchmarks.download.server import Server
+from benchmarks.download.server import FaultServer
 from demo.song import render_song
 
 #: Of each connection: 20 Mbit/s, in bytes/s, and 180 ms.
@@ -36,7 +36,7 @@ _PLAYED = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Song:
+class ServedSong:
     """A song on the server."""
 
     seconds: float
@@ -50,7 +50,7 @@ class Song:
 
 
 @contextmanager
-def songs_served(folder: Path, lengths: Sequence[float]) -> Iterator[list[Song]]:
+def songs_served(folder: Path, lengths: Sequence[float]) -> Iterator[list[ServedSong]]:
     """Songs of these lengths (s), made in ``folder``, while they are served."""
     played = render_song(seconds=_PLAYED)
     for number, seconds in enumerate(lengths):
@@ -62,7 +62,7 @@ def songs_served(folder: Path, lengths: Sequence[float]) -> Iterator[list[Song]]
         (own / "new").touch()  # the server can replace files, which is not wanted here
     with service("benchmarks.pipeline.songs", str(folder), LOOPBACK) as ports:
         yield [
-            Song(seconds, (folder / str(number) / "old").stat().st_size, port)
+            ServedSong(seconds, (folder / str(number) / "old").stat().st_size, port)
             for number, (seconds, port) in enumerate(zip(lengths, json.loads(ports), strict=True))
         ]
 
@@ -70,7 +70,7 @@ def songs_served(folder: Path, lengths: Sequence[float]) -> Iterator[list[Song]]
 def main(folder: str, host: str) -> None:
     """Serve until the input ends."""
     folders = sorted(Path(folder).iterdir(), key=lambda path: int(path.name))
-    sys.stdout.write(f"{json.dumps([Server(each, host).port for each in folders])}\n")
+    sys.stdout.write(f"{json.dumps([FaultServer(each, host).port for each in folders])}\n")
     sys.stdout.flush()
     sys.stdin.read()
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from benchmarks.models import install_model
 from benchmarks.page import deliver
 from benchmarks.quality.folders import read_songs, songs_in
-from benchmarks.quality.report import BEGIN, END, markdown
+from benchmarks.quality.report import BEGIN, END, quality_page
 from benchmarks.quality.results import Result
 from benchmarks.quality.rounds import run_model
 from benchmarks.quality.songs import SECONDS, SEEDS, STYLES, Piece, pieces
 from config import load
 from demo.centre_model import DEMO_MODEL_NAME
-from processor import cores
+from processor.system import cpu
 
 _QUICK_SECONDS = 8.0
 
@@ -59,11 +59,11 @@ def _measured(model: str, songs: Iterable[Piece]) -> list[Result]:
 def main() -> int:
     """0; whatever goes wrong is raised."""
     arguments = _arguments()
-    # As processor.child has them: no progress bars, and the threads of the child.
+    # As processor.workers.child has them: no progress bars, and the threads of the child.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    cores.settle()
+    cpu.configure_threads()
     results = [(model, _measured(model, _songs(arguments))) for model in arguments.models]
-    deliver(markdown(results, quick=arguments.quick), arguments.write, BEGIN, END)
+    deliver(quality_page(results, quick=arguments.quick), arguments.write, BEGIN, END)
     return 0
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from processor.ffmpeg import put_ffmpeg_on_path
-from processor.stems import stem_key
+from processor.separation.stems import normalise_stem_name
+from processor.system.ffmpeg import put_ffmpeg_on_path
 
 Contender = Callable[[Path, str, Path, Path], dict[str, Path]]
 """Takes the folder of models, the name of one, a song, and the folder for the stems; gives their files by
-``stem_key``. Raises RuntimeError if there are none."""
+``normalise_stem_name``. Raises RuntimeError if there are none."""
 
 
 def ours(model_dir: Path, model: str, song: Path, folder: Path) -> dict[str, Path]:
@@ -35,7 +35,7 @@ def stock(model_dir: Path, model: str, song: Path, folder: Path) -> dict[str, Pa
     separator.separate(str(song))
     if not stems:
         raise RuntimeError(f"{model}: the library gave no stems")
-    return {stem_key(name): folder / path for name, path in stems.items()}
+    return {normalise_stem_name(name): folder / path for name, path in stems.items()}
 
 
 @functools.cache

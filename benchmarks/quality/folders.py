@@ -10,8 +10,8 @@ import soundfile
 
 from benchmarks.quality.songs import Piece
 from demo.sound import SAMPLE_RATE
-from processor.stems import stem_key
-from processor.wav import Samples
+from processor.audio.wav import Samples
+from processor.separation.stems import normalise_stem_name
 
 _MIXTURE = "mixture.wav"
 
@@ -29,7 +29,9 @@ def read_songs(folders: list[Path]) -> Iterator[Piece]:
     for folder in folders:
         mixture = read_stereo(folder / _MIXTURE)
         stems = {
-            stem_key(path.stem): read_stereo(path) for path in sorted(folder.glob("*.wav")) if path.name != _MIXTURE
+            normalise_stem_name(path.stem): read_stereo(path)
+            for path in sorted(folder.glob("*.wav"))
+            if path.name != _MIXTURE
         }
         strange = [name for name, stem in stems.items() if len(stem) != len(mixture)]
         if not stems or strange:

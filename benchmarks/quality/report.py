@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from statistics import median
 
-from benchmarks.page import machine, marks, table
+from benchmarks.page import machine, markdown_table, marks
 from benchmarks.quality.results import MIXTURE, Result, Scores
 
 BEGIN, END = marks("bench-quality")
@@ -20,7 +20,7 @@ _MEASURES: tuple[tuple[str, Callable[[Scores], float | None]], ...] = (
 _ALL = "*all of them*"
 
 
-def markdown(models: Sequence[tuple[str, Sequence[Result]]], *, quick: bool) -> str:
+def quality_page(models: Sequence[tuple[str, Sequence[Result]]], *, quick: bool) -> str:
     """The whole report, without the headline of the page: of each model, by name, all results."""
     setting = [machine(), _versions()]
     if quick:
@@ -49,7 +49,7 @@ def _stem(stem: str, results: Sequence[Result]) -> str:
     lines = [_line(song, [result for result in scored if result.song == song]) for song in songs]
     if len(songs) > 1 and len(scored) <= len(songs) * len(_NAMES):  # songs, not styles with several songs each
         lines.append(_line(_ALL, scored))
-    return f"{stem[0].upper()}{stem[1:]}, dB:\n\n{table(head, lines)}"
+    return f"{stem[0].upper()}{stem[1:]}, dB:\n\n{markdown_table(head, lines)}"
 
 
 def _line(song: str, results: Sequence[Result]) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ def _leaks(leaks: Sequence[Result]) -> str:
         found = [[result.scores.leak for result in own if result.contender == name] for name in contenders]
         lines.append((f"{song}: {stem}", *(_cell(values, worst=max) for values in found)))
     text = "What is heard in stems that should be silent, its energy over the mixture's, dB:"
-    return f"{text}\n\n{table(('', *(_NAMES[name] for name in contenders)), lines)}"
+    return f"{text}\n\n{markdown_table(('', *(_NAMES[name] for name in contenders)), lines)}"
 
 
 def _cell(found: Iterable[float | None], worst: Callable[[list[float]], float] = min) -> str:

@@ -20,7 +20,7 @@ from benchmarks.quality.results import MIXTURE, Result
 from benchmarks.quality.scores import score
 from benchmarks.quality.songs import INSTRUMENTAL, VOCALS, Piece, with_instrumental
 from demo.sound import SAMPLE_RATE
-from processor.wav import Samples
+from processor.audio.wav import Samples
 
 _Stems = Future[dict[str, Path]]
 

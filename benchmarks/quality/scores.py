@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio, signal_noise_ratio
 
 from benchmarks.quality.results import Scores
-from processor.wav import Samples
+from processor.audio.wav import Samples
 
 Matrix = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.quality.bells import ring
 from demo.song import PEAK, Song, render_song
 from demo.sound import SAMPLE_RATE, Signal, reverb, samples
-from processor.wav import Samples
+from processor.audio.wav import Samples
 
 VOCALS: Final = "vocals"
 INSTRUMENTAL: Final = "instrumental"

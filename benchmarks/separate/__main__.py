@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.page import deliver
-from benchmarks.separate.report import BEGIN, END, THREADS_BEGIN, THREADS_END, markdown, threads_markdown
-from benchmarks.separate.rows import ROWS, Row, Samples, run_row
+from benchmarks.separate.report import BEGIN, END, THREADS_BEGIN, THREADS_END, separation_page, threads_markdown
+from benchmarks.separate.rows import ROWS, Samples, SeparationRow, run_separation_row
 from benchmarks.separate.threads import measured
-from processor.ffmpeg import put_ffmpeg_on_path
+from processor.system.ffmpeg import put_ffmpeg_on_path
 
 
 def _arguments() -> argparse.Namespace:
@@ -36,13 +36,13 @@ def _workshop() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _rows(rows: list[Row]) -> list[tuple[Row, Samples]]:
+def _rows(rows: list[SeparationRow]) -> list[tuple[SeparationRow, Samples]]:
     with _workshop() as folder:
         results = []
         for row in rows:
             own = folder / row.name
             own.mkdir()
-            results.append((row, run_row(row, own)))
+            results.append((row, run_separation_row(row, own)))
         return results
 
 
@@ -56,7 +56,7 @@ def main() -> int:
         deliver(text, arguments.write, THREADS_BEGIN, THREADS_END)
     else:
         chosen = [row.quick() if quick else row for row in ROWS if row.name in arguments.rows]
-        deliver(markdown(_rows(chosen), quick=quick), arguments.write, BEGIN, END)
+        deliver(separation_page(_rows(chosen), quick=quick), arguments.write, BEGIN, END)
     return 0
 
 

@@ -13,11 +13,12 @@ import onnxruntime
 
 from benchmarks.engines import our_engine, separate_file, stock_separator
 from benchmarks.separate.names import OURS, SIDE_BY_SIDE, STOCK, UNSETTLED
-from processor import cores, engine
-from processor.drivers.mdx import MdxDriver
-from processor.drivers.options import DeviceOptions
-from processor.drivers.sessions import sessions
-from processor.drivers.stock import replaced
+from processor.engine import engine
+from processor.separation.architectures.fallback import replaced_attribute
+from processor.separation.architectures.mdx import MdxSeparator
+from processor.separation.options import DeviceOptions
+from processor.separation.runtime.onnx import sessions
+from processor.system import cpu
 
 
 class Contender(Protocol):
@@ -55,9 +56,9 @@ class Ours:
         self._engine = our_engine(model.parent, folder)
         self._model, self._folder = model.name, folder
         self._stopwatch: _Stopwatch | None = None
-        driver = self._engine.load(self._model)
-        if isinstance(driver, MdxDriver):
-            driver.network = self._stopwatch = _Stopwatch(driver.network)
+        separator = self._engine.load(self._model)
+        if isinstance(separator, MdxSeparator):
+            separator.network = self._stopwatch = _Stopwatch(separator.network)
 
     @property
     def in_network(self) -> float:
@@ -73,7 +74,7 @@ class Unsettled(Ours):
     """With the threads that the libraries have if nobody says anything: they wait for each other in loops."""
 
     def __init__(self, model: Path, folder: Path) -> None:
-        with replaced(engine, "sessions", nullcontext):
+        with replaced_attribute(engine, "sessions", nullcontext):
             super().__init__(model, folder)
 
 
@@ -81,7 +82,7 @@ class SideBySide(Ours):
     """ONNX Runtime may run several operators of a network at a time."""
 
     def __init__(self, model: Path, folder: Path) -> None:
-        with replaced(engine, "sessions", _parallel_sessions):
+        with replaced_attribute(engine, "sessions", _parallel_sessions):
             super().__init__(model, folder)
 
 
@@ -93,10 +94,10 @@ def _parallel_sessions(options: DeviceOptions) -> Iterator[None]:
         def parallel() -> Any:
             made = settled()
             made.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
-            made.inter_op_num_threads = cores.threads()
+            made.inter_op_num_threads = cpu.threads()
             return made
 
-        with replaced(onnxruntime, "SessionOptions", parallel):
+        with replaced_attribute(onnxruntime, "SessionOptions", parallel):
             yield
 
 

@@ -6,9 +6,9 @@ from importlib.metadata import version
 from statistics import median
 
 from benchmarks.download.profile import MIB
-from benchmarks.page import load_warning, machine, marks, table
+from benchmarks.page import load_warning, machine, markdown_table, marks
 from benchmarks.separate.names import COMMAND, OURS, STOCK
-from benchmarks.separate.rows import Row, Samples
+from benchmarks.separate.rows import Samples, SeparationRow
 from benchmarks.separate.threads import Arrangement, Rates
 
 BEGIN, END = marks("bench-separate")
@@ -18,7 +18,7 @@ _COLUMNS = ("", "wall s", "from – to", "× stock's speed", "× real time", "in
 _NAMES = {OURS: "**this engine**", STOCK: "stock, in process, warm", COMMAND: "the command, per file"}
 
 
-def markdown(rows: list[tuple[Row, Samples]], *, quick: bool) -> str:
+def separation_page(rows: list[tuple[SeparationRow, Samples]], *, quick: bool) -> str:
     """The whole report, without the headline of the page."""
     return "\n\n".join([_setting(quick=quick), *(_row(row, samples) for row, samples in rows)])
 
@@ -31,7 +31,7 @@ def threads_markdown(rates: dict[Arrangement, Rates], *, quick: bool) -> str:
         for arrangement, found in rates.items()
     ]
     head = ("songs per hour", *first)
-    return f"{_setting(quick=quick)}\n\n{table(head, lines)}"
+    return f"{_setting(quick=quick)}\n\n{markdown_table(head, lines)}"
 
 
 def _hourly(rates: list[float], first: list[float]) -> str:
@@ -50,12 +50,14 @@ def _versions() -> str:
     return f"{', '.join(f'{name} {version(name)}' for name in names)}."
 
 
-def _row(row: Row, samples: Samples) -> str:
+def _row(row: SeparationRow, samples: Samples) -> str:
     lines = [_line(name, row, samples) for name in samples if samples[name]]
-    return f"### {row.title[0].upper()}{row.title[1:]}, a song of {row.seconds:g} s\n\n{table(_COLUMNS, lines)}"
+    return (
+        f"### {row.title[0].upper()}{row.title[1:]}, a song of {row.seconds:g} s\n\n{markdown_table(_COLUMNS, lines)}"
+    )
 
 
-def _line(name: str, row: Row, samples: Samples) -> tuple[str, ...]:
+def _line(name: str, row: SeparationRow, samples: Samples) -> tuple[str, ...]:
     runs = samples[name]
     walls = [run.wall for run in runs]
     shares = [run.in_network / run.wall for run in runs if run.in_network is not None]

@@ -14,7 +14,7 @@ import soundfile
 from benchmarks.download.measure import measure
 from benchmarks.models import install_model
 from benchmarks.separate.names import COMMAND, OURS, STOCK
-from benchmarks.separate.workers import Sample, worker
+from benchmarks.separate.workers import SeparationSample, worker
 from demo.centre_model import DEMO_MODEL_NAME
 from demo.random_network import Shape
 from demo.song import render_song
@@ -24,7 +24,7 @@ PATIENCE: Final = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SeparationRow:
     """One model and one song."""
 
     name: str
@@ -38,21 +38,23 @@ class Row:
     commands: int
     """How often the command is run, which loads its model each time."""
 
-    def quick(self) -> Row:
+    def quick(self) -> SeparationRow:
         """Short, once."""
         return replace(self, seconds=min(self.seconds, 12.0), repeats=1, commands=1)
 
 
 ROWS: Final = (
-    Row("demo", "the demo model", DEMO_MODEL_NAME, None, seconds=60.0, repeats=5, commands=2),
-    Row("g32", "a random network, g = 32", "random-g32.onnx", Shape(), seconds=30.0, repeats=3, commands=1),
-    Row("g48", "a random network, g = 48", "random-g48.onnx", Shape(growth=48), seconds=30.0, repeats=3, commands=1),
+    SeparationRow("demo", "the demo model", DEMO_MODEL_NAME, None, seconds=60.0, repeats=5, commands=2),
+    SeparationRow("g32", "a random network, g = 32", "random-g32.onnx", Shape(), seconds=30.0, repeats=3, commands=1),
+    SeparationRow(
+        "g48", "a random network, g = 48", "random-g48.onnx", Shape(growth=48), seconds=30.0, repeats=3, commands=1
+    ),
 )
 
-Samples = dict[str, list[Sample]]
+Samples = dict[str, list[SeparationSample]]
 
 
-def run_row(row: Row, folder: Path) -> Samples:
+def run_separation_row(row: SeparationRow, folder: Path) -> Samples:
     """All runs of a row, in a folder that is the row's own."""
     songs = folder / "songs"
     songs.mkdir()
@@ -78,7 +80,7 @@ def put_song(path: Path, seconds: float) -> Path:
     return path
 
 
-def _command(model: Path, song: Path, folder: Path) -> Sample:
+def _command(model: Path, song: Path, folder: Path) -> SeparationSample:
     output = folder / COMMAND
     output.mkdir(exist_ok=True)
     program = Path(sys.executable).with_name("audio-separator")
@@ -91,4 +93,4 @@ def _command(model: Path, song: Path, folder: Path) -> Sample:
     )
     if done.exit_code or len(list(output.glob("*.wav"))) != 2:
         raise RuntimeError(f"audio-separator ended with status {done.exit_code}, or without its stems")
-    return Sample(done.wall, done.peak)
+    return SeparationSample(done.wall, done.peak)

@@ -15,10 +15,10 @@ from typing import Any, Final
 from benchmarks.models import install_model
 from benchmarks.separate.names import OURS, SIDE_BY_SIDE, UNSETTLED
 from benchmarks.separate.rows import put_song
-from benchmarks.separate.workers import Worker, worker
+from benchmarks.separate.workers import BenchmarkWorker, worker
 from demo.centre_model import DEMO_MODEL_NAME
 from demo.random_network import Shape
-from processor.cores import THREADS, WAITING, usable_cores
+from processor.system.cpu import THREADS, WAITING, usable_cores
 
 #: Once there and once back, so that none is always the one before another.
 PASSES: Final = 2
@@ -35,7 +35,7 @@ _ROFORMER: Final[Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ThreadedModel:
     """What is separated with, and how long a song."""
 
     title: str
@@ -79,14 +79,16 @@ def arrangements(cores: int) -> list[Arrangement]:
     ]
 
 
-def models(folder: Path, *, quick: bool) -> list[Model]:
+def models(folder: Path, *, quick: bool) -> list[ThreadedModel]:
     """A light one and a heavy one for ONNX Runtime, and one for torch; quick: the first alone."""
     light = install_model(folder / "light", DEMO_MODEL_NAME, None)
-    chosen = [Model("the demo model", light, put_song(folder / "light.wav", 12.0 if quick else 90.0))]
+    chosen = [ThreadedModel("the demo model", light, put_song(folder / "light.wav", 12.0 if quick else 90.0))]
     if not quick:
         heavy = install_model(folder / "heavy", "random-g32.onnx", Shape())
-        chosen.append(Model("MDX, g = 32", heavy, put_song(folder / "heavy.wav", 8.0)))
-        chosen.append(Model("a Roformer (torch)", _roformer(folder / "torch"), put_song(folder / "torch.wav", 11.0)))
+        chosen.append(ThreadedModel("MDX, g = 32", heavy, put_song(folder / "heavy.wav", 8.0)))
+        chosen.append(
+            ThreadedModel("a Roformer (torch)", _roformer(folder / "torch"), put_song(folder / "torch.wav", 11.0))
+        )
     return chosen
 
 
@@ -109,7 +111,7 @@ def measured(folder: Path, *, quick: bool = False) -> dict[Arrangement, Rates]:
 
 
 @contextmanager
-def _crew(arrangement: Arrangement, chosen: Sequence[Model], folder: Path) -> Iterator[list[Worker]]:
+def _crew(arrangement: Arrangement, chosen: Sequence[ThreadedModel], folder: Path) -> Iterator[list[BenchmarkWorker]]:
     """The arrangement's processes, warm."""
     folder.mkdir()
     paths, environment = [model.path for model in chosen], arrangement.environment()
@@ -133,14 +135,14 @@ def _busy_core() -> Iterator[None]:
             process.kill()
 
 
-def _rate(crew: Sequence[Worker], model: Model) -> float:
+def _rate(crew: Sequence[BenchmarkWorker], model: ThreadedModel) -> float:
     """Songs per hour, if each has one."""
     started = time.perf_counter()
     _all(crew, model.path, model.song)
     return 3600.0 * len(crew) / (time.perf_counter() - started)
 
 
-def _all(crew: Sequence[Worker], model: Path, song: Path) -> None:
+def _all(crew: Sequence[BenchmarkWorker], model: Path, song: Path) -> None:
     for each in crew:
         each.begin(model, song)
     for each in crew:

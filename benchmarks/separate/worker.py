@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 
 from benchmarks.separate.names import OURS, SIDE_BY_SIDE
-from processor import cores
+from processor.system import cpu
 
 
 def main(name: str, folder: str, *models: str) -> None:
     """Until the input ends."""
     if name in (OURS, SIDE_BY_SIDE):
-        cores.settle()  # as in the child, before torch is imported
+        cpu.configure_threads()  # as in the child, before torch is imported
     from benchmarks.separate.contenders import CONTENDERS
 
     contenders = {model: CONTENDERS[name](Path(model), Path(folder)) for model in models}

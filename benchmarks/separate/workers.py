@@ -13,7 +13,7 @@ from benchmarks.conversation import conversation
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SeparationSample:
     """One run."""
 
     wall: float
@@ -25,13 +25,13 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class BenchmarkWorker:
     """A process with warm models."""
 
     to: IO[str]
     answers: IO[str]
 
-    def separate(self, model: Path, song: Path) -> Sample:
+    def separate(self, model: Path, song: Path) -> SeparationSample:
         """One song, to its end."""
         self.begin(model, song)
         return self.end()
@@ -41,18 +41,20 @@ class Worker:
         self.to.write(f"{model}\t{song}\n")
         self.to.flush()
 
-    def end(self) -> Sample:
+    def end(self) -> SeparationSample:
         """Wait for a song that was asked for. Raises RuntimeError if the process has ended."""
         for line in self.answers:
             if line.startswith("{"):
-                return Sample(**json.loads(line))
+                return SeparationSample(**json.loads(line))
         raise RuntimeError("a worker ended: run it by hand to see why (python -m benchmarks.separate.worker)")
 
 
 @contextmanager
-def worker(name: str, models: Sequence[Path], folder: Path, environment: Mapping[str, str]) -> Iterator[Worker]:
+def worker(
+    name: str, models: Sequence[Path], folder: Path, environment: Mapping[str, str]
+) -> Iterator[BenchmarkWorker]:
     """The contender ``name`` with these models, in a process whose output goes to the new ``folder``."""
     folder.mkdir()
     arguments = (name, str(folder), *map(str, models))
     with conversation("benchmarks.separate.worker", *arguments, environment=environment) as (to, answers):
-        yield Worker(to, answers)
+        yield BenchmarkWorker(to, answers)

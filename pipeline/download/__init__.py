@@ -11,23 +11,23 @@
 """
 
 from pipeline.download.checksum import Checksum
-from pipeline.download.fetch import download
-from pipeline.download.guard.url_guard import UrlGuard
+from pipeline.download.download import download
+from pipeline.download.http.errors import http_errors
+from pipeline.download.http.session import ConnectionOptions, guarded_session
+from pipeline.download.http.watchdog import Watchdog
 from pipeline.download.progress import DownloadProgress
-from pipeline.download.terms import Downloaded, DownloadLimits
-from pipeline.download.wire.connection import Wire, guarded_session
-from pipeline.download.wire.faults import translated
-from pipeline.download.wire.watchdog import Watchdog
+from pipeline.download.ssrf.url_guard import UrlGuard
+from pipeline.download.types import Downloaded, DownloadLimits
 
 __all__ = [
     "Checksum",
+    "ConnectionOptions",
     "DownloadLimits",
     "DownloadProgress",
     "Downloaded",
     "UrlGuard",
     "Watchdog",
-    "Wire",
     "download",
     "guarded_session",
-    "translated",
+    "http_errors",
 ]

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
-from pipeline.download.exchange import Line
-from pipeline.download.ranged.ranges import part_of
-from pipeline.download.response import declared_length
+from pipeline.download.http.request import HttpClient
+from pipeline.download.http.response import declared_length
+from pipeline.download.parallel.range_request import part_of
 from pipeline.download.sources import Source
 from pipeline.errors import PipelineError
-from pipeline.telemetry import get_logger
+from pipeline.service.logs import get_logger
 
 log = get_logger(__name__)
 
@@ -31,7 +31,7 @@ class _Health:
     seconds: float
 
 
-def by_speed(line: Line, sources: Sequence[Source]) -> list[Source]:
+def by_speed(line: HttpClient, sources: Sequence[Source]) -> list[Source]:
     """``sources``, the last of which is the origin, with the mirrors that answer and have a file of the right size.
 
     Those that give parts of it come first, then by the time to their answer. The origin stays last, and says what the
@@ -49,7 +49,7 @@ def by_speed(line: Line, sources: Sequence[Source]) -> list[Source]:
     return [*(health.source for health in fit), origin]
 
 
-def _probe_all(line: Line, sources: Sequence[Source]) -> list[_Health]:
+def _probe_all(line: HttpClient, sources: Sequence[Source]) -> list[_Health]:
     """What answered in time; the rest is hung up on."""
     healthy: list[_Health] = []
     threads = [threading.Thread(target=_probe, args=(line, source, healthy), daemon=True) for source in sources]
@@ -67,7 +67,7 @@ def _probe_all(line: Line, sources: Sequence[Source]) -> list[_Health]:
     return answered
 
 
-def _probe(line: Line, source: Source, healthy: list[_Health]) -> None:
+def _probe(line: HttpClient, source: Source, healthy: list[_Health]) -> None:
     started = time.monotonic()
     try:
         with line.open(source, {"Range": "bytes=0-0"}) as exchange:

@@ -40,7 +40,7 @@ class DownloadProgress:
         return (self.total - self.bytes) / self.bytes_per_second
 
 
-class Reporter:
+class ProgressReporter:
     """Calls ``listener`` at most once per ``interval`` s, and once at the end."""
 
     def __init__(

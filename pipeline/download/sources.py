@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pipeline.download.guard.syntax import ParsedUrl
-from pipeline.download.ranged.validators import Validator
-from pipeline.telemetry import loggable_url
+from pipeline.download.ssrf.url_parser import ParsedUrl
+from pipeline.download.validators import Validator
+from pipeline.service.logs import loggable_url
 
 
 class SourceChangedError(Exception):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
-from pipeline.storage.links import LinkSigner, load_or_create_key
-from pipeline.storage.local import LocalStore
+from pipeline.storage.local.store import LocalStore
 from pipeline.storage.protocol import ObjectStore
-from pipeline.storage.s3 import S3Options, S3Store
+from pipeline.storage.s3.store import S3Options, S3Store
+from pipeline.storage.signed_links import LinkSigner, load_or_create_key
 
 if TYPE_CHECKING:
     from pydantic import SecretStr

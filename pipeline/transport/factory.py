@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.transport.embedded import EmbeddedTransport
+from pipeline.transport.embedded.transport import EmbeddedTransport
 from pipeline.transport.protocol import Transport
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ def open_transport(settings: Settings, *, max_poll_interval_ms: int, publish_tim
             publish_timeout=publish_timeout or kafka.publish_timeout,
         )
     # They cost a second of import that embedded users need not pay.
-    from pipeline.transport.kafka import KafkaTransport
-    from pipeline.transport.kafka_security import KafkaSecurity
+    from pipeline.transport.kafka.security import KafkaSecurity
+    from pipeline.transport.kafka.transport import KafkaTransport
 
     return KafkaTransport(
         kafka.bootstrap_servers,

@@ -14,7 +14,7 @@
    jobs beside it more than once.
 9. A message with a ``not-before`` header is not delivered earlier.
 10. Where several topics have messages that can be delivered, they are taken by the topics' weights
-    (``pipeline.transport.weights``), so that none starves.
+    (``pipeline.transport.fair_queue``), so that none starves.
 
 The conformance suite in ``tests/conformance`` holds every engine to these sentences.
 """
@@ -25,7 +25,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pipeline.cancel import CancelToken
+from pipeline.cancellation import CancelToken
 from pipeline.errors import ErrorCode, PermanentError
 
 

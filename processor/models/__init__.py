@@ -10,18 +10,18 @@
 ``commands``    ``python -m processor.models``
 """
 
-from processor.models.errors import NotServedError, OfflineError, SealError, load_errors, unknown
+from processor.models.download import ModelDownloads
+from processor.models.errors import DecryptionError, NotServedError, OfflineError, load_errors, unknown_model
 from processor.models.options import StoreOptions
 from processor.models.store import ModelStore
-from processor.models.transfer import Network
 
 __all__ = [
+    "DecryptionError",
+    "ModelDownloads",
     "ModelStore",
-    "Network",
     "NotServedError",
     "OfflineError",
-    "SealError",
     "StoreOptions",
     "load_errors",
-    "unknown",
+    "unknown_model",
 ]

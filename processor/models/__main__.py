@@ -11,12 +11,12 @@ from typing import NoReturn
 from config import ConfigError, Settings, load
 from pipeline.errors import InfrastructureError, PipelineError
 from pipeline.files import local_errors
-from pipeline.telemetry import configure_logging
+from pipeline.service.logs import configure_logging
 from processor.models.catalogue import ARCHITECTURES
-from processor.models.commands import Desk, ModelsExit
+from processor.models.commands import ModelCommands, ModelsExit
+from processor.models.download import ModelDownloads
 from processor.models.options import StoreOptions
 from processor.models.store import ModelStore
-from processor.models.transfer import Network
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     try:
         settings = load()
         configure_logging("models", settings.log)
-        run: Callable[[Desk, argparse.Namespace], int] = arguments.run
+        run: Callable[[ModelCommands, argparse.Namespace], int] = arguments.run
         return run(_desk(settings, arguments), arguments)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
@@ -41,13 +41,13 @@ def main(command_line: Sequence[str] | None = None) -> int:
         return ModelsExit.OK
 
 
-def _desk(settings: Settings, arguments: argparse.Namespace) -> Desk:
+def _desk(settings: Settings, arguments: argparse.Namespace) -> ModelCommands:
     folder = settings.model.model_dir.absolute()
     with local_errors():
         folder.mkdir(parents=True, exist_ok=True)
-    network = Network.from_settings(settings.download)
+    network = ModelDownloads.from_settings(settings.download)
     store = ModelStore(folder, network, StoreOptions.from_settings(settings.model))
-    return Desk(store, settings.model.model_name, arguments.json)
+    return ModelCommands(store, settings.model.model_name, arguments.json)
 
 
 class _Parser(argparse.ArgumentParser):

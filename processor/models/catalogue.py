@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from processor.models import sources
-from processor.models.errors import unknown
-from processor.models.published import published
+from processor.models import model_lists
+from processor.models.errors import unknown_model
+from processor.models.published_hashes import published
 
 ARCHITECTURES = ("VR", "MDX", "Demucs", "MDXC")
 
@@ -81,28 +81,28 @@ class Catalogue:
         for model in self:
             if any(file.name == name for file in model.files):
                 return model
-        raise unknown(name)
+        raise unknown_model(name)
 
     def files(self) -> dict[str, ModelFile]:
         """Every file of every model and every list, by name."""
         files = {file.name: file for model in self for file in model.files}
-        return files | {name: list_file(name) for name in sources.LISTS}
+        return files | {name: list_file(name) for name in model_lists.LISTS}
 
 
 def list_file(name: str) -> ModelFile:
     """One of the lists beside the models. Nothing is known about their content: they grow."""
-    return ModelFile(name, (sources.LISTS[name],))
+    return ModelFile(name, (model_lists.LISTS[name],))
 
 
 def lists_for(model: Model) -> tuple[ModelFile, ...]:
     """The lists without which audio-separator cannot load ``model``."""
-    needed = sources.LISTS if model.architecture in ("VR", "MDX") else (sources.UVR_LIST,)
+    needed = model_lists.LISTS if model.architecture in ("VR", "MDX") else (model_lists.UVR_LIST,)
     return tuple(list_file(name) for name in needed)
 
 
 def read_catalogue(folder: Path) -> Catalogue:
     """What can be had, as the lists in ``folder`` and those that are installed have it."""
-    uvr = sources.uvr_list(folder)
+    uvr = model_lists.uvr_list(folder)
     found: dict[str, Model] = {}
     entries = _from_lists(uvr) if uvr is not None else [*_from_lists({}), *_from_scores()]
     for architecture, title, parts in entries:
@@ -117,7 +117,7 @@ _Entry = tuple[str, str, list[str]]
 
 
 def _from_lists(uvr: Mapping[str, Any]) -> Iterator[_Entry]:
-    own = sources.bundled("models.json")
+    own = model_lists.bundled("models.json")
     for architecture in ARCHITECTURES:
         if architecture == "Demucs":
             yield from _demucs(uvr)
@@ -138,8 +138,8 @@ def _demucs(uvr: Mapping[str, Any]) -> Iterator[_Entry]:
 
 def _from_scores() -> Iterator[_Entry]:
     """UVR's models, as far as audio-separator has measured them and the parts of each are known."""
-    parts = sources.known()["parts"]
-    for name, entry in sources.bundled("models-scores.json").items():
+    parts = model_lists.known()["parts"]
+    for name, entry in model_lists.bundled("models-scores.json").items():
         title = str(entry.get("model_name"))
         architecture = next((kind for start, kind in _TITLES.items() if title.startswith(start)), None)
         if architecture in ("VR", "MDX"):
@@ -155,8 +155,8 @@ def _model(architecture: str, title: str, parts: Iterable[Any]) -> Model | None:
     name = files[0].name
     if architecture == "Demucs":
         name = next((file.name for file in files if file.name.endswith(".yaml")), "")
-    scores = sources.bundled("models-scores.json").get(name, {})
-    licences = sources.known()["licences"]
+    scores = model_lists.bundled("models-scores.json").get(name, {})
+    licences = model_lists.known()["licences"]
     licence = next((text for start, text in licences.items() if title.startswith(start)), None)
     return Model(name, title, architecture, files, tuple(scores.get("stems") or ()), licence) if name else None
 

@@ -10,12 +10,12 @@ from enum import IntEnum
 from typing import Any
 
 from pipeline.errors import PermanentError, TransientError
-from processor.models import upkeep
+from processor.models import maintenance
 from processor.models.catalogue import Catalogue, Model, ModelFile, list_file, read_catalogue
-from processor.models.display import lines, listing, table
-from processor.models.errors import NotServedError, unknown
+from processor.models.display import lines, listing, models_table
+from processor.models.errors import NotServedError, unknown_model
+from processor.models.model_lists import UVR_LIST
 from processor.models.presets import expanded
-from processor.models.sources import UVR_LIST
 from processor.models.store import ModelStore
 
 
@@ -34,7 +34,7 @@ class ModelsExit(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class ModelCommands:
     """Where an operator works on models. Every command raises InfrastructureError if the folder cannot be used."""
 
     store: ModelStore
@@ -62,7 +62,7 @@ class Desk:
         chosen, strange = _chosen(catalogue, names)
         chosen += [model for model in catalogue if model.architecture in architectures]
         _complain_of(strange)
-        files = upkeep.files_of(chosen)
+        files = maintenance.files_of(chosen)
         files.pop(UVR_LIST, None)
         more, worse = self._pull(files.values(), update=update)
         self._report([*outcomes, *more])
@@ -89,8 +89,8 @@ class Desk:
         """Compare every byte of the named models', or all present, files with what is known of them."""
         catalogue = read_catalogue(self.store.folder)
         chosen, strange = _chosen(catalogue, names)
-        files = upkeep.files_of(chosen) if names else upkeep.files_present(self.store, catalogue)
-        findings = [upkeep.verify(self.store, file, repair=repair, adopt=adopt) for file in files.values()]
+        files = maintenance.files_of(chosen) if names else maintenance.files_present(self.store, catalogue)
+        findings = [maintenance.verify(self.store, file, repair=repair, adopt=adopt) for file in files.values()]
         self._report([asdict(finding) for finding in findings])
         _complain_of(strange)
         if any(finding.state.is_trouble for finding in findings):
@@ -107,9 +107,9 @@ class Desk:
         if strange := [name for name in strange if name != self.default or not keep]:
             _complain(f"there is no model named {', '.join(strange)}: nothing is removed")
             return ModelsExit.UNKNOWN
-        entries = upkeep.superfluous(self.store, catalogue, chosen if keep else None)
+        entries = maintenance.superfluous(self.store, catalogue, chosen if keep else None)
         state = "removed" if sure else "would be removed"
-        done = upkeep.remove(self.store, entries) if sure else entries
+        done = maintenance.remove(self.store, entries) if sure else entries
         self._report([{"file": entry.name, "state": state} for entry in done])
         if entries and not sure:
             _complain("nothing is removed without --yes")
@@ -130,7 +130,11 @@ class Desk:
         if self.as_json:
             _say_json(outcomes)
         else:
-            _say(table(None, [[outcome["file"], outcome["state"], outcome.get("detail", "")] for outcome in outcomes]))
+            _say(
+                models_table(
+                    None, [[outcome["file"], outcome["state"], outcome.get("detail", "")] for outcome in outcomes]
+                )
+            )
 
 
 def _chosen(catalogue: Catalogue, names: Iterable[str]) -> tuple[list[Model], list[str]]:
@@ -155,7 +159,7 @@ def _say_json(rows: Iterable[dict[str, Any]]) -> None:
 
 def _complain_of(strange: Iterable[str]) -> None:
     for name in strange:
-        _complain(unknown(name).message)
+        _complain(unknown_model(name).message)
 
 
 def _complain(sentence: str) -> None:

@@ -30,7 +30,7 @@ def listing(models: Iterable[Model], store: ModelStore) -> Iterator[dict[str, An
 def lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     """The rows as a table."""
     headings = ("NAME", "KIND", "SIZE", "STATE", "LICENCE", "STEMS")
-    return table(
+    return models_table(
         headings,
         [
             (
@@ -46,7 +46,7 @@ def lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     )
 
 
-def table(headings: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def models_table(headings: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Lines of columns, each as wide as its widest cell."""
     everything = [headings, *rows] if headings else list(rows)
     widths = [max(map(len, column)) for column in zip(*everything, strict=True)] if everything else []

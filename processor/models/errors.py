@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.errors import ErrorCode, PermanentError, PipelineError, TransientError
-from pipeline.telemetry import get_logger
-from processor.exhaustion import out_of_memory
+from pipeline.service.logs import get_logger
+from processor.system.oom import is_out_of_memory
 
 log = get_logger(__name__)
 
@@ -42,19 +42,19 @@ class MismatchError(TransientError):
         )
 
 
-class SealError(TransientError):
+class DecryptionError(TransientError):
     """A sealed file cannot be opened, or none can be made: the key, the folder for plain files, or the file itself."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code=ErrorCode.MODEL_UNAVAILABLE)
 
 
-def unknown(name: str) -> PermanentError:
+def unknown_model(name: str) -> PermanentError:
     """There is no such model."""
     return PermanentError(f"there is no model named {name}: no list of models has it", code=ErrorCode.MODEL_UNKNOWN)
 
 
-def missing(name: str, error: NotServedError | TransientError) -> TransientError:
+def missing_file(name: str, error: NotServedError | TransientError) -> TransientError:
     """The one sentence for a model that is neither on disk nor can be downloaded; fit for a client."""
     why = "MODEL_OFFLINE is set" if isinstance(error, OfflineError) else error.code.replace("_", " ")
     return TransientError(
@@ -80,7 +80,7 @@ def unreadable(name: str, error: BaseException) -> TransientError:
     )
 
 
-def too_large(name: str) -> TransientError:
+def model_too_large(name: str) -> TransientError:
     """The one sentence for a model for which there is not enough memory; fit for a client."""
     return TransientError(f"there is not enough memory to load the model {name}", code=ErrorCode.OUT_OF_MEMORY)
 
@@ -90,14 +90,14 @@ def load_errors(name: str) -> Iterator[None]:
     """The boundary between what the fetching and loading of a model raises and ours."""
     try:
         yield
-    except SealError as error:
+    except DecryptionError as error:
         log.error("model_not_opened", model=name, error=error.message)
         raise closed(name) from error
     except (NotServedError, TransientError) as error:
         log.error("model_not_fetched", model=name, error=str(error))
-        raise missing(name, error) from error
+        raise missing_file(name, error) from error
     except PipelineError:
         raise
     except (Exception, SystemExit) as error:  # the library ends the process over a corrupt checkpoint
         log.error("model_load_failed", model=name, error=repr(error))
-        raise (too_large(name) if out_of_memory(error) else unreadable(name, error)) from error
+        raise (model_too_large(name) if is_out_of_memory(error) else unreadable(name, error)) from error

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.errors import ErrorCode, InfrastructureError
 from pipeline.files import local_errors, replacing, sync_directory, sync_file
-from processor.models.locking import held
+from processor.models.file_lock import locked_folder
 
 LOCK_FILE = "models.lock.json"
 _VERSION = 1
@@ -60,7 +60,7 @@ class LockFile:
 
     def set(self, name: str, entry: Record) -> None:
         """Put down what the file ``name`` is. Durable on return."""
-        with local_errors(), held(self._path.with_name(f".{LOCK_FILE}.lock")):
+        with local_errors(), locked_folder(self._path.with_name(f".{LOCK_FILE}.lock")):
             self._write(self.records() | {name: entry})
 
     def _write(self, records: dict[str, Record]) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.ensembles import Ensemble
-from pipeline.telemetry import get_logger
-from processor.models.sources import bundled
+from pipeline.model_choice import Ensemble
+from pipeline.service.logs import get_logger
+from processor.models.model_lists import bundled
 
 log = get_logger(__name__)
 

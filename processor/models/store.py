@@ -8,16 +8,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pipeline.files import file_sha256, local_errors, sync_directory, sync_file
-from pipeline.telemetry import get_logger, loggable_url
+from pipeline.service.logs import get_logger, loggable_url
 from processor.models.catalogue import ModelFile
-from processor.models.errors import NotServedError, OfflineError, SealError
+from processor.models.download import FetchedFile, ModelDownloads, fetch_model_file
+from processor.models.encryption.encrypted_files import EncryptedFiles
+from processor.models.errors import DecryptionError, NotServedError, OfflineError
+from processor.models.file_lock import locked_folder
 from processor.models.lockfile import LockFile, record
-from processor.models.locking import held
+from processor.models.model_lists import LISTS
 from processor.models.options import SUFFIX, StoreOptions
-from processor.models.published import published
-from processor.models.sources import LISTS
-from processor.models.transfer import Arrived, Network, bring
-from processor.models.vault import Vault
+from processor.models.published_hashes import published
 
 log = get_logger(__name__)
 
@@ -28,11 +28,11 @@ INCOMING = ".incoming"
 class ModelStore:
     """The folder of models, MODEL_FILE_DIR, which must exist. Safe for several processes, not for several threads."""
 
-    def __init__(self, folder: Path, network: Network, options: StoreOptions | None = None) -> None:
+    def __init__(self, folder: Path, network: ModelDownloads, options: StoreOptions | None = None) -> None:
         self.folder = folder
         self.options = options or StoreOptions()
         self.lock_file = LockFile(folder)
-        self.vault = Vault(self.options)
+        self.vault = EncryptedFiles(self.options)
         self._network = network
 
     def plain_path(self, name: str) -> Path:
@@ -133,16 +133,16 @@ class ModelStore:
         with self.vault.opened([self.sealed_path(name) for name in sealed], beside) as folder:
             yield folder
 
-    def _bring(self, file: ModelFile, target: Path, sha256: str | None) -> Arrived:
+    def _bring(self, file: ModelFile, target: Path, sha256: str | None) -> FetchedFile:
         refusal: NotServedError | None = None
         for url in file.urls:
             try:
-                return bring(url, target, self._network, sha256=sha256, mirrors=self.options.mirrors)
+                return fetch_model_file(url, target, self._network, sha256=sha256, mirrors=self.options.mirrors)
             except NotServedError as error:
                 refusal = error
         raise refusal or ValueError("a file without an address")
 
-    def _place(self, arrived: Arrived) -> None:
+    def _place(self, arrived: FetchedFile) -> None:
         name = arrived.path.name
         if self._is_to_be_sealed(name):
             self._seal(arrived.path, name, arrived.sha256)
@@ -162,7 +162,7 @@ class ModelStore:
         self.vault.seal(plain, draft, name)
         # Soon it will be all that is left.
         if self.vault.sha256(draft, name) != sha256:
-            raise SealError(f"the sealed form of {name} does not give its content back: the plain file is kept")
+            raise DecryptionError(f"the sealed form of {name} does not give its content back: the plain file is kept")
         with local_errors():
             os.replace(draft, self.sealed_path(name))
             sync_directory(self.folder)
@@ -178,7 +178,9 @@ class ModelStore:
 
     @contextmanager
     def _lock(self, name: str) -> Iterator[None]:
-        lock = held(self.folder / INCOMING / f"{name}.lock", on_wait=lambda: log.info("model_file_awaited", file=name))
+        lock = locked_folder(
+            self.folder / INCOMING / f"{name}.lock", on_wait=lambda: log.info("model_file_awaited", file=name)
+        )
         try:
             with ExitStack() as stack:
                 with local_errors():

@@ -12,7 +12,7 @@ import pytest
 
 from api.app import create_app
 from config import SECTIONS, Settings
-from pipeline.download.guard.url_guard import UrlGuard
+from pipeline.download.ssrf.url_guard import UrlGuard
 from pipeline.messages import SeparationTask, TaskEvent
 from pipeline.storage import ObjectStore
 from pipeline.storage.factory import open_store

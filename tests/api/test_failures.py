@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from api.queue import THREADS
+from api.job_queue import THREADS
 from config import Settings
-from pipeline.download.guard.url_guard import UrlGuard
+from pipeline.download.ssrf.url_guard import UrlGuard
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
 from pipeline.transport import Message
-from pipeline.transport.embedded import EmbeddedTransport
+from pipeline.transport.embedded.transport import EmbeddedTransport
 from tests.api.conftest import Service, resolve, serve
 from tests.api.http_client import DEADLINE, Client
 

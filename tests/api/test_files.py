@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from config import Settings
-from pipeline.storage.links import LinkSigner, load_or_create_key
+from pipeline.storage.signed_links import LinkSigner, load_or_create_key
 from tests.api.conftest import Service, serve
 from tests.api.http_client import Client
 

@@ -10,9 +10,9 @@ from uuid import UUID
 import pytest
 
 from api.models import MAX_METADATA_BYTES
-from pipeline.ensembles import Algorithm, Ensemble
 from pipeline.messages import OutputFormat, TaskState
-from pipeline.transport.embedded import EmbeddedTransport
+from pipeline.model_choice import Algorithm, Ensemble
+from pipeline.transport.embedded.transport import EmbeddedTransport
 from tests.api.conftest import MAX_REQUEST_BYTES, Service
 from tests.api.http_client import DEADLINE, Client
 

@@ -11,8 +11,8 @@ import pytest
 import api
 from api.errors import ApiError
 from api.models import GenerateRequest
-from api.requests import client_of
-from pipeline.ensembles import Algorithm
+from api.request_parsing import client_of
+from pipeline.model_choice import Algorithm
 from tests.api.http_client import Client
 
 #: What each call may answer, from the contract.

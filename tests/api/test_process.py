@@ -17,7 +17,7 @@ import pytest
 
 from api.__main__ import main
 from config import SECTIONS
-from pipeline.lifecycle import ExitCode
+from pipeline.service.shutdown import ExitCode
 from tests.api.http_client import DEADLINE, Client
 from tests.support.log_lines import lines_until
 
@@ -193,7 +193,7 @@ _FAILING = """
 import sys, threading, uvicorn
 from api import __main__ as api
 from pipeline.errors import RefusedError
-from pipeline.transport.embedded import EmbeddedTransport
+from pipeline.transport.embedded.transport import EmbeddedTransport
 
 listening = threading.Event()
 

@@ -14,8 +14,8 @@ from benchmarks.download.faults import Ending, Verdict, summary
 from benchmarks.download.laboratory import Laboratory
 from benchmarks.download.measure import measure
 from benchmarks.download.profile import MIB, Profile
-from benchmarks.download.report import BEGIN, END, Results, markdown
-from benchmarks.download.rows import ROWS, run_row
+from benchmarks.download.report import BEGIN, END, Results, download_page
+from benchmarks.download.rows import ROWS, run_download_row
 
 CARELESS = "careless"
 
@@ -29,7 +29,7 @@ def test_a_row_is_measured_and_reported(lab: Laboratory) -> None:
     engine = next(client for client in CLIENTS if client.name == ENGINE)
     row = replace(replace(ROWS[0], quick_size=2 * MIB).quick(), repeats=1)
     clients = (engine, Client(CARELESS, _careless, ("echo", "1")))
-    samples = run_row(lab, row, clients)
+    samples = run_download_row(lab, row, clients)
     (fetched,) = samples[ENGINE]
     assert fetched.right
     assert 0 < fetched.measured.wall < fetched.measured.start_wall + 60
@@ -37,7 +37,7 @@ def test_a_row_is_measured_and_reported(lab: Laboratory) -> None:
     assert fetched.measured.peak > 10 * MIB
     assert not samples[CARELESS][0].right
     results = Results(clients, ["nobody"], quick=True, rows=[(row, samples)])
-    text = markdown(results)
+    text = download_page(results)
     assert "### 2 MiB, as fast as it goes" in text
     assert "1: wrong bytes" in text
     assert "Not installed: nobody." in text

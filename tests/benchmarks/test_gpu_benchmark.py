@@ -15,10 +15,10 @@ import pytest
 
 from benchmarks.gpu.figures import Figures, Spec
 from benchmarks.gpu.networks import NETWORKS
-from benchmarks.gpu.report import BEGIN, END, markdown
+from benchmarks.gpu.report import BEGIN, END, gpu_page
 from benchmarks.gpu.variants import DEFAULT, REFERENCE, STOCK, Variant, variants
 from config import Precision
-from processor.wav import SAMPLE_RATE, write_wav
+from processor.audio.wav import SAMPLE_RATE, write_wav
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
@@ -48,13 +48,13 @@ def test_the_report_has_a_line_for_everybody() -> None:
         "stock": (stock, Figures([6.0], 7.0, "a GPU", None, None, None, None, None)),
         "auto": (DEFAULT, "ended with status 1"),
     }
-    text = markdown([(MDX, results)], 60.0, quick=False)
+    text = gpu_page([(MDX, results)], 60.0, quick=False)
     assert "On a GPU; a song of 60 s." in text
     assert "| this engine, fp32 | 20.0 | 3.00 | 2.00 | 95% | 300 | 512 | 2048 | 61.2 | 9.0 |" in text
     assert "| stock | 10.0 | 6.00 | 1.00 |  |  |  |  |  | 1.0 |" in text
     assert "| **this engine, as it comes** | ended with status 1 |  |  |  |  |  |  |  |  |" in text
     assert "quick run" not in text
-    assert "**A quick run" in markdown([(MDX, results)], 60.0, quick=True)
+    assert "**A quick run" in gpu_page([(MDX, results)], 60.0, quick=True)
 
 
 def test_the_reference_is_measured_first() -> None:

@@ -10,7 +10,7 @@ import requests
 import soundfile
 
 from benchmarks.pipeline.hooks import hooks_taken
-from benchmarks.pipeline.report import BEGIN, END, markdown
+from benchmarks.pipeline.report import BEGIN, END, pipeline_page
 from benchmarks.pipeline.rows import ROWS, Pass, Passes, run_rows
 from benchmarks.pipeline.services import Look, busy_once_warm
 from benchmarks.pipeline.songs import FORMATS, songs_served
@@ -27,7 +27,7 @@ PASSES = Passes(
 
 
 def test_the_report_compares_the_two() -> None:
-    text = markdown([(replace(LIGHT, lengths=(30.0, 90.0)), PASSES)], {}, quick=False)
+    text = pipeline_page([(replace(LIGHT, lengths=(30.0, 90.0)), PASSES)], {}, quick=False)
     assert "### A light model (the demo model), 2 songs of 30 to 90 s, 120 s in all" in text
     assert "| **the services** | 30.0 | 20.0 – 40.0 | 270 | 15.5 | 97.0% | 7.25 | 13.5 | 40.0 | 2 |" in text
     assert "| one job after the other | 60.0 | 60.0 – 60.0 | 120 | 15.0 | 25.0% | 22.50 | 30.0 | 40.0 | 1 |" in text
@@ -36,7 +36,7 @@ def test_the_report_compares_the_two() -> None:
 
 
 def test_what_is_not_as_ever_is_said() -> None:
-    text = markdown([(HEAVY.quick(), PASSES)], {"PREFETCH": "3", "HANDOFF": "local"}, quick=True)
+    text = pipeline_page([(HEAVY.quick(), PASSES)], {"PREFETCH": "3", "HANDOFF": "local"}, quick=True)
     assert "**A quick run" in text
     assert "PREFETCH=3, HANDOFF=local" in text
     assert HEAVY.quick().repeats == LIGHT.quick().repeats == 1

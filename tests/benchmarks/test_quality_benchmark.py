@@ -14,11 +14,11 @@ import soundfile
 
 from benchmarks.quality.bells import ring
 from benchmarks.quality.folders import read_songs, songs_in
-from benchmarks.quality.report import BEGIN, END, markdown
+from benchmarks.quality.report import BEGIN, END, quality_page
 from benchmarks.quality.results import MIXTURE, Result, Scores
 from benchmarks.quality.songs import INSTRUMENTAL, STYLES, VOCALS, Piece, pieces, with_instrumental
 from demo.sound import SAMPLE_RATE
-from processor.wav import Samples
+from processor.audio.wav import Samples
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 2.0
@@ -119,19 +119,19 @@ def _results() -> list[Result]:
 
 
 def test_the_report_has_medians_and_the_worst() -> None:
-    text = markdown([("a.onnx", _results())], quick=False)
+    text = quality_page([("a.onnx", _results())], quick=False)
     assert "### `a.onnx`" in text
     assert "Vocals, dB:" in text
     assert "| loud | -2.0 | 7.0 (5.0) | 4.0 | -2.1 | 6.0 (6.0) | 6.0 | -2.2 | 9.0 (9.0) |  |" in text
     assert "| alone: vocals | -20.0 (-10.0) |  |" in text
     assert "all of them" not in text
     assert "quick run" not in text
-    assert "**A quick run" in markdown([("a.onnx", _results())], quick=True)
+    assert "**A quick run" in quality_page([("a.onnx", _results())], quick=True)
 
 
 def test_single_songs_are_summed_up() -> None:
     single = [Result(str(sdr), VOCALS, "ours", Scores(sdr, sdr, sdr)) for sdr in (3.0, 5.0, 10.0)]
-    assert "| *all of them* |  | 5.0 (3.0) |" in markdown([("a.onnx", single)], quick=False)
+    assert "| *all of them* |  | 5.0 (3.0) |" in quality_page([("a.onnx", single)], quick=False)
 
 
 def test_the_page_in_the_repository_has_a_place_for_the_report() -> None:

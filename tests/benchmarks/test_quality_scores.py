@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from demo.sdr import sdr_db
-from processor.wav import Samples
+from processor.audio.wav import Samples
 
 pytestmark = pytest.mark.slow
 

@@ -9,25 +9,29 @@ from pathlib import Path
 import pytest
 
 from benchmarks.separate.names import COMMAND, OURS, STOCK
-from benchmarks.separate.report import BEGIN, END, THREADS_BEGIN, THREADS_END, markdown, threads_markdown
-from benchmarks.separate.rows import ROWS, Samples, run_row
+from benchmarks.separate.report import BEGIN, END, THREADS_BEGIN, THREADS_END, separation_page, threads_markdown
+from benchmarks.separate.rows import ROWS, Samples, run_separation_row
 from benchmarks.separate.threads import arrangements
-from benchmarks.separate.workers import Sample
-from processor.cores import THREADS
-from processor.ffmpeg import put_ffmpeg_on_path
+from benchmarks.separate.workers import SeparationSample
+from processor.system.cpu import THREADS
+from processor.system.ffmpeg import put_ffmpeg_on_path
 
 MIB = 1 << 20
 DEMO, LARGE, _ = ROWS
 
 SAMPLES: Samples = {
-    OURS: [Sample(2.0, 300 * MIB, 1.8), Sample(1.0, 310 * MIB, 0.9), Sample(4.0, 310 * MIB, 3.6)],
-    STOCK: [Sample(6.0, 900 * MIB, 1.8)],
-    COMMAND: [Sample(16.0, 950 * MIB)],
+    OURS: [
+        SeparationSample(2.0, 300 * MIB, 1.8),
+        SeparationSample(1.0, 310 * MIB, 0.9),
+        SeparationSample(4.0, 310 * MIB, 3.6),
+    ],
+    STOCK: [SeparationSample(6.0, 900 * MIB, 1.8)],
+    COMMAND: [SeparationSample(16.0, 950 * MIB)],
 }
 
 
 def test_the_report_compares_medians() -> None:
-    text = markdown([(replace(DEMO, seconds=60.0), SAMPLES)], quick=False)
+    text = separation_page([(replace(DEMO, seconds=60.0), SAMPLES)], quick=False)
     assert "### The demo model, a song of 60 s" in text
     assert "| **this engine** | 2.00 | 1.00 – 4.00 | 3.00 | 30.0 | 90% | 310 | 3 |" in text
     assert "| stock, in process, warm | 6.00 | 6.00 – 6.00 | 1.00 | 10.0 | 30% | 900 | 1 |" in text
@@ -36,7 +40,7 @@ def test_the_report_compares_medians() -> None:
 
 
 def test_a_quick_run_says_so() -> None:
-    assert "**A quick run" in markdown([(LARGE.quick(), SAMPLES)], quick=True)
+    assert "**A quick run" in separation_page([(LARGE.quick(), SAMPLES)], quick=True)
     assert LARGE.quick().repeats == 1
 
 
@@ -67,7 +71,7 @@ def test_an_arrangement_has_its_own_threads_and_the_libraries_have_theirs(monkey
 def test_the_warm_contenders_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.environ["PATH"])  # is put back afterwards
     put_ffmpeg_on_path(tmp_path)
-    samples = run_row(replace(DEMO, seconds=2.0, repeats=1, commands=0), tmp_path)
+    samples = run_separation_row(replace(DEMO, seconds=2.0, repeats=1, commands=0), tmp_path)
     for name in (OURS, STOCK):
         (sample,) = samples[name]
         assert sample.in_network is not None

@@ -9,6 +9,6 @@ from pathlib import Path
 
 if __name__ == "__main__":
     # In a group of its own, as the processor's child is.
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "processor.child"], process_group=0)
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "processor.workers.child"], process_group=0)
     Path("begun").touch()
     time.sleep(60)

@@ -104,7 +104,7 @@ class Service:
         """The process that owns the model, if there is one."""
         with suppress(psutil.Error):
             children = psutil.Process(self.pid).children() if self.pid else []
-            return next((child for child in children if "processor.child" in child.cmdline()), None)
+            return next((child for child in children if "processor.workers.child" in child.cmdline()), None)
         return None
 
     def remains(self) -> list[psutil.Process]:

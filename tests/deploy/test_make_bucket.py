@@ -10,8 +10,8 @@ import pytest
 
 from devstack.process import free_port
 from devstack.s3 import S3Server
-from pipeline.lifecycle import ExitCode
-from pipeline.storage.s3 import S3Options, S3Store
+from pipeline.service.shutdown import ExitCode
+from pipeline.storage.s3.store import S3Options, S3Store
 from tests.deploy.conftest import ROOT
 
 

@@ -14,8 +14,8 @@ from kafka import KafkaAdminClient
 
 from devstack.kafka import KafkaBroker
 from devstack.process import free_port
-from pipeline.lifecycle import ExitCode
-from pipeline.transport.kafka import KafkaTransport
+from pipeline.service.shutdown import ExitCode
+from pipeline.transport.kafka.transport import KafkaTransport
 from tests.conformance.transport.backends import NEEDS_KAFKA
 from tests.deploy.conftest import ROOT
 from tests.support.topic_settings import topic_setting

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from devstack.process import free_port
 from pipeline.errors import ErrorCode, InfrastructureError
-from pipeline.health import HealthServer
+from pipeline.service.health import HealthServer
 from tests.deploy.conftest import ROOT
 
 

@@ -17,8 +17,8 @@ from devstack.process import ServerProcess, free_port
 from devstack.s3 import fetch_s3_server
 from devstack.server import server_environment
 from pipeline.errors import PipelineError
-from pipeline.storage.s3 import S3Options, S3Store
-from pipeline.transport.kafka import KafkaTransport
+from pipeline.storage.s3.store import S3Options, S3Store
+from pipeline.transport.kafka.transport import KafkaTransport
 from pipeline.transport.protocol import Message, Topic
 from tests.deploy.compose import ComposeFile, interpolate
 from tests.deploy.conftest import REQUIRED

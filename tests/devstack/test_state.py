@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from devstack.errors import DevstackError
-from devstack.state import Running, held, status, stop
+from devstack.state import Running, held_claim, status, stop
 
 HOLDER = """
 import signal, sys
@@ -47,14 +47,14 @@ def test_nothing_runs(path: Path) -> None:
 
 
 def test_there_is_one_at_a_time(path: Path) -> None:
-    with held(path, "taken") as claim:
+    with held_claim(path, "taken") as claim:
         assert status(path) == Running(os.getpid(), None)
         claim.announce("http://127.0.0.1:1")
         assert status(path) == Running(os.getpid(), "http://127.0.0.1:1")
-        with pytest.raises(DevstackError, match="taken"), held(path, "taken"):
+        with pytest.raises(DevstackError, match="taken"), held_claim(path, "taken"):
             pytest.fail("held twice")
     assert status(path) is None
-    with held(path, "taken"):
+    with held_claim(path, "taken"):
         pass
 
 
@@ -69,5 +69,5 @@ def test_a_holder_that_was_killed_holds_nothing(path: Path, holder: subprocess.P
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert status(path) is None
-    with held(path, "taken"):
+    with held_claim(path, "taken"):
         pass

@@ -12,7 +12,7 @@ import uuid
 
 from config import load
 from pipeline.errors import CancelledError, PipelineError
-from pipeline.telemetry import configure_logging
+from pipeline.service.logs import configure_logging
 from pipeline.transport import Delivery, Subscription
 from pipeline.transport.factory import open_transport
 

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from pipeline.ensembles import Algorithm, Ensemble
 from pipeline.errors import ErrorCode, ErrorKind, PermanentError, PipelineError, TransientError
 from pipeline.messages import (
     Failure,
@@ -26,6 +25,7 @@ from pipeline.messages import (
     from_message,
     to_message,
 )
+from pipeline.model_choice import Algorithm, Ensemble
 from pipeline.transport.protocol import Message
 
 TASK = uuid.UUID("6f1c3e0a-8a55-4c43-a8f0-0a4a3e3f0d11")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
-from processor.protocol import ChildSettings
-from processor.separation import SeparationProcess
+from processor.ipc import ChildSettings
+from processor.workers.supervisor import WorkerSupervisor
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def library() -> Iterator[ProcessPoolExecutor]:
-    """Runs functions of ``tests.processor.library`` in one process of their own.
+    """Runs functions of ``tests.processor.separation.upstream`` in one process of their own.
 
     audio-separator is imported there, once, and not here: it leaves warning filters, loggers and lazy modules behind
     that other tests would stumble over.
@@ -38,9 +38,9 @@ def library() -> Iterator[ProcessPoolExecutor]:
 
 
 @pytest.fixture(scope="session")
-def warm(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeparationProcess]:
+def warm(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerSupervisor]:
     """The real child with the demo model: to start one takes ten seconds and more. It may be killed."""
     scratch = tmp_path_factory.mktemp("scratch")
-    process = SeparationProcess(ChildSettings(model_dir, DEMO_MODEL_NAME, False, scratch))
+    process = WorkerSupervisor(ChildSettings(model_dir, DEMO_MODEL_NAME, False, scratch))
     yield process
     process.close()

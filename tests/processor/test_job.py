@@ -23,12 +23,12 @@ from pipeline.errors import (
     TransientError,
 )
 from pipeline.messages import SeparationResult, TaskEvent, TaskState, from_message
-from pipeline.transport.embedded import EmbeddedTransport
-from processor.job import Limits
-from tests.processor.bench import Bench, open_bench, result_of
-from tests.processor.children.scripted import content_of
-from tests.processor.lanes import DEADLINE, eventually
-from tests.processor.way import EVENTS, LIMITS
+from pipeline.transport.embedded.transport import EmbeddedTransport
+from processor.job import JobLimits
+from tests.processor.pipeline_harness import EVENTS, LIMITS
+from tests.processor.workbench import Bench, open_bench, result_of
+from tests.processor.worker_threads import DEADLINE, eventually
+from tests.processor.workers.children.scripted import content_of
 from tests.support.source_server import answer, content, sequence
 
 Opener = Callable[..., Bench]
@@ -242,7 +242,7 @@ def test_a_failed_job_is_reported_with_its_task(bench: Opener) -> None:
     ("duration", "timeout"), [(0.0, 300.0), (1.0, 320.0), (180.0, 3900.0), (345.0, 7200.0), (3600.0, 7200.0)]
 )
 def test_the_deadline_grows_with_the_song_up_to_the_longest(duration: float, timeout: float) -> None:
-    limits = Limits(LIMITS.download, 3600.0, job_timeout=7200.0, job_timeout_base=300.0, job_timeout_factor=20.0)
+    limits = JobLimits(LIMITS.download, 3600.0, job_timeout=7200.0, job_timeout_base=300.0, job_timeout_factor=20.0)
     assert limits.separation_timeout(duration) == timeout
 
 

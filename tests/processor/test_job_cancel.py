@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.consumer import Outcome
+from pipeline.consuming.consumer import Outcome
 from pipeline.errors import CancelledError, ErrorCode
-from processor import separation as separation_module
-from tests.processor.bench import Bench, Job, open_bench, result_of
-from tests.processor.lanes import DEADLINE, eventually
+from processor.workers import supervisor as separation_module
+from tests.processor.workbench import Bench, Job, open_bench, result_of
+from tests.processor.worker_threads import DEADLINE, eventually
 from tests.support.source_server import silence, stall_after
 
 

@@ -14,14 +14,14 @@ import pytest
 
 from demo import tiny_models
 from demo.centre_model import DEMO_MODEL_NAME
-from pipeline.lifecycle import ExitCode
 from pipeline.messages import SeparationResult, SeparationTask, from_message, to_message
-from pipeline.transport.embedded import EmbeddedTransport
+from pipeline.service.shutdown import ExitCode
+from pipeline.transport.embedded.transport import EmbeddedTransport
 from processor.__main__ import main
-from processor.cores import usable_cores
-from tests.processor.audio import noise, write_pcm
-from tests.processor.lanes import eventually
-from tests.processor.running import DEADLINE, ask, port_of, processor
+from processor.system.cpu import usable_cores
+from tests.processor.service_process import DEADLINE, ask, port_of, processor
+from tests.processor.source_files import noise, write_pcm
+from tests.processor.worker_threads import eventually
 from tests.support.log_lines import lines_until
 from tests.support.source_server import SourceServer
 

@@ -15,19 +15,19 @@ import soundfile
 from demo.centre_model import DEMO_MODEL_NAME
 from pipeline.errors import ErrorCode, ErrorKind
 from pipeline.messages import OutputFormat, SeparationResult, TaskState, from_message
-from pipeline.metrics import REGISTRY
-from pipeline.storage.keys import handoff_key
-from processor.separation import SeparationProcess
-from tests.processor.audio import RATE, noise, write_av, write_pcm
-from tests.processor.lanes import eventually
-from tests.processor.way import RESULTS, Way, open_way
+from pipeline.service.metrics import REGISTRY
+from pipeline.storage.object_keys import handoff_key
+from processor.workers.supervisor import WorkerSupervisor
+from tests.processor.pipeline_harness import RESULTS, Way, open_way
+from tests.processor.source_files import RATE, noise, write_av, write_pcm
+from tests.processor.worker_threads import eventually
 from tests.support.source_server import Behaviour, SourceServer, answer, content, reset_after, sequence
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def way(tmp_path: Path, warm: SeparationProcess) -> Iterator[Way]:
+def way(tmp_path: Path, warm: WorkerSupervisor) -> Iterator[Way]:
     with open_way(tmp_path, warm) as opened:
         yield opened
 

@@ -10,11 +10,11 @@ import pytest
 
 from pipeline.errors import ErrorCode, ErrorKind
 from pipeline.messages import SeparationResult, SeparationTask, from_message
-from processor.protocol import ChildSettings
-from processor.separation import SeparationProcess
-from tests.processor.audio import noise, write_pcm
-from tests.processor.children import scripted_command
-from tests.processor.way import DEAD, RESULTS, Way, open_way
+from processor.ipc import ChildSettings
+from processor.workers.supervisor import WorkerSupervisor
+from tests.processor.pipeline_harness import DEAD, RESULTS, Way, open_way
+from tests.processor.source_files import noise, write_pcm
+from tests.processor.workers.children import scripted_command
 from tests.support.source_server import SourceServer
 
 
@@ -27,7 +27,7 @@ def url(tmp_path: Path) -> Iterator[str]:
 
 @contextmanager
 def way_with(folder: Path, *behaviours: str) -> Iterator[Way]:
-    separation = SeparationProcess(
+    separation = WorkerSupervisor(
         ChildSettings(folder, "model.onnx", False, folder), scripted_command(folder, *behaviours)
     )
     try:

@@ -14,13 +14,13 @@ from uuid import UUID, uuid4
 import psutil
 import pytest
 
-from pipeline.lifecycle import ExitCode
 from pipeline.messages import SeparationResult, SeparationTask, from_message, to_message
+from pipeline.service.shutdown import ExitCode
 from pipeline.transport import Topic
-from pipeline.transport.embedded import EmbeddedTransport
-from tests.processor.audio import noise, write_pcm
-from tests.processor.lanes import eventually
-from tests.processor.running import DEADLINE, ask, port_of, processor
+from pipeline.transport.embedded.transport import EmbeddedTransport
+from tests.processor.service_process import DEADLINE, ask, port_of, processor
+from tests.processor.source_files import noise, write_pcm
+from tests.processor.worker_threads import eventually
 from tests.support.log_lines import lines_until
 from tests.support.source_server import SourceServer, silence
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import uuid4
 
 from devstack.s3 import S3Server
-from pipeline.storage.s3 import S3Options, S3Store
+from pipeline.storage.s3.store import S3Options, S3Store
 
 
 def new_bucket(server: S3Server) -> S3Options:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.errors import CancelledError, InfrastructureError
-from pipeline.transport.kafka import KafkaTransport
+from pipeline.transport.kafka.transport import KafkaTransport
 from pipeline.transport.protocol import Delivery, Message, Subscription
 
 PATIENCE = 60.0

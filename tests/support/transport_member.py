@@ -21,13 +21,13 @@ import threading
 from typing import Any
 
 from config import LogFormat, LogSettings
-from pipeline.consumer import Consumer, JobContext, Outcome
+from pipeline.consuming.consumer import Consumer, JobContext, Outcome
+from pipeline.consuming.retry import RetryPolicy
 from pipeline.errors import CancelledError, PipelineError
-from pipeline.lifecycle import StopSignal
-from pipeline.retry import RetryPolicy
-from pipeline.telemetry import configure_logging
-from pipeline.transport.embedded import EmbeddedSubscription
-from pipeline.transport.kafka_subscription import KafkaSubscription
+from pipeline.service.logs import configure_logging
+from pipeline.service.shutdown import StopSignal
+from pipeline.transport.embedded.transport import EmbeddedSubscription
+from pipeline.transport.kafka.subscription import KafkaSubscription
 from pipeline.transport.protocol import Delivery, Message, Subscription
 from tests.conformance.transport.backends import open_transport
 

@@ -14,23 +14,23 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.cancel import CancelToken
-from pipeline.consumer import JobContext
+from pipeline.cancellation import CancelToken
+from pipeline.consuming.consumer import JobContext
 from pipeline.download import UrlGuard
-from pipeline.events import Reporter
 from pipeline.messages import SeparationResult, SeparationTask, StemFile, TaskEvent, from_message
+from pipeline.progress import EventReporter
+from pipeline.service.workdir import WorkDir
 from pipeline.storage import ObjectStore
-from pipeline.storage.keys import handoff_key
-from pipeline.storage.links import LinkSigner
-from pipeline.storage.local import LocalStore
-from pipeline.storage.s3 import S3Store
-from pipeline.transport.embedded import EmbeddedTransport
+from pipeline.storage.local.store import LocalStore
+from pipeline.storage.object_keys import handoff_key
+from pipeline.storage.s3.store import S3Store
+from pipeline.storage.signed_links import LinkSigner
+from pipeline.transport.embedded.transport import EmbeddedTransport
 from pipeline.transport.protocol import Message, Topic
-from pipeline.workdir import WorkDir
 from tests.support.buckets import new_bucket
 from tests.support.webhook_receiver import WebhookReceiver
+from uploader.outcome_store import OutcomeStore
 from uploader.publish import StemPublisher
-from uploader.record import OutcomeRecords
 from uploader.service import Uploader
 from uploader.webhook import WebhookSender
 
@@ -62,16 +62,16 @@ class Bench:
         self,
         handoff: ObjectStore | None = None,
         store: ObjectStore | None = None,
-        records: OutcomeRecords | None = None,
+        records: OutcomeStore | None = None,
         webhook: WebhookSender | None = None,
     ) -> Uploader:
         """One of which some parts are others."""
         store = store or self.store
         return Uploader(
             StemPublisher(handoff or self.handoff, store, self.workdir),
-            records or OutcomeRecords(store),
+            records or OutcomeStore(store),
             webhook or WebhookSender(UrlGuard(allow_private=True), [SECRET], timeout=20.0),
-            Reporter(self.transport, EVENTS),
+            EventReporter(self.transport, EVENTS),
             task_topic=TASKS,
             result_topic=RESULTS,
             dead_letter_topic=DEAD_LETTERS,

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.cancel import CancelToken
+from pipeline.cancellation import CancelToken
 from pipeline.download import UrlGuard
 from pipeline.storage import ObjectStore, StoredObject
 from tests.uploader.conftest import SECRET, Bench
-from uploader.record import OutcomeRecords
+from uploader.outcome_store import OutcomeStore
 from uploader.service import Uploader
 from uploader.webhook import WebhookSender
 
@@ -99,6 +99,6 @@ def mortal_uploader(bench: Bench, steps: int) -> Uploader:
     return bench.uploader_with(
         handoff=MortalStore(bench.handoff, fuse),
         store=store,
-        records=OutcomeRecords(store),
+        records=OutcomeStore(store),
         webhook=MortalSender(fuse),
     )

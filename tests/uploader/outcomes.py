@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.cancel import CancelToken
-from pipeline.consumer import JobContext, Outcome
+from pipeline.cancellation import CancelToken
+from pipeline.consuming.consumer import JobContext, Outcome
 from pipeline.errors import ErrorCode, ErrorKind, PipelineError
 from pipeline.messages import (
     Failure,
@@ -24,7 +24,7 @@ from pipeline.messages import (
     TaskEvent,
     from_message,
 )
-from pipeline.storage.keys import stem_key
+from pipeline.storage.object_keys import stem_key
 from tests.support.webhook_receiver import Received
 from tests.uploader.conftest import EVENTS, Bench
 from uploader.service import Uploader

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.messages import SeparationResult, SeparationTask, TaskState, from_message
 from pipeline.storage import StoredObject
-from pipeline.storage.local import LocalStore
+from pipeline.storage.local.store import LocalStore
 from tests.uploader.conftest import ENGINES, TASKS, Bench
 from tests.uploader.outcomes import (
     Song,

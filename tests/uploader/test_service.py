@@ -13,11 +13,11 @@ import soundfile
 from pydantic import JsonValue
 from standardwebhooks import Webhook
 
-from pipeline.consumer import JobContext
+from pipeline.consuming.consumer import JobContext
 from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, TransientError
 from pipeline.messages import OutputFormat, TaskState
-from pipeline.storage.keys import stem_key
-from pipeline.storage.local import LocalStore
+from pipeline.storage.local.store import LocalStore
+from pipeline.storage.object_keys import stem_key
 from tests.uploader.conftest import SECRET, Bench
 from tests.uploader.outcomes import (
     Song,

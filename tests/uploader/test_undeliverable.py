@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.consumer import Outcome
+from pipeline.consuming.consumer import Outcome
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError, PipelineError, PoisonError
 from pipeline.messages import SeparationResult, TaskState, from_message
-from pipeline.storage.keys import outcome_key
+from pipeline.storage.object_keys import outcome_key
 from tests.uploader.conftest import DEAD_LETTERS, EVENTS, RESULTS, Bench
 from tests.uploader.outcomes import (
     Song,

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from pipeline.consumer import Consumer
-from pipeline.lifecycle import StopSignal
+from pipeline.backoff import Backoff
+from pipeline.consuming.consumer import Consumer
+from pipeline.consuming.retry import RetryPolicy
 from pipeline.messages import SeparationResult, SeparationTask, TaskState, from_message, to_message
-from pipeline.retry import Backoff, RetryPolicy
+from pipeline.service.shutdown import StopSignal
 from pipeline.transport.protocol import Message
 from tests.support.webhook_receiver import Exchange
 from tests.uploader.conftest import DEAD_LETTERS, RESULTS, RETRIES, TASKS, Bench

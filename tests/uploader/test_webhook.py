@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from pipeline.cancel import CancelToken
+from pipeline.cancellation import CancelToken
 from pipeline.download import UrlGuard
 from pipeline.errors import CancelledError, ErrorCode, PermanentError, PipelineError, TransientError
 from tests.support.webhook_receiver import Answer, Exchange, WebhookReceiver, status

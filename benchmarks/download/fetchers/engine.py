@@ -10,7 +10,7 @@ import structlog
 
 from benchmarks.download.fetchers.figures import told
 from config import DownloadSettings
-from pipeline.cancel import CancelToken
+from pipeline.cancellation import CancelToken
 from pipeline.download import DownloadLimits, UrlGuard, download
 from pipeline.download.checksum import Checksum
 from pipeline.errors import PipelineError
@@ -31,7 +31,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def fetch(arguments: argparse.Namespace) -> None:
+def fetch_with_engine(arguments: argparse.Namespace) -> None:
     """Raises PipelineError."""
     download(
         arguments.url,
@@ -56,7 +56,7 @@ def main() -> None:
     try:
         with told() as figures:
             try:
-                fetch(arguments)
+                fetch_with_engine(arguments)
             except PipelineError as error:
                 figures["error"] = error.code.value
                 raise

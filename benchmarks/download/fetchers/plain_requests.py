@@ -9,7 +9,7 @@ import requests
 from benchmarks.download.fetchers.figures import told
 
 
-def fetch(url: str, target: str, chunk_bytes: int, timeout: float | None) -> None:
+def fetch_with_requests(url: str, target: str, chunk_bytes: int, timeout: float | None) -> None:
     with requests.get(url, stream=True, timeout=timeout) as response:
         response.raise_for_status()
         with open(target, "wb") as file:
@@ -20,7 +20,7 @@ def fetch(url: str, target: str, chunk_bytes: int, timeout: float | None) -> Non
 def main() -> None:
     url, target, chunk_bytes, *timeout = sys.argv[1:]
     with told():
-        fetch(url, target, int(chunk_bytes), float(timeout[0]) if timeout else None)
+        fetch_with_requests(url, target, int(chunk_bytes), float(timeout[0]) if timeout else None)
 
 
 if __name__ == "__main__":

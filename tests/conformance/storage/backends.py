@@ -10,9 +10,9 @@ from uuid import uuid4
 
 from devstack.s3 import S3Server
 from pipeline.storage import ObjectStore
-from pipeline.storage.links import LinkSigner
-from pipeline.storage.local import LocalStore
-from pipeline.storage.s3 import S3Options, S3Store
+from pipeline.storage.local.store import LocalStore
+from pipeline.storage.s3.store import S3Options, S3Store
+from pipeline.storage.signed_links import LinkSigner
 
 SIGNER = LinkSigner(b"0123456789abcdef0123456789abcdef")
 

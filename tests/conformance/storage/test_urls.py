@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from api.errors import install_error_handlers
 from api.files import files_router
 from pipeline.storage import ObjectStore
-from pipeline.storage.local import LocalStore
+from pipeline.storage.local.store import LocalStore
 from tests.api.http_client import serving
 from tests.conformance.storage.backends import SIGNER, Place, local_place
 from tests.conformance.storage.test_promises import MakeFile

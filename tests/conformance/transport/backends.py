@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.transport.embedded import EmbeddedTransport
-from pipeline.transport.kafka import KafkaTransport
+from pipeline.transport.embedded.transport import EmbeddedTransport
+from pipeline.transport.kafka.transport import KafkaTransport
 from pipeline.transport.protocol import Topic, Transport
 
 ROOT = Path(__file__).parents[3]

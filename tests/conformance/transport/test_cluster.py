@@ -13,7 +13,7 @@ import pytest
 from devstack.kafka import KafkaBroker
 from devstack.kafka_cluster import KafkaCluster
 from pipeline.errors import ErrorCode, InfrastructureError
-from pipeline.transport.kafka import KafkaTransport
+from pipeline.transport.kafka.transport import KafkaTransport
 from pipeline.transport.protocol import Message, Topic
 from tests.conformance.transport import backends
 from tests.support.servers import require

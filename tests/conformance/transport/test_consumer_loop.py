@@ -10,8 +10,11 @@ from itertools import pairwise
 
 import pytest
 
-from pipeline.breaker import CircuitBreaker
-from pipeline.consumer import Consumer, JobContext, Outcome, Worker
+from pipeline.backoff import Backoff
+from pipeline.consuming.circuit_breaker import CircuitBreaker
+from pipeline.consuming.consumer import Consumer, JobContext, JobHandler, Outcome
+from pipeline.consuming.retry import RetryPolicy
+from pipeline.consuming.retry_headers import KEPT_VALUE
 from pipeline.errors import (
     ErrorCode,
     InfrastructureError,
@@ -19,9 +22,7 @@ from pipeline.errors import (
     PipelineError,
     TransientError,
 )
-from pipeline.lifecycle import StopSignal
-from pipeline.retry import Backoff, RetryPolicy
-from pipeline.trail import KEPT_VALUE
+from pipeline.service.shutdown import StopSignal
 from pipeline.transport.protocol import MAX_HEADER_BYTES, MAX_VALUE_BYTES, Delivery, Message, Subscription
 from tests.conformance.transport.backends import BOTH_ENGINES, LONG_JOB, Backend
 
@@ -96,7 +97,7 @@ class Loop:
     """A consumer loop in a thread of its own."""
 
     def __init__(
-        self, subscription: Subscription, topics: Topics, worker: Worker[str], grace: float, lanes: int
+        self, subscription: Subscription, topics: Topics, worker: JobHandler[str], grace: float, lanes: int
     ) -> None:
         self.stop = StopSignal(grace)
         self.breaker = CircuitBreaker()
@@ -158,7 +159,7 @@ class Stage:
 
     def run(
         self,
-        worker: Worker[str],
+        worker: JobHandler[str],
         *,
         grace: float = PATIENCE,
         subscription: Subscription | None = None,

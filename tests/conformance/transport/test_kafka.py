@@ -24,9 +24,9 @@ from structlog.testing import capture_logs
 
 from devstack.kafka import KafkaBroker
 from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, PermanentError
-from pipeline.transport import kafka_member
-from pipeline.transport.kafka import KafkaTransport
-from pipeline.transport.kafka_client import KafkaClients, finish_interrupted_join, force_close, is_joining
+from pipeline.transport.kafka import member
+from pipeline.transport.kafka.client import KafkaClients, finish_interrupted_join, force_close, is_joining
+from pipeline.transport.kafka.transport import KafkaTransport
 from pipeline.transport.protocol import Delivery, Message, Subscription, Topic
 from tests.conformance.transport import backends
 from tests.conformance.transport.backends import Backend
@@ -262,7 +262,7 @@ class TestTheBrokerIsDown:
                 assert time.monotonic() < until
             subscription = transport.subscribe([topic], group)
             # Longer than the silence of a broker that hangs, and nothing is amiss.
-            assert subscription.receive(2 * kafka_member.SILENCE) is None
+            assert subscription.receive(2 * member.SILENCE) is None
             kafka_broker.pause()
             assert fault_told(subscription).code is ErrorCode.BROKER_UNAVAILABLE
             kafka_broker.resume()
@@ -270,14 +270,14 @@ class TestTheBrokerIsDown:
     def test_a_receiver_does_not_wait_for_a_client_that_hangs(
         self, connect: Callable[..., KafkaTransport], topic: str, group: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(kafka_member, "STUCK", 0.5)
+        monkeypatch.setattr(member, "STUCK", 0.5)
         let_go = threading.Event()
         subscription = connect().subscribe([topic], group)
         monkeypatch.setattr(KafkaConsumer, "poll", lambda *_arguments, **_options: let_go.wait(PATIENCE) and {})
         with capture_logs() as log:
             assert "has not come back" in fault_told(subscription).message
         (told,) = [line for line in log if line["event"] == "kafka_client_stuck"]
-        assert any("kafka_member.py" in call for call in told["stack"])
+        assert any("member.py" in call for call in told["stack"])
         monkeypatch.undo()
         let_go.set()
 

@@ -10,8 +10,8 @@ import os
 import pytest
 
 from devstack.kafka import KafkaBroker
-from pipeline import metrics
-from pipeline.transport.kafka import KafkaTransport
+from pipeline.service import metrics
+from pipeline.transport.kafka.transport import KafkaTransport
 from pipeline.transport.protocol import Message, Topic
 from tests.conformance.transport.backends import NEEDS_KAFKA
 

@@ -16,8 +16,8 @@ from devstack.kafka import KafkaBroker
 from devstack.kafka_access import Access, Tls
 from devstack.process import free_port
 from pipeline.errors import ErrorCode, InfrastructureError, RefusedError
-from pipeline.transport.kafka import KafkaTransport
-from pipeline.transport.kafka_security import KafkaSecurity
+from pipeline.transport.kafka.security import KafkaSecurity
+from pipeline.transport.kafka.transport import KafkaTransport
 from pipeline.transport.protocol import Message, Topic
 from tests.conformance.transport import backends
 from tests.support.certificates import KEY_PASSWORD, Certificates, make_certificates

@@ -8,9 +8,9 @@ import pytest
 
 from config import SECTIONS, Settings
 from pipeline.storage.factory import open_handoff, open_store
-from pipeline.storage.links import LinkSigner, load_or_create_key
-from pipeline.storage.local import LocalStore
-from pipeline.storage.s3 import S3Store
+from pipeline.storage.local.store import LocalStore
+from pipeline.storage.s3.store import S3Store
+from pipeline.storage.signed_links import LinkSigner, load_or_create_key
 
 KEY = "task_vocals.wav"
 BUCKET = {"S3_BUCKET_NAME": "stems", "AWS_ACCESS_KEY_ID": "KEYID", "AWS_SECRET_ACCESS_KEY": "s3cret"}

@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
 from pipeline.files import local_errors
-from pipeline.storage.links import LinkSigner
-from pipeline.storage.local import LocalStore
+from pipeline.storage.local.store import LocalStore
+from pipeline.storage.signed_links import LinkSigner
 
 SIGNER = LinkSigner(b"k" * 32)
 KEY = "handoff/task/vocals.wav"

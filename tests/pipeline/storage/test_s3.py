@@ -14,9 +14,9 @@ from botocore.exceptions import ClientError
 
 from devstack.s3 import S3Server
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
-from pipeline.storage import s3
-from pipeline.storage.s3 import S3Options, S3Store
-from pipeline.storage.s3_errors import translate
+from pipeline.storage.s3 import store as store_module
+from pipeline.storage.s3.errors import translate_s3_error
+from pipeline.storage.s3.store import S3Options, S3Store
 from tests.support.buckets import new_bucket
 
 KEY = "task_vocals.wav"
@@ -136,7 +136,7 @@ def test_what_is_too_large_for_one_copy_is_copied_in_parts(
     options: S3Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit is lowered from 5 GiB, the parts are as large as ever."""
-    monkeypatch.setattr(s3, "_SINGLE_COPY", 1024)
+    monkeypatch.setattr(store_module, "_SINGLE_COPY", 1024)
     content = bytes(range(256)) * (40 * 4096)
     (tmp_path / "large").write_bytes(content)
     store = S3Store(options)
@@ -189,7 +189,7 @@ def test_every_answer_of_a_server_has_a_meaning(status: int, code: str, expected
         {"Error": {"Code": code, "Message": "for s3cret"}, "ResponseMetadata": {"HTTPStatusCode": status}},  # type: ignore[typeddict-item]
         "PutObject",
     )
-    error = translate(answer)
+    error = translate_s3_error(answer)
     assert error.code is expected
     assert isinstance(error, PermanentError if expected is ErrorCode.OBJECT_MISSING else InfrastructureError)
     assert "s3cret" not in error.message

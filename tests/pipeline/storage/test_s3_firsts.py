@@ -11,7 +11,7 @@ import pytest
 
 from devstack.s3 import S3Server
 from pipeline.errors import ErrorCode, InfrastructureError
-from pipeline.storage.s3 import S3Options, S3Store
+from pipeline.storage.s3.store import S3Options, S3Store
 from tests.pipeline.storage.gateway import Refusal, Request, Rule, gateway
 from tests.support.buckets import new_bucket
 

@@ -1,0 +1,1 @@
+"""The consumer loop: receive, work, settle, retry, dead-letter, stop."""

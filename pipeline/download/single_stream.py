@@ -1,0 +1,70 @@
+"""One file over one connection, from its start to its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pipeline.download.checksum import Checksum, announced
+from pipeline.download.http import response as http_response
+from pipeline.download.http.request import ResponseStream
+from pipeline.download.http.response import Head
+from pipeline.download.part_file import PartialFile, require_room
+from pipeline.download.progress import ProgressReporter
+from pipeline.download.types import DownloadLimits
+
+#: Between two looks at the free room on the disk.
+_ROOM_BYTES: Final = 64 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class StreamResult:
+    """What a way of downloading knows at its end."""
+
+    head: Head
+    bytes: int
+    sha256: str | None
+    connections: int = 1
+    resumed_bytes: int = 0
+
+
+def stream(
+    exchange: ResponseStream,
+    head: Head,
+    target: Path,
+    limits: DownloadLimits,
+    reporter: ProgressReporter,
+    *,
+    checksum: Checksum | None,
+    durable: bool,
+) -> StreamResult:
+    """Write the whole file that ``exchange`` brings to ``target``. ``durable``: safe from a power cut.
+
+    Raises PipelineErrors, as ``download`` does.
+    """
+    subject = exchange.source.subject
+    checksum = checksum or announced(exchange.response.headers, whole=True)
+    digest = checksum.new() if checksum else None
+    with PartialFile(target, buffer_bytes=limits.chunk_bytes) as file:
+        require_room(target.parent, head.length or 0)
+        room_checked = 0
+        for piece in exchange.pieces(head.length, limits.chunk_bytes):
+            if file.bytes + len(piece) > limits.max_bytes:
+                raise http_response.source_too_large(subject, limits.max_bytes)
+            file.write(piece)
+            if digest:
+                digest.update(piece)
+            reporter.update(file.bytes)
+            if file.bytes - room_checked > _ROOM_BYTES:
+                room_checked = file.bytes
+                require_room(target.parent, head.length - file.bytes if head.length else limits.chunk_bytes)
+        if not file.bytes:
+            raise http_response.source_empty(subject)
+        if checksum and digest and not checksum.matches(digest.hexdigest()):
+            raise http_response.source_corrupt(subject)
+        reporter.finish(file.bytes)
+        exchange.raise_if_ended()
+        file.commit(durable=durable)
+    sha256 = digest.hexdigest() if digest and checksum and checksum.algorithm == "sha256" else None
+    return StreamResult(head, file.bytes, sha256)

@@ -1,0 +1,101 @@
+"""Which IP addresses are places on the public internet.
+
+The tables are our own because ``ipaddress.is_private`` and ``is_global`` differ between Python versions, call CGNAT
+neither, and know nothing of metadata services. They follow IANA's IPv4 and IPv6 Special-Purpose Address Registries:
+what those do not call globally reachable is not public.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+class AddressScope(Enum):
+    """How far away an address is."""
+
+    PUBLIC = "public"
+    PRIVATE = "private"  # this machine or the networks around it: an operator may open them
+    NEVER = "never"  # no audio and no webhook lives here, and some of these give away credentials
+
+
+#: Services of cloud providers that answer any process on the machine, often with credentials. Most lie in link-local
+#: space, which is never reachable; these are the ones that hide in public and private space.
+_METADATA: tuple[Network, ...] = (
+    IPv4Network("100.100.100.200/32"),  # Alibaba Cloud, in CGNAT space
+    IPv4Network("168.63.129.16/32"),  # Azure's wire server, in public space
+    IPv6Network("fd00:ec2::/32"),  # AWS: metadata ::254, DNS ::253, time ::123
+    IPv6Network("fd20:ce::254/128"),  # Google Cloud
+    IPv6Network("fd00:c1::a9fe:a9fe/128"),  # Oracle Cloud
+    IPv6Network("fd00:42::42/128"),  # Scaleway
+)
+
+_PRIVATE: tuple[Network, ...] = (
+    IPv4Network("10.0.0.0/8"),  # private use, RFC 1918
+    IPv4Network("100.64.0.0/10"),  # shared address space of carriers (CGNAT), RFC 6598
+    IPv4Network("127.0.0.0/8"),  # loopback, RFC 1122
+    IPv4Network("172.16.0.0/12"),  # private use, RFC 1918
+    IPv4Network("192.168.0.0/16"),  # private use, RFC 1918
+    IPv6Network("::1/128"),  # loopback, RFC 4291
+    IPv6Network("fc00::/7"),  # unique local, RFC 4193
+)
+
+_NEVER_V4: tuple[IPv4Network, ...] = (
+    IPv4Network("0.0.0.0/8"),  # "this network", RFC 791; Linux takes 0.0.0.0 for itself
+    IPv4Network("169.254.0.0/16"),  # link-local with the metadata services, RFC 3927
+    IPv4Network("192.0.0.0/24"),  # IETF protocol assignments, RFC 6890
+    IPv4Network("192.0.2.0/24"),  # documentation, RFC 5737
+    IPv4Network("192.88.99.0/24"),  # 6to4 relay anycast, deprecated by RFC 7526
+    IPv4Network("198.18.0.0/15"),  # benchmarking, RFC 2544
+    IPv4Network("198.51.100.0/24"),  # documentation, RFC 5737
+    IPv4Network("203.0.113.0/24"),  # documentation, RFC 5737
+    IPv4Network("224.0.0.0/4"),  # multicast, RFC 5771
+    IPv4Network("240.0.0.0/4"),  # reserved, RFC 1112, with the limited broadcast, RFC 919
+)
+
+#: Global unicast, RFC 4291: the only part of IPv6 that IANA hands out. Outside lie, among others, ::/128, the
+#: IPv4-mapped ::ffff:0:0/96 and IPv4-compatible ::/96 (RFC 4291), both NAT64 prefixes 64:ff9b::/96 (RFC 6052) and
+#: 64:ff9b:1::/48 (RFC 8215), discard-only 100::/64 (RFC 6666), SRv6 SIDs 5f00::/16 (RFC 9602), link-local fe80::/10,
+#: site-local fec0::/10 (RFC 3879) and multicast ff00::/8.
+_GLOBAL_V6 = IPv6Network("2000::/3")
+
+_NEVER_V6: tuple[IPv6Network, ...] = (
+    IPv6Network("2001::/23"),  # IETF protocol assignments, RFC 2928: Teredo (RFC 4380), ORCHID, benchmarking
+    IPv6Network("2001:db8::/32"),  # documentation, RFC 3849
+    IPv6Network("2002::/16"),  # 6to4, which embeds an IPv4 address, RFC 3056
+    IPv6Network("3fff::/20"),  # documentation, RFC 9637
+)
+
+
+def address_scope(address: Address) -> AddressScope:
+    """How far away ``address`` is. Addresses that embed an IPv4 address are never reachable, whatever they embed."""
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        return AddressScope.NEVER  # a zone names one of our own interfaces
+    if is_in(address, _METADATA):
+        return AddressScope.NEVER
+    if is_in(address, _PRIVATE):
+        return AddressScope.PRIVATE
+    return AddressScope.PUBLIC if _is_global(address) else AddressScope.NEVER
+
+
+def parse_address(text: str) -> Address | None:
+    """The address that ``text`` spells in full, or None. Octal, hexadecimal and short IPv4 forms are not taken."""
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+def _is_global(address: Address) -> bool:
+    if isinstance(address, IPv4Address):
+        return not is_in(address, _NEVER_V4)
+    return address in _GLOBAL_V6 and not is_in(address, _NEVER_V6)
+
+
+def is_in(address: Address, networks: Sequence[Network]) -> bool:
+    """Whether one of ``networks`` has ``address``."""
+    return any(address.version == network.version and address in network for network in networks)

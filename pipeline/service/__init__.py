@@ -1,0 +1,1 @@
+"""What every service process has: its run, shutdown, health endpoints, metrics, logs and work folder."""

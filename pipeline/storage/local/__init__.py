@@ -1,0 +1,1 @@
+"""The local engine of ``pipeline.storage.protocol``: folders on this machine."""

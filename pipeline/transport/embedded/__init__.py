@@ -1,0 +1,1 @@
+"""The embedded engine of ``pipeline.transport.protocol``: SQLite, one machine, no server."""

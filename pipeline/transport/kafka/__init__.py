@@ -1,0 +1,1 @@
+"""The Kafka engine of ``pipeline.transport.protocol``."""

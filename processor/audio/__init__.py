@@ -1,0 +1,1 @@
+"""Untrusted audio files: recognise, probe and decode them."""

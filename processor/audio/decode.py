@@ -1,0 +1,70 @@
+"""From a source file of any kind to what the models work on: 44.1 kHz stereo float32, peak exactly full scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.cancellation import CancelToken
+from pipeline.files import disk_error
+from processor.audio.track import open_track
+from processor.audio.wav import SAMPLE_RATE, Samples, read_blocks, write_wav
+
+#: One frame of what is written: two channels of float32.
+_FRAME_BYTES = 8
+#: Copies of the song on the disk while it is scaled.
+_COPIES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """A decoded song, ready for a model.
+
+    ``path``: float32 WAV, ``SAMPLE_RATE``, stereo, scaled so that its largest absolute sample is 1.0 (or silent).
+    """
+
+    path: Path
+    peak: float
+    """The largest absolute sample before scaling: multiply stems by it to get the song's own level back."""
+    frames: int
+    notes: tuple[str, ...]
+    """What was changed or lost on the way, fit to be shown to the client."""
+
+    @property
+    def duration(self) -> float:
+        """Length in s."""
+        return self.frames / SAMPLE_RATE
+
+
+def most_bytes(max_seconds: float) -> int:
+    """Disk that ``decode`` may need at a time beside the source, bytes; headers are left out of account."""
+    return round(max_seconds * SAMPLE_RATE) * _FRAME_BYTES * _COPIES
+
+
+def decode(source: Path, folder: Path, *, max_seconds: float, cancel: CancelToken) -> Mixture:
+    """Decode ``source`` into ``folder``, in constant memory.
+
+    Raises PermanentError for what is not audio, empty, corrupt, cut off or longer than ``max_seconds``;
+    InfrastructureError if the disk is full; CancelledError.
+    """
+    raw, mixture = folder / "decoded.wav", folder / "mixture.wav"
+    try:
+        with open_track(source) as track:
+            written = write_wav(raw, track.blocks(max_seconds, cancel), channels=2)
+            track.require_whole()
+            notes = track.notes
+        write_wav(mixture, _scaled(raw, written.peak, cancel), channels=2)
+        raw.unlink()
+    except OSError as error:
+        raise disk_error(error) from error
+    return Mixture(mixture, written.peak, written.frames, notes)
+
+
+def _scaled(raw: Path, peak: float, cancel: CancelToken) -> Iterator[Samples]:
+    for block in read_blocks(raw):
+        cancel.raise_if_set()
+        # Divided, because the reciprocal of the quietest peaks is infinite, and peak / peak is exactly 1.
+        yield block / np.float32(peak) if peak else block

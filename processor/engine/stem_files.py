@@ -1,0 +1,88 @@
+"""A job's stems on their way to the disk: block by block, at the song's own level, all of them or none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from pipeline.files import file_sha256
+from processor.audio.wav import SAMPLE_RATE, Samples, WavWriter
+from processor.ipc import Separate, Stem
+from processor.separation.stems import StemMissingError, require_known
+
+
+class StemFiles:
+    """The files of one job. A context manager: what ``finish`` has not completed is gone when it ends."""
+
+    def __init__(self, job: Separate) -> None:
+        self._job = job
+        self._level = np.float32(job.peak)
+        self._files: dict[str, WavWriter] = {}
+        self._unfinished: list[Path] = []
+        #: Of every stem that was given, wanted or not, in order.
+        self.names: dict[str, None] = {}
+
+    def write(self, name: str, block: Samples) -> None:
+        """Append ``(frames, channels)``, scaled as the mixture is, to the stem ``name``, if that is wanted.
+
+        Raises StemMissingError for samples that are no numbers, and OSError.
+        """
+        self.names[name] = None
+        if self._job.stems and name not in self._job.stems:
+            return
+        file = self._files.get(name) or self._open(name, block.shape[1])
+        if not math.isfinite(file.write(block * self._level)):
+            raise StemMissingError(f"{name} has samples that are no numbers")
+
+    def finish(self, promised: Iterable[str] = ()) -> tuple[Stem, ...]:
+        """Complete the files, in the order in which they are wanted.
+
+        Raises StemMissingError for a stem that was ``promised`` and not given, or is not as long as the song;
+        PermanentError for one that is wanted and was not given; OSError.
+        """
+        absent = set(promised) - self.names.keys()
+        if absent:
+            raise StemMissingError(f"the model gave no {' and no '.join(sorted(absent))}")
+        require_known(self._job.stems, self.names)
+        stems = tuple(self._finished(name) for name in dict.fromkeys(self._job.stems or self.names))
+        self._unfinished.clear()
+        return stems
+
+    def _open(self, name: str, channels: int) -> WavWriter:
+        path = self._job.folder / f"{name}.wav"
+        self._unfinished.append(path)
+        self._files[name] = WavWriter(path, channels)
+        return self._files[name]
+
+    def _finished(self, name: str) -> Stem:
+        file = self._files[name]
+        file.close()
+        if file.written.frames != self._job.frames:
+            raise StemMissingError(f"{name} has {file.written.frames} samples, the song has {self._job.frames}")
+        return Stem(
+            name=name,
+            path=file.path,
+            sha256=file_sha256(file.path),
+            bytes=file.path.stat().st_size,
+            frames=file.written.frames,
+            sample_rate=SAMPLE_RATE,
+            channels=file.channels,
+            peak=file.written.peak,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for file in self._files.values():
+            with suppress(OSError):  # of one that is removed, or was closed before
+                file.close()
+        for path in self._unfinished:
+            with suppress(OSError):  # there may be something else that is told already
+                path.unlink()

@@ -1,0 +1,1 @@
+"""Model files that are encrypted at rest."""

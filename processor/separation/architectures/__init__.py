@@ -1,0 +1,1 @@
+"""One separator for each architecture."""

@@ -1,0 +1,1 @@
+"""Signal processing without I/O: segmentation, overlap-add, STFT, resampling."""

@@ -1,0 +1,1 @@
+"""How networks run: sessions, precision, compilation, copies to and from the device."""

@@ -1,0 +1,1 @@
+"""The child processes that own the models: start, supervise and dispatch jobs to them."""

@@ -1,0 +1,256 @@
+"""Through a proxy: the guard decides as ever, and the proxy gets to see the address that it decided on."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import trustme
+
+from pipeline.download import ConnectionOptions, UrlGuard, guarded_session
+from pipeline.download.http.proxy import Proxy
+from pipeline.download.http.tls import client_context
+from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, PermanentError, TransientError
+from tests.pipeline.download.fetching import Fetcher
+from tests.pipeline.download.http.proxies import ProxyServer
+from tests.pipeline.download.network import PUBLIC, PUBLIC_6, Names
+from tests.support.source_server import SourceServer, redirect, silence, stall_after
+
+SONG = b"a song" * 50_000
+CREDENTIALS = ("user@home", "secret:/?#[]")
+SPELT = "user%40home:secret%3A%2F%3F%23%5B%5D"
+
+
+@pytest.fixture
+def servers(server: SourceServer, secure_server: SourceServer) -> dict[int, SourceServer]:
+    server.serve_bytes("/song", SONG)
+    secure_server.serve_bytes("/song", SONG)
+    return {80: server, 443: secure_server}
+
+
+Start = Callable[..., tuple[ProxyServer, ConnectionOptions]]
+
+
+@pytest.fixture
+def start(servers: dict[int, SourceServer], authority: trustme.CA, ca_bundle: Path) -> Iterator[Start]:
+    """Starts a proxy of a kind, and tells the way through it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    with ExitStack() as stack:
+
+        def start(kind: str, userinfo: str = "", **options: Any) -> tuple[ProxyServer, ConnectionOptions]:
+            tls = context if kind == "https" else None
+            proxy = stack.enter_context(ProxyServer(servers, tls=tls, **options))
+            at = "@" if userinfo else ""
+            return proxy, ConnectionOptions(ca_bundle=ca_bundle, proxy=f"{kind}://{userinfo}{at}localhost:{proxy.port}")
+
+        yield start
+
+
+@pytest.fixture
+def fetcher(tmp_path: Path) -> Fetcher:
+    names = {
+        "public.test": [[PUBLIC]],
+        "public6.test": [[PUBLIC_6]],
+        "inside.test": [["10.0.0.1"]],
+        "rebind.test": [[PUBLIC], ["127.0.0.1"]],
+    }
+    return Fetcher(tmp_path, UrlGuard(False, resolver=Names(names)))
+
+
+KINDS = pytest.mark.parametrize("kind", ["http", "https", "socks5", "socks5h"])
+SCHEMES = pytest.mark.parametrize("scheme", ["http", "https"])
+
+
+@KINDS
+@SCHEMES
+def test_the_proxy_is_asked_for_the_checked_address(
+    kind: str, scheme: str, start: Start, servers: dict[int, SourceServer], fetcher: Fetcher
+) -> None:
+    proxy, wire = start(kind)
+    port = {"http": 80, "https": 443}[scheme]
+    assert fetcher.fetch(f"{scheme}://public.test/song", wire=wire).path.read_bytes() == SONG
+    assert proxy.asked == [(PUBLIC, port)]
+    (request,) = servers[port].requests
+    # In the form for the server itself: the proxy passes it on as it is.
+    assert (request.headers["host"], request.target) == ("public.test", "/song")
+    assert "proxy-authorization" not in request.headers
+
+
+@KINDS
+def test_ipv6(kind: str, start: Start, fetcher: Fetcher) -> None:
+    proxy, wire = start(kind)
+    fetcher.fetch("https://public6.test/song", wire=wire)
+    assert proxy.asked == [(PUBLIC_6, 443)]
+
+
+@KINDS
+@pytest.mark.parametrize(
+    "url", ["http://inside.test/", "https://127.0.0.1/", "http://public.test:22/", "http://localhost/"]
+)
+def test_what_the_guard_refuses_never_reaches_the_proxy(kind: str, url: str, start: Start, fetcher: Fetcher) -> None:
+    proxy, wire = start(kind)
+    fetcher.fail(url, PermanentError, ErrorCode.URL_FORBIDDEN, wire=wire)
+    assert proxy.connections == 0
+
+
+@KINDS
+def test_redirects_and_rebinding(kind: str, start: Start, servers: dict[int, SourceServer], fetcher: Fetcher) -> None:
+    servers[80].add("/start", redirect("http://rebind.test/song"))
+    proxy, wire = start(kind)
+    fetcher.fail("http://rebind.test/start", PermanentError, ErrorCode.URL_FORBIDDEN, wire=wire)
+    assert proxy.asked == [(PUBLIC, 80)]
+
+
+def test_the_environment_does_not_lead_around_it(
+    start: Start, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "*")
+    proxy, wire = start("http")
+    fetcher.fetch("http://public.test/song", wire=wire)
+    assert proxy.asked == [(PUBLIC, 80)]
+
+
+def test_certificates_are_those_of_the_name(start: Start, tmp_path: Path) -> None:
+    _, wire = start("http")
+    subject = Fetcher(tmp_path, UrlGuard(False, resolver=Names({"other.test": [[PUBLIC]]})))
+    subject.fail("https://other.test/song", PermanentError, ErrorCode.SOURCE_REFUSED, wire=wire)
+
+
+@KINDS
+def test_credentials(kind: str, start: Start, fetcher: Fetcher) -> None:
+    proxy, wire = start(kind, SPELT, credentials=CREDENTIALS)
+    fetcher.fetch("https://public.test/song", wire=wire)
+    assert proxy.asked == [(PUBLIC, 443)]
+
+
+@KINDS
+@pytest.mark.parametrize("userinfo", ["", "user:secret"])
+def test_wrong_credentials_are_not_the_jobs_fault_and_show_nowhere(
+    kind: str, userinfo: str, start: Start, fetcher: Fetcher
+) -> None:
+    proxy, wire = start(kind, userinfo, credentials=CREDENTIALS)
+    assert "secret" not in repr(wire)
+    with structlog.testing.capture_logs() as logs:
+        fetcher.fail("https://public.test/", InfrastructureError, ErrorCode.SOURCE_UNAVAILABLE, wire=wire)
+    assert "secret" not in repr(logs)
+    assert proxy.asked == []
+
+
+@KINDS
+def test_a_proxy_that_is_away_is_not_the_jobs_fault(kind: str, fetcher: Fetcher) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    wire = ConnectionOptions(proxy=f"{kind}://user:secret@127.0.0.1:{port}")
+    error = fetcher.fail("http://public.test/", InfrastructureError, ErrorCode.SOURCE_UNAVAILABLE, wire=wire)
+    assert "DOWNLOAD_PROXY" in error.message
+
+
+def test_a_proxy_without_a_valid_certificate(start: Start, fetcher: Fetcher) -> None:
+    proxy, wire = start("https")
+    wire = replace(wire, ca_bundle=None)
+    fetcher.fail("http://public.test/", InfrastructureError, ErrorCode.SOURCE_UNAVAILABLE, wire=wire)
+    assert proxy.asked == []
+
+
+REFUSED = (PermanentError, ErrorCode.SOURCE_REFUSED)
+UNREACHED = (TransientError, ErrorCode.SOURCE_UNAVAILABLE)
+TOO_LATE = (TransientError, ErrorCode.SOURCE_TIMEOUT)
+UNUSABLE = (InfrastructureError, ErrorCode.SOURCE_UNAVAILABLE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "expected"),
+    [
+        ("http", b"HTTP/1.1 403 No\r\n\r\n", REFUSED),
+        ("http", b"HTTP/1.1 502 Bad Gateway\r\n\r\n", UNREACHED),
+        ("http", b"HTTP/1.1 429 Later\r\n\r\n", UNREACHED),
+        ("http", b"HTTP/1.1 504 Late\r\n\r\n", TOO_LATE),
+        ("http", b"220 mail.test ESMTP\r\n\r\n", UNUSABLE),
+        ("http", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 20_000, UNUSABLE),
+        ("http", b"HTTP/1.1 200 OK\r\n", TOO_LATE),
+        ("http", b"", TOO_LATE),
+        ("socks5h", b"\5\2\0\1", REFUSED),
+        ("socks5h", b"\5\4\0\1", UNREACHED),
+        ("socks5h", b"\5\5\0\1", UNREACHED),
+        ("socks5h", b"\5\6\0\1", TOO_LATE),
+        ("socks5h", b"\5\0\0\7", UNUSABLE),
+        ("socks5h", b"\5\0\0\3", TOO_LATE),
+        ("socks5h", b"", TOO_LATE),
+    ],
+)
+def test_answers(kind: str, answer: bytes, expected: Any, start: Start, fetcher: Fetcher) -> None:
+    _, wire = start(kind, refusal=answer)
+    fetcher.fail("http://public.test/", *expected, wire=wire, connect_timeout=0.3)
+
+
+@pytest.mark.parametrize("kind", ["socks5h", "https"])
+def test_a_server_that_is_no_such_proxy(kind: str, fetcher: Fetcher) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        greeter = threading.Thread(target=_greet, args=(listener,))
+        greeter.start()
+        wire = ConnectionOptions(proxy=f"{kind}://127.0.0.1:{listener.getsockname()[1]}")
+        fetcher.fail("http://public.test/", InfrastructureError, ErrorCode.SOURCE_UNAVAILABLE, wire=wire)
+        greeter.join()
+
+
+def _greet(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.sendall(b"220 mail.test ESMTP\r\n")
+        connection.recv(65536)
+
+
+@pytest.mark.parametrize(("kind", "scheme"), [("http", "http"), ("https", "https"), ("socks5h", "https")])
+def test_deadlines_fire_through_it(
+    kind: str, scheme: str, start: Start, servers: dict[int, SourceServer], fetcher: Fetcher
+) -> None:
+    for source in servers.values():
+        source.add("/stall", stall_after(SONG, 1000))
+        source.add("/silence", silence)
+    _, wire = start(kind)
+    for path in ("stall", "silence"):
+        url = f"{scheme}://public.test/{path}"
+        fetcher.fail(url, TransientError, ErrorCode.SOURCE_TIMEOUT, wire=wire, stall_timeout=0.2)
+
+
+def test_a_cancel_ends_what_goes_through_it(start: Start, servers: dict[int, SourceServer], fetcher: Fetcher) -> None:
+    def cancel(exchange: Any) -> None:
+        fetcher.cancel.cancel(ErrorCode.SHUTTING_DOWN)
+        exchange.hold()
+
+    servers[443].add("/cancel", cancel)
+    _, wire = start("https")
+    fetcher.fail("https://public.test/cancel", CancelledError, ErrorCode.SHUTTING_DOWN, wire=wire)
+
+
+@KINDS
+def test_webhooks_take_the_same_way(kind: str, start: Start, servers: dict[int, SourceServer]) -> None:
+    proxy, wire = start(kind)
+    guard = UrlGuard(False, resolver=Names({"public.test": [[PUBLIC]]}))
+    with guarded_session(guard, connect_timeout=5, read_timeout=5, wire=wire) as session:
+        for _ in range(2):
+            assert session.post("https://public.test/song", data=b"{}").content == SONG
+    assert proxy.asked == [(PUBLIC, 443)]
+    assert [request.body for request in servers[443].requests] == [b"{}", b"{}"]
+
+
+@pytest.mark.parametrize("url", ["ftp://proxy.test", "socks4://proxy.test", "http://", "proxy.test:3128"])
+def test_other_kinds_are_a_mistake_of_the_caller(url: str) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        guarded_session(UrlGuard(False), connect_timeout=1, read_timeout=1, wire=ConnectionOptions(proxy=url))
+
+
+def test_credentials_do_not_show() -> None:
+    proxy = Proxy.from_url("http://user:secret@proxy.test", client_context(None, "1.2"))
+    assert (proxy.host, proxy.port, proxy.credentials) == ("proxy.test", 80, ("user", "secret"))
+    assert "secret" not in repr(proxy)

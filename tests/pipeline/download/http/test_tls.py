@@ -1,0 +1,157 @@
+"""Pinned certificates and the oldest TLS that will do; every refusal comes before the first byte of a request."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import requests
+import trustme
+
+from pipeline.download import ConnectionOptions, UrlGuard, guarded_session
+from pipeline.download.http.tls import TlsVersion, check_pin, client_context
+from pipeline.errors import ErrorCode, PermanentError
+from tests.pipeline.download.fetching import Fetcher
+from tests.pipeline.download.network import PUBLIC, Detour, Names
+from tests.support.source_server import SourceServer, redirect
+
+SONG = b"a song"
+OTHER = "0" * 64
+
+Serve = Callable[..., SourceServer]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Starts a server with a certificate of its own, and TLS up to a version."""
+    with ExitStack() as stack:
+
+        def serve(certificate: trustme.LeafCert, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> SourceServer:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            certificate.configure_cert(context)
+            context.maximum_version = newest
+            server = stack.enter_context(SourceServer(tls=context))
+            server.serve_bytes("/song", SONG)
+            return server
+
+        yield serve
+
+
+@pytest.fixture
+def certificate(authority: trustme.CA) -> trustme.LeafCert:
+    return authority.issue_cert("public.test", "cdn.public.test")
+
+
+@pytest.fixture
+def fetcher(tmp_path: Path) -> Fetcher:
+    return Fetcher(
+        tmp_path, UrlGuard(False, resolver=Names({"public.test": [[PUBLIC]], "cdn.public.test": [[PUBLIC]]}))
+    )
+
+
+def fingerprint(certificate: trustme.LeafCert) -> str:
+    leaf = ssl.PEM_cert_to_DER_cert(certificate.cert_chain_pems[0].bytes().decode())
+    return sha256(leaf).hexdigest()
+
+
+@pytest.mark.parametrize("spelling", ["{}", "public.test={}", ".test={}"])
+def test_the_pinned_certificate_is_taken(
+    spelling: str, serve: Serve, certificate: trustme.LeafCert, ca_bundle: Path, fetcher: Fetcher
+) -> None:
+    pins = frozenset({spelling.format(fingerprint(certificate)), f"other.test={OTHER}"})
+    wire = ConnectionOptions(Detour({443: serve(certificate)}), ca_bundle, pins=pins)
+    fetcher.fetch("https://public.test/song", wire=wire)
+
+
+@pytest.mark.parametrize("pin", [OTHER, f"public.test={OTHER}", f".test={OTHER}"])
+def test_any_other_certificate_is_refused(
+    pin: str, serve: Serve, certificate: trustme.LeafCert, ca_bundle: Path, fetcher: Fetcher
+) -> None:
+    server = serve(certificate)
+    wire = ConnectionOptions(Detour({443: server}), ca_bundle, pins=frozenset({pin}))
+    error = fetcher.fail("https://public.test/song", PermanentError, ErrorCode.SOURCE_REFUSED, wire=wire)
+    assert error.message == "the certificate of public.test is not the one that is pinned"
+    assert server.requests == []
+
+
+def test_a_pin_does_not_replace_the_authorities(serve: Serve, ca_bundle: Path, fetcher: Fetcher) -> None:
+    stranger = trustme.CA().issue_cert("public.test")
+    wire = ConnectionOptions(Detour({443: serve(stranger)}), ca_bundle, pins=frozenset({fingerprint(stranger)}))
+    fetcher.fail("https://public.test/song", PermanentError, ErrorCode.SOURCE_REFUSED, wire=wire)
+
+
+def test_pins_hold_behind_a_redirect(
+    serve: Serve, certificate: trustme.LeafCert, ca_bundle: Path, fetcher: Fetcher
+) -> None:
+    server = serve(certificate)
+    server.add("/start", redirect("https://cdn.public.test/song"))
+    pins = frozenset({fingerprint(certificate), f"cdn.public.test={OTHER}"})
+    wire = ConnectionOptions(Detour({443: server}), ca_bundle, pins=pins)
+    error = fetcher.fail("https://public.test/start", PermanentError, ErrorCode.SOURCE_REFUSED, wire=wire)
+    assert "cdn.public.test" in error.message
+    assert [request.path for request in server.requests] == ["/start"]
+
+
+def test_one_of_several_pins_will_do() -> None:
+    digest = sha256(b"certificate").hexdigest()
+    check_pin(b"certificate", "a.test", {f"a.test={OTHER}", f"a.test={digest}"})
+
+
+def test_a_hosts_own_pins_count_instead_of_the_general_ones() -> None:
+    digest = sha256(b"certificate").hexdigest()
+    with pytest.raises(PermanentError):
+        check_pin(b"certificate", "a.test", {digest, f"a.test={OTHER}"})
+    check_pin(b"certificate", "b.test", {digest, f"a.test={OTHER}"})
+    check_pin(b"anything", "b.test", {f"a.test={OTHER}"})
+
+
+def test_no_certificate_is_not_the_pinned_one() -> None:
+    with pytest.raises(PermanentError):
+        check_pin(None, "a.test", {OTHER})
+
+
+@pytest.mark.parametrize(
+    ("minimum", "newest", "accepted"),
+    [
+        ("1.2", ssl.TLSVersion.TLSv1_2, True),
+        ("1.2", ssl.TLSVersion.TLSv1_3, True),
+        ("1.3", ssl.TLSVersion.TLSv1_3, True),
+        ("1.3", ssl.TLSVersion.TLSv1_2, False),
+    ],
+)
+def test_the_oldest_version(
+    minimum: TlsVersion,
+    newest: ssl.TLSVersion,
+    accepted: bool,
+    serve: Serve,
+    certificate: trustme.LeafCert,
+    ca_bundle: Path,
+    fetcher: Fetcher,
+) -> None:
+    server = serve(certificate, newest)
+    wire = ConnectionOptions(Detour({443: server}), ca_bundle, minimum_tls=minimum)
+    if accepted:
+        fetcher.fetch("https://public.test/song", wire=wire)
+        return
+    error = fetcher.fail("https://public.test/song", PermanentError, ErrorCode.SOURCE_REFUSED, wire=wire)
+    assert "TLS 1.3" in error.message
+    assert server.requests == []
+
+
+def test_the_authorities_are_read_once(ca_bundle: Path) -> None:
+    assert client_context(ca_bundle, "1.2") is client_context(ca_bundle, "1.2")
+    assert client_context(None, "1.2") is not client_context(None, "1.3")
+
+
+def test_verification_cannot_be_turned_off(serve: Serve, fetcher: Fetcher) -> None:
+    server = serve(trustme.CA().issue_cert("public.test"))
+    wire = ConnectionOptions(Detour({443: server}))
+    with guarded_session(fetcher.guard, connect_timeout=5, read_timeout=5, wire=wire) as session:
+        session.verify = False
+        with pytest.raises(requests.exceptions.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
+            session.get("https://public.test/song", verify=False)
+    assert server.requests == []

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import PermanentError
+from pipeline.messages import OutputFormat
+from pipeline.storage.object_keys import check_key, handoff_key, outcome_key, stem_key
+
+TASK = UUID("6f1c3e0a-8a55-4c43-a8f0-0a4a3e3f0d11")
+
+
+def test_keys_are_those_of_the_contract() -> None:
+    assert stem_key(TASK, "vocals", OutputFormat.WAV) == f"{TASK}_vocals.wav"
+    assert stem_key(TASK, "instrumental", OutputFormat.FLAC) == f"{TASK}_instrumental.flac"
+    digest = "0123456789abcdef" * 4
+    assert handoff_key(TASK, "", "vocals", digest) == f"handoff/{TASK}/vocals-0123456789abcdef.wav"
+    assert handoff_key(TASK, "r1", "vocals", digest) == f"handoff/{TASK}_r1/vocals-0123456789abcdef.wav"
+
+
+def test_every_repeat_that_was_asked_for_has_an_outcome_of_its_own() -> None:
+    assert outcome_key(TASK, "") == f"outcomes/{TASK}.json"
+    assert outcome_key(TASK, "r0-17") == f"outcomes/{TASK}_r0-17.json"
+
+
+@pytest.mark.parametrize("stem", ["../vocals", "voc/als", "voc als", "..", "/vocals", ""])
+def test_no_stem_leads_out_of_its_folder(stem: str) -> None:
+    with pytest.raises(PermanentError):
+        handoff_key(TASK, "", stem, "0" * 64)
+    with pytest.raises(PermanentError):
+        stem_key(TASK, stem, OutputFormat.WAV)
+
+
+@given(st.one_of(st.text(), st.from_regex(r"[A-Za-z0-9._/~%\\ -]{0,40}", fullmatch=True)))
+def test_a_key_that_passes_is_the_same_everywhere(key: str) -> None:
+    """As a path it stays below the root, and as part of a URL it needs no quoting."""
+    try:
+        check_key(key)
+    except PermanentError:
+        return
+    root = Path("/root")
+    path = (root / key).resolve()
+    assert path.is_relative_to(root)
+    assert path != root
+    assert str(path.relative_to(root)) == key
+    assert quote(key) == key

@@ -1,0 +1,402 @@
+"""What only the embedded engine has: one file, many processes, a disk that fills, tables that must stay small."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import CancelledError, ErrorCode, InfrastructureError
+from pipeline.transport.embedded import transport as transport_module
+from pipeline.transport.embedded.database import Database
+from pipeline.transport.embedded.transport import EmbeddedSubscription, EmbeddedTransport
+from pipeline.transport.protocol import Delivery, Message, Topic
+
+ROOT = Path(__file__).parents[3]
+PATIENCE = 30.0
+JOBS, RESULTS, REPORTS = "jobs", "results", "reports"
+LEASE = 0.4
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "broker.sqlite"
+
+
+@pytest.fixture
+def transport(path: Path) -> Iterator[EmbeddedTransport]:
+    transport = EmbeddedTransport(path, lease=LEASE)
+    transport.ensure_topics([Topic(JOBS, 3600), Topic(RESULTS, 3600), Topic(REPORTS, 3600, reports=True)])
+    yield transport
+    transport.close()
+
+
+def receive(subscription: EmbeddedSubscription) -> Delivery:
+    delivery = subscription.receive(PATIENCE)
+    assert delivery is not None, "nothing came"
+    return delivery
+
+
+def jobs(count: int, topic: str = JOBS) -> list[Message]:
+    return [Message(topic, f"key-{number}", b"") for number in range(count)]
+
+
+def rows(path: Path, sql: str) -> list[Any]:
+    connection = sqlite3.connect(path)
+    try:
+        return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+
+
+def execute(path: Path, sql: str) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.execute(sql)
+    finally:
+        connection.close()
+
+
+def last_line(member: subprocess.Popen[str]) -> str:
+    """What it has to say: a slow machine has a report or two lost, and that is logged above."""
+    return member.communicate(timeout=PATIENCE * 2)[0].splitlines()[-1]
+
+
+class TestManyProcesses:
+    #: Takes jobs and passes their keys on until it has seen none for a while; prints what it took.
+    MEMBER = """
+import json, sys
+from pathlib import Path
+from pipeline.transport.embedded.transport import EmbeddedTransport
+from pipeline.transport.protocol import Message, Topic
+
+path, number, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+sys.stdin.readline()
+transport = EmbeddedTransport(path, lease=5.0)
+transport.ensure_topics([Topic("jobs", 3600), Topic("results", 3600)])
+subscription = transport.subscribe(["jobs"], "group")
+taken = []
+for n in range(count):
+    transport.publish(Message("jobs", f"{number}-{n}", b""))
+    if n % 2:
+        transport.emit(Message("reports", "r", b""))
+    delivery = subscription.receive(0.0)
+    if delivery is not None:
+        taken.append(delivery.message.key)
+        subscription.settle(delivery, Message("results", delivery.message.key, number.encode()))
+while (delivery := subscription.receive(1.0)) is not None:
+    taken.append(delivery.message.key)
+    subscription.settle(delivery, Message("results", delivery.message.key, number.encode()))
+transport.close()
+sys.stdout.write(json.dumps(taken))
+"""
+
+    @pytest.mark.slow
+    def test_hammering_one_file_they_lose_and_double_nothing(self, path: Path) -> None:
+        count = 150
+        members = [
+            subprocess.Popen(
+                [sys.executable, "-c", self.MEMBER, str(path), str(number), str(count)],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(3)
+        ]
+        for member in members:  # all of them open a file that does not exist yet, at the same moment
+            assert member.stdin is not None
+            member.stdin.write("go\n")
+            member.stdin.flush()
+        taken = Counter(key for member in members for key in json.loads(last_line(member)))
+
+        assert [member.returncode for member in members] == [0, 0, 0]
+        expected = {f"{number}-{n}" for number in range(3) for n in range(count)}
+        assert set(taken) == expected
+        assert set(taken.values()) == {1}
+        results = [key for (key,) in rows(path, "SELECT key FROM messages WHERE topic = 'results'")]
+        assert sorted(results) == sorted(expected)
+
+    def test_many_at_once_make_the_file(self, path: Path) -> None:
+        opened: list[EmbeddedTransport] = []
+        failed: list[InfrastructureError] = []
+        start = threading.Barrier(8)
+
+        def open_it() -> None:
+            start.wait(PATIENCE)
+            try:
+                opened.append(EmbeddedTransport(path))
+            except InfrastructureError as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=open_it) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        for transport in opened:
+            transport.close()
+        assert failed == []
+        assert len(opened) == 8
+
+
+class TestFolder:
+    def test_one_that_cannot_be_had_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InfrastructureError, match="DATA_DIR"):
+            EmbeddedTransport(tmp_path / "file" / "broker.sqlite")
+
+    def test_a_file_that_is_no_database_is_an_outage(self, path: Path) -> None:
+        path.write_bytes(b"not a database" * 100)
+        with pytest.raises(InfrastructureError):
+            EmbeddedTransport(path)
+
+
+class TestFullDisk:
+    def limit(self, *databases: Database, pages: int) -> None:
+        """Let the file grow to this many pages, and not at all if it has more: a disk that is full."""
+        for database in databases:
+            database.query(f"PRAGMA max_page_count = {pages}", {})
+
+    def test_nothing_is_half_done_and_all_goes_on_when_there_is_room(
+        self, transport: EmbeddedTransport, path: Path
+    ) -> None:
+        transport.publish(Message(JOBS, "k", b"first"))
+        subscription = transport.subscribe([JOBS], "group")
+        delivery = receive(subscription)
+        databases = (transport._database, transport._reports, subscription._database)
+        self.limit(*databases, pages=1)
+
+        with pytest.raises(InfrastructureError) as refused:
+            transport.publish(*[Message(JOBS, "k", bytes(100_000))] * 5)
+        assert refused.value.code is ErrorCode.DISK_FULL
+        with pytest.raises(InfrastructureError) as refused:
+            subscription.settle(delivery, Message(RESULTS, "k", bytes(500_000)))
+        assert refused.value.code is ErrorCode.DISK_FULL
+        transport.emit(Message(JOBS, "k", bytes(500_000)))  # a report is lost, nothing else happens
+
+        assert rows(path, "SELECT count(*) FROM messages") == [(1,)]
+        assert not delivery.cancel.is_set()
+        self.limit(*databases, pages=1_000_000)
+        subscription.settle(delivery, Message(RESULTS, "k", bytes(500_000)))
+        assert rows(path, "SELECT topic, length(value) FROM messages ORDER BY seq") == [(JOBS, 5), (RESULTS, 500_000)]
+
+    @pytest.fixture
+    def small_disk(self, tmp_path: Path) -> Iterator[Path]:
+        folder = tmp_path / "disk"
+        folder.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+        if os.geteuid() != 0 or sys.platform != "linux" or subprocess.run(mount, check=False).returncode != 0:
+            pytest.skip("mounting a small disk takes root, on Linux")
+        yield folder
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+    def test_the_same_on_a_disk_that_is(self, small_disk: Path) -> None:
+        transport = EmbeddedTransport(small_disk / "broker.sqlite")
+        with pytest.raises(InfrastructureError) as refused:
+            transport.publish(*[Message(JOBS, "k", bytes(90_000))] * 30)
+        assert refused.value.code is ErrorCode.DISK_FULL
+        transport.publish(Message(JOBS, "k", b"small"))
+        transport.close()
+
+
+class TestLeases:
+    def test_a_lease_from_before_the_machine_was_started_anew_is_over(
+        self, transport: EmbeddedTransport, path: Path
+    ) -> None:
+        transport.publish(*jobs(1))
+        execute(path, f"INSERT INTO deliveries VALUES ('group', 1, 'somebody', {time.monotonic() + 1e6}, 1, 0)")
+        assert receive(transport.subscribe([JOBS], "group")).attempt == 2
+
+    def test_one_that_runs_is_respected(self, transport: EmbeddedTransport, path: Path) -> None:
+        transport.publish(*jobs(1))
+        execute(path, f"INSERT INTO deliveries VALUES ('group', 1, 'somebody', {time.monotonic() + LEASE}, 1, 0)")
+        subscription = transport.subscribe([JOBS], "group")
+        assert subscription.receive(0.0) is None
+        assert receive(subscription).attempt == 2
+
+    def test_the_wall_clock_has_no_say(self, transport: EmbeddedTransport, monkeypatch: pytest.MonkeyPatch) -> None:
+        transport.publish(*jobs(1))
+        delivery = receive(transport.subscribe([JOBS], "group"))
+        rival = transport.subscribe([JOBS], "group")
+        real = time.time
+        for shift in (-1e6, 1e6):
+            monkeypatch.setattr(time, "time", lambda shift=shift: real() + shift)
+            assert rival.receive(LEASE * 2) is None
+        assert not delivery.cancel.is_set()
+
+    def test_a_member_never_gets_twice_what_it_has_open(
+        self, transport: EmbeddedTransport, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The lease has run out, as after the process was frozen, and the member is the first to look.
+        monkeypatch.setattr(EmbeddedSubscription, "_renew_leases", lambda _: None)
+        transport.publish(*jobs(1))
+        subscription = transport.subscribe([JOBS], "group")
+        delivery = receive(subscription)
+        execute(path, "UPDATE deliveries SET lease_until = 0")
+        assert subscription.receive(0.2) is None
+        subscription.settle(delivery)
+
+    def test_a_job_that_went_to_another_is_told_so(self, transport: EmbeddedTransport, path: Path) -> None:
+        transport.publish(*jobs(1))
+        subscription = transport.subscribe([JOBS], "group")
+        delivery = receive(subscription)
+        told = threading.Event()
+        delivery.cancel.on_cancel(told.set)
+        execute(path, "UPDATE deliveries SET owner = 'another'")
+        assert told.wait(PATIENCE)
+        with pytest.raises(CancelledError):
+            subscription.settle(delivery, *jobs(1, RESULTS))
+        assert rows(path, "SELECT count(*) FROM messages WHERE topic = 'results'") == [(0,)]
+        transport.publish(Message(JOBS, "next", b""))
+        subscription.settle(receive(subscription))
+
+
+class TestClosing:
+    def test_what_is_open_goes_to_another_member_at_once(self, path: Path) -> None:
+        transport = EmbeddedTransport(path, lease=3600.0)
+        transport.publish(*jobs(2))
+        first, second = transport.subscribe([JOBS], "group"), transport.subscribe([JOBS], "group")
+        deliveries = [receive(first), receive(first)]
+        assert second.receive(0.0) is None
+        first.close()
+        assert all(delivery.cancel.is_set() for delivery in deliveries)
+        assert [receive(second).attempt for _ in range(2)] == [1, 1]
+        transport.close()
+
+    def test_nothing_comes_afterwards(self, transport: EmbeddedTransport) -> None:
+        transport.publish(*jobs(1))
+        subscription = transport.subscribe([JOBS], "group")
+        subscription.close()
+        subscription.close()
+        assert subscription.receive(0.0) is None
+
+    def test_work_that_goes_on_all_the_same_is_refused(self, transport: EmbeddedTransport) -> None:
+        transport.publish(*jobs(1))
+        subscription = transport.subscribe([JOBS], "group")
+        delivery = receive(subscription)
+        subscription.close()
+        with pytest.raises(InfrastructureError):
+            subscription.settle(delivery)
+
+
+def count_rows(path: Path) -> dict[str, int]:
+    tables = ("messages", "deliveries", "low_water_marks")
+    return {table: rows(path, f"SELECT count(*) FROM {table}")[0][0] for table in tables}
+
+
+class TestHousekeeping:
+    @pytest.mark.slow
+    def test_what_is_kept_about_deliveries_does_not_grow(
+        self, transport: EmbeddedTransport, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        execute(path, "PRAGMA synchronous = OFF")
+        transport.publish(*jobs(2000))
+        subscription = transport.subscribe([JOBS], "group")
+        subscription._database.query("PRAGMA synchronous = OFF", {})  # 4000 waits for the disk prove nothing here
+        largest = 0
+        straggler = receive(subscription)
+        for _ in range(50):
+            subscription.settle(receive(subscription))
+        largest = count_rows(path)["deliveries"]
+        assert largest == 51  # nothing below the straggler can be forgotten yet
+        subscription.settle(straggler)
+        for number in range(2000 - 51):
+            subscription.settle(receive(subscription))
+            if number % 100 == 0:
+                assert count_rows(path)["deliveries"] <= 1
+        assert count_rows(path) == {"messages": 2000, "deliveries": 0, "low_water_marks": 1}
+
+    def test_a_long_history_and_a_long_queue_cost_no_more_than_short_ones(self, path: Path) -> None:
+        """Steps of SQLite's machine for one look at the queue, rather than time, which would depend on the machine."""
+        transport = EmbeddedTransport(path, lease=3600.0)  # its thread does not come to count its own steps
+        transport.publish(*jobs(2))
+        subscription = transport.subscribe([JOBS], "group")
+
+        def steps() -> int:
+            counted = 0
+
+            def count() -> int:
+                nonlocal counted
+                counted += 1
+                return 0
+
+            connection = subscription._database._connection
+            connection.set_progress_handler(count, 1)
+            subscription.settle(receive(subscription))
+            connection.set_progress_handler(None, 0)
+            return counted
+
+        short = steps()
+        execute(path, "UPDATE low_water_marks SET seq = 5002")
+        transport.publish(*jobs(10_000))  # half of them behind the mark
+        assert steps() < 2 * short
+        transport.close()
+
+    def test_settled_messages_go_when_their_time_is_over_and_unsettled_ones_stay(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        transport = EmbeddedTransport(path, lease=LEASE)
+        transport.ensure_topics([Topic(JOBS, 10), Topic("kept", None), Topic(REPORTS, 10, reports=True)])
+        others = transport.subscribe(["kept", REPORTS], "group")
+        subscription = transport.subscribe([JOBS], "group")
+        transport.publish(*jobs(3), *jobs(1, "kept"), *jobs(2, REPORTS))
+        for _ in range(2):
+            subscription.settle(receive(subscription))
+        held = receive(subscription)
+        execute(path, "UPDATE messages SET published = published - 100 WHERE topic <> 'jobs' OR seq <> 1")
+
+        subscription._purge()
+
+        left = rows(path, "SELECT topic, key FROM messages ORDER BY seq")
+        assert left == [(JOBS, "key-0"), (JOBS, "key-2"), ("kept", "key-0")]
+        subscription.settle(held)
+        assert receive(others).message.topic == "kept"
+        transport.close()
+
+    def test_no_message_goes_that_one_group_still_wants(self, transport: EmbeddedTransport, path: Path) -> None:
+        transport.publish(*jobs(1))
+        quick, slow = transport.subscribe([JOBS], "quick"), transport.subscribe([JOBS], "slow")
+        quick.settle(receive(quick))
+        execute(path, "UPDATE messages SET published = 0")
+        quick._purge()
+        slow.settle(receive(slow))
+        slow._purge()
+        assert count_rows(path)["messages"] == 0
+
+    def test_a_report_may_go_while_it_is_held(self, transport: EmbeddedTransport, path: Path) -> None:
+        transport.emit(*jobs(1, REPORTS))
+        subscription = transport.subscribe([REPORTS], "group")
+        held = receive(subscription)
+        execute(path, "UPDATE messages SET published = 0")
+        subscription._purge()
+        assert count_rows(path)["messages"] == 0
+
+        subscription.settle(held)
+        subscription._purge()
+
+        assert count_rows(path) == {"messages": 0, "deliveries": 0, "low_water_marks": 1}
+        transport.emit(*jobs(1, REPORTS))
+        assert receive(subscription).attempt == 1
+
+    def test_it_happens_by_itself(
+        self, path: Path, transport: EmbeddedTransport, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(transport_module, "PURGE_INTERVAL", 0.0)
+        transport.emit(*jobs(1, REPORTS))
+        execute(path, "UPDATE messages SET published = 0")
+        transport.subscribe([REPORTS], "group")
+        deadline = time.monotonic() + PATIENCE
+        while count_rows(path)["messages"]:
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.02)

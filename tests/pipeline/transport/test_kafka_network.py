@@ -1,0 +1,95 @@
+"""What the network side of the Kafka clients adds to kafka-python, against sockets that behave as brokers may."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaTimeoutError
+
+from devstack.process import free_port
+from pipeline.transport.kafka.errors import BrokerHungUp
+from pipeline.transport.kafka.network import KafkaNetwork, made
+from tests.support.kafka_litter import LEAVES_SOCKETS
+
+pytestmark = [*LEAVES_SOCKETS, pytest.mark.usefixtures("no_kafka_litter")]
+
+BOOTSTRAP_MS = 500
+
+
+@contextmanager
+def listening(answer: Callable[[socket.socket], object]) -> Iterator[str]:
+    """The address of a server that gives every client the same answer, and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):  # a client has gone, or the test is over
+                while True:
+                    client, _ = server.accept()
+                    with client, suppress(OSError):
+                        answer(client)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def connect(address: str) -> None:
+    made(KafkaAdminClient, bootstrap_servers=[address], bootstrap_timeout_ms=BOOTSTRAP_MS)
+
+
+def test_what_comes_with_the_end_of_a_connection_is_not_thrown_away() -> None:
+    """It says why the connection ends: a broker refuses a password and hangs up."""
+    with listening(lambda client: client.sendall(b"the reason")) as address:
+        network = KafkaNetwork(bootstrap_servers=[address])
+        (broker,) = network.cluster.bootstrap_brokers()
+        transport = network._net.run(network._manager._build_transport, broker)
+        wait_for_the_end(transport._sock)
+        assert transport._sock_recv() == (b"the reason", None)
+        nothing, error = transport._sock_recv()
+        assert nothing == b""
+        assert error is not None
+        transport.abort(error)
+        network.close()
+
+
+def wait_for_the_end(connected: socket.socket) -> None:
+    """Until the last bytes have arrived and the end behind them."""
+    poll = select.poll()
+    poll.register(connected, select.POLLRDHUP)
+    assert poll.poll(30_000), "the other side has not hung up"
+
+
+@pytest.mark.parametrize(
+    ("read", "said"),
+    [(1, b""), (1000, b""), (1000, b"\x15\x03\x03\x00\x02\x02\x46")],
+    ids=["resets", "says nothing", "says something in TLS"],
+)
+def test_somebody_who_hangs_up_is_told_from_nobody(read: int, said: bytes) -> None:
+    def hang_up(client: socket.socket) -> None:
+        client.recv(read)
+        client.sendall(said)
+
+    with listening(hang_up) as address, pytest.raises(BrokerHungUp):
+        connect(address)
+    with pytest.raises(KafkaTimeoutError) as raised:
+        connect(f"127.0.0.1:{free_port()}")
+    assert not isinstance(raised.value, BrokerHungUp)
+
+
+def test_somebody_who_says_nothing_has_not_hung_up() -> None:
+    over = threading.Event()
+    with listening(lambda _: over.wait(30)) as address:
+        with pytest.raises(KafkaTimeoutError) as raised:
+            connect(address)
+        over.set()
+    assert not isinstance(raised.value, BrokerHungUp)

@@ -1,0 +1,127 @@
+"""A source that is cut off or corrupt is refused; what can be passed over is, and is noted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ErrorCode
+from tests.processor.source_files import SONG, WRITERS, decoded, noise, refusal, write_av, write_pcm
+
+
+def overwritten(source: Path, start: float, count: int) -> Path:
+    """``count`` bytes from the share ``start`` of the file on are replaced by noise."""
+    content = bytearray(source.read_bytes())
+    position = int(len(content) * start)
+    content[position : position + count] = np.random.default_rng(1).bytes(count)
+    source.write_bytes(content)
+    return source
+
+
+def cut(source: Path, share: float = 0.5) -> Path:
+    content = source.read_bytes()
+    source.write_bytes(content[: int(len(content) * share)])
+    return source
+
+
+# The fragments of a film that is still being recorded do not tell how many there will be.
+@pytest.mark.parametrize("kind", sorted(WRITERS.keys() - {"mp4 in fragments"}))
+def test_a_file_that_is_cut_off_is_told(tmp_path: Path, kind: str) -> None:
+    error = refusal(cut(WRITERS[kind](tmp_path / "song")))
+    assert error.code is ErrorCode.AUDIO_CORRUPT
+    assert error.message.startswith("the source is cut off: ")
+
+
+#: More containers whose header says how long they are, and the codecs that they are written with here.
+MEASURED = {"w64": "pcm_s16le", "au": "pcm_s16be", "caf": "pcm_s16be", "asf": "pcm_s16le", "avi": "mp2", "tta": "tta"}
+
+
+@pytest.mark.parametrize(("container", "pictures"), [*((name, 0.0) for name in MEASURED), ("asf", 4.0), ("avi", 4.0)])
+def test_a_file_of_another_container_that_is_cut_off_is_told(tmp_path: Path, container: str, pictures: float) -> None:
+    source = write_av(tmp_path / "song", SONG, MEASURED[container], container, video_seconds=pictures)
+    assert abs(decoded(source).mixture.duration - 4.0) < 0.1
+    error = refusal(cut(source.rename(tmp_path / "cut")))
+    assert error.code is ErrorCode.AUDIO_CORRUPT
+    assert error.message.startswith("the source is cut off: ")
+
+
+@pytest.mark.parametrize("kind", ["opus", "vorbis", "mp4 in fragments"])
+def test_a_file_that_does_not_tell_its_length_is_taken_as_far_as_it_goes_and_that_is_noted(
+    tmp_path: Path, kind: str
+) -> None:
+    """It may have been recorded so; or somebody's connection has ended too early."""
+    source = tmp_path / "song"
+    match kind:
+        case "opus":
+            write_av(source, noise(4.0, rate=48_000), "libopus", "ogg", rate=48_000)
+        case "vorbis":
+            write_pcm(source, SONG, container="OGG", subtype="VORBIS")
+        case _:
+            WRITERS[kind](source)
+    assert decoded(source).mixture.notes == ()
+    outcome = decoded(cut(source.rename(tmp_path / "cut"), 0.7))
+    assert outcome.mixture.notes[-1] == "the source does not end as its format has it: it may be cut off"
+    assert 1.0 < outcome.mixture.duration < 3.5
+
+
+@pytest.mark.parametrize("kind", ["wav", "aiff", "flac", "mp3", "m4a for streaming", "webm"])
+def test_a_file_that_lacks_its_last_tenth_of_a_second_is_taken(tmp_path: Path, kind: str) -> None:
+    song = decoded(cut(WRITERS[kind](tmp_path / "song"), 0.97))
+    assert 3.7 < song.mixture.duration < 4.0
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_whole_file_is_not_cut_off(tmp_path: Path, kind: str) -> None:
+    song = decoded(WRITERS[kind](tmp_path / "song"))
+    assert song.mixture.notes == ()
+    assert abs(song.mixture.duration - 4.0) < 0.05
+
+
+def test_the_sentence_tells_how_much_is_missing(tmp_path: Path) -> None:
+    assert refusal(cut(WRITERS["flac"](tmp_path / "song"), 0.25)).message.startswith(
+        "the source is cut off: it says that it is 4.0 s long, and ends after 0.9 s"
+    )
+
+
+def test_a_film_that_is_cut_off_is_told(tmp_path: Path) -> None:
+    source = write_av(tmp_path / "film", SONG, "aac", "matroska", video_seconds=8.0)
+    assert refusal(cut(source, 0.4)).message.startswith("the source is cut off: it says that it is 4.0 s long, ")
+
+
+# --- damaged ---
+
+
+def test_a_damaged_middle_of_an_mp3_is_passed_over_and_noted(tmp_path: Path) -> None:
+    song = decoded(overwritten(WRITERS["mp3"](tmp_path / "song"), 0.5, 2000))
+    assert [note.rpartition(": ")[0] for note in song.mixture.notes] == [
+        "damaged packets of the source were passed over"
+    ]
+    assert 3.5 < song.mixture.duration <= 4.0
+
+
+def test_what_a_demuxer_leaves_out_is_noted(tmp_path: Path) -> None:
+    """Ogg drops a page with a wrong check sum without a word: here one second. The file is not cut off for that."""
+    source = write_av(tmp_path / "song", noise(10.0, rate=48_000), "libopus", "ogg", rate=48_000)
+    song = decoded(overwritten(source, 0.5, 10))
+    assert song.mixture.notes == ("damaged parts of the source were left out: 1.0 s",)
+
+
+def test_too_much_damage_is_corrupt(tmp_path: Path) -> None:
+    error = refusal(overwritten(WRITERS["m4a for streaming"](tmp_path / "song"), 0.2, 30_000))
+    assert (error.code, error.message) == (ErrorCode.AUDIO_CORRUPT, "the source's audio is corrupt")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("position", [0, 100_000, -1])
+def test_samples_that_are_no_numbers_are_corrupt(tmp_path: Path, bad: float, position: int) -> None:
+    signal = SONG.copy()
+    signal[1, position] = bad
+    error = refusal(write_pcm(tmp_path / "song.wav", signal, subtype="FLOAT"))
+    assert (error.code, error.message) == (ErrorCode.AUDIO_CORRUPT, "the source has samples that are no numbers")
+
+
+def test_samples_beyond_single_precision_are_corrupt(tmp_path: Path) -> None:
+    source = write_pcm(tmp_path / "song.wav", SONG.astype(np.float64) * 1e300, subtype="DOUBLE")  # type: ignore[arg-type]
+    assert refusal(source).code is ErrorCode.AUDIO_CORRUPT

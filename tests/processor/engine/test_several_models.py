@@ -1,0 +1,152 @@
+"""Several processes on one folder of models, and what is left of those that are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from processor.models.file_lock import locked_folder
+from processor.models.lockfile import LOCK_FILE, LockFile, record
+from tests.processor.models.model_source import DEADLINE, Ranged, served, store_in, visible, wait_for_pieces
+from tests.support.source_server import SourceServer
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+MODEL = os.urandom(4 * 1024**2)
+
+FETCH = """
+import sys
+from pathlib import Path
+from tests.processor.models.model_source import store_in
+path = Path(sys.argv[2])
+store_in(path.parent).fetch(sys.argv[1], str(path))
+"""
+
+
+@pytest.fixture
+def source() -> Iterator[SourceServer]:
+    with SourceServer() as server:
+        yield server
+
+
+@contextmanager
+def fetching(url: str, target: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", FETCH, url, str(target)], cwd=REPOSITORY) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_killed_process_is_gone_on_from(tmp_path: Path, source: SourceServer) -> None:
+    behaviour = Ranged(MODEL, hold_after=3 * 1024**2)
+    source.add("/model.onnx", behaviour)
+    url, target = source.url("/model.onnx"), tmp_path / "model.onnx"
+    with fetching(url, target) as process:
+        known = wait_for_pieces(tmp_path / ".incoming" / "model.onnx")
+        process.kill()
+        assert process.wait(DEADLINE) == -signal.SIGKILL
+    assert visible(tmp_path) == []
+    behaviour.release()
+    behaviour.sent = 0
+
+    store_in(tmp_path).fetch(url, str(target))
+
+    assert target.read_bytes() == MODEL
+    assert sorted(os.listdir(tmp_path)) == ["model.onnx", LOCK_FILE]
+    assert behaviour.sent <= len(MODEL) - known
+
+
+def test_two_processes_fetch_a_file_once(tmp_path: Path, source: SourceServer) -> None:
+    behaviour = Ranged(MODEL, hold_after=1024**2)
+    source.add("/model.onnx", behaviour)
+    url, target = source.url("/model.onnx"), tmp_path / "model.onnx"
+    with fetching(url, target) as first:
+        source.wait_for_requests(1)
+        with fetching(url, target) as second:
+            wait_until_blocked(second.pid)
+            first.kill()  # and the lock dies with it
+            behaviour.release()
+            assert second.wait(DEADLINE) == 0
+    assert target.read_bytes() == MODEL
+    assert sorted(os.listdir(tmp_path)) == ["model.onnx", LOCK_FILE]
+
+
+def wait_until_blocked(pid: int) -> None:
+    """Until the process waits for a lock on a file, as the kernel has it."""
+    waited = threading.Event()
+    for _ in range(int(DEADLINE / 0.05)):
+        waiting = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" in line]
+        if any(str(pid) in line for line in waiting):
+            return
+        waited.wait(0.05)
+    raise AssertionError("it does not wait")
+
+
+def test_who_waited_finds_the_file(tmp_path: Path, source: SourceServer) -> None:
+    source.add("/model.onnx", served(MODEL))
+    url, target = source.url("/model.onnx"), tmp_path / "model.onnx"
+    with ExitStack() as holder:
+        holder.enter_context(locked_folder(tmp_path / ".incoming" / "model.onnx.lock"))
+        with fetching(url, target) as process:
+            wait_until_blocked(process.pid)
+            target.write_bytes(b"by another process")
+            holder.close()
+            assert process.wait(DEADLINE) == 0
+    assert source.connections == 0
+    assert target.read_bytes() == b"by another process"
+    assert os.listdir(tmp_path) == ["model.onnx"]
+
+
+def test_records_of_several_processes_are_all_kept(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from processor.models.lockfile import LockFile, record\n"
+        "for i in range(8): LockFile(Path(sys.argv[1])).set(f'{sys.argv[2]}-{i}', record('0' * 64, i, 'here'))"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, str(tmp_path), name], cwd=REPOSITORY) for name in ("a", "b")
+    ]
+    for i in range(8):
+        LockFile(tmp_path).set(f"c-{i}", record("0" * 64, i, "here"))
+    assert [process.wait(DEADLINE) for process in processes] == [0, 0]
+    assert LockFile(tmp_path).records().keys() == {f"{name}-{i}" for name in "abc" for i in range(8)}
+    assert os.listdir(tmp_path) == [LOCK_FILE]
+
+
+def test_who_waited_has_the_lock_for_himself(tmp_path: Path) -> None:
+    """And not one on the file that the one before him has removed."""
+    lock = tmp_path / "lock"
+    waiting, taken, done = (threading.Event() for _ in range(3))
+
+    def wait() -> None:
+        with locked_folder(lock, on_wait=waiting.set):
+            taken.set()
+            done.wait(DEADLINE)
+
+    thread = threading.Thread(target=wait)
+    with locked_folder(lock):
+        thread.start()
+        assert waiting.wait(DEADLINE)
+    assert taken.wait(DEADLINE)
+    with pytest.raises(BlockingIOError), locked_folder(lock, wait=False):
+        pass
+    done.set()
+    thread.join(DEADLINE)
+
+
+def test_a_lock_is_one_processs_at_a_time(tmp_path: Path) -> None:
+    lock = tmp_path / "locks" / "one"
+    with locked_folder(lock):
+        with pytest.raises(BlockingIOError), locked_folder(lock, wait=False):
+            pass
+        assert lock.exists()
+    assert not lock.exists()
+    with locked_folder(lock, wait=False):
+        pass

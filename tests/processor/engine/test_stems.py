@@ -1,0 +1,113 @@
+"""Stems on their way to the disk: at the song's level, whole, or not there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline.errors import ErrorCode, PermanentError
+from processor.audio.wav import Samples
+from processor.engine.stem_files import StemFiles
+from processor.ipc import Separate, Stem
+from processor.separation.stems import StemMissingError, normalise_stem_name
+
+FRAMES = 1000
+
+
+def job(folder: Path, *, peak: float = 1.0, stems: tuple[str, ...] | None = None) -> Separate:
+    return Separate(1, folder / "mixture.wav", peak, FRAMES, folder, "a model", stems)
+
+
+def block(frames: int = FRAMES, seed: int = 0) -> Samples:
+    return np.random.default_rng(seed).uniform(-1.0, 1.0, (frames, 2)).astype(np.float32)
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("Vocals", "vocals"), ("No Drums", "no_drums"), ("Wind/Inst.", "wind_inst"), ("../", "stem")]
+)
+def test_a_name_becomes_a_key(name: str, key: str) -> None:
+    assert normalise_stem_name(name) == key
+
+
+def written(work: Separate, *blocks: tuple[str, Samples], promised: Iterable[str] = ()) -> tuple[Stem, ...]:
+    """The stems that come of these blocks."""
+    with StemFiles(work) as files:
+        for name, samples in blocks:
+            files.write(name, samples)
+        return files.finish(promised)
+
+
+def test_blocks_become_a_file_at_the_songs_own_level(tmp_path: Path) -> None:
+    whole = block()
+    (stem,) = written(job(tmp_path, peak=0.25), ("vocals", whole[:300]), ("vocals", whole[300:]))
+
+    content = stem.path.read_bytes()
+    np.testing.assert_array_equal(soundfile.read(stem.path, dtype="float32")[0], whole * np.float32(0.25))
+    assert (stem.name, stem.frames, stem.channels, stem.sample_rate) == ("vocals", FRAMES, 2, 44_100)
+    assert (stem.bytes, stem.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert stem.peak == np.max(np.abs(whole)) * np.float32(0.25)
+
+
+def test_only_what_is_wanted_is_written_and_in_that_order(tmp_path: Path) -> None:
+    given = [(name, block()) for name in ("vocals", "bass", "drums")]
+    stems = written(job(tmp_path, stems=("drums", "vocals")), *given, promised=["vocals", "bass", "drums"])
+    assert [stem.name for stem in stems] == ["drums", "vocals"]
+    assert files_in(tmp_path) == {"drums.wav", "vocals.wav"}
+
+
+def test_a_stem_that_was_promised_and_not_given(tmp_path: Path) -> None:
+    with pytest.raises(StemMissingError) as caught:
+        written(job(tmp_path), ("vocals", block()), promised=["vocals", "drums", "bass"])
+    assert str(caught.value) == "the model gave no bass and no drums"
+    assert files_in(tmp_path) == set()
+
+
+def test_a_stem_that_is_wanted_and_was_not_given(tmp_path: Path) -> None:
+    with pytest.raises(PermanentError) as caught:
+        written(job(tmp_path, stems=("kazoo",)), ("vocals", block()))
+    assert caught.value.code is ErrorCode.STEM_UNKNOWN
+    assert caught.value.message == "the model has no stem named kazoo; it has vocals"
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_no_numbers(tmp_path: Path, number: float) -> None:
+    broken = block()
+    broken[FRAMES // 2, 1] = number
+    with pytest.raises(StemMissingError) as caught:
+        written(job(tmp_path), ("bass", block()), ("vocals", broken))
+    assert str(caught.value) == "vocals has samples that are no numbers"
+    assert files_in(tmp_path) == set()
+
+
+@pytest.mark.parametrize("frames", [FRAMES - 1, FRAMES + 1])
+def test_a_stem_of_another_length_than_the_song(tmp_path: Path, frames: int) -> None:
+    with pytest.raises(StemMissingError) as caught:
+        written(job(tmp_path), ("bass", block()), ("vocals", block(frames)))
+    assert str(caught.value) == f"vocals has {frames} samples, the song has {FRAMES}"
+    assert files_in(tmp_path) == set()
+
+
+def test_nothing_is_left_of_work_that_was_stopped(tmp_path: Path) -> None:
+    files = StemFiles(job(tmp_path))
+    with suppress(KeyboardInterrupt), files:
+        files.write("vocals", block(10))
+        assert files_in(tmp_path) == {"vocals.wav"}
+        raise KeyboardInterrupt
+    assert files_in(tmp_path) == set()
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "vocals.wav").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="the disk is full"):
+        written(job(tmp_path), ("bass", block()), ("vocals", block()))
+    assert files_in(tmp_path) == set()

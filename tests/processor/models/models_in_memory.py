@@ -1,0 +1,26 @@
+"""A folder in memory, as MODEL_PLAIN_DIR has to be."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from processor.models import DecryptionError
+from processor.models.encryption.decrypted_dir import require_memory
+
+
+def memory_folder() -> Iterator[Path]:
+    """For a fixture. Skips the test on machines without such a place, except in CI."""
+    base = Path("/dev/shm")
+    try:
+        require_memory(base)
+    except DecryptionError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"/dev/shm: {error}")
+    with tempfile.TemporaryDirectory(dir=base) as folder:
+        yield Path(folder)

@@ -1,0 +1,470 @@
+"""The parent's side, with children that go wrong in every way: tiny programs, in processes as real as any."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.backoff import Backoff
+from pipeline.cancellation import CancelToken
+from pipeline.errors import (
+    CancelledError,
+    ErrorCode,
+    ErrorKind,
+    InfrastructureError,
+    PipelineError,
+    PoisonError,
+)
+from pipeline.model_choice import Algorithm, Ensemble
+from pipeline.service.metrics import REGISTRY
+from processor.audio.decode import Mixture
+from processor.ipc import Cancel, ChildSettings, Done
+from processor.workers import supervisor as separation_module
+from processor.workers.process import ChildProcess
+from processor.workers.supervisor import MOST_STILLBORN, WorkerSupervisor
+from tests.processor.worker_threads import eventually, open_lanes
+from tests.processor.workers.children import scripted_command
+
+DEADLINE = 20.0
+MODEL = "model.onnx"
+
+
+@dataclass
+class Stage:
+    """A SeparationProcess whose children show ``behaviours``, one after the other."""
+
+    folder: Path
+    process: WorkerSupervisor
+    progress: list[float] = field(default_factory=list)
+    on_progress: Callable[[float], None] = lambda fraction: None
+
+    def separate(
+        self, *, timeout: float = DEADLINE, cancel: CancelToken | None = None, model: str | Ensemble | None = None
+    ) -> Done:
+        def on_progress(fraction: float) -> None:
+            self.progress.append(fraction)
+            self.on_progress(fraction)
+
+        return self.process.separate(
+            Mixture(self.folder / "mixture.wav", 1.0, 44_100, ()),
+            self.folder,
+            model=model,
+            stems=None,
+            timeout=timeout,
+            cancel=cancel or CancelToken(),
+            on_progress=on_progress,
+        )
+
+    def failure(self, *, timeout: float = DEADLINE, cancel: CancelToken | None = None) -> PipelineError:
+        with pytest.raises(PipelineError) as caught:
+            self.separate(timeout=timeout, cancel=cancel)
+        return caught.value
+
+    @property
+    def pids(self) -> list[int]:
+        """Of all children so far that got as far as to do anything."""
+        return [int(path.read_text()) for path in sorted((self.folder / "children").iterdir()) if path.read_text()]
+
+    def wait_for_child(self, number: int) -> int:
+        """The process id of the ``number``-th child (from 1), as soon as it is there."""
+        eventually(lambda: len(self.pids) >= number)
+        return self.pids[number - 1]
+
+
+def is_ready(process: WorkerSupervisor) -> bool:
+    try:
+        process.check()
+    except InfrastructureError:
+        return False
+    return True
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Callable[..., Stage]]:
+    opened: list[Stage] = []
+
+    def open_stage(*behaviours: str, load_timeout: float = DEADLINE) -> Stage:
+        command = scripted_command(tmp_path, *behaviours)
+        process = WorkerSupervisor(ChildSettings(tmp_path, MODEL, False, tmp_path), command, load_timeout=load_timeout)
+        opened.append(Stage(tmp_path, process))
+        return opened[-1]
+
+    yield open_stage
+    for each in opened:
+        each.process.close()
+        # Nothing runs on, and nothing is left for the system to tidy up.
+        assert not [pid for pid in each.pids if psutil.pid_exists(pid)]
+
+
+Opener = Callable[..., Stage]
+
+
+def test_one_child_does_one_job_after_the_other(stage: Opener) -> None:
+    at = stage("work")
+    assert [at.separate().model for _ in range(3)] == [MODEL] * 3
+    assert at.progress == [0.0, 0.5, 1.0] * 3
+    assert len(at.pids) == 1
+
+
+def test_it_is_ready_once_the_model_is_loaded(stage: Opener) -> None:
+    at = stage("get_ready_when_told")
+    with pytest.raises(InfrastructureError, match="no separation process is running"):
+        at.process.check()
+    starting = threading.Thread(target=at.process.start, args=[CancelToken()])
+    starting.start()
+    at.wait_for_child(1)
+    with pytest.raises(InfrastructureError, match="the model is being loaded"):
+        at.process.check()
+    (at.folder / "go").touch()
+    starting.join(DEADLINE)
+    at.process.check()
+
+
+# --- the engine's busy time ---
+
+
+def busy_seconds() -> float:
+    return REGISTRY.get_sample_value("uvr_engine_busy_seconds_total", {"device": "auto"}) or 0.0
+
+
+def test_busy_time_is_counted_while_the_child_separates(stage: Opener) -> None:
+    at = stage("finish_when_told_in_job")
+    at.process.start(CancelToken())
+    before, started = busy_seconds(), time.monotonic()
+    separating = threading.Thread(target=at.separate)
+    separating.start()
+    eventually(lambda: busy_seconds() - before > 0.3)
+    assert separating.is_alive()
+    (at.folder / "go-1").touch()
+    separating.join(DEADLINE)
+    assert busy_seconds() - before <= time.monotonic() - started
+
+
+def test_the_loading_of_a_model_is_no_busy_time(stage: Opener) -> None:
+    at = stage("hang_while_it_loads", load_timeout=0.5)
+    at.process.start(CancelToken())
+    before = busy_seconds()
+    assert isinstance(at.failure(), PoisonError)
+    assert busy_seconds() == before
+
+
+# --- while it sets up: the job has nothing to do with it ---
+
+
+def test_a_child_that_ends_in_setup_is_our_own_trouble(stage: Opener) -> None:
+    at = stage("exit_in_setup")
+    for tries in (1, 2):
+        error = at.failure()
+        assert isinstance(error, InfrastructureError)
+        assert (error.code, error.message) == (
+            ErrorCode.WORKER_DIED,
+            "the separation process ended with status 3 while it loaded the model",
+        )
+        # One for each try: nobody starts children that cannot live as fast as the machine can.
+        with pytest.raises(InfrastructureError, match="no separation process is running"):
+            at.process.check()
+        assert len(at.pids) == tries
+
+
+def test_at_the_start_others_take_the_place_of_a_child_that_ends_in_setup(stage: Opener) -> None:
+    at = stage("exit_in_setup", "exit_in_setup", "work")
+    assert at.process.start(CancelToken()).model == MODEL
+    assert len(at.pids) == 3
+
+
+def test_but_not_for_ever(stage: Opener) -> None:
+    at = stage("exit_in_setup")
+    with pytest.raises(InfrastructureError, match="while it loaded the model"):
+        at.process.start(CancelToken())
+    assert len(at.pids) == 3
+
+
+def test_a_child_that_says_why_it_cannot_be_is_quoted(stage: Opener) -> None:
+    at = stage("refuse_setup", "work")
+    with pytest.raises(InfrastructureError, match="there is no model today") as caught:
+        at.process.start(CancelToken())
+    assert caught.value.code is ErrorCode.MODEL_UNAVAILABLE
+    assert at.process.start(CancelToken()).model == MODEL
+
+
+def test_a_full_disk_at_the_start_is_waited_out(stage: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(separation_module, "FULL_DISK", Backoff(base=0.01, cap=0.01))
+    full = ["find_the_disk_full"] * (MOST_STILLBORN + 1)
+    at = stage(*full, "work")
+    assert at.process.start(CancelToken()).model == MODEL
+    assert len(at.pids) == len(full) + 1
+
+
+def test_nobody_waits_for_the_disk_who_is_told_to_stop(stage: Opener) -> None:
+    at = stage("find_the_disk_full")
+    cancel = CancelToken()
+    threading.Timer(0.1, cancel.cancel, [ErrorCode.SHUTTING_DOWN]).start()
+    with pytest.raises(CancelledError):
+        at.process.start(cancel)
+
+
+def test_a_child_that_hangs_in_setup_is_given_up(stage: Opener) -> None:
+    at = stage("hang_in_setup", "work", load_timeout=0.3)
+    at.process._running()
+    at.wait_for_child(1)
+    error = at.failure()
+    assert isinstance(error, InfrastructureError)
+    assert (error.code, error.message) == (ErrorCode.WORKER_TIMEOUT, "the model is not loaded in time")
+    at.process.start(CancelToken())
+    at.separate()
+
+
+def test_a_cancel_does_not_wait_for_the_model_nor_end_its_loading(stage: Opener) -> None:
+    at = stage("hang_in_setup")
+    cancel = CancelToken()
+    cancel.cancel(ErrorCode.DELIVERY_LOST)
+    for _ in range(2):
+        error = at.failure(cancel=cancel)
+        assert isinstance(error, CancelledError)
+        assert error.code is ErrorCode.DELIVERY_LOST
+    at.wait_for_child(1)
+    assert len(at.pids) == 1
+
+
+def test_a_program_that_is_not_there_is_our_own_trouble(tmp_path: Path) -> None:
+    process = WorkerSupervisor(ChildSettings(tmp_path, MODEL, False, tmp_path), [str(tmp_path / "no-program")])
+    before = open_files()
+    with pytest.raises(InfrastructureError, match="can be started: No such file or directory"):
+        process.start(CancelToken())
+    assert open_files() == before
+    process.close()
+
+
+# --- while it works: the job is to blame ---
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        ("die_in_job", "the separation process was ended by signal 9"),
+        ("break_down_in_job", "the device has fallen off"),
+        ("talk_nonsense_in_job", "the separation process was ended by signal 9"),
+    ],
+)
+def test_a_child_that_the_job_ended_is_replaced_at_once(stage: Opener, behaviour: str, message: str) -> None:
+    at = stage(behaviour, "work")
+    error = at.failure()
+    assert isinstance(error, PoisonError)
+    assert (error.code, error.message) == (ErrorCode.WORKER_DIED, message)
+    assert not psutil.pid_exists(at.pids[0])
+    eventually(lambda: is_ready(at.process))  # nobody has asked for it yet
+    at.separate()
+    assert len(at.pids) == 2
+
+
+def test_a_hung_child_is_ended_at_the_deadline(stage: Opener) -> None:
+    at = stage("stop_in_job", "work")
+    at.process.start(CancelToken())
+    error = at.failure(timeout=1.0)
+    assert isinstance(error, PoisonError)
+    assert (error.code, error.message) == (ErrorCode.WORKER_TIMEOUT, "the separation took longer than 1 s")
+    assert not psutil.pid_exists(at.pids[0])
+    at.separate()
+
+
+def test_a_child_that_hangs_while_it_loads_the_jobs_own_model_is_ended(stage: Opener) -> None:
+    at = stage("hang_while_it_loads", "work", load_timeout=1.0)
+    at.process.start(CancelToken())
+    error = at.failure(timeout=0.0)
+    assert isinstance(error, PoisonError)
+    assert (error.code, error.message) == (ErrorCode.WORKER_TIMEOUT, "the model took longer than 1 s to load")
+    assert not psutil.pid_exists(at.pids[0])
+
+
+def test_the_time_that_a_model_takes_to_load_is_not_the_songs(stage: Opener) -> None:
+    at = stage("take_its_time_to_load")
+    at.process.start(CancelToken())
+    assert at.separate(timeout=0.9).model == MODEL
+    assert len(at.pids) == 1
+
+
+def test_each_model_of_an_ensemble_has_its_own_time_for_the_song(stage: Opener) -> None:
+    at = stage("load_one_model_after_the_other")
+    at.process.start(CancelToken())
+    ensemble = Ensemble(ensemble=("a.onnx", "b.ckpt"), algorithm=Algorithm.MAX_FFT)
+    assert at.separate(timeout=1.0, model=ensemble).model == "max_fft: a.onnx, b.ckpt"
+
+
+@pytest.mark.parametrize("kind", ErrorKind)
+def test_a_failure_is_what_the_child_says(stage: Opener, kind: ErrorKind) -> None:
+    at = stage("fail_in_job")
+    with pytest.raises(PipelineError) as caught:
+        at.separate(model=kind.value)
+    error = caught.value
+    assert (error.kind, error.code, error.message) == (kind, ErrorCode.SEPARATION_FAILED, f"{kind} it is")
+    with pytest.raises(PipelineError):
+        at.separate(model="permanent")
+    assert len(at.pids) == 1
+
+
+def test_late_reports_about_an_earlier_job_are_dropped(stage: Opener) -> None:
+    at = stage("be_late_in_job")
+    for _ in range(3):
+        at.separate()
+    assert len(at.pids) == 1
+
+
+# --- between two jobs, and before one has begun: nobody is to blame ---
+
+
+def test_a_child_that_is_killed_while_idle_is_replaced_at_once(stage: Opener) -> None:
+    at = stage("work")
+    at.separate()
+    os.kill(at.pids[0], signal.SIGKILL)
+    second = at.wait_for_child(2)
+    eventually(lambda: is_ready(at.process))
+    at.separate()
+    assert at.pids[1:] == [second]
+
+
+def test_a_job_follows_hard_upon_a_death(stage: Opener) -> None:
+    """However the two race, the job is done."""
+    at = stage("work")
+    for _ in range(5):
+        at.separate()
+        os.kill(at.pids[-1], signal.SIGKILL)
+    at.separate()
+
+
+@pytest.mark.parametrize("behaviour", ["die_before_the_job", "stop_before_the_job"])
+def test_a_child_that_never_began_takes_no_blame_to_the_job(
+    stage: Opener, behaviour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(separation_module, "START_GRACE", 1.0)
+    at = stage(behaviour, "work")
+    at.separate()
+    assert len(at.pids) == 2
+
+
+def test_children_that_never_begin_are_our_own_trouble(stage: Opener) -> None:
+    at = stage("die_before_the_job")
+    error = at.failure()
+    assert isinstance(error, InfrastructureError)
+    assert error.code is ErrorCode.WORKER_DIED
+    assert MOST_STILLBORN <= len(at.pids) <= MOST_STILLBORN + 1
+
+
+# --- cancel ---
+
+
+def cancelled_at_progress(at: Stage) -> PipelineError:
+    cancel = CancelToken()
+    at.on_progress = lambda _fraction: cancel.cancel(ErrorCode.SHUTTING_DOWN)
+    error = at.failure(cancel=cancel)
+    at.on_progress = lambda _fraction: None
+    return error
+
+
+@pytest.mark.parametrize("behaviour", ["obey_a_cancel_in_job", "finish_all_the_same_in_job"])
+def test_a_child_that_obeys_a_cancel_stays_warm(stage: Opener, behaviour: str) -> None:
+    at = stage(behaviour)
+    for _ in range(2):
+        error = cancelled_at_progress(at)
+        assert isinstance(error, CancelledError)
+        assert error.code is ErrorCode.SHUTTING_DOWN
+    assert len(at.pids) == 1
+
+
+@pytest.mark.parametrize("behaviour", ["be_deaf_in_job", "stop_in_job", "die_in_job", "break_down_in_job"])
+def test_a_child_that_does_not_obey_is_replaced(stage: Opener, behaviour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(separation_module, "CANCEL_GRACE", 0.3)
+    at = stage(behaviour, "work")
+    assert isinstance(cancelled_at_progress(at), CancelledError)
+    assert not psutil.pid_exists(at.pids[0])
+    at.separate()
+    assert len(at.pids) == 2
+
+
+# --- the end ---
+
+
+def test_after_the_end_there_is_no_other_child(stage: Opener) -> None:
+    at = stage("work")
+    at.separate()
+    for _ in range(2):
+        at.process.close()
+        with pytest.raises(InfrastructureError, match="no separation process is running"):
+            at.process.check()
+    assert isinstance(at.failure(), CancelledError)
+    assert len(at.pids) == 1
+
+
+def test_the_end_does_not_wait_for_a_child_that_hangs(stage: Opener) -> None:
+    at = stage("hang_in_setup")
+    at.process._running()
+    pid = at.wait_for_child(1)
+    os.kill(pid, signal.SIGSTOP)
+    at.process.close()
+    assert not psutil.pid_exists(pid)
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def child_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("child-")]
+
+
+def test_deaths_leave_no_files_and_no_threads_behind(stage: Opener) -> None:
+    at = stage("work", "die_in_job", "exit_in_setup", "talk_nonsense_in_job", "stop_in_job", "work")
+    at.separate()
+    gc.collect()  # what earlier tests have left to it
+    files, threads = open_files(), len(child_threads())
+    os.kill(at.pids[0], signal.SIGKILL)
+    at.wait_for_child(2)
+    errors = [at.failure() for _ in range(3)]
+    at.process.start(CancelToken())
+    errors.append(at.failure(timeout=1.0))
+    at.separate()
+    assert [error.code for error in errors] == [ErrorCode.WORKER_DIED] * 3 + [ErrorCode.WORKER_TIMEOUT]
+    assert len(at.pids) == 6
+    assert (open_files(), len(child_threads())) == (files, threads)
+
+
+def strays_seen(over: threading.Event) -> int:
+    """Bytes that came into pipes that nobody has written to."""
+    strays = 0
+    while not over.is_set():
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        threading.Event().wait(0)
+        with suppress(BlockingIOError):
+            strays += len(os.read(reading, 1000))
+        os.close(writing)
+        os.close(reading)
+    return strays
+
+
+def test_what_is_said_to_a_child_that_goes_ends_up_in_no_other_file(tmp_path: Path) -> None:
+    """The system gives the number of its descriptor to the next file that anybody opens."""
+    over = threading.Event()
+    interval = sys.getswitchinterval()
+    with open_lanes() as lanes:
+        watch = lanes.start(strays_seen, over)
+        sys.setswitchinterval(1e-5)
+        try:
+            for _ in range(100):
+                child = ChildProcess(ChildSettings(tmp_path, MODEL, False, tmp_path), ["true"], lambda child: None)
+                while child._thread.is_alive():
+                    child.send(Cancel(1))
+        finally:
+            sys.setswitchinterval(interval)
+            over.set()
+        assert watch.result(DEADLINE) == 0

@@ -1,0 +1,137 @@
+"""Two real children with the demo model: side by side, and apart when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import psutil
+import pytest
+
+from demo.centre_model import DEMO_MODEL_NAME
+from pipeline.cancellation import CancelToken
+from pipeline.errors import ErrorCode, PoisonError
+from pipeline.messages import SeparationResult, from_message
+from pipeline.service.metrics import REGISTRY
+from pipeline.service.shutdown import StopSignal
+from processor.audio.decode import Mixture
+from processor.ipc import ChildSettings, Done
+from processor.workers.devices import Device
+from processor.workers.pool import WorkerPool
+from processor.workers.supervisor import WorkerSupervisor
+from tests.processor.pipeline_harness import RESULTS, open_way
+from tests.processor.source_files import decoded, noise, write_pcm
+from tests.processor.worker_threads import eventually, open_lanes
+from tests.support.source_server import SourceServer
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+DEADLINE = 60.0
+SEEN = ("GPU-aaaa", "")
+
+
+@pytest.fixture(scope="module")
+def pair(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WorkerSupervisor, ...]]:
+    """Ready. A GPU that is not there is none to the child; it would have to be required to be missed."""
+    settings = ChildSettings(
+        model_dir, DEMO_MODEL_NAME, False, tmp_path_factory.mktemp("scratch"), on_device=1, in_all=2, threads=1
+    )
+    numbers = count(1)
+    processes = tuple(
+        WorkerSupervisor(settings, device=Device(str(place), visible), numbers=numbers)
+        for place, visible in enumerate(SEEN)
+    )
+    cancel = CancelToken()
+    fleet = WorkerPool(processes, StopSignal(DEADLINE))
+    fleet.start(cancel)
+    eventually(lambda: all(process.ready for process in processes), DEADLINE)
+    cancel.cancel(ErrorCode.SHUTTING_DOWN)  # the tests have fleets of their own
+    yield processes
+    fleet.close()
+
+
+@pytest.fixture
+def songs(tmp_path: Path) -> list[Mixture]:
+    found = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        found.append(decoded(write_pcm(folder / "song.wav", noise(8.0), subtype="FLOAT")).mixture)
+    return found
+
+
+def separate(process: WorkerSupervisor, song: Mixture, on_progress: Callable[[float], None]) -> Done:
+    return process.separate(
+        song,
+        song.path.parent,
+        model=None,
+        stems=None,
+        timeout=DEADLINE,
+        cancel=CancelToken(),
+        on_progress=on_progress,
+    )
+
+
+def variables(process: WorkerSupervisor) -> dict[str, str]:
+    """Of the child, as the system has them."""
+    return psutil.Process(process.pid).environ()
+
+
+def busy_seconds(process: WorkerSupervisor) -> float:
+    return REGISTRY.get_sample_value("uvr_engine_busy_seconds_total", {"device": process.device.label}) or 0.0
+
+
+def test_each_has_its_own_device_and_its_part_of_the_cores(pair: tuple[WorkerSupervisor, ...]) -> None:
+    assert [variables(process)["CUDA_VISIBLE_DEVICES"] for process in pair] == list(SEEN)
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    assert [variables(process)["OMP_NUM_THREADS"] for process in pair] == [threads] * 2
+    assert [process.models for process in pair] == [{DEMO_MODEL_NAME}] * 2
+
+
+def test_one_dies_while_both_are_at_work(pair: tuple[WorkerSupervisor, ...], songs: list[Mixture]) -> None:
+    """The other one's song is what it is alone; the dead one is replaced."""
+    doomed, other = pair
+    pids = [process.pid for process in pair]
+    both_at_work = threading.Barrier(2)
+    died = threading.Event()
+
+    def die(_fraction: float) -> None:
+        both_at_work.wait(DEADLINE)
+        assert doomed.pid
+        os.kill(doomed.pid, signal.SIGKILL)
+        died.set()
+
+    met: list[float] = []
+
+    def meet(fraction: float) -> None:
+        if not met:
+            both_at_work.wait(DEADLINE)
+            assert died.wait(DEADLINE)
+        met.append(fraction)
+
+    with open_lanes() as lanes:
+        one, two = lanes.start(separate, doomed, songs[0], die), lanes.start(separate, other, songs[1], meet)
+        assert isinstance(one.exception(DEADLINE), PoisonError)
+        beside = two.result(DEADLINE)
+    assert other.pid == pids[1]
+    again = separate(doomed, songs[0], lambda _fraction: None)
+    assert doomed.pid != pids[0]
+    assert [stem.sha256 for stem in again.stems] == [stem.sha256 for stem in beside.stems]
+
+
+def test_two_songs_at_a_time_through_the_consumer(pair: tuple[WorkerSupervisor, ...], tmp_path: Path) -> None:
+    content = write_pcm(tmp_path / "song.wav", noise(3.0)).read_bytes()
+    before = [busy_seconds(process) for process in pair]
+    with SourceServer() as source, open_way(tmp_path, *pair, lanes=4) as way:
+        source.serve_bytes("/song", content)
+        sent = {way.send(source.url("/song")) for _ in range(5)}
+        results = [from_message(SeparationResult, way.next_message(RESULTS)) for _ in sent]
+    assert {result.task_uuid for result in results} == sent
+    assert {result.status for result in results} == {"success"}
+    assert len({stem.sha256 for result in results for stem in result.stems}) == 2
+    assert all(busy_seconds(process) > earlier for process, earlier in zip(pair, before, strict=True))
