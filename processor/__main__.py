@@ -53,16 +53,16 @@ def _run(settings: Settings, stop: StopSignal, command: Sequence[str]) -> None:
     with ExitStack() as stack:
         workdir = WorkDir(settings.state.work_dir)
         stack.callback(workdir.close)
-        fleet = _fleet(settings, stop, workdir, command)
-        stack.callback(fleet.close)
+        pool = _pool(settings, stop, workdir, command)
+        stack.callback(pool.close)
         transport = open_transport(settings, max_poll_interval_ms=MAX_POLL_INTERVAL_MS)
         stack.callback(transport.close)
         topics = Topics.from_settings(settings)
-        equipment = _equipment(settings, stop, EventReporter(transport, topics.events), fleet, workdir)
+        equipment = _equipment(settings, stop, EventReporter(transport, topics.events), pool, workdir)
         _worker(settings, stop, transport, topics, equipment).run(stop)
 
 
-def _fleet(settings: Settings, stop: StopSignal, workdir: WorkDir, command: Sequence[str]) -> WorkerPool:
+def _pool(settings: Settings, stop: StopSignal, workdir: WorkDir, command: Sequence[str]) -> WorkerPool:
     """A child, or more, for each device. Raises ConfigError for devices that cannot be."""
     worker, numbers = settings.worker, itertools.count(1)
     devices = select_devices(worker.devices, os.environ, require_gpu=settings.model.require_gpu)
@@ -104,17 +104,17 @@ def _child_settings(settings: Settings, workdir: WorkDir) -> ChildSettings:
 
 
 def _equipment(
-    settings: Settings, stop: StopSignal, reporter: EventReporter, fleet: WorkerPool, workdir: WorkDir
+    settings: Settings, stop: StopSignal, reporter: EventReporter, pool: WorkerPool, workdir: WorkDir
 ) -> Equipment:
     worker = settings.worker
     return Equipment(
-        fleet=fleet,
-        budget=DiskBudget(worker.prefetch_bytes, stop, len(fleet)),
+        pool=pool,
+        budget=DiskBudget(worker.prefetch_bytes, stop, len(pool)),
         handoff=open_handoff(settings),
         guard=UrlGuard.from_settings(settings.download),
         reporter=reporter,
         workdir=workdir,
-        wire=ConnectionOptions.from_settings(settings.download),
+        connection_options=ConnectionOptions.from_settings(settings.download),
         rate=RateLimit.from_settings(settings.download),
         limits=JobLimits(
             download=DownloadLimits.from_settings(settings.download),
@@ -129,7 +129,7 @@ def _equipment(
 def _worker(
     settings: Settings, stop: StopSignal, transport: Transport, topics: Topics, equipment: Equipment
 ) -> WorkerProcess[SeparationTask]:
-    worker, fleet = settings.worker, equipment.fleet
+    worker, pool = settings.worker, equipment.pool
     loading = _cancelled_by(stop)
     return WorkerProcess(
         settings=settings,
@@ -142,12 +142,12 @@ def _worker(
         policy=RetryPolicy(
             max_attempts=worker.max_attempts, max_crashes=worker.max_crashes, delays=worker.retry_delays
         ),
-        concurrency=len(fleet) + worker.prefetch,
+        concurrency=len(pool) + worker.prefetch,
         health=HealthAddress(worker.processor_health_host, worker.processor_health_port, "PROCESSOR_HEALTH_PORT"),
-        checks={"model": fleet.check, "handoff": equipment.handoff.check},
-        details={"children": fleet.status},
+        checks={"model": pool.check, "handoff": equipment.handoff.check},
+        details={"children": pool.status},
         # Refusing to start is better than taking jobs that cannot be done: without the model nothing is consumed.
-        prepare=lambda: fleet.start(loading),
+        prepare=lambda: pool.start(loading),
     )
 
 

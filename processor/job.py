@@ -56,14 +56,14 @@ class JobLimits:
 class Equipment:
     """What the jobs of one processor share. Thread-safe."""
 
-    fleet: WorkerPool
+    pool: WorkerPool
     budget: DiskBudget
     handoff: ObjectStore
     guard: UrlGuard
     reporter: EventReporter
     workdir: WorkDir
     limits: JobLimits
-    wire: ConnectionOptions = DIRECT
+    connection_options: ConnectionOptions = DIRECT
     rate: RateLimit | None = None
     """Shared by all downloads of songs; None: as fast as they come."""
 
@@ -143,7 +143,7 @@ class SeparationJob:
                     limits=limits,
                     cancel=self._cancel,
                     on_progress=transfer.progress,
-                    wire=self._equipment.wire,
+                    connection_options=self._equipment.connection_options,
                     rate=self._equipment.rate,
                 )
             )
@@ -173,7 +173,7 @@ class SeparationJob:
                 try:
                     self._done = self._at_a_device(mixture)
                 except WorkerUnavailableError as error:
-                    if not self._equipment.fleet.is_ready:
+                    if not self._equipment.pool.is_ready:
                         raise
                     log.warning("child_unavailable", error=error.message)  # and its place is not chosen any more
             with local_errors():
@@ -181,25 +181,25 @@ class SeparationJob:
         return self._done
 
     def _at_a_device(self, mixture: Mixture) -> Done:
-        turn_at = self._equipment.fleet.turn(self._cancel, self._task.model)
-        with turn_at as turn, self._place.at_the_device():
-            self._timings.add("wait", turn.waited)
+        leased = self._equipment.pool.lease(self._cancel, self._task.model)
+        with leased as lease, self._place.at_the_device():
+            self._timings.add("wait", lease.waited)
             with self._timings.stage("separate"):
-                return self._separated(mixture, turn)
+                return self._separated(mixture, lease)
 
-    def _separated(self, mixture: Mixture, turn: Lease[WorkerSupervisor]) -> Done:
+    def _separated(self, mixture: Mixture, lease: Lease[WorkerSupervisor]) -> Done:
         timeout = self._equipment.limits.separation_timeout(mixture.duration)
         log.info(
             "separating",
-            on=turn.place.device.label,
-            pid=turn.place.pid,
+            on=lease.slot.device.label,
+            pid=lease.slot.pid,
             duration=round(mixture.duration, 3),
             timeout=round(timeout, 3),
-            waited=round(turn.waited, 3),
-            device_idle=round(turn.idle, 3),
+            waited=round(lease.waited, 3),
+            device_idle=round(lease.idle, 3),
         )
         self._equipment.reporter.report(self._task.task_uuid, TaskState.SEPARATING)
-        return turn.place.separate(
+        return lease.slot.separate(
             mixture,
             self._folder,
             model=self._task.model,

@@ -45,11 +45,11 @@ def _consume(settings: Settings, transport: Transport, stop: StopSignal) -> None
     topics = Topics.from_settings(settings)
     webhook, worker = settings.webhook, settings.worker
     secrets = webhook.secret.get_secret_value().split() if webhook.secret else ()
-    wire = ConnectionOptions.for_webhooks(settings.download)
+    connection_options = ConnectionOptions.for_webhooks(settings.download)
     uploader = Uploader(
         StemPublisher(handoff, store, workdir),
         OutcomeStore(store),
-        WebhookSender(UrlGuard.from_settings(settings.download), secrets, webhook.timeout, wire),
+        WebhookSender(UrlGuard.from_settings(settings.download), secrets, webhook.timeout, connection_options),
         EventReporter(transport, topics.events),
         task_topic=settings.kafka.task_topic,
         result_topic=topics.results,

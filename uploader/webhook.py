@@ -32,14 +32,14 @@ class WebhookSender:
     """Delivers bodies to receivers; keeps nothing between calls. Thread-safe.
 
     ``secrets``: ``whsec_…`` each; two while rotating, none to leave webhooks unsigned. ``timeout``: s for a whole
-    exchange, from the name look-up to the answer. ``wire``: the way to the receivers.
+    exchange, from the name look-up to the answer. ``connection_options``: the way to the receivers.
     """
 
     def __init__(
-        self, guard: UrlGuard, secrets: Sequence[str], timeout: float, wire: ConnectionOptions = DIRECT
+        self, guard: UrlGuard, secrets: Sequence[str], timeout: float, connection_options: ConnectionOptions = DIRECT
     ) -> None:
         self._guard = guard
-        self._wire = wire
+        self._connection_options = connection_options
         self._signers = [Webhook(secret) for secret in secrets]
         self._timeout = timeout
 
@@ -85,7 +85,7 @@ class WebhookSender:
                 connect_timeout=self._timeout,
                 read_timeout=self._timeout,
                 watchdog=watchdog,
-                wire=self._wire,
+                connection_options=self._connection_options,
             ) as session,
             ExitStack() as closing,
         ):

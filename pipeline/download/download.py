@@ -36,7 +36,7 @@ def download(
     limits: DownloadLimits,
     cancel: CancelToken,
     on_progress: Callable[[DownloadProgress], None] | None = None,
-    wire: ConnectionOptions = DIRECT,
+    connection_options: ConnectionOptions = DIRECT,
     mirrors: Sequence[str] = (),
     checksum: Checksum | None = None,
     resume: bool = False,
@@ -62,7 +62,7 @@ def download(
     sources = [*(Source(guard.check_syntax(mirror)) for mirror in mirrors), Source(origin)]
     subject = loggable_url(origin.url)
     with Watchdog(subject, total=limits.total_timeout, stall=limits.stall_timeout, cancel=cancel) as watchdog:
-        line = HttpClient(guard, limits, wire, rate, watchdog)
+        line = HttpClient(guard, limits, connection_options, rate, watchdog)
         reporter = ProgressReporter(on_progress, None, started, limits.progress_interval)
         left = Sources(by_speed(line, sources))
         with closing(ResumeState(target, origin.url, checksum, resume=resume)) as remains:

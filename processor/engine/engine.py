@@ -139,7 +139,7 @@ class SeparationEngine:
         """Separate one song and write the stems that are wanted: all of them, or nothing is left.
 
         ``loading`` is entered while a model is loaded. Raises what ``load`` raises, PermanentError for a stem that the
-        model does not have, TransientError (``is_out_of_memory``) if there is too little for the lightest way,
+        model does not have, TransientError (``out_of_memory``) if there is too little for the lightest way,
         CancelledError from ``on_progress``, StemMissingError, and whatever the library raises.
         """
         self.degraded = ()

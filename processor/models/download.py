@@ -32,7 +32,7 @@ class ModelDownloads:
     """How files are fetched."""
 
     guard: UrlGuard
-    wire: ConnectionOptions = DIRECT
+    connection_options: ConnectionOptions = DIRECT
     rate: RateLimit | None = None
     limits: DownloadLimits = LIMITS
     cancel: CancelToken = field(default_factory=CancelToken)
@@ -45,7 +45,7 @@ class ModelDownloads:
         """
         return cls(
             guard=UrlGuard.from_settings(settings, any_host=True),
-            wire=ConnectionOptions.from_settings(settings),
+            connection_options=ConnectionOptions.from_settings(settings),
             rate=RateLimit.from_settings(settings),
             limits=replace(LIMITS, max_connections=settings.connections),
         )
@@ -81,7 +81,7 @@ def fetch_model_file(
                     limits=network.limits,
                     cancel=network.cancel,
                     on_progress=transfer.progress,
-                    wire=network.wire,
+                    connection_options=network.connection_options,
                     mirrors=tuple(f"{mirror}/{quote(name)}" for mirror in mirrors) if sha256 else (),
                     checksum=Checksum("sha256", sha256) if sha256 else None,
                     resume=True,

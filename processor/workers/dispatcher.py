@@ -24,7 +24,7 @@ Choice = Callable[[Sequence[Slot], frozenset[str]], Slot | None]
 class Lease(Generic[Slot]):
     """How a job and a place came together."""
 
-    place: Slot
+    slot: Slot
     waited: float
     """How long the job waited for it, s."""
     idle: float
@@ -34,7 +34,7 @@ class Lease(Generic[Slot]):
 @dataclass(slots=True, eq=False)
 class _Ticket(Generic[Slot]):
     wants: frozenset[str]
-    place: Slot | None = None
+    slot: Slot | None = None
     """Where its job is; None while it waits."""
 
 
@@ -42,25 +42,25 @@ class Dispatcher(Generic[Slot]):
     """Lets one lane at a time to each place. Thread-safe.
 
     Only the first in the line is given a place, so nobody is overtaken; which place it is never makes him wait.
-    ``choose`` is called with ``room`` held; whoever changes what it goes by calls ``room.notify``.
+    ``choose`` is called with ``condition`` held; whoever changes what it goes by calls ``room.notify``.
     """
 
-    def __init__(self, room: StoppableCondition, places: Sequence[Slot], choose: Choice[Slot]) -> None:
-        self._room = room
+    def __init__(self, condition: StoppableCondition, slots: Sequence[Slot], choose: Choice[Slot]) -> None:
+        self._condition = condition
         self._choose = choose
         self._line: list[_Ticket[Slot]] = []
         """Those at a place, and those before the gate, as they came."""
         now = time.monotonic()
-        self._free_since = dict.fromkeys(places, now)
+        self._free_since = dict.fromkeys(slots, now)
         """Of the places that are free, least recently used first."""
 
     @property
     def busy(self) -> list[Slot]:
         """The places that a job is at."""
-        return [ticket.place for ticket in tuple(self._line) if ticket.place is not None]
+        return [ticket.slot for ticket in tuple(self._line) if ticket.slot is not None]
 
     @contextmanager
-    def turn(self, cancel: CancelToken, wants: frozenset[str] = frozenset()) -> Iterator[Lease[Slot]]:
+    def lease(self, cancel: CancelToken, wants: frozenset[str] = frozenset()) -> Iterator[Lease[Slot]]:
         """A place, for as long as the block takes.
 
         Raises CancelledError instead of waiting (on) if the job is cancelled or the service stops; a job that finds
@@ -68,34 +68,34 @@ class Dispatcher(Generic[Slot]):
         """
         cancel.raise_if_set()
         ticket, came = _Ticket[Slot](wants), time.monotonic()
-        with self._room:
+        with self._condition:
             self._line.append(ticket)
         try:
-            with self._room:
-                turn = self._admitted(ticket, came, cancel)
-            yield turn
+            with self._condition:
+                lease = self._admitted(ticket, came, cancel)
+            yield lease
         finally:
-            with self._room:
-                if ticket.place is not None:
-                    self._free_since[ticket.place] = time.monotonic()
+            with self._condition:
+                if ticket.slot is not None:
+                    self._free_since[ticket.slot] = time.monotonic()
                 self._line.remove(ticket)
-                self._room.notify()
+                self._condition.notify()
 
     def _admitted(self, ticket: _Ticket[Slot], came: float, cancel: CancelToken) -> Lease[Slot]:
         found: list[Slot] = []
 
         def has_place() -> bool:
             if not found and self._is_first(ticket):
-                place = self._choose(tuple(self._free_since), ticket.wants)
-                found.extend([] if place is None else [place])
+                slot = self._choose(tuple(self._free_since), ticket.wants)
+                found.extend([] if slot is None else [slot])
             return bool(found)
 
-        self._room.wait_for(has_place, cancel)
-        ticket.place = found[0]
+        self._condition.wait_for(has_place, cancel)
+        ticket.slot = found[0]
         began = time.monotonic()
-        turn = Lease(ticket.place, began - came, began - self._free_since.pop(ticket.place))
-        self._room.notify()  # the next one is first now, and another place may be free
-        return turn
+        lease = Lease(ticket.slot, began - came, began - self._free_since.pop(ticket.slot))
+        self._condition.notify()  # the next one is first now, and another place may be free
+        return lease
 
     def _is_first(self, ticket: _Ticket[Slot]) -> bool:
-        return ticket is next(other for other in self._line if other.place is None)
+        return ticket is next(other for other in self._line if other.slot is None)

@@ -41,8 +41,8 @@ class WorkerPool:
 
     def __init__(self, processes: Sequence[WorkerSupervisor], stop: StopSignal) -> None:
         self._processes = tuple(processes)
-        self._room = StoppableCondition(stop)
-        self.gate = Dispatcher(self._room, self._processes, self._choose)
+        self._condition = StoppableCondition(stop)
+        self.dispatcher = Dispatcher(self._condition, self._processes, self._choose)
         self._failed: dict[WorkerSupervisor, InfrastructureError] = {}
         """Those that could not be started at the last try."""
         for process in self._processes:
@@ -59,16 +59,16 @@ class WorkerPool:
         """
         for process in self._processes:
             threading.Thread(target=self._keep, args=(process, cancel), name="keeper", daemon=True).start()
-        with self._room:
-            self._room.wait_for(lambda: self.is_ready or len(self._failed) == len(self), cancel)
+        with self._condition:
+            self._condition.wait_for(lambda: self.is_ready or len(self._failed) == len(self), cancel)
             if not self.is_ready:
                 raise next(self._failed[process] for process in self._processes)
 
-    def turn(
+    def lease(
         self, cancel: CancelToken, model: str | Ensemble | None
     ) -> AbstractContextManager[Lease[WorkerSupervisor]]:
         """A child for a job that asks for ``model``, for as long as the block takes. Raises CancelledError."""
-        return self.gate.turn(cancel, _names(model or self._processes[0].default_model))
+        return self.dispatcher.lease(cancel, _names(model or self._processes[0].default_model))
 
     @property
     def is_ready(self) -> bool:
@@ -88,7 +88,7 @@ class WorkerPool:
 
     def status(self) -> list[dict[str, Any]]:
         """What is to be known of each child, for /health and /ready."""
-        busy = self.gate.busy
+        busy = self.dispatcher.busy
         return [_shown(process, process in busy) for process in self._processes]
 
     def close(self) -> None:
@@ -115,8 +115,8 @@ class WorkerPool:
         with _until_cancelled():
             self._have(process, cancel, None)
             while True:
-                with self._room:
-                    self._room.wait_for(lambda: process.ready is None, cancel)
+                with self._condition:
+                    self._condition.wait_for(lambda: process.ready is None, cancel)
                 self._have(process, cancel, process.load_timeout)
 
     def _have(self, process: WorkerSupervisor, cancel: CancelToken, timeout: float | None) -> None:
@@ -137,7 +137,7 @@ class WorkerPool:
                 return
 
     def _note(self, process: WorkerSupervisor, error: InfrastructureError | None) -> None:
-        with self._room:
+        with self._condition:
             self._failed.pop(process, None)
             if error is not None:
                 self._failed[process] = error
@@ -145,7 +145,7 @@ class WorkerPool:
 
     def _changed(self) -> None:
         self._count()
-        self._room.notify()
+        self._condition.notify()
 
     def _count(self) -> None:
         ready = Counter(process.device.label for process in self._processes if process.ready)

@@ -94,7 +94,7 @@ def equip(
 ) -> Equipment:
     """What a processor's jobs share."""
     return Equipment(
-        fleet=WorkerPool(processes, stop),
+        pool=WorkerPool(processes, stop),
         budget=DiskBudget(prefetch_bytes, stop, len(processes)),
         handoff=handoff,
         guard=UrlGuard(allow_private=True),

@@ -162,7 +162,7 @@ def test_waiting_jobs_count_with_what_they_have_and_not_with_what_they_might(ben
     at.wait_for_line(2)
     handling += [at.job().handle() for _ in range(2)]
     at.source.wait_for_requests(4)
-    assert len(at.equipment.fleet.gate._line) == 2
+    assert len(at.equipment.pool.dispatcher._line) == 2
     for number in range(1, 5):
         at.tell(number)
     assert [result_of(lane).status for lane in handling] == ["success"] * 4

@@ -60,7 +60,7 @@ class Bench:
 
     def wait_for_line(self, length: int) -> None:
         """Until so many jobs are at the device and before it."""
-        eventually(lambda: len(self.equipment.fleet.gate._line) == length)
+        eventually(lambda: len(self.equipment.pool.dispatcher._line) == length)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def open_bench(
             yield Bench(root, equipment, Processor(equipment, "results"), stop, source, store, lanes)
         finally:
             stop.request("the test is over")
-            equipment.fleet.close()
+            equipment.pool.close()
     workdir.close()
     transport.close()
 

@@ -42,7 +42,7 @@ class HttpClient:
 
     guard: UrlGuard
     limits: DownloadLimits
-    wire: ConnectionOptions
+    connection_options: ConnectionOptions
     rate: RateLimit | None
     watchdog: Watchdog
 
@@ -72,7 +72,7 @@ class HttpClient:
                     connect_timeout=self.limits.connect_timeout,
                     read_timeout=self.limits.total_timeout,  # the watchdog is stricter
                     watchdog=watch,
-                    wire=self.wire,
+                    connection_options=self.connection_options,
                 )
             )
             return PendingRequest(_Way(self, source, watch, session, keep), stack.pop_all())

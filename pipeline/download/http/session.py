@@ -101,7 +101,7 @@ def guarded_session(
     connect_timeout: float,
     read_timeout: float,
     watchdog: Watchdog | None = None,
-    wire: ConnectionOptions = DIRECT,
+    connection_options: ConnectionOptions = DIRECT,
 ) -> GuardedSession:
     """A session that connects to nothing that ``guard`` refuses, whatever it is asked for.
 
@@ -110,13 +110,19 @@ def guarded_session(
     the next bytes. ``watchdog`` guards the sockets. Requests raise the guard's PermanentError beside the exceptions of
     ``requests``, which ``translated`` is for.
     """
-    connector = _Connector(guard, wire.dialler(), connect_timeout, watchdog)
-    session = GuardedSession(guard, connector if wire.http == "1.1" else None)
+    connector = _Connector(guard, connection_options.dialler(), connect_timeout, watchdog)
+    session = GuardedSession(guard, connector if connection_options.http == "1.1" else None)
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-    adapter: HTTPAdapter = _GuardedAdapter(connector, wire, (connect_timeout, read_timeout))
-    if wire.http != "1.1":
-        options = CurlOptions(wire.http, wire.minimum_tls, wire.ca_bundle, connect_timeout, read_timeout)
+    adapter: HTTPAdapter = _GuardedAdapter(connector, connection_options, (connect_timeout, read_timeout))
+    if connection_options.http != "1.1":
+        options = CurlOptions(
+            connection_options.http,
+            connection_options.minimum_tls,
+            connection_options.ca_bundle,
+            connect_timeout,
+            read_timeout,
+        )
         adapter = CurlAdapter(guard, options, watchdog)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
@@ -229,7 +235,7 @@ def _open(connection: HTTPConnection, connector: _Connector) -> socket.socket:
     return opened
 
 
-def _pool_classes(connector: _Connector, wire: ConnectionOptions) -> dict[str, type[HTTPConnectionPool]]:
+def _pool_classes(connector: _Connector, connection_options: ConnectionOptions) -> dict[str, type[HTTPConnectionPool]]:
     class Plain(HTTPConnection):
         def _new_conn(self) -> socket.socket:
             return _open(self, connector)
@@ -240,10 +246,10 @@ def _pool_classes(connector: _Connector, wire: ConnectionOptions) -> dict[str, t
 
         def connect(self) -> None:
             host = self.host.strip("[]")
-            with handshake(host, wire.minimum_tls):
+            with handshake(host, connection_options.minimum_tls):
                 super().connect()
             # Before the first byte of the request. Whoever raises here is closed by the pool.
-            check_pin(cast(ssl.SSLSocket, self.sock).getpeercert(binary_form=True), host, wire.pins)
+            check_pin(cast(ssl.SSLSocket, self.sock).getpeercert(binary_form=True), host, connection_options.pins)
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain
@@ -257,15 +263,17 @@ def _pool_classes(connector: _Connector, wire: ConnectionOptions) -> dict[str, t
 class _GuardedAdapter(HTTPAdapter):
     """A transport adapter whose every connection comes from the connector."""
 
-    def __init__(self, connector: _Connector, wire: ConnectionOptions, timeout: tuple[float, float]) -> None:
+    def __init__(
+        self, connector: _Connector, connection_options: ConnectionOptions, timeout: tuple[float, float]
+    ) -> None:
         self._connector = connector
-        self._wire = wire
+        self._connection_options = connection_options
         self._timeout = timeout
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _pool_classes(self._connector, self._wire)
+        self.poolmanager.pool_classes_by_scheme = _pool_classes(self._connector, self._connection_options)
 
     def cert_verify(self, *_: Any) -> None:
         """Nothing to do: the context verifies, and knows by whom."""
@@ -276,5 +284,5 @@ class _GuardedAdapter(HTTPAdapter):
         """Send within the session's time-outs unless others are given; verified, and not where ``proxies`` says."""
         if str(request.url).startswith("https:"):
             # Not before: reading the authorities takes time, which plain HTTP can do without.
-            self.poolmanager.connection_pool_kw["ssl_context"] = self._wire.context()
+            self.poolmanager.connection_pool_kw["ssl_context"] = self._connection_options.context()
         return super().send(request, stream, timeout or self._timeout)

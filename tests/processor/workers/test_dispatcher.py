@@ -23,20 +23,20 @@ class Bench:
     def __init__(self, lanes: Lanes) -> None:
         self.lanes = lanes
         self.stop = StopSignal(DEADLINE)
-        self.gate = Dispatcher(StoppableCondition(self.stop), ["device"], lambda free, _: next(iter(free), None))
+        self.dispatcher = Dispatcher(StoppableCondition(self.stop), ["device"], lambda free, _: next(iter(free), None))
         self.served: list[str] = []
         self._leave: dict[str, threading.Event] = {}
 
     def come(self, name: str, cancel: CancelToken | None = None) -> Future[None]:
         """A lane comes to the gate; returns when it stands in the line."""
-        before = len(self.gate._line)
+        before = len(self.dispatcher._line)
         self._leave[name] = threading.Event()
         lane = self.lanes.start(self._work, name, cancel or CancelToken())
-        eventually(lambda: len(self.gate._line) == before + 1 or lane.done())
+        eventually(lambda: len(self.dispatcher._line) == before + 1 or lane.done())
         return lane
 
     def _work(self, name: str, cancel: CancelToken) -> None:
-        with self.gate.turn(cancel):
+        with self.dispatcher.lease(cancel):
             self.served.append(name)
             assert self._leave[name].wait(DEADLINE)
 
@@ -108,7 +108,7 @@ def test_a_stopping_service_still_has_a_free_device(bench: Bench) -> None:
 
 
 def test_one_who_fails_makes_way(bench: Bench) -> None:
-    with pytest.raises(ZeroDivisionError), bench.gate.turn(CancelToken()):
+    with pytest.raises(ZeroDivisionError), bench.dispatcher.lease(CancelToken()):
         raise ZeroDivisionError
     second = bench.come("second")
     bench.leave("second")
@@ -116,11 +116,11 @@ def test_one_who_fails_makes_way(bench: Bench) -> None:
 
 
 def test_both_waits_are_told(bench: Bench) -> None:
-    with bench.gate.turn(CancelToken()) as turn:
-        assert 0 <= turn.waited < DEADLINE
+    with bench.dispatcher.lease(CancelToken()) as lease:
+        assert 0 <= lease.waited < DEADLINE
         bench.come("second")
-        seen = bench.lanes.start(lambda: bench.gate.turn(CancelToken()).__enter__())
-        eventually(lambda: len(bench.gate._line) == 3)
+        seen = bench.lanes.start(lambda: bench.dispatcher.lease(CancelToken()).__enter__())
+        eventually(lambda: len(bench.dispatcher._line) == 3)
         pause = 0.05
         threading.Event().wait(pause)
     bench.leave("second")
@@ -132,37 +132,37 @@ def test_both_waits_are_told(bench: Bench) -> None:
 # --- several places ---
 
 
-def several(bench: Bench, *places: str) -> None:
+def several(bench: Bench, *slots: str) -> None:
     """Places that are taken unless they are named in what a job wants to pass by."""
 
     def choose(free: Sequence[str], passed_by: frozenset[str]) -> str | None:
-        return next((place for place in free if place not in passed_by), None)
+        return next((slot for slot in free if slot not in passed_by), None)
 
-    bench.gate = Dispatcher(StoppableCondition(bench.stop), places, choose)
+    bench.dispatcher = Dispatcher(StoppableCondition(bench.stop), slots, choose)
 
 
 def test_as_many_are_let_in_as_there_are_places_least_recently_used_first(bench: Bench) -> None:
     several(bench, "a", "b")
-    with bench.gate.turn(CancelToken()) as first:
-        with bench.gate.turn(CancelToken()) as second:
+    with bench.dispatcher.lease(CancelToken()) as first:
+        with bench.dispatcher.lease(CancelToken()) as second:
             third = bench.come("third")
             assert not bench.served
-            assert bench.gate.busy == [first.place, second.place] == ["a", "b"]
+            assert bench.dispatcher.busy == [first.slot, second.slot] == ["a", "b"]
         eventually(lambda: bench.served == ["third"])
-        assert bench.gate.busy == ["a", "b"]
+        assert bench.dispatcher.busy == ["a", "b"]
         bench.leave("third")
         third.result(DEADLINE)
-    with bench.gate.turn(CancelToken()) as next_one:
-        assert next_one.place == "b"
+    with bench.dispatcher.lease(CancelToken()) as next_one:
+        assert next_one.slot == "b"
 
 
 def test_the_first_keeps_his_place_in_the_line_when_no_place_is_right(bench: Bench) -> None:
     several(bench, "a", "b")
-    with bench.gate.turn(CancelToken()) as first:
-        assert first.place == "a"
+    with bench.dispatcher.lease(CancelToken()) as first:
+        assert first.slot == "a"
         cancel = CancelToken()
-        picky = bench.lanes.start(lambda: bench.gate.turn(cancel, frozenset("b")).__enter__())
-        eventually(lambda: len(bench.gate._line) == 2)
+        picky = bench.lanes.start(lambda: bench.dispatcher.lease(cancel, frozenset("b")).__enter__())
+        eventually(lambda: len(bench.dispatcher._line) == 2)
         bench.come("easy")
         cancel.cancel(ErrorCode.DELIVERY_LOST)
         assert isinstance(picky.exception(DEADLINE), CancelledError)
@@ -182,7 +182,7 @@ def test_never_two_at_once_and_none_forgotten(bench: Bench) -> None:
             if rng.random() < 0.5:
                 canceller.start()
             try:
-                with bench.gate.turn(cancel):
+                with bench.dispatcher.lease(cancel):
                     assert inside.acquire(blocking=False)
                     inside.release()
                     ends.append("served")
@@ -193,4 +193,4 @@ def test_never_two_at_once_and_none_forgotten(bench: Bench) -> None:
     for end in [bench.lanes.start(lane, seed) for seed in range(8)]:
         end.result(DEADLINE)
     assert len(ends) == 400
-    assert not bench.gate._line
+    assert not bench.dispatcher._line

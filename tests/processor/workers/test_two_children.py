@@ -47,12 +47,12 @@ def pair(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         for place, visible in enumerate(SEEN)
     )
     cancel = CancelToken()
-    fleet = WorkerPool(processes, StopSignal(DEADLINE))
-    fleet.start(cancel)
+    pool = WorkerPool(processes, StopSignal(DEADLINE))
+    pool.start(cancel)
     eventually(lambda: all(process.ready for process in processes), DEADLINE)
     cancel.cancel(ErrorCode.SHUTTING_DOWN)  # the tests have fleets of their own
     yield processes
-    fleet.close()
+    pool.close()
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def fetcher(tmp_path: Path) -> Fetcher:
 
 
 @pytest.fixture
-def wire(ca_bundle: Path) -> ConnectionOptions:
+def connection_options(ca_bundle: Path) -> ConnectionOptions:
     return ConnectionOptions(ca_bundle=ca_bundle, http="2")
 
 
@@ -73,9 +73,11 @@ def certificate(authority: trustme.CA) -> trustme.LeafCert:
     return authority.issue_cert("public.test")
 
 
-def test_a_file_comes_over_http2(certificate: trustme.LeafCert, wire: ConnectionOptions, fetcher: Fetcher) -> None:
+def test_a_file_comes_over_http2(
+    certificate: trustme.LeafCert, connection_options: ConnectionOptions, fetcher: Fetcher
+) -> None:
     with Http2Server(certificate, SONG) as server:
-        got = fetcher.fetch(f'https://public.test:{server.port}/a"bü?q=%22', wire=wire)
+        got = fetcher.fetch(f'https://public.test:{server.port}/a"bü?q=%22', connection_options=connection_options)
     assert got.path.read_bytes() == SONG
     assert (got.content_type, got.extension) == ("audio/wav", "wav")
     (request,) = server.requests
@@ -84,9 +86,11 @@ def test_a_file_comes_over_http2(certificate: trustme.LeafCert, wire: Connection
     assert request["accept-encoding"] == "identity"
 
 
-def test_a_stream_that_is_reset(certificate: trustme.LeafCert, wire: ConnectionOptions, fetcher: Fetcher) -> None:
+def test_a_stream_that_is_reset(
+    certificate: trustme.LeafCert, connection_options: ConnectionOptions, fetcher: Fetcher
+) -> None:
     with Http2Server(certificate, SONG, cut=1000) as server, pytest.raises(TransientError):
-        fetcher.fetch(f"https://public.test:{server.port}/", wire=wire)
+        fetcher.fetch(f"https://public.test:{server.port}/", connection_options=connection_options)
     assert list(fetcher.folder.iterdir()) == []
 
 
@@ -122,92 +126,105 @@ def test_faults(
     code: ErrorCode,
     limits: dict[str, Any],
     server: SourceServer,
-    wire: ConnectionOptions,
+    connection_options: ConnectionOptions,
     fetcher: Fetcher,
 ) -> None:
     server.otherwise(behaviour)
     url = server.url("/").replace("127.0.0.1", "public.test")
-    fetcher.fail(url, PipelineError, code, wire=wire, **limits)
+    fetcher.fail(url, PipelineError, code, connection_options=connection_options, **limits)
     assert curls() == []
 
 
-def test_only_the_body_is_the_file(server: SourceServer, wire: ConnectionOptions, fetcher: Fetcher) -> None:
+def test_only_the_body_is_the_file(
+    server: SourceServer, connection_options: ConnectionOptions, fetcher: Fetcher
+) -> None:
     """Interim answers before it and trailers behind it are not, nor are headers in the body's own first lines."""
     body = b"HTTP/1.1 200 OK\r\n\r\nsong"
     early = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n"
     server.otherwise(raw(early + head + b"%x\r\n%b\r\n0\r\nX-Sum: 1\r\n\r\n" % (len(body), body)))
-    got = fetcher.fetch(server.url("/").replace("127.0.0.1", "public.test"), wire=wire)
+    got = fetcher.fetch(server.url("/").replace("127.0.0.1", "public.test"), connection_options=connection_options)
     assert got.path.read_bytes() == body
 
 
-def test_a_connection_that_is_reset(server: SourceServer, wire: ConnectionOptions, fetcher: Fetcher) -> None:
+def test_a_connection_that_is_reset(
+    server: SourceServer, connection_options: ConnectionOptions, fetcher: Fetcher
+) -> None:
     server.otherwise(reset_after(SONG, 1000))
     url = server.url("/").replace("127.0.0.1", "public.test")
     with pytest.raises(TransientError):
-        fetcher.fetch(url, wire=wire)
+        fetcher.fetch(url, connection_options=connection_options)
     assert list(fetcher.folder.iterdir()) == []
 
 
-def test_a_refused_connection(wire: ConnectionOptions, fetcher: Fetcher) -> None:
+def test_a_refused_connection(connection_options: ConnectionOptions, fetcher: Fetcher) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    fetcher.fail(f"https://public.test:{port}/", TransientError, ErrorCode.SOURCE_UNAVAILABLE, wire=wire)
+    fetcher.fail(
+        f"https://public.test:{port}/",
+        TransientError,
+        ErrorCode.SOURCE_UNAVAILABLE,
+        connection_options=connection_options,
+    )
 
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1/", "https://inside.test/", "https://public.test:22/"])
 def test_curl_is_not_asked_for_what_the_guard_refuses(
-    url: str, wire: ConnectionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    url: str, connection_options: ConnectionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
     names = Names({"inside.test": [["127.0.0.1"]], "public.test": [[PUBLIC]]})
     subject = Fetcher(tmp_path, UrlGuard(False, resolver=names))
-    subject.fail(url, PermanentError, ErrorCode.URL_FORBIDDEN, wire=wire)
+    subject.fail(url, PermanentError, ErrorCode.URL_FORBIDDEN, connection_options=connection_options)
 
 
-def test_the_next_address_is_tried(server: SourceServer, wire: ConnectionOptions, tmp_path: Path) -> None:
+def test_the_next_address_is_tried(server: SourceServer, connection_options: ConnectionOptions, tmp_path: Path) -> None:
     server.otherwise(content(SONG))
     names = Names({"two.test": [["::1", "127.0.0.1"]]})
     subject = Fetcher(tmp_path, UrlGuard(True, resolver=names))
-    subject.fetch(server.url("/").replace("127.0.0.1", "two.test"), wire=wire)
+    subject.fetch(server.url("/").replace("127.0.0.1", "two.test"), connection_options=connection_options)
     assert names.asked == ["two.test"]
 
 
 @pytest.mark.parametrize("host", ["public.test", "other.test"])
 def test_certificates_are_verified(
-    host: str, secure_server: SourceServer, wire: ConnectionOptions, fetcher: Fetcher
+    host: str, secure_server: SourceServer, connection_options: ConnectionOptions, fetcher: Fetcher
 ) -> None:
     url = secure_server.url("/").replace("127.0.0.1", host)
-    trusting = wire if host == "other.test" else replace(wire, ca_bundle=None)
-    fetcher.fail(url, PermanentError, ErrorCode.SOURCE_REFUSED, wire=trusting)
+    trusting = connection_options if host == "other.test" else replace(connection_options, ca_bundle=None)
+    fetcher.fail(url, PermanentError, ErrorCode.SOURCE_REFUSED, connection_options=trusting)
     assert secure_server.requests == []
 
 
-def test_the_oldest_tls(certificate: trustme.LeafCert, wire: ConnectionOptions, fetcher: Fetcher) -> None:
+def test_the_oldest_tls(certificate: trustme.LeafCert, connection_options: ConnectionOptions, fetcher: Fetcher) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with SourceServer(tls=context) as server:
         server.otherwise(content(SONG))
         url = server.url("/").replace("127.0.0.1", "public.test")
-        fetcher.fetch(url, wire=wire)
+        fetcher.fetch(url, connection_options=connection_options)
         with pytest.raises(PipelineError):
-            fetcher.fetch(url, wire=replace(wire, minimum_tls="1.3"))
+            fetcher.fetch(url, connection_options=replace(connection_options, minimum_tls="1.3"))
         assert len(server.requests) == 1
 
 
-def test_a_cancel_ends_the_program(server: SourceServer, wire: ConnectionOptions, fetcher: Fetcher) -> None:
+def test_a_cancel_ends_the_program(
+    server: SourceServer, connection_options: ConnectionOptions, fetcher: Fetcher
+) -> None:
     def cancel(exchange: Exchange) -> None:
         fetcher.cancel.cancel(ErrorCode.SHUTTING_DOWN)
         exchange.hold()
 
     server.otherwise(cancel)
     url = server.url("/").replace("127.0.0.1", "public.test")
-    fetcher.fail(url, CancelledError, ErrorCode.SHUTTING_DOWN, wire=wire)
+    fetcher.fail(url, CancelledError, ErrorCode.SHUTTING_DOWN, connection_options=connection_options)
     assert curls() == []
 
 
-def test_nothing_secret_is_among_its_arguments(server: SourceServer, wire: ConnectionOptions, fetcher: Fetcher) -> None:
+def test_nothing_secret_is_among_its_arguments(
+    server: SourceServer, connection_options: ConnectionOptions, fetcher: Fetcher
+) -> None:
     arguments: list[str] = []
 
     def look(exchange: Exchange) -> None:
@@ -215,14 +232,17 @@ def test_nothing_secret_is_among_its_arguments(server: SourceServer, wire: Conne
         exchange.respond(200, SONG)
 
     server.otherwise(look)
-    fetcher.fetch(server.url("/song?X-Amz-Signature=secret").replace("127.0.0.1", "public.test"), wire=wire)
+    fetcher.fetch(
+        server.url("/song?X-Amz-Signature=secret").replace("127.0.0.1", "public.test"),
+        connection_options=connection_options,
+    )
     assert "--config" in arguments
     assert not [word for word in arguments if "secret" in word or "public.test" in word]
 
 
 def test_settings_of_the_machine_are_not_read(
     server: SourceServer,
-    wire: ConnectionOptions,
+    connection_options: ConnectionOptions,
     fetcher: Fetcher,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
@@ -233,13 +253,13 @@ def test_settings_of_the_machine_are_not_read(
     for name in ("http_proxy", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     server.otherwise(content(SONG))
-    fetcher.fetch(server.url("/").replace("127.0.0.1", "public.test"), wire=wire)
+    fetcher.fetch(server.url("/").replace("127.0.0.1", "public.test"), connection_options=connection_options)
     assert server.requests[0].headers["user-agent"] == "uvr-api"
 
 
 def test_a_program_that_has_gone_meanwhile(
     server: SourceServer,
-    wire: ConnectionOptions,
+    connection_options: ConnectionOptions,
     fetcher: Fetcher,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
@@ -247,7 +267,7 @@ def test_a_program_that_has_gone_meanwhile(
     monkeypatch.setenv("PATH", str(tmp_path_factory.mktemp("empty")))
     monkeypatch.setattr("os.defpath", "")
     url = server.url("/").replace("127.0.0.1", "public.test")
-    fetcher.fail(url, TransientError, ErrorCode.SOURCE_UNAVAILABLE, wire=wire)
+    fetcher.fail(url, TransientError, ErrorCode.SOURCE_UNAVAILABLE, connection_options=connection_options)
 
 
 @pytest.mark.parametrize("version", ["2", "3"])

@@ -75,9 +75,11 @@ SCHEMES = pytest.mark.parametrize("scheme", ["http", "https"])
 def test_the_proxy_is_asked_for_the_checked_address(
     kind: str, scheme: str, start: Start, servers: dict[int, SourceServer], fetcher: Fetcher
 ) -> None:
-    proxy, wire = start(kind)
+    proxy, connection_options = start(kind)
     port = {"http": 80, "https": 443}[scheme]
-    assert fetcher.fetch(f"{scheme}://public.test/song", wire=wire).path.read_bytes() == SONG
+    assert (
+        fetcher.fetch(f"{scheme}://public.test/song", connection_options=connection_options).path.read_bytes() == SONG
+    )
     assert proxy.asked == [(PUBLIC, port)]
     (request,) = servers[port].requests
     # In the form for the server itself: the proxy passes it on as it is.
@@ -87,8 +89,8 @@ def test_the_proxy_is_asked_for_the_checked_address(
 
 @KINDS
 def test_ipv6(kind: str, start: Start, fetcher: Fetcher) -> None:
-    proxy, wire = start(kind)
-    fetcher.fetch("https://public6.test/song", wire=wire)
+    proxy, connection_options = start(kind)
+    fetcher.fetch("https://public6.test/song", connection_options=connection_options)
     assert proxy.asked == [(PUBLIC_6, 443)]
 
 
@@ -97,16 +99,18 @@ def test_ipv6(kind: str, start: Start, fetcher: Fetcher) -> None:
     "url", ["http://inside.test/", "https://127.0.0.1/", "http://public.test:22/", "http://localhost/"]
 )
 def test_what_the_guard_refuses_never_reaches_the_proxy(kind: str, url: str, start: Start, fetcher: Fetcher) -> None:
-    proxy, wire = start(kind)
-    fetcher.fail(url, PermanentError, ErrorCode.URL_FORBIDDEN, wire=wire)
+    proxy, connection_options = start(kind)
+    fetcher.fail(url, PermanentError, ErrorCode.URL_FORBIDDEN, connection_options=connection_options)
     assert proxy.connections == 0
 
 
 @KINDS
 def test_redirects_and_rebinding(kind: str, start: Start, servers: dict[int, SourceServer], fetcher: Fetcher) -> None:
     servers[80].add("/start", redirect("http://rebind.test/song"))
-    proxy, wire = start(kind)
-    fetcher.fail("http://rebind.test/start", PermanentError, ErrorCode.URL_FORBIDDEN, wire=wire)
+    proxy, connection_options = start(kind)
+    fetcher.fail(
+        "http://rebind.test/start", PermanentError, ErrorCode.URL_FORBIDDEN, connection_options=connection_options
+    )
     assert proxy.asked == [(PUBLIC, 80)]
 
 
@@ -115,21 +119,23 @@ def test_the_environment_does_not_lead_around_it(
 ) -> None:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "*")
-    proxy, wire = start("http")
-    fetcher.fetch("http://public.test/song", wire=wire)
+    proxy, connection_options = start("http")
+    fetcher.fetch("http://public.test/song", connection_options=connection_options)
     assert proxy.asked == [(PUBLIC, 80)]
 
 
 def test_certificates_are_those_of_the_name(start: Start, tmp_path: Path) -> None:
-    _, wire = start("http")
+    _, connection_options = start("http")
     subject = Fetcher(tmp_path, UrlGuard(False, resolver=Names({"other.test": [[PUBLIC]]})))
-    subject.fail("https://other.test/song", PermanentError, ErrorCode.SOURCE_REFUSED, wire=wire)
+    subject.fail(
+        "https://other.test/song", PermanentError, ErrorCode.SOURCE_REFUSED, connection_options=connection_options
+    )
 
 
 @KINDS
 def test_credentials(kind: str, start: Start, fetcher: Fetcher) -> None:
-    proxy, wire = start(kind, SPELT, credentials=CREDENTIALS)
-    fetcher.fetch("https://public.test/song", wire=wire)
+    proxy, connection_options = start(kind, SPELT, credentials=CREDENTIALS)
+    fetcher.fetch("https://public.test/song", connection_options=connection_options)
     assert proxy.asked == [(PUBLIC, 443)]
 
 
@@ -138,10 +144,15 @@ def test_credentials(kind: str, start: Start, fetcher: Fetcher) -> None:
 def test_wrong_credentials_are_not_the_jobs_fault_and_show_nowhere(
     kind: str, userinfo: str, start: Start, fetcher: Fetcher
 ) -> None:
-    proxy, wire = start(kind, userinfo, credentials=CREDENTIALS)
-    assert "secret" not in repr(wire)
+    proxy, connection_options = start(kind, userinfo, credentials=CREDENTIALS)
+    assert "secret" not in repr(connection_options)
     with structlog.testing.capture_logs() as logs:
-        fetcher.fail("https://public.test/", InfrastructureError, ErrorCode.SOURCE_UNAVAILABLE, wire=wire)
+        fetcher.fail(
+            "https://public.test/",
+            InfrastructureError,
+            ErrorCode.SOURCE_UNAVAILABLE,
+            connection_options=connection_options,
+        )
     assert "secret" not in repr(logs)
     assert proxy.asked == []
 
@@ -150,15 +161,19 @@ def test_wrong_credentials_are_not_the_jobs_fault_and_show_nowhere(
 def test_a_proxy_that_is_away_is_not_the_jobs_fault(kind: str, fetcher: Fetcher) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    wire = ConnectionOptions(proxy=f"{kind}://user:secret@127.0.0.1:{port}")
-    error = fetcher.fail("http://public.test/", InfrastructureError, ErrorCode.SOURCE_UNAVAILABLE, wire=wire)
+    connection_options = ConnectionOptions(proxy=f"{kind}://user:secret@127.0.0.1:{port}")
+    error = fetcher.fail(
+        "http://public.test/", InfrastructureError, ErrorCode.SOURCE_UNAVAILABLE, connection_options=connection_options
+    )
     assert "DOWNLOAD_PROXY" in error.message
 
 
 def test_a_proxy_without_a_valid_certificate(start: Start, fetcher: Fetcher) -> None:
-    proxy, wire = start("https")
-    wire = replace(wire, ca_bundle=None)
-    fetcher.fail("http://public.test/", InfrastructureError, ErrorCode.SOURCE_UNAVAILABLE, wire=wire)
+    proxy, connection_options = start("https")
+    connection_options = replace(connection_options, ca_bundle=None)
+    fetcher.fail(
+        "http://public.test/", InfrastructureError, ErrorCode.SOURCE_UNAVAILABLE, connection_options=connection_options
+    )
     assert proxy.asked == []
 
 
@@ -189,8 +204,8 @@ UNUSABLE = (InfrastructureError, ErrorCode.SOURCE_UNAVAILABLE)
     ],
 )
 def test_answers(kind: str, answer: bytes, expected: Any, start: Start, fetcher: Fetcher) -> None:
-    _, wire = start(kind, refusal=answer)
-    fetcher.fail("http://public.test/", *expected, wire=wire, connect_timeout=0.3)
+    _, connection_options = start(kind, refusal=answer)
+    fetcher.fail("http://public.test/", *expected, connection_options=connection_options, connect_timeout=0.3)
 
 
 @pytest.mark.parametrize("kind", ["socks5h", "https"])
@@ -198,8 +213,13 @@ def test_a_server_that_is_no_such_proxy(kind: str, fetcher: Fetcher) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         greeter = threading.Thread(target=_greet, args=(listener,))
         greeter.start()
-        wire = ConnectionOptions(proxy=f"{kind}://127.0.0.1:{listener.getsockname()[1]}")
-        fetcher.fail("http://public.test/", InfrastructureError, ErrorCode.SOURCE_UNAVAILABLE, wire=wire)
+        connection_options = ConnectionOptions(proxy=f"{kind}://127.0.0.1:{listener.getsockname()[1]}")
+        fetcher.fail(
+            "http://public.test/",
+            InfrastructureError,
+            ErrorCode.SOURCE_UNAVAILABLE,
+            connection_options=connection_options,
+        )
         greeter.join()
 
 
@@ -217,10 +237,12 @@ def test_deadlines_fire_through_it(
     for source in servers.values():
         source.add("/stall", stall_after(SONG, 1000))
         source.add("/silence", silence)
-    _, wire = start(kind)
+    _, connection_options = start(kind)
     for path in ("stall", "silence"):
         url = f"{scheme}://public.test/{path}"
-        fetcher.fail(url, TransientError, ErrorCode.SOURCE_TIMEOUT, wire=wire, stall_timeout=0.2)
+        fetcher.fail(
+            url, TransientError, ErrorCode.SOURCE_TIMEOUT, connection_options=connection_options, stall_timeout=0.2
+        )
 
 
 def test_a_cancel_ends_what_goes_through_it(start: Start, servers: dict[int, SourceServer], fetcher: Fetcher) -> None:
@@ -229,15 +251,17 @@ def test_a_cancel_ends_what_goes_through_it(start: Start, servers: dict[int, Sou
         exchange.hold()
 
     servers[443].add("/cancel", cancel)
-    _, wire = start("https")
-    fetcher.fail("https://public.test/cancel", CancelledError, ErrorCode.SHUTTING_DOWN, wire=wire)
+    _, connection_options = start("https")
+    fetcher.fail(
+        "https://public.test/cancel", CancelledError, ErrorCode.SHUTTING_DOWN, connection_options=connection_options
+    )
 
 
 @KINDS
 def test_webhooks_take_the_same_way(kind: str, start: Start, servers: dict[int, SourceServer]) -> None:
-    proxy, wire = start(kind)
+    proxy, connection_options = start(kind)
     guard = UrlGuard(False, resolver=Names({"public.test": [[PUBLIC]]}))
-    with guarded_session(guard, connect_timeout=5, read_timeout=5, wire=wire) as session:
+    with guarded_session(guard, connect_timeout=5, read_timeout=5, connection_options=connection_options) as session:
         for _ in range(2):
             assert session.post("https://public.test/song", data=b"{}").content == SONG
     assert proxy.asked == [(PUBLIC, 443)]
@@ -247,7 +271,9 @@ def test_webhooks_take_the_same_way(kind: str, start: Start, servers: dict[int, 
 @pytest.mark.parametrize("url", ["ftp://proxy.test", "socks4://proxy.test", "http://", "proxy.test:3128"])
 def test_other_kinds_are_a_mistake_of_the_caller(url: str) -> None:
     with pytest.raises(ValueError, match="must be"):
-        guarded_session(UrlGuard(False), connect_timeout=1, read_timeout=1, wire=ConnectionOptions(proxy=url))
+        guarded_session(
+            UrlGuard(False), connect_timeout=1, read_timeout=1, connection_options=ConnectionOptions(proxy=url)
+        )
 
 
 def test_credentials_do_not_show() -> None:

@@ -32,7 +32,9 @@ def fetcher(folder: Path, **names: list[list[str]]) -> Fetcher:
 def session(server: SourceServer, **names: list[list[str]]) -> GuardedSession:
     resolver = Names({f"{name}.test": names[name] for name in names})
     guard = UrlGuard(False, resolver=resolver)
-    return guarded_session(guard, connect_timeout=5, read_timeout=5, wire=ConnectionOptions(Detour({80: server})))
+    return guarded_session(
+        guard, connect_timeout=5, read_timeout=5, connection_options=ConnectionOptions(Detour({80: server}))
+    )
 
 
 @pytest.fixture
@@ -47,7 +49,9 @@ def canary() -> Iterator[SourceServer]:
 def test_the_dns_is_asked_once_and_the_answer_is_what_is_dialled(server: SourceServer, tmp_path: Path) -> None:
     server.serve_bytes("/song", SONG)
     names, detour = Names({"public.test": [[PUBLIC]]}), Detour({80: server})
-    Fetcher(tmp_path, UrlGuard(False, resolver=names)).fetch("http://public.test/song", wire=ConnectionOptions(detour))
+    Fetcher(tmp_path, UrlGuard(False, resolver=names)).fetch(
+        "http://public.test/song", connection_options=ConnectionOptions(detour)
+    )
     assert names.asked == ["public.test"]
     assert detour.dialled == [PUBLIC]
     assert server.requests[0].headers["host"] == "public.test"
@@ -76,7 +80,9 @@ def test_no_connection_is_made_ahead_to_what_is_forbidden(server: SourceServer) 
 def test_rebinding_between_the_door_and_the_connection(second: str, server: SourceServer, tmp_path: Path) -> None:
     subject, detour = fetcher(tmp_path, rebind=[[PUBLIC], [second]]), Detour({80: server})
     subject.guard.check("http://rebind.test/")
-    subject.fail("http://rebind.test/", PermanentError, ErrorCode.URL_FORBIDDEN, wire=ConnectionOptions(detour))
+    subject.fail(
+        "http://rebind.test/", PermanentError, ErrorCode.URL_FORBIDDEN, connection_options=ConnectionOptions(detour)
+    )
     assert detour.dialled == []
 
 
@@ -84,7 +90,12 @@ def test_rebinding_between_two_hops(server: SourceServer, tmp_path: Path) -> Non
     server.add("/start", redirect("http://rebind.test/song"))
     server.serve_bytes("/song", b"secret")
     subject, detour = fetcher(tmp_path, rebind=[[PUBLIC], ["127.0.0.1"]]), Detour({80: server})
-    subject.fail("http://rebind.test/start", PermanentError, ErrorCode.URL_FORBIDDEN, wire=ConnectionOptions(detour))
+    subject.fail(
+        "http://rebind.test/start",
+        PermanentError,
+        ErrorCode.URL_FORBIDDEN,
+        connection_options=ConnectionOptions(detour),
+    )
     assert detour.dialled == [PUBLIC]
     assert server.connections == 1
 
@@ -92,7 +103,9 @@ def test_rebinding_between_two_hops(server: SourceServer, tmp_path: Path) -> Non
 @pytest.mark.parametrize("answers", [[PUBLIC, "10.0.0.1"], ["::1", PUBLIC_6], [PUBLIC, "::ffff:127.0.0.1"]])
 def test_one_bad_address_condemns_the_name(answers: list[str], server: SourceServer, tmp_path: Path) -> None:
     subject, detour = fetcher(tmp_path, mixed=[answers]), Detour({80: server})
-    subject.fail("http://mixed.test/", PermanentError, ErrorCode.URL_FORBIDDEN, wire=ConnectionOptions(detour))
+    subject.fail(
+        "http://mixed.test/", PermanentError, ErrorCode.URL_FORBIDDEN, connection_options=ConnectionOptions(detour)
+    )
     assert detour.dialled == []
 
 
@@ -102,11 +115,13 @@ def test_proxies_from_the_environment_are_ignored(
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, canary.url(""))
     server.serve_bytes("/song", SONG)
-    wire = ConnectionOptions(Detour({80: server}))
+    connection_options = ConnectionOptions(Detour({80: server}))
     subject = fetcher(tmp_path, public=[[PUBLIC]], inside=[["10.0.0.1"]])
-    assert subject.fetch("http://public.test/song", wire=wire).bytes == len(SONG)
+    assert subject.fetch("http://public.test/song", connection_options=connection_options).bytes == len(SONG)
     subject.folder.joinpath("audio").unlink()
-    subject.fail("http://inside.test/song", PermanentError, ErrorCode.URL_FORBIDDEN, wire=wire)
+    subject.fail(
+        "http://inside.test/song", PermanentError, ErrorCode.URL_FORBIDDEN, connection_options=connection_options
+    )
     assert server.requests[0].target == "/song"
 
 
@@ -188,7 +203,7 @@ def test_the_next_address_is_tried_when_one_does_not_answer(server: SourceServer
         return Detour({80: server})(address, port, timeout)
 
     subject = fetcher(tmp_path, two=[[PUBLIC_6, PUBLIC]])
-    subject.fetch("http://two.test/song", wire=ConnectionOptions(dial))
+    subject.fetch("http://two.test/song", connection_options=ConnectionOptions(dial))
     assert tried == [PUBLIC_6, PUBLIC]
 
 
@@ -201,7 +216,11 @@ def test_an_address_that_swallows_packets_leaves_time_for_the_next(server: Sourc
 
     subject = fetcher(tmp_path, two=[[PUBLIC_6, PUBLIC]])
     subject.fail(
-        "http://two.test/", TransientError, ErrorCode.SOURCE_TIMEOUT, wire=ConnectionOptions(dial), connect_timeout=10
+        "http://two.test/",
+        TransientError,
+        ErrorCode.SOURCE_TIMEOUT,
+        connection_options=ConnectionOptions(dial),
+        connect_timeout=10,
     )
     assert given[0] <= 5
     assert 5 < given[1] <= 10
@@ -268,7 +287,7 @@ def test_a_connection_that_comes_too_late_is_closed(
         "http://public.test/",
         TransientError,
         ErrorCode.SOURCE_TIMEOUT,
-        wire=ConnectionOptions(dial),
+        connection_options=ConnectionOptions(dial),
         connect_timeout=0.2,
     )
     hanging.set()
@@ -281,14 +300,16 @@ def test_a_connection_that_comes_too_late_is_closed(
 def test_tls_is_verified_for_the_name(secure_server: SourceServer, ca_bundle: Path, tmp_path: Path) -> None:
     secure_server.serve_bytes("/song", SONG)
     subject, detour = fetcher(tmp_path, public=[[PUBLIC]]), Detour({443: secure_server})
-    subject.fetch("https://public.test/song", wire=ConnectionOptions(detour, ca_bundle))
+    subject.fetch("https://public.test/song", connection_options=ConnectionOptions(detour, ca_bundle))
     assert detour.dialled == [PUBLIC]
 
 
 def test_a_certificate_for_another_name(secure_server: SourceServer, ca_bundle: Path, tmp_path: Path) -> None:
-    wire = ConnectionOptions(Detour({443: secure_server}), ca_bundle)
+    connection_options = ConnectionOptions(Detour({443: secure_server}), ca_bundle)
     subject = fetcher(tmp_path, other=[[PUBLIC]])
-    subject.fail("https://other.test/song", PermanentError, ErrorCode.SOURCE_REFUSED, wire=wire)
+    subject.fail(
+        "https://other.test/song", PermanentError, ErrorCode.SOURCE_REFUSED, connection_options=connection_options
+    )
     assert secure_server.requests == []
 
 
@@ -297,9 +318,11 @@ def test_a_certificate_that_nobody_vouches_for(
 ) -> None:
     # Whom to trust is not for the environment to say.
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(ca_bundle))
-    wire = ConnectionOptions(Detour({443: secure_server}))
+    connection_options = ConnectionOptions(Detour({443: secure_server}))
     subject = fetcher(tmp_path, public=[[PUBLIC]])
-    subject.fail("https://public.test/song", PermanentError, ErrorCode.SOURCE_REFUSED, wire=wire)
+    subject.fail(
+        "https://public.test/song", PermanentError, ErrorCode.SOURCE_REFUSED, connection_options=connection_options
+    )
 
 
 def test_a_server_that_does_not_speak_tls(server: SourceServer, tmp_path: Path) -> None:
@@ -308,8 +331,12 @@ def test_a_server_that_does_not_speak_tls(server: SourceServer, tmp_path: Path) 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=_greet, args=(listener,), daemon=True).start()
         port = listener.getsockname()[1]
-        wire = ConnectionOptions(lambda address, _, timeout: dial_tcp(ip_address("127.0.0.1"), port, timeout))
-        subject.fail("https://public.test/song", TransientError, ErrorCode.SOURCE_PROTOCOL, wire=wire)
+        connection_options = ConnectionOptions(
+            lambda address, _, timeout: dial_tcp(ip_address("127.0.0.1"), port, timeout)
+        )
+        subject.fail(
+            "https://public.test/song", TransientError, ErrorCode.SOURCE_PROTOCOL, connection_options=connection_options
+        )
 
 
 def _greet(listener: socket.socket) -> None:
@@ -324,25 +351,41 @@ def test_a_tls_handshake_that_is_not_answered(limit: str, tmp_path: Path) -> Non
     subject = fetcher(tmp_path, public=[[PUBLIC]])
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        wire = ConnectionOptions(lambda address, _, timeout: dial_tcp(ip_address("127.0.0.1"), port, timeout))
-        subject.fail("https://public.test/", TransientError, ErrorCode.SOURCE_TIMEOUT, wire=wire, **{limit: 0.3})
+        connection_options = ConnectionOptions(
+            lambda address, _, timeout: dial_tcp(ip_address("127.0.0.1"), port, timeout)
+        )
+        subject.fail(
+            "https://public.test/",
+            TransientError,
+            ErrorCode.SOURCE_TIMEOUT,
+            connection_options=connection_options,
+            **{limit: 0.3},
+        )
 
 
 @pytest.mark.parametrize("limit", ["stall_timeout", "total_timeout"])
 def test_deadlines_fire_inside_tls(limit: str, secure_server: SourceServer, ca_bundle: Path, tmp_path: Path) -> None:
     secure_server.otherwise(silence)
-    wire = ConnectionOptions(Detour({443: secure_server}), ca_bundle)
+    connection_options = ConnectionOptions(Detour({443: secure_server}), ca_bundle)
     subject = fetcher(tmp_path, public=[[PUBLIC]])
-    subject.fail("https://public.test/", TransientError, ErrorCode.SOURCE_TIMEOUT, wire=wire, **{limit: 0.5})
+    subject.fail(
+        "https://public.test/",
+        TransientError,
+        ErrorCode.SOURCE_TIMEOUT,
+        connection_options=connection_options,
+        **{limit: 0.5},
+    )
 
 
 def test_https_does_not_lead_back_to_http(
     server: SourceServer, secure_server: SourceServer, ca_bundle: Path, tmp_path: Path
 ) -> None:
     secure_server.otherwise(redirect("http://public.test/song"))
-    wire = ConnectionOptions(Detour({80: server, 443: secure_server}), ca_bundle)
+    connection_options = ConnectionOptions(Detour({80: server, 443: secure_server}), ca_bundle)
     subject = fetcher(tmp_path, public=[[PUBLIC]])
-    subject.fail("https://public.test/", PermanentError, ErrorCode.SOURCE_REFUSED, wire=wire)
+    subject.fail(
+        "https://public.test/", PermanentError, ErrorCode.SOURCE_REFUSED, connection_options=connection_options
+    )
     assert server.connections == 0
 
 
@@ -351,8 +394,10 @@ def test_http_may_lead_to_https(
 ) -> None:
     server.otherwise(redirect("https://public.test/song"))
     secure_server.serve_bytes("/song", SONG)
-    wire = ConnectionOptions(Detour({80: server, 443: secure_server}), ca_bundle)
-    assert fetcher(tmp_path, public=[[PUBLIC]]).fetch("http://public.test/", wire=wire).bytes == len(SONG)
+    connection_options = ConnectionOptions(Detour({80: server, 443: secure_server}), ca_bundle)
+    assert fetcher(tmp_path, public=[[PUBLIC]]).fetch(
+        "http://public.test/", connection_options=connection_options
+    ).bytes == len(SONG)
 
 
 def test_a_webhook_style_exchange_is_bounded_and_translated(server: SourceServer) -> None:
@@ -361,7 +406,11 @@ def test_a_webhook_style_exchange_is_bounded_and_translated(server: SourceServer
     with (
         Watchdog("the receiver", total=0.3, stall=10, cancel=CancelToken()) as watchdog,
         guarded_session(
-            guard, connect_timeout=5, read_timeout=5, watchdog=watchdog, wire=ConnectionOptions(Detour({80: server}))
+            guard,
+            connect_timeout=5,
+            read_timeout=5,
+            watchdog=watchdog,
+            connection_options=ConnectionOptions(Detour({80: server})),
         ) as subject,
         pytest.raises(TransientError, match=r"the receiver did not finish within 0\.3 s"),
         http_errors("the receiver", watchdog),
@@ -376,6 +425,6 @@ def test_server_names_are_sent_in_the_handshake(authority: trustme.CA, ca_bundle
     context.sni_callback = lambda _connection, name, _outer: named.append(name)
     with SourceServer(tls=context) as running:
         running.serve_bytes("/song", SONG)
-        wire = ConnectionOptions(Detour({443: running}), ca_bundle)
-        fetcher(tmp_path, public=[[PUBLIC]]).fetch("https://public.test/song", wire=wire)
+        connection_options = ConnectionOptions(Detour({443: running}), ca_bundle)
+        fetcher(tmp_path, public=[[PUBLIC]]).fetch("https://public.test/song", connection_options=connection_options)
     assert named == ["public.test"]

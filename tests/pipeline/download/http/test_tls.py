@@ -63,8 +63,8 @@ def test_the_pinned_certificate_is_taken(
     spelling: str, serve: Serve, certificate: trustme.LeafCert, ca_bundle: Path, fetcher: Fetcher
 ) -> None:
     pins = frozenset({spelling.format(fingerprint(certificate)), f"other.test={OTHER}"})
-    wire = ConnectionOptions(Detour({443: serve(certificate)}), ca_bundle, pins=pins)
-    fetcher.fetch("https://public.test/song", wire=wire)
+    connection_options = ConnectionOptions(Detour({443: serve(certificate)}), ca_bundle, pins=pins)
+    fetcher.fetch("https://public.test/song", connection_options=connection_options)
 
 
 @pytest.mark.parametrize("pin", [OTHER, f"public.test={OTHER}", f".test={OTHER}"])
@@ -72,16 +72,22 @@ def test_any_other_certificate_is_refused(
     pin: str, serve: Serve, certificate: trustme.LeafCert, ca_bundle: Path, fetcher: Fetcher
 ) -> None:
     server = serve(certificate)
-    wire = ConnectionOptions(Detour({443: server}), ca_bundle, pins=frozenset({pin}))
-    error = fetcher.fail("https://public.test/song", PermanentError, ErrorCode.SOURCE_REFUSED, wire=wire)
+    connection_options = ConnectionOptions(Detour({443: server}), ca_bundle, pins=frozenset({pin}))
+    error = fetcher.fail(
+        "https://public.test/song", PermanentError, ErrorCode.SOURCE_REFUSED, connection_options=connection_options
+    )
     assert error.message == "the certificate of public.test is not the one that is pinned"
     assert server.requests == []
 
 
 def test_a_pin_does_not_replace_the_authorities(serve: Serve, ca_bundle: Path, fetcher: Fetcher) -> None:
     stranger = trustme.CA().issue_cert("public.test")
-    wire = ConnectionOptions(Detour({443: serve(stranger)}), ca_bundle, pins=frozenset({fingerprint(stranger)}))
-    fetcher.fail("https://public.test/song", PermanentError, ErrorCode.SOURCE_REFUSED, wire=wire)
+    connection_options = ConnectionOptions(
+        Detour({443: serve(stranger)}), ca_bundle, pins=frozenset({fingerprint(stranger)})
+    )
+    fetcher.fail(
+        "https://public.test/song", PermanentError, ErrorCode.SOURCE_REFUSED, connection_options=connection_options
+    )
 
 
 def test_pins_hold_behind_a_redirect(
@@ -90,8 +96,10 @@ def test_pins_hold_behind_a_redirect(
     server = serve(certificate)
     server.add("/start", redirect("https://cdn.public.test/song"))
     pins = frozenset({fingerprint(certificate), f"cdn.public.test={OTHER}"})
-    wire = ConnectionOptions(Detour({443: server}), ca_bundle, pins=pins)
-    error = fetcher.fail("https://public.test/start", PermanentError, ErrorCode.SOURCE_REFUSED, wire=wire)
+    connection_options = ConnectionOptions(Detour({443: server}), ca_bundle, pins=pins)
+    error = fetcher.fail(
+        "https://public.test/start", PermanentError, ErrorCode.SOURCE_REFUSED, connection_options=connection_options
+    )
     assert "cdn.public.test" in error.message
     assert [request.path for request in server.requests] == ["/start"]
 
@@ -133,11 +141,13 @@ def test_the_oldest_version(
     fetcher: Fetcher,
 ) -> None:
     server = serve(certificate, newest)
-    wire = ConnectionOptions(Detour({443: server}), ca_bundle, minimum_tls=minimum)
+    connection_options = ConnectionOptions(Detour({443: server}), ca_bundle, minimum_tls=minimum)
     if accepted:
-        fetcher.fetch("https://public.test/song", wire=wire)
+        fetcher.fetch("https://public.test/song", connection_options=connection_options)
         return
-    error = fetcher.fail("https://public.test/song", PermanentError, ErrorCode.SOURCE_REFUSED, wire=wire)
+    error = fetcher.fail(
+        "https://public.test/song", PermanentError, ErrorCode.SOURCE_REFUSED, connection_options=connection_options
+    )
     assert "TLS 1.3" in error.message
     assert server.requests == []
 
@@ -149,8 +159,10 @@ def test_the_authorities_are_read_once(ca_bundle: Path) -> None:
 
 def test_verification_cannot_be_turned_off(serve: Serve, fetcher: Fetcher) -> None:
     server = serve(trustme.CA().issue_cert("public.test"))
-    wire = ConnectionOptions(Detour({443: server}))
-    with guarded_session(fetcher.guard, connect_timeout=5, read_timeout=5, wire=wire) as session:
+    connection_options = ConnectionOptions(Detour({443: server}))
+    with guarded_session(
+        fetcher.guard, connect_timeout=5, read_timeout=5, connection_options=connection_options
+    ) as session:
         session.verify = False
         with pytest.raises(requests.exceptions.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
             session.get("https://public.test/song", verify=False)

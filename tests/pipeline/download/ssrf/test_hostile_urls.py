@@ -134,14 +134,14 @@ Fetch = Callable[[Vector, str, ConnectionOptions], bytes]
 
 @pytest.fixture
 def fetch(tmp_path: Path) -> Fetch:
-    def fetch(vector: Vector, scheme: str, wire: ConnectionOptions) -> bytes:
+    def fetch(vector: Vector, scheme: str, connection_options: ConnectionOptions) -> bytes:
         got = download(
             vector.over(scheme),
             tmp_path / "audio",
             guard=vector.guard(),
             limits=LIMITS,
             cancel=CancelToken(),
-            wire=wire,
+            connection_options=connection_options,
         )
         return got.path.read_bytes()
 
@@ -177,16 +177,16 @@ def test_downloads(
     tmp_path: Path,
 ) -> None:
     detour = Detour(servers)
-    wire = ConnectionOptions(detour, ca_bundle)
+    connection_options = ConnectionOptions(detour, ca_bundle)
     chosen = [vector for vector in vectors if vector.runs_over(scheme)]
-    assert mistakes(chosen, lambda vector: fetch(vector, scheme, wire), detour.dialled) == []
+    assert mistakes(chosen, lambda vector: fetch(vector, scheme, connection_options), detour.dialled) == []
 
 
 @by_kind([vector for vector in VECTORS if vector.kind in ("dns", "answer", "mixed", "rebinding", "location")])
 def test_downloads_through_a_proxy(vectors: list[Vector], servers: dict[int, SourceServer], fetch: Fetch) -> None:
     with ProxyServer(servers) as proxy:
-        wire = ConnectionOptions(proxy=f"http://127.0.0.1:{proxy.port}")
-        assert mistakes(vectors, lambda vector: fetch(vector, "http", wire), proxy.dialled) == []
+        connection_options = ConnectionOptions(proxy=f"http://127.0.0.1:{proxy.port}")
+        assert mistakes(vectors, lambda vector: fetch(vector, "http", connection_options), proxy.dialled) == []
 
 
 @by_kind(PLAIN)
@@ -216,6 +216,8 @@ def test_webhooks_follow_no_redirect(servers: dict[int, SourceServer]) -> None:
     assert set(detour.dialled) == {PUBLIC}
 
 
-def _post(vector: Vector, wire: ConnectionOptions) -> requests.Response:
-    with guarded_session(vector.guard(), connect_timeout=5, read_timeout=5, wire=wire) as session:
+def _post(vector: Vector, connection_options: ConnectionOptions) -> requests.Response:
+    with guarded_session(
+        vector.guard(), connect_timeout=5, read_timeout=5, connection_options=connection_options
+    ) as session:
         return session.post(vector.url, data=b"{}")
