@@ -1,9 +1,9 @@
-"""Which letters an operator means: by what failed, how, when, and for whom."""
+"""Filters that select dead letters by error, topic, task and age."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from uuid import UUID
@@ -14,37 +14,40 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """The letters for which everything holds that is not None."""
+class LetterFilter:
+    """Selects the letters that match every field that is not None."""
 
     code: str | None = None
     kind: str | None = None
     task: UUID | None = None
     topic: str | None = None
-    """Where the message could not be worked on."""
+    """The topic whose consumer gave the message up."""
     older_than: float | None = None
-    """s since it failed"""
+    """Age since the failure, s."""
     newer_than: float | None = None
-    """s since it failed"""
+    """Age since the failure, s."""
     limit: int | None = None
-    """How many at most, the oldest."""
+    """The largest number of letters; the oldest are taken."""
 
-    def of(self, letters: Iterable[Letter], now: float) -> list[Letter]:
-        """Those of ``letters`` that are meant, in their order. ``now``: s since the epoch."""
-        return list(islice((letter for letter in letters if all(self._tests(letter, now))), self.limit))
+    def select(self, letters: Iterable[Letter], now: float) -> list[Letter]:
+        """Return the matching letters in their order. ``now``: s since the epoch."""
 
-    def _tests(self, letter: Letter, now: float) -> Iterator[bool]:
-        age = now - letter.failed_at
-        yield self.code is None or letter.code == self.code
-        yield self.kind is None or letter.kind == self.kind
-        yield self.task is None or letter.key.lower() == str(self.task)
-        yield self.topic is None or letter.topic == self.topic
-        yield self.older_than is None or age > self.older_than
-        yield self.newer_than is None or age < self.newer_than
+        def matches(letter: Letter) -> bool:
+            age = now - letter.failed_at
+            return (
+                self.code in (None, letter.code)
+                and self.kind in (None, letter.kind)
+                and (self.task is None or letter.key.lower() == str(self.task))
+                and self.topic in (None, letter.topic)
+                and (self.older_than is None or age > self.older_than)
+                and (self.newer_than is None or age < self.newer_than)
+            )
+
+        return list(islice(filter(matches, letters), self.limit))
 
 
 def duration(text: str) -> float:
-    """``90s``, ``10m``, ``2h``, ``7d`` in s. Raises ValueError."""
+    """Return ``90s``, ``10m``, ``2h`` or ``7d`` in s. Raises ValueError."""
     match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
     if match is None:
         raise ValueError("must be a number and a unit, such as 90s, 10m, 2h or 7d")

@@ -1,4 +1,4 @@
-"""Dead letters as they lie in their topic, and the marks that say what has become of them."""
+"""Dead letters as stored in their topic, and the marks that record their replay or drop."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ RESOLVES = "resolves"
 RESOLUTION = "resolution"
 RESOLVED_AT = "resolved-at"
 
-#: The end of the year 9999, s since the epoch: nothing later can be written as a date.
-_END_OF_TIME = 253_402_300_800
+#: The end of the year 9999, s since the epoch: the latest time that can be formatted as a date.
+_MAX_TIME = 253_402_300_800
 
 
 class Resolution(StrEnum):
-    """What has become of a letter."""
+    """An operator's decision about a letter."""
 
     REPLAYED = "replayed"
     DROPPED = "dropped"
@@ -37,7 +37,7 @@ class Resolution(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """Where a letter lies in the topic: its name, for as long as the topic exists."""
+    """The place of a letter in the topic. It identifies the letter for as long as the topic exists."""
 
     partition: int
     offset: int
@@ -47,7 +47,7 @@ class Position:
 
     @classmethod
     def parse(cls, text: str) -> Position:
-        """The position that ``text`` names. Raises ValueError."""
+        """Parse ``partition/offset``. Raises ValueError."""
         match = re.fullmatch(r"([0-9]{1,10})/([0-9]{1,19})", text)
         if match is None:
             raise ValueError("must be partition/offset, such as 0/17")
@@ -56,7 +56,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """That a letter has been dealt with."""
+    """The record of one replay or drop."""
 
     resolution: Resolution
     at: float
@@ -65,7 +65,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter, with its marks, oldest first."""
+    """A dead letter with its marks, oldest first."""
 
     stored: Stored
     marks: tuple[Mark, ...] = ()
@@ -80,12 +80,12 @@ class Letter:
 
     @property
     def key(self) -> str:
-        """The task's UUID, where the message came from this service."""
+        """The task's UUID if this service published the message."""
         return self.message.key
 
     @property
     def topic(self) -> str:
-        """Where the message could not be worked on; empty if the letter does not say."""
+        """The topic whose consumer gave the message up; empty if the letter does not name it."""
         return _text(self.message, ORIGINAL_TOPIC)
 
     @property
@@ -97,76 +97,70 @@ class Letter:
         return _text(self.message, ERROR_CODE)
 
     @property
-    def why(self) -> str:
-        """The error, in a sentence."""
+    def error(self) -> str:
+        """The error in one sentence."""
         return _text(self.message, ERROR_MESSAGE)
 
     @property
     def failed_at(self) -> float:
-        """s since the epoch; when the letter was written, if it does not say."""
+        """The time of the failure, s since the epoch. Defaults to the time when the letter was written."""
         return _seconds(self.message, FAILED_AT, self.stored.published_at)
 
     @property
     def original_bytes(self) -> int:
-        """The length of the value before the letter may have been cut short."""
+        """The size of the value before the letter was truncated, bytes."""
         text = _text(self.message, ORIGINAL_BYTES)
         return int(text) if re.fullmatch(r"[0-9]{1,19}", text) else len(self.message.value)
 
     @property
-    def is_cut(self) -> bool:
-        """Whether the letter holds only the beginning of its value."""
+    def is_truncated(self) -> bool:
+        """Whether the letter holds only the first part of the value."""
         return self.original_bytes > len(self.message.value)
 
     @property
     def replays(self) -> int:
-        """How often it was replayed."""
+        """The number of times that the letter was replayed."""
         return sum(mark.resolution is Resolution.REPLAYED for mark in self.marks)
 
 
-def letters_of(browsed: Iterable[Stored]) -> list[Letter]:
-    """The letters among everything that the topic holds, oldest first; resolved ones have marks."""
+def read_letters(browsed: Iterable[Stored]) -> list[Letter]:
+    """Return the letters of the topic, oldest first, each with its marks."""
     found: list[Stored] = []
     marks: dict[Position, list[Mark]] = defaultdict(list)
     for stored in browsed:
-        resolved = _resolved_by(stored.message)
+        resolved = _resolved_position(stored.message)
         if resolved is None:
             found.append(stored)
         else:
-            marks[resolved].append(_mark(stored))
+            at = _seconds(stored.message, RESOLVED_AT, stored.published_at)
+            marks[resolved].append(Mark(Resolution(_text(stored.message, RESOLUTION)), at))
     found.sort(key=lambda stored: (stored.published_at, stored.partition, stored.offset))
-    letters = (Letter(stored) for stored in found)
-    return [Letter(letter.stored, _in_order(marks.get(letter.position, ()))) for letter in letters]
+    return [
+        Letter(
+            stored, tuple(sorted(marks.get(Position(stored.partition, stored.offset), ()), key=lambda mark: mark.at))
+        )
+        for stored in found
+    ]
 
 
 def mark(letter: Letter, resolution: Resolution) -> Message:
-    """The message that says that the letter has been dealt with, now."""
+    """Return the message that records ``resolution`` of the letter at the present time."""
     facts = {RESOLVES: str(letter.position), RESOLUTION: resolution.value, RESOLVED_AT: f"{time.time():.3f}"}
     headers = {name: fact.encode() for name, fact in facts.items()}
     return Message(letter.message.topic, letter.key, b"", headers)
 
 
-def _resolved_by(message: Message) -> Position | None:
-    """The letter that the message is a mark of; None if it is no mark.
+def _resolved_position(message: Message) -> Position | None:
+    """Return the position of the letter that the message resolves; None if the message is no mark.
 
-    A letter keeps the headers of a message that came from anywhere, so it may well look like a mark; no mark has an
-    original topic.
+    A letter keeps the headers of its message, which may imitate a mark. Only letters have an original topic.
     """
-    known = tuple(Resolution)
-    if ORIGINAL_TOPIC in message.headers or _text(message, RESOLUTION) not in known:
+    if ORIGINAL_TOPIC in message.headers or _text(message, RESOLUTION) not in tuple(Resolution):
         return None
     try:
         return Position.parse(_text(message, RESOLVES))
     except ValueError:
         return None
-
-
-def _mark(stored: Stored) -> Mark:
-    at = _seconds(stored.message, RESOLVED_AT, stored.published_at)
-    return Mark(Resolution(_text(stored.message, RESOLUTION)), at)
-
-
-def _in_order(marks: Iterable[Mark]) -> tuple[Mark, ...]:
-    return tuple(sorted(marks, key=lambda found: found.at))
 
 
 def _text(message: Message, header: str) -> str:
@@ -178,4 +172,4 @@ def _seconds(message: Message, header: str, default: float) -> float:
         value = float(_text(message, header))
     except ValueError:
         return default
-    return value if 0 <= value < _END_OF_TIME else default
+    return value if 0 <= value < _MAX_TIME else default

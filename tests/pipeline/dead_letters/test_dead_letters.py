@@ -1,4 +1,4 @@
-"""The dead letters' desk on every engine: what an operator sees, and what the services get from it."""
+"""The operator's commands for dead letters on every engine: their output, and the messages that they publish."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from tests.conformance.transport.backends import Backend
 PATIENCE = 30.0
 
 POISON = PoisonError("the job ended its worker too often", code=ErrorCode.WORKER_DIED)
-UNHEARD = TransientError("the webhook answered 503", code=ErrorCode.WEBHOOK_FAILED)
+UNDELIVERED = TransientError("the webhook answered 503", code=ErrorCode.WEBHOOK_FAILED)
 GONE = PermanentError("the webhook's receiver is gone", code=ErrorCode.WEBHOOK_GONE)
 UNPARSABLE = PermanentError("the message is not a valid SeparationTask: body", code=ErrorCode.MESSAGE_INVALID)
 
 
-#: Tests without it run on the embedded engine alone: what they are about is the same on every engine.
+#: Tests without this mark run on the embedded engine alone: their subject does not depend on the engine.
 on_every_engine = pytest.mark.parametrize(
     "backend", ["embedded", pytest.param("kafka", marks=backends.NEEDS_KAFKA)], indirect=True
 )
@@ -55,8 +55,8 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a command ended with."""
+class CommandResult:
+    """The exit status and the output of one command."""
 
     status: int
     out: str
@@ -64,15 +64,15 @@ class Said:
 
 
 @dataclass
-class Office:
-    """A broker with dead letters, and an operator."""
+class Operator:
+    """An operator at a broker with dead letters."""
 
     transport: Transport
     topics: Topics
     capsys: pytest.CaptureFixture[str]
 
     def fail(self, message: Message, error: PipelineError) -> str:
-        """Make a dead letter of ``message`` as the consumer loop does; gives its id."""
+        """Turn ``message`` into a dead letter as the consumer loop does, and return its id."""
         before = set(self.ids())
         self.transport.publish(dead_letter(self.topics.dead_letters, message, error))
         (added,) = set(self.ids()) - before
@@ -87,7 +87,7 @@ class Office:
     def messages(self, topic: str) -> list[Message]:
         return [stored.message for stored in self.stored(topic)]
 
-    def say(self, *command_line: str, transport: Transport | None = None) -> Said:
+    def run(self, *command_line: str, transport: Transport | None = None) -> CommandResult:
         """Run a command as an operator types it."""
         arguments = parse(command_line)
         self.capsys.readouterr()
@@ -95,17 +95,17 @@ class Office:
             DeadLetterCommands(transport or self.transport, self.topics, "the test's broker"), arguments
         )
         out, err = self.capsys.readouterr()
-        return Said(status, out, err)
+        return CommandResult(status, out, err)
 
     def listed(self, *filters: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.say("list", "--json", *filters).out.splitlines()]
+        return [json.loads(line) for line in self.run("list", "--json", *filters).out.splitlines()]
 
     def listed_ids(self, *filters: str) -> list[str]:
         return [letter["id"] for letter in self.listed(*filters)]
 
 
 @pytest.fixture
-def office(backend: Backend, capsys: pytest.CaptureFixture[str]) -> Office:
+def operator(backend: Backend, capsys: pytest.CaptureFixture[str]) -> Operator:
     name = f"topic-{uuid.uuid4().hex[:12]}"
     topics = Topics(
         tasks={3: f"{name}-tasks", 5: f"{name}-urgent"},
@@ -119,7 +119,7 @@ def office(backend: Backend, capsys: pytest.CaptureFixture[str]) -> Office:
     )
     transport = backend.open()
     transport.ensure_topics([Topic(name, None) for name in (*topics.jobs, topics.results, topics.dead_letters)])
-    return Office(transport, topics, capsys)
+    return Operator(transport, topics, capsys)
 
 
 def task(**fields: Any) -> SeparationTask:
@@ -135,25 +135,25 @@ def result(of: SeparationTask) -> SeparationResult:
     return SeparationResult(task_uuid=of.task_uuid, task=of, status="success", model="m", finished_at=1.5)
 
 
-class TestSeeing:
-    def test_a_letter_is_listed_with_its_reason(self, office: Office) -> None:
+class TestListAndShow:
+    def test_list_shows_the_reason(self, operator: Operator) -> None:
         failed = task()
-        letter = office.fail(to_message(office.topics.tasks[3], failed), POISON)
+        letter = operator.fail(to_message(operator.topics.tasks[3], failed), POISON)
 
-        said = office.say("list")
+        outcome = operator.run("list")
 
-        head, row = said.out.splitlines()
-        assert said.status == 0
+        head, row = outcome.out.splitlines()
+        assert outcome.status == 0
         assert head.split()[0] == "ID"
-        for fact in (letter, str(failed.task_uuid), office.topics.tasks[3], "poison", "worker_died", POISON.message):
+        for fact in (letter, str(failed.task_uuid), operator.topics.tasks[3], "poison", "worker_died", POISON.message):
             assert fact in row
 
     @on_every_engine
-    def test_the_same_for_programs(self, office: Office) -> None:
+    def test_list_as_json(self, operator: Operator) -> None:
         failed = task()
-        letter = office.fail(to_message(office.topics.tasks[3], failed), POISON)
+        letter = operator.fail(to_message(operator.topics.tasks[3], failed), POISON)
 
-        (listed,) = office.listed()
+        (listed,) = operator.listed()
 
         assert listed["id"] == letter
         assert listed["task"] == str(failed.task_uuid)
@@ -161,20 +161,20 @@ class TestSeeing:
         assert listed["resolution"] is None
 
     @on_every_engine
-    def test_nothing_there_is_said_with_the_place_that_was_looked_at(self, office: Office) -> None:
-        said = office.say("list")
+    def test_an_empty_list_names_the_topic_and_the_broker(self, operator: Operator) -> None:
+        outcome = operator.run("list")
 
-        assert (said.status, said.out) == (0, "")
-        assert office.topics.dead_letters in said.err
-        assert "the test's broker" in said.err
+        assert (outcome.status, outcome.out) == (0, "")
+        assert operator.topics.dead_letters in outcome.err
+        assert "the test's broker" in outcome.err
 
-    def test_a_letter_is_shown_without_the_secrets_of_its_urls(self, office: Office) -> None:
+    def test_show_hides_the_secrets_of_urls(self, operator: Operator) -> None:
         failed = task(metadata={"note": "see http://user:sesame@example.com/x?sesame for more", "year": 1969})
-        sent = to_message(office.topics.tasks[3], failed)
+        sent = to_message(operator.topics.tasks[3], failed)
         came_from = {"referer": b"https://example.org/private/sesame"}
-        letter = office.fail(Message(sent.topic, sent.key, sent.value, came_from), POISON)
+        letter = operator.fail(Message(sent.topic, sent.key, sent.value, came_from), POISON)
 
-        shown, raw = office.say("show", letter), office.say("show", letter, "--raw")
+        shown, raw = operator.run("show", letter), operator.run("show", letter, "--raw")
 
         assert shown.status == raw.status == 0
         assert '"audio": "https://example.org/a song.mp3"' in shown.out
@@ -185,11 +185,11 @@ class TestSeeing:
         assert raw.out.count("sesame") == 5
         assert POISON.message in shown.out
 
-    def test_bytes_that_are_not_json_are_shown_without_harm(self, office: Office) -> None:
+    def test_show_escapes_control_characters_of_binary_bodies(self, operator: Operator) -> None:
         nasty = b'\x1b[2J\xff\x00{"audio": "https://example.org/a?sesame"'
-        letter = office.fail(Message(office.topics.tasks[3], "\x1b[31mkey", nasty, {"h": b"\x1b\xff"}), UNPARSABLE)
+        letter = operator.fail(Message(operator.topics.tasks[3], "\x1b[31mkey", nasty, {"h": b"\x1b\xff"}), UNPARSABLE)
 
-        shown, raw, listed = office.say("show", letter), office.say("show", letter, "--raw"), office.say("list")
+        shown, raw, listed = operator.run("show", letter), operator.run("show", letter, "--raw"), operator.run("list")
 
         assert "1b 5b 32 4a ff 00 7b" in shown.out
         assert "sesame" not in shown.out.replace("\n", "")
@@ -198,259 +198,264 @@ class TestSeeing:
         assert r"\x1b[31mkey" in listed.out
 
     @on_every_engine
-    def test_a_thousand_letters_are_listed_in_their_order(self, office: Office) -> None:
-        jobs = [to_message(office.topics.tasks[3], task()) for _ in range(1000)]
+    def test_a_thousand_letters_are_listed_in_order(self, operator: Operator) -> None:
+        jobs = [to_message(operator.topics.tasks[3], task()) for _ in range(1000)]
         for start in range(0, 1000, 250):
-            office.transport.publish(
-                *(dead_letter(office.topics.dead_letters, job, POISON) for job in jobs[start : start + 250])
+            operator.transport.publish(
+                *(dead_letter(operator.topics.dead_letters, job, POISON) for job in jobs[start : start + 250])
             )
 
-        listed = office.listed()
+        listed = operator.listed()
 
         assert sorted(letter["task"] for letter in listed) == sorted(job.key for job in jobs)
         times = [letter["failed_at"] for letter in listed]
         assert times[0] < times[-1]
-        assert office.listed_ids("--limit", "3") == [letter["id"] for letter in listed[:3]]
+        assert operator.listed_ids("--limit", "3") == [letter["id"] for letter in listed[:3]]
 
 
 class TestReplay:
     @on_every_engine
-    @pytest.mark.parametrize("error", [UNHEARD, GONE], ids=lambda error: str(error.kind))
-    def test_a_result_that_nobody_took_goes_out_as_it_was(self, office: Office, error: PipelineError) -> None:
-        whole = to_message(office.topics.results, result(task()))
+    @pytest.mark.parametrize("error", [UNDELIVERED, GONE], ids=lambda error: str(error.kind))
+    def test_an_undelivered_result_is_replayed_unchanged(self, operator: Operator, error: PipelineError) -> None:
+        whole = to_message(operator.topics.results, result(task()))
         sent = Message(whole.topic, whole.key, whole.value, {"traceparent": b"00-a-b-01"})
-        letter = office.fail(sent, error)
+        letter = operator.fail(sent, error)
 
-        said = office.say("replay", letter)
+        outcome = operator.run("replay", letter)
 
-        (replayed,) = office.messages(office.topics.results)
+        (replayed,) = operator.messages(operator.topics.results)
         assert (replayed.key, replayed.value) == (sent.key, sent.value)
         assert replayed.headers == {"traceparent": b"00-a-b-01", "replayed-from": letter.encode()}
-        assert said.status == 0
-        assert letter in said.out
-        assert office.listed() == []
+        assert outcome.status == 0
+        assert letter in outcome.out
+        assert operator.listed() == []
 
-    def test_its_trials_are_forgotten(self, office: Office) -> None:
+    def test_a_replay_starts_without_spent_attempts(self, operator: Operator) -> None:
         trials = {"attempts": b"4", "first-failed-at": b"1.5", "last-error": b"x", "not-before": b"9999999999999"}
-        original = {"original-topic": office.topics.results.encode()}
-        whole = to_message(office.topics.retry_names[0], result(task()))
-        letter = Message(office.topics.dead_letters, whole.key, whole.value, {**trials, **original})
-        office.transport.publish(letter)
+        original = {"original-topic": operator.topics.results.encode()}
+        whole = to_message(operator.topics.retry_names[0], result(task()))
+        letter = Message(operator.topics.dead_letters, whole.key, whole.value, {**trials, **original})
+        operator.transport.publish(letter)
 
-        office.say("replay", *office.ids())
+        operator.run("replay", *operator.ids())
 
-        (replayed,) = office.messages(office.topics.results)
+        (replayed,) = operator.messages(operator.topics.results)
         assert set(replayed.headers) == {"replayed-from"}
 
     @on_every_engine
     @pytest.mark.parametrize("value", [bytes(range(256)) + b'{"a": ', b'{ "task_uuid": 1 }'], ids=["bytes", "json"])
-    def test_unparsable_bytes_come_back_bit_for_bit(self, office: Office, value: bytes) -> None:
-        letter = office.fail(Message(office.topics.tasks[5], "k", value, {"h": b"\xff\x00"}), UNPARSABLE)
+    def test_unparsable_bytes_are_replayed_unchanged(self, operator: Operator, value: bytes) -> None:
+        letter = operator.fail(Message(operator.topics.tasks[5], "k", value, {"h": b"\xff\x00"}), UNPARSABLE)
 
-        office.say("replay", letter)
+        operator.run("replay", letter)
 
-        (replayed,) = office.messages(office.topics.tasks[5])
+        (replayed,) = operator.messages(operator.topics.tasks[5])
         assert (replayed.key, replayed.value, replayed.headers["h"]) == ("k", value, b"\xff\x00")
 
     @on_every_engine
-    def test_a_quarantined_job_becomes_a_run_of_its_own(self, office: Office) -> None:
+    def test_a_quarantined_job_is_replayed_as_a_new_run(self, operator: Operator) -> None:
         failed = task(metadata={"größe": [1.0, None, "\x00"]}, priority=5)
         body = {**json.loads(failed.model_dump_json()), "field_of_a_newer_version": {"a": 1}}
-        letter = office.fail(Message(office.topics.tasks[5], str(failed.task_uuid), json.dumps(body).encode()), POISON)
+        letter = operator.fail(
+            Message(operator.topics.tasks[5], str(failed.task_uuid), json.dumps(body).encode()), POISON
+        )
 
-        said = office.say("replay", letter)
+        outcome = operator.run("replay", letter)
 
-        (replayed,) = office.messages(office.topics.tasks[5])
+        (replayed,) = operator.messages(operator.topics.tasks[5])
         run = f"r{letter.replace('/', '-')}"
         assert json.loads(replayed.value) == {**body, "run": run}
         assert SeparationTask.model_validate_json(replayed.value) == failed.model_copy(update={"run": run})
-        assert run in said.out
+        assert run in outcome.out
 
-    def test_so_does_a_result_that_took_its_uploader_down(self, office: Office) -> None:
+    def test_a_result_that_killed_its_uploader_is_replayed_as_a_new_run(self, operator: Operator) -> None:
         failed = result(task(run="r9-9"))
-        letter = office.fail(to_message(office.topics.results, failed), POISON)
+        letter = operator.fail(to_message(operator.topics.results, failed), POISON)
 
-        office.say("replay", letter)
+        operator.run("replay", letter)
 
-        (replayed,) = office.messages(office.topics.results)
+        (replayed,) = operator.messages(operator.topics.results)
         expected = failed.task.model_copy(update={"run": f"r{letter.replace('/', '-')}"})
         assert SeparationResult.model_validate_json(replayed.value) == failed.model_copy(update={"task": expected})
 
     @pytest.mark.parametrize("value", [b"[1, 2]", b'{"task": 5}', b"\xff", b"[" * 100_000], ids=str)
-    def test_poison_that_is_no_job_stays_as_it_is(self, office: Office, value: bytes) -> None:
-        letter = office.fail(Message(office.topics.results, "k", value), POISON)
+    def test_poison_without_a_job_is_replayed_unchanged(self, operator: Operator, value: bytes) -> None:
+        letter = operator.fail(Message(operator.topics.results, "k", value), POISON)
 
-        assert office.say("show", letter).status == 0
-        office.say("replay", letter)
+        assert operator.run("show", letter).status == 0
+        operator.run("replay", letter)
 
-        assert [message.value for message in office.messages(office.topics.results)] == [value]
+        assert [message.value for message in operator.messages(operator.topics.results)] == [value]
 
     @on_every_engine
-    def test_replaying_twice_does_it_once(self, office: Office) -> None:
-        letter = office.fail(to_message(office.topics.tasks[3], task()), POISON)
-        office.say("replay", letter)
+    def test_a_second_replay_publishes_nothing(self, operator: Operator) -> None:
+        letter = operator.fail(to_message(operator.topics.tasks[3], task()), POISON)
+        operator.run("replay", letter)
 
-        second = office.say("replay", letter)
+        second = operator.run("replay", letter)
 
         assert second.status == 0
         assert "nothing to do, replayed" in second.out
-        assert len(office.messages(office.topics.tasks[3])) == 1
+        assert len(operator.messages(operator.topics.tasks[3])) == 1
 
-    def test_again_is_a_run_of_its_own_again(self, office: Office) -> None:
-        letter = office.fail(to_message(office.topics.tasks[3], task()), POISON)
-        office.say("replay", letter)
+    def test_replay_again_is_another_new_run(self, operator: Operator) -> None:
+        letter = operator.fail(to_message(operator.topics.tasks[3], task()), POISON)
+        operator.run("replay", letter)
 
-        office.say("replay", letter, "--again")
+        operator.run("replay", letter, "--again")
 
-        runs = [json.loads(message.value)["run"] for message in office.messages(office.topics.tasks[3])]
+        runs = [json.loads(message.value)["run"] for message in operator.messages(operator.topics.tasks[3])]
         assert runs == [f"r{letter.replace('/', '-')}", f"r{letter.replace('/', '-')}-2"]
 
-    def test_many_are_replayed_in_their_order(self, office: Office) -> None:
-        failed = [to_message(office.topics.results, result(task())) for _ in range(230)]
-        office.transport.publish(*(dead_letter(office.topics.dead_letters, job, UNHEARD) for job in failed))
+    def test_many_letters_are_replayed_in_order(self, operator: Operator) -> None:
+        failed = [to_message(operator.topics.results, result(task())) for _ in range(230)]
+        operator.transport.publish(*(dead_letter(operator.topics.dead_letters, job, UNDELIVERED) for job in failed))
 
-        said = office.say("replay", "--error", "webhook_failed", "--yes")
+        outcome = operator.run("replay", "--error", "webhook_failed", "--yes")
 
-        assert said.out.count(": replayed to ") == 230
-        assert [message.key for message in office.messages(office.topics.results)] == [job.key for job in failed]
-        assert office.listed() == []
+        assert outcome.out.count(": replayed to ") == 230
+        assert [message.key for message in operator.messages(operator.topics.results)] == [job.key for job in failed]
+        assert operator.listed() == []
 
-    def test_named_letters_are_done_although_another_one_is_not_there(self, office: Office) -> None:
-        letter = office.fail(to_message(office.topics.results, result(task())), UNHEARD)
+    def test_an_unknown_id_does_not_stop_the_others(self, operator: Operator) -> None:
+        letter = operator.fail(to_message(operator.topics.results, result(task())), UNDELIVERED)
 
-        said = office.say("replay", "7/99", letter, letter)
+        outcome = operator.run("replay", "7/99", letter, letter)
 
-        assert said.status == 1
-        assert "7/99: no such dead letter" in said.err
-        assert len(office.messages(office.topics.results)) == 1
+        assert outcome.status == 1
+        assert "7/99: no such dead letter" in outcome.err
+        assert len(operator.messages(operator.topics.results)) == 1
 
 
 class TestRefusal:
-    def test_a_letter_that_was_cut_short_cannot_be_replayed(self, office: Office) -> None:
-        whole = dead_letter(office.topics.dead_letters, to_message(office.topics.tasks[3], task()), POISON)
+    def test_a_truncated_letter_cannot_be_replayed(self, operator: Operator) -> None:
+        whole = dead_letter(operator.topics.dead_letters, to_message(operator.topics.tasks[3], task()), POISON)
         cut = Message(whole.topic, whole.key, whole.value[:100], {**whole.headers, "original-bytes": b"2000000"})
-        office.transport.publish(cut)
-        (letter,) = office.ids()
-        other = office.fail(to_message(office.topics.results, result(task())), UNHEARD)
+        operator.transport.publish(cut)
+        (letter,) = operator.ids()
+        other = operator.fail(to_message(operator.topics.results, result(task())), UNDELIVERED)
 
-        said = office.say("replay", letter, other)
+        outcome = operator.run("replay", letter, other)
 
-        assert said.status == 1
-        assert f"{letter}: cannot be replayed: only 100 of its 2000000 bytes were kept" in said.err
-        assert "cannot be replayed" in office.say("show", letter).out
-        assert office.listed_ids() == [letter]
-        assert len(office.messages(office.topics.results)) == 1
+        assert outcome.status == 1
+        assert f"{letter}: cannot be replayed: only 100 of its 2000000 bytes were kept" in outcome.err
+        assert "cannot be replayed" in operator.run("show", letter).out
+        assert operator.listed_ids() == [letter]
+        assert len(operator.messages(operator.topics.results)) == 1
 
-    def test_one_whose_outcome_was_too_large_is_whole_and_was_told(self, office: Office) -> None:
-        whole = dead_letter(office.topics.dead_letters, to_message(office.topics.tasks[3], task()), UNPARSABLE)
+    def test_a_job_whose_outcome_was_too_large_is_replayed_as_a_new_run(self, operator: Operator) -> None:
+        whole = dead_letter(operator.topics.dead_letters, to_message(operator.topics.tasks[3], task()), UNPARSABLE)
         length = f"{len(whole.value)}".encode()
-        office.transport.publish(
+        operator.transport.publish(
             Message(whole.topic, whole.key, whole.value, {**whole.headers, "original-bytes": length})
         )
-        (letter,) = office.ids()
+        (letter,) = operator.ids()
 
-        assert office.say("replay", letter).status == 0
+        assert operator.run("replay", letter).status == 0
 
-        (replayed,) = office.messages(office.topics.tasks[3])
+        (replayed,) = operator.messages(operator.topics.tasks[3])
         assert json.loads(replayed.value)["run"] == f"r{letter.replace('/', '-')}"
 
     @pytest.mark.parametrize(
         ("headers", "why"),
-        [({"original-topic": b"uvr_elsewhere"}, "nobody reads"), ({}, "does not say which topic")],
+        [({"original-topic": b"uvr_elsewhere"}, "no service reads"), ({}, "does not name the topic")],
         ids=["unknown", "missing"],
     )
-    def test_nothing_is_sent_where_nobody_reads(self, office: Office, headers: dict[str, bytes], why: str) -> None:
-        office.transport.publish(Message(office.topics.dead_letters, "k", b"{}", headers))
-        (letter,) = office.ids()
+    def test_a_topic_without_readers_is_refused(self, operator: Operator, headers: dict[str, bytes], why: str) -> None:
+        operator.transport.publish(Message(operator.topics.dead_letters, "k", b"{}", headers))
+        (letter,) = operator.ids()
 
-        said = office.say("replay", letter)
+        outcome = operator.run("replay", letter)
 
-        assert said.status == 1
-        assert why in said.err
-        assert office.listed_ids() == [letter]
-        assert office.messages("uvr_elsewhere") == []
+        assert outcome.status == 1
+        assert why in outcome.err
+        assert operator.listed_ids() == [letter]
+        assert operator.messages("uvr_elsewhere") == []
 
 
 class TestDrop:
     @on_every_engine
-    def test_a_dropped_letter_is_listed_no_more_and_can_still_be_seen(self, office: Office) -> None:
-        letter = office.fail(to_message(office.topics.results, result(task())), UNHEARD)
-        kept = office.fail(to_message(office.topics.results, result(task())), UNHEARD)
+    def test_a_dropped_letter_is_hidden_from_the_list_only(self, operator: Operator) -> None:
+        letter = operator.fail(to_message(operator.topics.results, result(task())), UNDELIVERED)
+        kept = operator.fail(to_message(operator.topics.results, result(task())), UNDELIVERED)
 
-        said = office.say("drop", letter)
+        outcome = operator.run("drop", letter)
 
-        assert (said.status, said.out) == (0, f"{letter}: dropped\n")
-        assert office.listed_ids() == [kept]
-        assert {found["id"]: found["resolution"] for found in office.listed("--all")} == {letter: "dropped", kept: None}
-        assert "dropped 20" in office.say("list", "--all").out
-        assert "dropped 20" in office.say("show", letter).out
-        assert office.messages(office.topics.results) == []
+        assert (outcome.status, outcome.out) == (0, f"{letter}: dropped\n")
+        assert operator.listed_ids() == [kept]
+        assert {found["id"]: found["resolution"] for found in operator.listed("--all")} == {
+            letter: "dropped",
+            kept: None,
+        }
+        assert "dropped 20" in operator.run("list", "--all").out
+        assert "dropped 20" in operator.run("show", letter).out
+        assert operator.messages(operator.topics.results) == []
 
-    def test_dropping_twice_does_it_once(self, office: Office) -> None:
-        letter = office.fail(to_message(office.topics.results, result(task())), UNHEARD)
-        office.say("drop", letter)
-        marks = len(office.ids())
+    def test_a_second_drop_marks_nothing(self, operator: Operator) -> None:
+        letter = operator.fail(to_message(operator.topics.results, result(task())), UNDELIVERED)
+        operator.run("drop", letter)
+        marks = len(operator.ids())
 
-        second = office.say("drop", letter)
+        second = operator.run("drop", letter)
 
         assert second.status == 0
         assert "nothing to do, dropped" in second.out
-        assert len(office.ids()) == marks
+        assert len(operator.ids()) == marks
 
-    def test_it_is_replayed_only_when_that_is_asked_for(self, office: Office) -> None:
-        letter = office.fail(to_message(office.topics.results, result(task())), UNHEARD)
-        office.say("drop", letter)
+    def test_a_dropped_letter_is_replayed_only_with_again(self, operator: Operator) -> None:
+        letter = operator.fail(to_message(operator.topics.results, result(task())), UNDELIVERED)
+        operator.run("drop", letter)
 
-        office.say("replay", letter)
-        assert office.messages(office.topics.results) == []
-        office.say("replay", letter, "--again")
-        assert len(office.messages(office.topics.results)) == 1
+        operator.run("replay", letter)
+        assert operator.messages(operator.topics.results) == []
+        operator.run("replay", letter, "--again")
+        assert len(operator.messages(operator.topics.results)) == 1
 
-    def test_a_letter_that_is_not_there(self, office: Office) -> None:
-        said = office.say("drop", "0/12345")
+    def test_an_unknown_letter(self, operator: Operator) -> None:
+        outcome = operator.run("drop", "0/12345")
 
-        assert said.status == 1
-        assert "0/12345: no such dead letter" in said.err
+        assert outcome.status == 1
+        assert "0/12345: no such dead letter" in outcome.err
 
-    def test_a_mark_is_no_letter(self, office: Office) -> None:
-        letter = office.fail(to_message(office.topics.results, result(task())), UNHEARD)
-        office.say("drop", letter)
-        (mark,) = set(office.ids()) - {letter}
+    def test_a_mark_cannot_be_addressed_as_a_letter(self, operator: Operator) -> None:
+        letter = operator.fail(to_message(operator.topics.results, result(task())), UNDELIVERED)
+        operator.run("drop", letter)
+        (mark,) = set(operator.ids()) - {letter}
 
         for command in ("show", "drop", "replay"):
-            assert office.say(command, mark).status == 1
+            assert operator.run(command, mark).status == 1
 
 
-class TestSureness:
+class TestConfirmation:
     @pytest.mark.parametrize("verb", ["replay", "drop"])
     @on_every_engine
-    def test_filters_show_what_they_would_do_and_do_it_when_told_so(self, office: Office, verb: str) -> None:
-        meant = office.fail(to_message(office.topics.results, result(task())), UNHEARD)
-        other = office.fail(to_message(office.topics.results, result(task())), UNPARSABLE)
-        done = office.fail(to_message(office.topics.results, result(task())), UNHEARD)
-        office.say("drop", done)
+    def test_filters_act_only_with_yes(self, operator: Operator, verb: str) -> None:
+        meant = operator.fail(to_message(operator.topics.results, result(task())), UNDELIVERED)
+        other = operator.fail(to_message(operator.topics.results, result(task())), UNPARSABLE)
+        done = operator.fail(to_message(operator.topics.results, result(task())), UNDELIVERED)
+        operator.run("drop", done)
 
-        shown = office.say(verb, "--error", "webhook_failed")
+        shown = operator.run(verb, "--error", "webhook_failed")
         assert shown.status == 0
         assert meant in shown.out
         assert other not in shown.out
         assert done not in shown.out
         assert f"would {verb} 1; nothing was done" in shown.out
-        assert office.listed_ids() == [meant, other]
+        assert operator.listed_ids() == [meant, other]
 
-        assert office.say(verb, "--error", "webhook_failed", "--yes").status == 0
-        assert office.listed_ids() == [other]
+        assert operator.run(verb, "--error", "webhook_failed", "--yes").status == 0
+        assert operator.listed_ids() == [other]
 
     @pytest.mark.parametrize("verb", ["replay", "drop"])
-    def test_filters_that_match_nothing(self, office: Office, verb: str) -> None:
-        said = office.say(verb, "--kind", "poison", "--yes")
+    def test_filters_that_match_nothing(self, operator: Operator, verb: str) -> None:
+        outcome = operator.run(verb, "--kind", "poison", "--yes")
 
-        assert said.status == 0
-        assert "no such dead letters" in said.err
+        assert outcome.status == 0
+        assert "no such dead letters" in outcome.err
 
 
 class Tampered:
-    """A transport of which one call is not what it should be."""
+    """A transport with some calls replaced."""
 
     def __init__(self, transport: Transport, **calls: Callable[..., Any]) -> None:
         self._transport = transport
@@ -461,47 +466,47 @@ class Tampered:
 
 
 class TestIdempotence:
-    """Whatever goes wrong, what was published more than once is the same to the byte."""
+    """Messages that are published more than once are identical to the byte."""
 
     @staticmethod
-    def assert_all_alike(office: Office, topic: str, times: int) -> None:
-        messages = office.messages(topic)
+    def assert_all_alike(operator: Operator, topic: str, times: int) -> None:
+        messages = operator.messages(topic)
         assert len(messages) == times
         assert all(message == messages[0] for message in messages)
-        assert office.listed() == []
+        assert operator.listed() == []
 
     @on_every_engine
-    def test_the_power_goes_between_the_message_and_its_mark(self, office: Office) -> None:
-        letter = office.fail(to_message(office.topics.tasks[3], task()), POISON)
+    def test_a_crash_between_message_and_mark(self, operator: Operator) -> None:
+        letter = operator.fail(to_message(operator.topics.tasks[3], task()), POISON)
 
         def publish(*messages: Message) -> None:
             if any("resolves" in message.headers for message in messages):
                 raise InfrastructureError("the broker does not answer", code=ErrorCode.BROKER_UNAVAILABLE)
-            office.transport.publish(*messages)
+            operator.transport.publish(*messages)
 
         with pytest.raises(InfrastructureError):
-            office.say("replay", letter, transport=Tampered(office.transport, publish=publish))
-        assert office.listed_ids() == [letter]
+            operator.run("replay", letter, transport=Tampered(operator.transport, publish=publish))
+        assert operator.listed_ids() == [letter]
 
-        office.say("replay", letter)
+        operator.run("replay", letter)
 
-        self.assert_all_alike(office, office.topics.tasks[3], times=2)
+        self.assert_all_alike(operator, operator.topics.tasks[3], times=2)
 
-    def test_the_power_goes_before_the_message(self, office: Office) -> None:
-        letter = office.fail(to_message(office.topics.tasks[3], task()), POISON)
+    def test_a_failed_publication_leaves_the_letter(self, operator: Operator) -> None:
+        letter = operator.fail(to_message(operator.topics.tasks[3], task()), POISON)
 
         def publish(*_messages: Message) -> None:
             raise InfrastructureError("the broker does not answer", code=ErrorCode.BROKER_UNAVAILABLE)
 
         with pytest.raises(InfrastructureError):
-            office.say("replay", letter, transport=Tampered(office.transport, publish=publish))
+            operator.run("replay", letter, transport=Tampered(operator.transport, publish=publish))
 
-        assert office.messages(office.topics.tasks[3]) == []
-        assert office.listed_ids() == [letter]
+        assert operator.messages(operator.topics.tasks[3]) == []
+        assert operator.listed_ids() == [letter]
 
     @on_every_engine
-    def test_two_operators_at_once(self, office: Office, backend: Backend) -> None:
-        letter = office.fail(to_message(office.topics.tasks[3], task()), POISON)
+    def test_two_operators_at_once(self, operator: Operator, backend: Backend) -> None:
+        letter = operator.fail(to_message(operator.topics.tasks[3], task()), POISON)
         both_have_read = threading.Barrier(2)
         statuses: list[int] = []
 
@@ -511,44 +516,46 @@ class TestIdempotence:
                 both_have_read.wait(PATIENCE)
                 return iter(seen)
 
-            desk = DeadLetterCommands(Tampered(transport, browse=browse), office.topics, "")
+            commands = DeadLetterCommands(Tampered(transport, browse=browse), operator.topics, "")
             arguments = parse(["replay", letter])
-            statuses.append(arguments.run(desk, arguments))
+            statuses.append(arguments.run(commands, arguments))
 
-        operators = [threading.Thread(target=operate, args=(backend.open(),)) for _ in range(2)]
-        for operator in operators:
-            operator.start()
-        for operator in operators:
-            operator.join(PATIENCE)
+        threads = [threading.Thread(target=operate, args=(backend.open(),)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
 
         assert statuses == [0, 0]
-        self.assert_all_alike(office, office.topics.tasks[3], times=2)
+        self.assert_all_alike(operator, operator.topics.tasks[3], times=2)
 
 
-class TestStrangeLetters:
-    def test_a_letter_that_looks_like_a_mark_is_a_letter(self, office: Office) -> None:
-        first = office.fail(to_message(office.topics.results, result(task())), UNHEARD)
+class TestMalformedLetters:
+    def test_a_letter_that_imitates_a_mark_is_a_letter(self, operator: Operator) -> None:
+        first = operator.fail(to_message(operator.topics.results, result(task())), UNDELIVERED)
         like_a_mark = {"resolves": first.encode(), "resolution": b"dropped", "resolved-at": b"1"}
-        second = office.fail(Message(office.topics.results, "k", b"x", like_a_mark), UNPARSABLE)
+        second = operator.fail(Message(operator.topics.results, "k", b"x", like_a_mark), UNPARSABLE)
 
-        assert office.listed_ids() == [first, second]
+        assert operator.listed_ids() == [first, second]
 
     @pytest.mark.parametrize("failed_at", [b"nan", b"inf", b"-1", b"1e300", b"\xff", b""])
-    def test_a_time_that_cannot_be_read_is_the_time_of_writing(self, office: Office, failed_at: bytes) -> None:
-        letter = dead_letter(office.topics.dead_letters, to_message(office.topics.results, result(task())), UNHEARD)
-        office.transport.publish(
+    def test_an_invalid_time_defaults_to_the_time_of_publication(self, operator: Operator, failed_at: bytes) -> None:
+        letter = dead_letter(
+            operator.topics.dead_letters, to_message(operator.topics.results, result(task())), UNDELIVERED
+        )
+        operator.transport.publish(
             Message(letter.topic, letter.key, letter.value, {**letter.headers, "failed-at": failed_at})
         )
 
-        (stored,) = office.stored(office.topics.dead_letters)
-        (listed,) = office.listed("--newer-than", "1h")
+        (stored,) = operator.stored(operator.topics.dead_letters)
+        (listed,) = operator.listed("--newer-than", "1h")
         assert listed["failed_at"] == stored.published_at
-        assert office.say("list").status == 0
+        assert operator.run("list").status == 0
 
     @pytest.mark.parametrize("resolves", [b"here", b"0/x", b"1", b"\xff/1", "١/٢".encode()])
-    def test_a_mark_of_nothing_is_shown(self, office: Office, resolves: bytes) -> None:
-        office.transport.publish(
-            Message(office.topics.dead_letters, "k", b"", {"resolves": resolves, "resolution": b"dropped"})
+    def test_a_mark_with_an_invalid_position_is_listed_as_a_letter(self, operator: Operator, resolves: bytes) -> None:
+        operator.transport.publish(
+            Message(operator.topics.dead_letters, "k", b"", {"resolves": resolves, "resolution": b"dropped"})
         )
 
-        assert office.listed_ids() == office.ids()
+        assert operator.listed_ids() == operator.ids()

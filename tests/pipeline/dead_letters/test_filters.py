@@ -1,4 +1,4 @@
-"""Which letters a command means, and command lines that mean nothing."""
+"""Filters that select letters, and command lines that are wrong."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LETTERS = [
 
 
 @pytest.mark.parametrize(
-    ("filters", "meant"),
+    ("filters", "selected_offsets"),
     [
         ("", [0, 1, 2, 3]),
         ("--kind poison", [0]),
@@ -51,10 +51,10 @@ LETTERS = [
     ],
 )
 @pytest.mark.parametrize("command", ["list", "replay", "drop"])
-def test_every_filter_counts(command: str, filters: str, meant: list[int]) -> None:
-    selection = parse([command, *filters.split()]).selection
+def test_each_filter_selects(command: str, filters: str, selected_offsets: list[int]) -> None:
+    selected = parse([command, *filters.split()]).filters
 
-    assert [found.position.offset for found in selection.of(LETTERS, NOW)] == meant
+    assert [found.position.offset for found in selected.select(LETTERS, NOW)] == selected_offsets
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_every_filter_counts(command: str, filters: str, meant: list[int]) -> No
         "list --limit two",
     ],
 )
-def test_a_wrong_command_line_ends_at_once(command_line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_line_exits_with_status_2(command_line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(command_line.split())
 
@@ -91,7 +91,7 @@ def test_a_wrong_command_line_ends_at_once(command_line: str, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("command_line", ["replay 0/1 2/3 --again --yes", "replay --yes --again 0/1 2/3"])
-def test_ids_and_options_come_in_any_order(command_line: str) -> None:
+def test_ids_and_options_are_accepted_in_any_order(command_line: str) -> None:
     arguments = parse(command_line.split())
 
     assert arguments.ids == [Position(0, 1), Position(2, 3)]

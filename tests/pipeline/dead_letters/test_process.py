@@ -1,4 +1,4 @@
-"""``python -m pipeline.dead_letters`` as a process: its settings, its exit status, what it says when it cannot work."""
+"""``python -m pipeline.dead_letters`` as a process: its settings, exit statuses and error sentences."""
 
 from __future__ import annotations
 
@@ -37,11 +37,13 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
         yield opened
 
 
-def command(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The command in a folder without ``.env``, with these settings and no others."""
+def command(
+    folder: Path, *arguments: str, module: str = "pipeline.dead_letters", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder without ``.env``, with these settings only."""
     inherited = {name: value for name, value in os.environ.items() if name not in KNOWN}
     return subprocess.run(
-        [sys.executable, "-m", "pipeline.dead_letters", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=folder,
         env={**inherited, "PYTHONPATH": str(ROOT), "DATA_DIR": str(folder), **variables},
         capture_output=True,
@@ -52,15 +54,15 @@ def command(folder: Path, *arguments: str, **variables: str) -> subprocess.Compl
 
 
 @pytest.mark.slow
-def test_a_letter_is_found_and_replayed_by_the_settings_of_the_services(backend: Backend, tmp_path: Path) -> None:
+def test_the_command_uses_the_settings_of_the_services(backend: Backend, tmp_path: Path) -> None:
     name = uuid.uuid4().hex[:12]
     settings = {"KAFKA_RESULT_TOPIC": f"results-{name}", "KAFKA_DEAD_LETTER_TOPIC": f"dead-{name}"}
     if "bootstrap_servers" in backend.description:
         settings["KAFKA_BOOTSTRAP_SERVERS"] = backend.description["bootstrap_servers"]
     transport = backend.open()
     transport.ensure_topics([Topic(topic, None) for topic in settings.values() if name in topic])
-    unheard = TransientError("the webhook answered 503", code=ErrorCode.WEBHOOK_FAILED)
-    transport.publish(dead_letter(f"dead-{name}", Message(f"results-{name}", "k", b"outcome"), unheard))
+    undelivered = TransientError("the webhook answered 503", code=ErrorCode.WEBHOOK_FAILED)
+    transport.publish(dead_letter(f"dead-{name}", Message(f"results-{name}", "k", b"outcome"), undelivered))
 
     listed = command(tmp_path, "list", "--json", **settings)
     letter = json.loads(listed.stdout)["id"]
@@ -77,7 +79,7 @@ def test_a_letter_is_found_and_replayed_by_the_settings_of_the_services(backend:
 
 
 @pytest.mark.slow
-def test_a_broker_that_is_away_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_an_unreachable_broker_is_reported_in_one_sentence(tmp_path: Path) -> None:
     ended = command(tmp_path, "list", KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{free_port()}")
 
     assert ended.returncode == ExitCode.UNAVAILABLE
@@ -86,7 +88,7 @@ def test_a_broker_that_is_away_is_said_in_a_sentence(tmp_path: Path) -> None:
     assert ended.stderr.count("\n") == 1
 
 
-def test_a_file_that_is_no_queue_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "broker.sqlite").write_bytes(b"something else " * 1000)
 
     ended = command(tmp_path, "list")
@@ -96,7 +98,7 @@ def test_a_file_that_is_no_queue_is_said_in_a_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_setting_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_an_invalid_setting_is_named(tmp_path: Path) -> None:
     ended = command(tmp_path, "list", KAFKA_PARTITIONS="many")
 
     assert ended.returncode == ExitCode.CONFIG
@@ -104,13 +106,20 @@ def test_a_setting_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_reader_who_leaves_early_is_no_defect(tmp_path: Path) -> None:
+def test_the_earlier_name_still_works(tmp_path: Path) -> None:
+    ended = command(tmp_path, "list", KAFKA_PARTITIONS="many", module="pipeline.deadletters")
+
+    assert ended.returncode == ExitCode.CONFIG
+    assert "KAFKA_PARTITIONS" in ended.stderr
+
+
+def test_a_closed_pipe_is_no_defect(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with backends.embedded(tmp_path) as backend:
         gone = TransientError("the webhook answered 503", code=ErrorCode.WEBHOOK_FAILED)
         backend.open().publish(dead_letter("uvr_dead_letters", Message("uvr_results", "k", b""), gone))
-    # What is written is held back until the end, as it usually is; the variable is set in many containers.
+    # Python buffers the output until the end unless this variable is set, as it is in many containers.
     inherited = {name: value for name, value in os.environ.items() if name not in {*KNOWN, "PYTHONUNBUFFERED"}}
     ended = subprocess.run(
         [sys.executable, "-m", "pipeline.dead_letters", "list"],
