@@ -3,114 +3,97 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NoReturn
 
-from config import ConfigError, Settings, load
+from config import Settings
 from pipeline.errors import InfrastructureError, PipelineError
 from pipeline.files import local_errors
-from pipeline.service.logs import configure_logging
+from pipeline.service.command_line import run_command
 from processor.models.catalogue import ARCHITECTURES
 from processor.models.commands import ModelCommands, ModelsExit
+from processor.models.display import progress_bars
 from processor.models.download import ModelDownloads
 from processor.models.options import StoreOptions
 from processor.models.store import ModelStore
 
 
-def main(command_line: Sequence[str] | None = None) -> int:
-    """Do what the command line says."""
-    arguments = _parse(command_line)
-    try:
-        settings = load()
-        configure_logging("models", settings.log)
-        run: Callable[[ModelCommands, argparse.Namespace], int] = arguments.run
-        return run(_desk(settings, arguments), arguments)
-    except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
-        return ModelsExit.CONFIG
-    except PipelineError as error:
-        sys.stderr.write(f"{error.message}\n")
-        return ModelsExit.STORAGE if isinstance(error, InfrastructureError) else ModelsExit.UNAVAILABLE
-    except KeyboardInterrupt:
-        return ModelsExit.KILLED
-    except BrokenPipeError:
-        # Whoever read has left, as head(1) does. What Python would write at its exit goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ModelsExit.OK
-
-
-def _desk(settings: Settings, arguments: argparse.Namespace) -> ModelCommands:
-    folder = settings.model.model_dir.absolute()
-    with local_errors():
-        folder.mkdir(parents=True, exist_ok=True)
-    network = ModelDownloads.from_settings(settings.download)
-    store = ModelStore(folder, network, StoreOptions.from_settings(settings.model))
-    return ModelCommands(store, settings.model.model_name, arguments.json)
-
-
 class _Parser(argparse.ArgumentParser):
-    """Ends with our status for a wrong command line."""
+    """Exits with ``ModelsExit.USAGE`` if the command line is wrong."""
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(ModelsExit.USAGE, f"{self.prog}: {message}\n")
 
 
+def main(command_line: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status of the process."""
+    arguments = _parse(command_line)
+
+    def run(settings: Settings) -> int:
+        folder = settings.model.model_dir.absolute()
+        with local_errors():
+            folder.mkdir(parents=True, exist_ok=True)
+        with progress_bars() as on_progress:
+            downloads = replace(ModelDownloads.from_settings(settings.download), on_progress=on_progress)
+            store = ModelStore(folder, downloads, StoreOptions.from_settings(settings.model))
+            command: Callable[[ModelCommands, argparse.Namespace], int] = arguments.run
+            return command(ModelCommands(store, settings.model.model_name, arguments.json), arguments)
+
+    def failure_status(error: PipelineError) -> int:
+        return ModelsExit.STORAGE if isinstance(error, InfrastructureError) else ModelsExit.UNAVAILABLE
+
+    return run_command("models", run, failure_status=failure_status)
+
+
 def _parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(prog="python -m processor.models", description="The models in MODEL_FILE_DIR.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_list(commands.add_parser("list", help="which models there are, and which of them are here"))
-    _add_pull(commands.add_parser("pull", help="fetch models"))
-    _add_verify(commands.add_parser("verify", help="compare every byte of the files with what is known of them"))
-    _add_prune(commands.add_parser("prune", help="remove files that no model needs"))
-    _add_seal(commands.add_parser("seal", help="encrypt models with the key of MODEL_KEY_FILE or MODEL_KEY_COMMAND"))
+
+    listing = commands.add_parser("list", help="list the known models and the state of their files")
+    _add_architecture(listing)
+    listing.add_argument("--present", action="store_true", help="only models with at least one file on the disk")
+    listing.set_defaults(run=lambda run, a: run.list(a.architecture, present=a.present))
+
+    pull = commands.add_parser("pull", help="download models")
+    pull.add_argument("names", nargs="*", metavar="MODEL", help="a value of MODEL_NAME, or the name of a preset")
+    _add_architecture(pull)
+    pull.add_argument("--all", dest="architecture", action="store_const", const=ARCHITECTURES, help="every model")
+    pull.add_argument("--update", action="store_true", help="download present files again and trust the new content")
+    pull.set_defaults(run=lambda run, a: run.pull(a.names, a.architecture, update=a.update), needs_choice=True)
+
+    verify = commands.add_parser("verify", help="compare every byte of the files with the known hashes")
+    verify.add_argument("names", nargs="*", metavar="MODEL", help="default: every present file")
+    verify.add_argument("--repair", action="store_true", help="download missing and damaged files")
+    verify.add_argument("--record", action="store_true", help="trust files without a known hash from now on")
+    verify.set_defaults(run=lambda run, a: run.verify(a.names, repair=a.repair, adopt=a.record))
+
+    prune = commands.add_parser("prune", help="remove files that no model needs")
+    prune.add_argument("--keep", nargs="+", default=(), metavar="MODEL", help="keep only these and MODEL_NAME")
+    prune.add_argument("--yes", action="store_true", help="confirm; without it, only show the files")
+    prune.set_defaults(run=lambda run, a: run.prune(a.keep, confirmed=a.yes))
+
+    seal = commands.add_parser("seal", help="encrypt models with the key of MODEL_KEY_FILE or MODEL_KEY_COMMAND")
+    seal.add_argument("names", nargs="+", metavar="MODEL")
+    seal.set_defaults(run=lambda run, a: run.seal(a.names))
+
     for command in commands.choices.values():
-        command.add_argument("--json", action="store_true", help="for programs")
+        command.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args(command_line)
     if getattr(arguments, "needs_choice", False) and not (arguments.names or arguments.architecture):
-        parser.error("name models, or say --architecture or --all")
+        parser.error("name models, or add --architecture or --all")
     return arguments
-
-
-def _add_list(parser: argparse.ArgumentParser) -> None:
-    _add_architecture(parser)
-    parser.add_argument("--present", action="store_true", help="only those that are here, wholly or in part")
-    parser.set_defaults(run=lambda desk, a: desk.show(a.architecture, present=a.present))
-
-
-def _add_pull(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="*", metavar="MODEL", help="as MODEL_NAME has it, or a preset's name")
-    _add_architecture(parser)
-    parser.add_argument("--all", dest="architecture", action="store_const", const=ARCHITECTURES, help="every model")
-    parser.add_argument(
-        "--update", action="store_true", help="fetch files that are here again, and trust what comes from now on"
-    )
-    parser.set_defaults(run=lambda desk, a: desk.pull(a.names, a.architecture, update=a.update), needs_choice=True)
-
-
-def _add_verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="*", metavar="MODEL", help="default: every file that is here")
-    parser.add_argument("--repair", action="store_true", help="fetch what is missing or damaged")
-    parser.add_argument("--record", action="store_true", help="trust files of which nothing is known, from now on")
-    parser.set_defaults(run=lambda desk, a: desk.verify(a.names, repair=a.repair, adopt=a.record))
-
-
-def _add_prune(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--keep", nargs="+", default=(), metavar="MODEL", help="keep these and MODEL_NAME alone")
-    parser.add_argument("--yes", action="store_true", help="do it; otherwise it is only shown")
-    parser.set_defaults(run=lambda desk, a: desk.prune(a.keep, sure=a.yes))
-
-
-def _add_seal(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="+", metavar="MODEL")
-    parser.set_defaults(run=lambda desk, a: desk.seal(a.names))
 
 
 def _add_architecture(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--architecture", action="append", default=[], choices=ARCHITECTURES, help="every model of this kind"
+        "--architecture",
+        action="append",
+        default=[],
+        choices=ARCHITECTURES,
+        help="every model of this architecture",
     )
 
 

@@ -1,18 +1,17 @@
-"""What ``python -m processor.models`` does: each command says on standard output what it found or did."""
+"""The commands of ``python -m processor.models``. Each prints its result to standard output."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any
 
 from pipeline.errors import PermanentError, TransientError
+from pipeline.service.command_line import print_error, print_json, print_table
 from processor.models import maintenance
 from processor.models.catalogue import Catalogue, Model, ModelFile, list_file, read_catalogue
-from processor.models.display import lines, listing, models_table
+from processor.models.display import HEADINGS, listing, table_row
 from processor.models.errors import NotServedError, unknown_model
 from processor.models.model_lists import UVR_LIST
 from processor.models.presets import expanded
@@ -20,103 +19,113 @@ from processor.models.store import ModelStore
 
 
 class ModelsExit(IntEnum):
-    """What the exit status means. The values above zero are those of BSD's sysexits.h, as ``ExitCode``'s are."""
+    """Exit statuses. The values above zero are those of BSD's sysexits.h, as in ``ExitCode``."""
 
     OK = 0
     USAGE = 64  # a wrong command line
-    DAMAGED = 65  # a file is missing, is not what it has to be, or does not open
-    UNKNOWN = 66  # there is no such model
-    UNAVAILABLE = 69  # a file cannot be had
-    INTERNAL = 70  # a defect of ours
+    DAMAGED = 65  # a file is missing, differs from its known hash, or cannot be decrypted
+    UNKNOWN = 66  # no model has that name
+    UNAVAILABLE = 69  # a file cannot be downloaded
+    INTERNAL = 70  # an unexpected error
     STORAGE = 74  # MODEL_FILE_DIR cannot be read or written, or is full
     CONFIG = 78  # a setting cannot be used
     KILLED = 130  # Ctrl-C
 
 
+Outcomes = list[dict[str, Any]]
+"""One row for each file, with ``file``, ``state`` and, for a failure, ``detail``."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCommands:
-    """Where an operator works on models. Every command raises InfrastructureError if the folder cannot be used."""
+    """Commands on the models of one folder. Every command raises InfrastructureError if the folder is unusable."""
 
     store: ModelStore
     default: str
     """MODEL_NAME, which is never pruned."""
     as_json: bool = False
 
-    def show(self, architectures: Collection[str], *, present: bool) -> ModelsExit:
-        """Every model, or those that are ``present``, wholly or in part."""
+    def list(self, architectures: Collection[str], *, present: bool) -> ModelsExit:
+        """List every model, or those with at least one file on the disk if ``present``."""
         catalogue = read_catalogue(self.store.folder)
-        chosen = [model for model in catalogue if not architectures or model.architecture in architectures]
-        rows = [row for row in listing(chosen, self.store) if row["state"] != "absent" or not present]
+        models = [model for model in catalogue if not architectures or model.architecture in architectures]
+        rows = [row for row in listing(models, self.store) if row["state"] != "absent" or not present]
         if self.as_json:
-            _say_json(rows)
+            print_json(rows)
             return ModelsExit.OK
-        _say(lines(rows))
+        print_table(map(table_row, rows), headings=HEADINGS)
         if not catalogue.has_uvr_list:
-            _complain(f"{UVR_LIST} is not in MODEL_FILE_DIR: this is what is known without it")
+            print_error(f"{UVR_LIST} is not in MODEL_FILE_DIR: the list is incomplete without it")
         return ModelsExit.OK
 
     def pull(self, names: Sequence[str], architectures: Collection[str], *, update: bool) -> ModelsExit:
-        """Have all files of the named models, or of all of these kinds; ``update``: whatever they are now."""
-        outcomes, status = self._pull([list_file(UVR_LIST)], update=update)
+        """Download the missing files of the named models and of these architectures.
+
+        ``update`` downloads present files again and trusts the new content.
+        """
+        outcomes, list_status = self._pull([list_file(UVR_LIST)], update=update)
         catalogue = read_catalogue(self.store.folder)
-        chosen, strange = _chosen(catalogue, names)
-        chosen += [model for model in catalogue if model.architecture in architectures]
-        _complain_of(strange)
-        files = maintenance.files_of(chosen)
+        models, unknown = _find(catalogue, names)
+        models += [model for model in catalogue if model.architecture in architectures]
+        _report_unknown(unknown)
+        files = maintenance.files_of(models)
         files.pop(UVR_LIST, None)
-        more, worse = self._pull(files.values(), update=update)
-        self._report([*outcomes, *more])
-        return worse or status or (ModelsExit.UNKNOWN if strange else ModelsExit.OK)
+        file_outcomes, file_status = self._pull(files.values(), update=update)
+        self._report([*outcomes, *file_outcomes])
+        return file_status or list_status or (ModelsExit.UNKNOWN if unknown else ModelsExit.OK)
 
     def seal(self, names: Sequence[str]) -> ModelsExit:
         """Encrypt the files of the named models in place."""
-        chosen, strange = _chosen(read_catalogue(self.store.folder), names)
-        done = []
-        for file in {file.name: file for model in chosen for file in model.files}:
+        models, unknown = _find(read_catalogue(self.store.folder), names)
+        outcomes = []
+        for name in dict.fromkeys(file.name for model in models for file in model.files):
             try:
-                did = self.store.seal(file)
+                sealed = self.store.seal(name)
             except TransientError as error:
-                _complain(error.message)
+                print_error(error.message)
                 return ModelsExit.CONFIG
-            done.append(
-                {"file": file, "state": "sealed" if did else "was sealed" if self.store.has(file) else "absent"}
-            )
-        self._report(done)
-        _complain_of(strange)
-        return ModelsExit.UNKNOWN if strange else ModelsExit.OK
+            state = "sealed" if sealed else "was sealed" if self.store.has(name) else "absent"
+            outcomes.append({"file": name, "state": state})
+        self._report(outcomes)
+        _report_unknown(unknown)
+        return ModelsExit.UNKNOWN if unknown else ModelsExit.OK
 
     def verify(self, names: Sequence[str], *, repair: bool, adopt: bool) -> ModelsExit:
-        """Compare every byte of the named models', or all present, files with what is known of them."""
+        """Compare every byte of the files with the known hashes. Without ``names``, check every present file."""
         catalogue = read_catalogue(self.store.folder)
-        chosen, strange = _chosen(catalogue, names)
-        files = maintenance.files_of(chosen) if names else maintenance.files_present(self.store, catalogue)
+        models, unknown = _find(catalogue, names)
+        files = maintenance.files_of(models) if names else maintenance.files_present(self.store, catalogue)
         findings = [maintenance.verify(self.store, file, repair=repair, adopt=adopt) for file in files.values()]
         self._report([asdict(finding) for finding in findings])
-        _complain_of(strange)
+        _report_unknown(unknown)
         if any(finding.state.is_trouble for finding in findings):
             return ModelsExit.DAMAGED
-        return ModelsExit.UNKNOWN if strange else ModelsExit.OK
+        return ModelsExit.UNKNOWN if unknown else ModelsExit.OK
 
-    def prune(self, keep: Sequence[str], *, sure: bool) -> ModelsExit:
-        """Remove what no model needs or, with ``keep``, what these models and MODEL_NAME do not need, if ``sure``."""
+    def prune(self, keep: Sequence[str], *, confirmed: bool) -> ModelsExit:
+        """Remove the files that no model needs or, with ``keep``, that neither these models nor MODEL_NAME need.
+
+        Only shows the files unless ``confirmed``.
+        """
         catalogue = read_catalogue(self.store.folder)
         if not catalogue.has_uvr_list:
-            _complain(f"{UVR_LIST} is not in MODEL_FILE_DIR: nobody knows what is needed, and nothing is removed")
+            print_error(f"{UVR_LIST} is not in MODEL_FILE_DIR: needed files cannot be determined, nothing is removed")
             return ModelsExit.UNAVAILABLE
-        chosen, strange = _chosen(catalogue, [*keep, self.default] if keep else ())
-        if strange := [name for name in strange if name != self.default or not keep]:
-            _complain(f"there is no model named {', '.join(strange)}: nothing is removed")
+        models, unknown = _find(catalogue, [*keep, self.default] if keep else ())
+        if unknown := [name for name in unknown if name != self.default or not keep]:
+            print_error(f"there is no model named {', '.join(unknown)}: nothing is removed")
             return ModelsExit.UNKNOWN
-        entries = maintenance.superfluous(self.store, catalogue, chosen if keep else None)
-        state = "removed" if sure else "would be removed"
-        done = maintenance.remove(self.store, entries) if sure else entries
-        self._report([{"file": entry.name, "state": state} for entry in done])
-        if entries and not sure:
-            _complain("nothing is removed without --yes")
+        entries = maintenance.superfluous(self.store, catalogue, models if keep else None)
+        state = "removed" if confirmed else "would be removed"
+        removed = maintenance.remove(self.store, entries) if confirmed else entries
+        self._report([{"file": entry.name, "state": state} for entry in removed])
+        if entries and not confirmed:
+            print_error("nothing is removed without --yes")
         return ModelsExit.OK
 
-    def _pull(self, files: Iterable[ModelFile], *, update: bool) -> tuple[list[dict[str, Any]], ModelsExit]:
-        outcomes, status = [], ModelsExit.OK
+    def _pull(self, files: Iterable[ModelFile], *, update: bool) -> tuple[Outcomes, ModelsExit]:
+        outcomes: Outcomes = []
+        status = ModelsExit.OK
         for file in files:
             try:
                 fetched = self.store.pull(file, anew=update)
@@ -126,41 +135,24 @@ class ModelCommands:
                 outcomes.append({"file": file.name, "state": "failed", "detail": str(error)})
         return outcomes, status
 
-    def _report(self, outcomes: Sequence[dict[str, Any]]) -> None:
+    def _report(self, outcomes: Outcomes) -> None:
         if self.as_json:
-            _say_json(outcomes)
+            print_json(outcomes)
         else:
-            _say(
-                models_table(
-                    None, [[outcome["file"], outcome["state"], outcome.get("detail", "")] for outcome in outcomes]
-                )
-            )
+            print_table([outcome["file"], outcome["state"], outcome.get("detail", "")] for outcome in outcomes)
 
 
-def _chosen(catalogue: Catalogue, names: Iterable[str]) -> tuple[list[Model], list[str]]:
-    """The models of these names, those of presets among them, and the names that no model has."""
-    found, strange = [], []
+def _find(catalogue: Catalogue, names: Iterable[str]) -> tuple[list[Model], list[str]]:
+    """Return the models of these names, with presets expanded, and the names that no model has."""
+    found, unknown = [], []
     for name in expanded(names):
         try:
             found.append(catalogue.find(name))
         except PermanentError:
-            strange.append(name)
-    return found, strange
+            unknown.append(name)
+    return found, unknown
 
 
-def _say(lines: Iterable[str]) -> None:
-    sys.stdout.writelines(f"{line}\n" for line in lines)
-    sys.stdout.flush()
-
-
-def _say_json(rows: Iterable[dict[str, Any]]) -> None:
-    _say([json.dumps(list(rows), indent=1)])
-
-
-def _complain_of(strange: Iterable[str]) -> None:
-    for name in strange:
-        _complain(unknown_model(name).message)
-
-
-def _complain(sentence: str) -> None:
-    sys.stderr.write(f"{sentence}\n")
+def _report_unknown(names: Iterable[str]) -> None:
+    for name in names:
+        print_error(unknown_model(name).message)

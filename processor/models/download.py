@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -14,6 +16,7 @@ from pipeline.download.http.session import DIRECT
 from pipeline.download_progress import watch_download
 from pipeline.errors import PermanentError, TransientError
 from pipeline.files import file_sha256, local_errors
+from pipeline.progress import TransferRate
 from pipeline.service.logs import get_logger, loggable_url
 from processor.models.errors import MismatchError, NotServedError
 from processor.models.published_hashes import contradicts_name
@@ -36,6 +39,8 @@ class ModelDownloads:
     rate: RateLimit | None = None
     limits: DownloadLimits = LIMITS
     cancel: CancelToken = field(default_factory=CancelToken)
+    on_progress: Callable[[str, float, TransferRate], None] | None = None
+    """Takes the name of a file, the fraction that has arrived (0 to 1) and the present rate."""
 
     @classmethod
     def from_settings(cls, settings: DownloadSettings) -> ModelDownloads:
@@ -72,7 +77,8 @@ def fetch_model_file(
     """
     name = target.name
     try:
-        with watch_download("model") as transfer:
+        listener = partial(network.on_progress, name) if network.on_progress else None
+        with watch_download("model", listener) as transfer:
             done = transfer.done(
                 download(
                     url,

@@ -6,9 +6,11 @@ import base64
 import hashlib
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,7 @@ class Terminal:
     folder: Path
     capture: pytest.CaptureFixture[str]
 
-    def desk(self, *, as_json: bool = True, **options: Any) -> ModelCommands:
+    def commands(self, *, as_json: bool = True, **options: Any) -> ModelCommands:
         return ModelCommands(store_in(self.folder, **options), MODEL, as_json)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -82,11 +84,11 @@ def terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> Terminal:
 
 
 def pull(terminal: Terminal, **options: Any) -> ModelsExit:
-    return terminal.desk(**options).pull([MODEL], (), update=False)
+    return terminal.commands(**options).pull([MODEL], (), update=False)
 
 
 def verify(terminal: Terminal, *names: str, repair: bool = False, adopt: bool = False, **options: Any) -> ModelsExit:
-    return terminal.desk(**options).verify(names, repair=repair, adopt=adopt)
+    return terminal.commands(**options).verify(names, repair=repair, adopt=adopt)
 
 
 def test_pull_list_and_verify(terminal: Terminal) -> None:
@@ -95,7 +97,7 @@ def test_pull_list_and_verify(terminal: Terminal) -> None:
     assert pull(terminal) is ModelsExit.OK
     assert terminal.said() == {UVR_LIST: "present", MODEL: "present", WEIGHTS_NAME: "present"}
 
-    terminal.desk().show(["Demucs"], present=True)
+    terminal.commands().list(["Demucs"], present=True)
     (row,) = terminal.rows()
     assert (row["name"], row["state"], row["bytes"]) == (MODEL, "present", len(WEIGHTS))
     assert {file["known_from"] for file in row["files"]} == {LOCK_FILE}
@@ -105,7 +107,7 @@ def test_pull_list_and_verify(terminal: Terminal) -> None:
 
 
 def test_the_table_for_people(terminal: Terminal) -> None:
-    assert terminal.desk(as_json=False).show(["Demucs"], present=False) is ModelsExit.OK
+    assert terminal.commands(as_json=False).list(["Demucs"], present=False) is ModelsExit.OK
     assert terminal.capture.readouterr().out.splitlines() == [
         "NAME       KIND    SIZE  STATE   LICENCE       STEMS",
         "tiny.yaml  Demucs  -     absent  MIT (Demucs)  -",
@@ -113,12 +115,12 @@ def test_the_table_for_people(terminal: Terminal) -> None:
 
 
 def test_every_model_of_a_kind_is_pulled(terminal: Terminal) -> None:
-    assert terminal.desk().pull([], ["Demucs"], update=False) is ModelsExit.OK
+    assert terminal.commands().pull([], ["Demucs"], update=False) is ModelsExit.OK
     assert set(terminal.said()) == {UVR_LIST, MODEL, WEIGHTS_NAME}
 
 
 def test_a_model_that_nobody_knows_is_told_and_the_others_come(terminal: Terminal) -> None:
-    assert terminal.desk().pull(["nothing.onnx", MODEL], (), update=False) is ModelsExit.UNKNOWN
+    assert terminal.commands().pull(["nothing.onnx", MODEL], (), update=False) is ModelsExit.UNKNOWN
     said = terminal.capture.readouterr()
     assert "there is no model named nothing.onnx" in said.err
     assert WEIGHTS_NAME in said.out
@@ -185,7 +187,7 @@ def test_a_change_that_is_meant(terminal: Terminal, source: SourceServer, monkey
     monkeypatch.setattr("processor.models.model_lists.LISTS", {name: source.url(f"/{name}") for name in LISTS})
     source.add(f"/{MODEL}", served(YAML + b"# new"))
 
-    assert terminal.desk().pull([MODEL], (), update=True) is ModelsExit.OK
+    assert terminal.commands().pull([MODEL], (), update=True) is ModelsExit.OK
 
     assert set(terminal.said().values()) == {"fetched"}
     assert (terminal.folder / MODEL).read_bytes() == YAML + b"# new"
@@ -211,7 +213,7 @@ def littered(terminal: Terminal) -> Terminal:
 
 def test_prune_shows_what_it_would_remove(littered: Terminal) -> None:
     before = sorted(os.listdir(littered.folder))
-    assert littered.desk().prune((), sure=False) is ModelsExit.OK
+    assert littered.commands().prune((), confirmed=False) is ModelsExit.OK
     said = littered.said()
     assert set(said) == {"old.onnx", "old.ckpt.sealed", INCOMING, f"{INCOMING}-abc"}
     assert set(said.values()) == {"would be removed"}
@@ -219,7 +221,7 @@ def test_prune_shows_what_it_would_remove(littered: Terminal) -> None:
 
 
 def test_prune_removes_it(littered: Terminal) -> None:
-    assert littered.desk().prune((), sure=True) is ModelsExit.OK
+    assert littered.commands().prune((), confirmed=True) is ModelsExit.OK
     kept = {MODEL, WEIGHTS_NAME, LOCK_FILE, "README.md", "notes.yaml.bak", *LISTS}
     assert set(os.listdir(littered.folder)) == kept
 
@@ -227,26 +229,26 @@ def test_prune_removes_it(littered: Terminal) -> None:
 def test_prune_with_a_list_of_what_to_keep(littered: Terminal) -> None:
     (littered.folder / "1_HP-UVR.pth").write_bytes(b"x")
     (littered.folder / "UVR-MDX-NET-Inst_HQ_5.onnx").write_bytes(b"x")
-    assert littered.desk().prune(["UVR-MDX-NET-Inst_HQ_5.onnx"], sure=True) is ModelsExit.OK
+    assert littered.commands().prune(["UVR-MDX-NET-Inst_HQ_5.onnx"], confirmed=True) is ModelsExit.OK
     assert {MODEL, WEIGHTS_NAME, "UVR-MDX-NET-Inst_HQ_5.onnx"} <= set(os.listdir(littered.folder))
     assert "1_HP-UVR.pth" not in os.listdir(littered.folder)
 
 
 def test_prune_leaves_what_is_on_its_way(littered: Terminal) -> None:
     with locked_folder(littered.folder / INCOMING / "gone.onnx.lock"):
-        assert littered.desk().prune((), sure=True) is ModelsExit.OK
+        assert littered.commands().prune((), confirmed=True) is ModelsExit.OK
         assert (littered.folder / INCOMING / "gone.onnx.part").exists()
 
 
 def test_prune_with_a_typing_error_removes_nothing(littered: Terminal) -> None:
     before = sorted(os.listdir(littered.folder))
-    assert littered.desk().prune(["tiny.yml"], sure=True) is ModelsExit.UNKNOWN
+    assert littered.commands().prune(["tiny.yml"], confirmed=True) is ModelsExit.UNKNOWN
     assert sorted(os.listdir(littered.folder)) == before
 
 
 def test_prune_without_a_list_removes_nothing(littered: Terminal) -> None:
     (littered.folder / UVR_LIST).unlink()
-    assert littered.desk().prune((), sure=True) is ModelsExit.UNAVAILABLE
+    assert littered.commands().prune((), confirmed=True) is ModelsExit.UNAVAILABLE
     assert (littered.folder / "old.onnx").exists()
 
 
@@ -272,7 +274,7 @@ def test_with_a_key_files_are_sealed_as_they_come(terminal: Terminal, sealing: d
     assert not any(path.is_file() for path in memory.rglob("*"))
     assert pull(terminal, **sealing) is ModelsExit.OK
 
-    with terminal.desk(**sealing).store.opened([WEIGHTS_NAME, MODEL]) as opened:
+    with terminal.commands(**sealing).store.opened([WEIGHTS_NAME, MODEL]) as opened:
         assert (opened / WEIGHTS_NAME).read_bytes() == WEIGHTS
         assert (opened / MODEL).read_bytes() == YAML
         assert (opened / UVR_LIST).is_file()
@@ -295,11 +297,11 @@ def test_sealed_files_are_verified(terminal: Terminal, sealing: dict[str, Any]) 
 def test_plain_files_can_be_sealed_later(terminal: Terminal, sealing: dict[str, Any]) -> None:
     pull(terminal)
     terminal.said()
-    assert terminal.desk(**sealing).seal([MODEL]) is ModelsExit.OK
+    assert terminal.commands(**sealing).seal([MODEL]) is ModelsExit.OK
     assert terminal.said() == {MODEL: "sealed", WEIGHTS_NAME: "sealed"}
     assert WEIGHTS[:32] not in on_disk(terminal.folder)
     assert not (terminal.folder / INCOMING).exists()
-    assert terminal.desk(**sealing).seal([MODEL]) is ModelsExit.OK
+    assert terminal.commands(**sealing).seal([MODEL]) is ModelsExit.OK
     assert terminal.said() == {MODEL: "was sealed", WEIGHTS_NAME: "was sealed"}
 
 
@@ -307,7 +309,7 @@ def test_a_plain_file_is_kept_until_its_sealed_form_has_proved_itself(
     terminal: Terminal, sealing: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pull(terminal)
-    store = terminal.desk(**sealing).store
+    store = terminal.commands(**sealing).store
     seal = store.vault.seal
 
     def spoilt(source: Path, target: Path, name: str) -> None:
@@ -322,7 +324,7 @@ def test_a_plain_file_is_kept_until_its_sealed_form_has_proved_itself(
 
 def test_nothing_is_sealed_without_a_key(terminal: Terminal) -> None:
     pull(terminal)
-    assert terminal.desk().seal([MODEL]) is ModelsExit.CONFIG
+    assert terminal.commands().seal([MODEL]) is ModelsExit.CONFIG
     assert (terminal.folder / WEIGHTS_NAME).read_bytes() == WEIGHTS
     assert visible(terminal.folder) == sorted([WEIGHTS_NAME, MODEL, LOCK_FILE, *LISTS])
 
@@ -360,3 +362,31 @@ def test_the_program_ends_with_a_status_that_says_why(folder: Path) -> None:
     assert f"/{WEIGHTS_NAME}: put it there" in done.stdout
     assert run(folder, "pull").returncode == ModelsExit.USAGE
     assert run(folder / UVR_LIST, "list").returncode == ModelsExit.STORAGE
+
+
+def test_a_terminal_shows_the_progress_of_downloads(folder: Path) -> None:
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "processor.models", "pull", MODEL],
+        cwd=REPOSITORY,
+        env={
+            "PATH": os.environ["PATH"],
+            "TERM": "xterm",
+            "COLUMNS": "120",
+            "MODEL_FILE_DIR": str(folder),
+            "ALLOW_PRIVATE_NETWORKS": "true",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):  # Linux reports the end of a terminal as an input/output error.
+        while piece := os.read(controller, 4096):
+            shown += piece
+    os.close(controller)
+
+    assert process.wait(60) == 0
+    assert f"{WEIGHTS_NAME} ".encode() in shown
+    assert b"100 %" in shown
+    assert b"downloading" not in shown
