@@ -1,6 +1,6 @@
-"""The front door: accepts jobs, says whether the service is ready, serves finished stems of the local store.
+"""The HTTP API: accepts jobs, reports readiness and serves finished stems of the local store.
 
-Knows no audio and uploads nothing.
+It neither decodes audio nor uploads stems.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""``python -m api``: the front door as a process. Its exit status is an ``ExitCode``."""
+"""``python -m api``: the HTTP API as a process. Its exit status is an ``ExitCode``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.url_check import PATIENCE
+from api.url_check import RESOLVE_TIMEOUT
 from config import Settings
 from pipeline.consuming.retry import RetryPolicy
 from pipeline.consuming.worker_process import ensure_topics
@@ -30,12 +30,12 @@ from pipeline.transport.factory import open_transport
 
 log = get_logger("api")
 
-#: The API consumes nothing; the setting is there for the services that do.
+#: Required by Kafka's clients. The API consumes nothing.
 _NO_CONSUMER_MS = 300_000
 
 
-class Server(uvicorn.Server):
-    """A uvicorn server that is stopped by a ``StopSignal``, as every service here."""
+class ApiServer(uvicorn.Server):
+    """A uvicorn server that a ``StopSignal`` stops, like every other service."""
 
     def __init__(self, config: uvicorn.Config, stop: StopSignal) -> None:
         super().__init__(config)
@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
 
 
 def main() -> ExitCode:
-    """Run until a signal comes, or the broker refuses this service."""
+    """Run until a signal arrives or the broker refuses this service."""
     return run_service("api", _serve)
 
 
@@ -67,24 +67,24 @@ def _serve(settings: Settings, stop: StopSignal) -> None:
         settings, max_poll_interval_ms=_NO_CONSUMER_MS, publish_timeout=settings.api.accept_timeout
     )
     try:
-        guard = UrlGuard.from_settings(settings.download, resolve_timeout=PATIENCE)
+        guard = UrlGuard.from_settings(settings.download, resolve_timeout=RESOLVE_TIMEOUT)
         app = create_app(settings, transport, open_store(settings), guard)
         created = _create_topics(transport, Topics.from_settings(settings), stop)
         _run(app, settings, stop)
         if created.done():
-            created.result()  # what stopped the server, if it failed
+            created.result()  # Raises the error that stopped the server, if any.
     finally:
         transport.close()
 
 
 def _create_topics(transport: Transport, topics: Topics, stop: StopSignal) -> Future[bool]:
-    """Beside the server, which is up before its broker is, and says so on /ready. A failure stops the server."""
+    """Create the topics in a thread, so that the server starts while the broker is down. A failure stops the server."""
     created: Future[bool] = Future()
 
     def create() -> None:
         try:
             created.set_result(ensure_topics(transport, topics.to_create(), RetryPolicy().infrastructure, stop))
-        except BaseException as error:  # noqa: BLE001  raised again by the thread that waits for it
+        except BaseException as error:  # noqa: BLE001  re-raised by the thread that awaits the result
             created.set_exception(error)
             stop.request("the topics cannot be created")
 
@@ -93,12 +93,12 @@ def _create_topics(transport: Transport, topics: Topics, stop: StopSignal) -> Fu
 
 
 def _run(app: FastAPI, settings: Settings, stop: StopSignal) -> None:
-    server = Server(
+    server = ApiServer(
         uvicorn.Config(
             app,
             host=settings.api.host,
             port=settings.api.port,
-            log_config=None,  # the log is set up already
+            log_config=None,  # Logging is configured already.
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -110,9 +110,9 @@ def _run(app: FastAPI, settings: Settings, stop: StopSignal) -> None:
     try:
         server.run()
     except SystemExit:
-        # The server would leave with a status of its own.
+        # uvicorn would exit with its own status.
         raise InfrastructureError(
-            f"API_HOST={settings.api.host}, API_PORT={settings.api.port} cannot be listened on: set another one",
+            f"API_HOST={settings.api.host}, API_PORT={settings.api.port} cannot be bound: set another address or port",
             code=ErrorCode.INTERNAL,
         ) from None
 

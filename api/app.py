@@ -1,4 +1,4 @@
-"""Puts the front door together."""
+"""Assembles the ASGI application."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ _TAGS = [
 
 
 def create_app(settings: Settings, transport: Transport, store: ObjectStore, guard: UrlGuard) -> FastAPI:
-    """The ASGI application. What it is given stays the caller's to close.
+    """Return the ASGI application. The caller closes ``transport``.
 
-    Raises ConfigError without credentials, InfrastructureError if the key of the local store's links cannot be read.
+    Raises ConfigError without credentials, InfrastructureError if the signing key of the local store cannot be read.
     """
     auth = BasicAuth(*settings.api.require_credentials())
     topics = Topics.from_settings(settings)
-    fairness = ClientRateLimit(settings.api.client_burst, settings.api.client_refill)
-    queue = JobQueue(transport, topics, fairness, EventReporter(transport, topics.events))
-    # The documentation's scripts come from this machine, so that it works in closed networks.
+    rate_limit = ClientRateLimit(settings.api.client_burst, settings.api.client_refill)
+    queue = JobQueue(transport, topics, rate_limit, EventReporter(transport, topics.events))
+    # The scripts of the documentation page are served locally, so that it works without internet access.
     app = FastAPIOffline(
         title="UVR-API",
         version=__version__,

@@ -14,10 +14,10 @@ from api.errors import ApiError
 
 
 class BasicAuth(HTTPBasic):
-    """A dependency that lets a request pass or raises ``ApiError`` 401.
+    """A FastAPI dependency that checks the credentials of a request and raises ``ApiError`` 401 if they are wrong.
 
-    Digests are compared, so that neither the time nor the length tells how much of a guess was right; the user name
-    and the password are always both compared.
+    It compares digests in constant time, so that neither timing nor length reveals part of a secret. It always
+    compares both the user name and the password.
     """
 
     def __init__(self, username: str, password: str) -> None:
@@ -31,14 +31,11 @@ class BasicAuth(HTTPBasic):
 
     async def __call__(self, request: Request) -> None:  # type: ignore[override]
         username, password = _credentials(request.headers.get("authorization", ""))
-        right_username = hmac.compare_digest(_digest(username), self._username)
-        right_password = hmac.compare_digest(_digest(password), self._password)
-        if not (right_username & right_password):
-            raise ApiError(401, "Valid credentials are required", headers=self._challenge)
-
-    @property
-    def _challenge(self) -> dict[str, str]:
-        return {"WWW-Authenticate": f'Basic realm="{self.realm}", charset="UTF-8"'}
+        username_matches = hmac.compare_digest(_digest(username), self._username)
+        password_matches = hmac.compare_digest(_digest(password), self._password)
+        if not (username_matches & password_matches):
+            challenge = {"WWW-Authenticate": f'Basic realm="{self.realm}", charset="UTF-8"'}
+            raise ApiError(401, "Valid credentials are required", headers=challenge)
 
 
 def _digest(value: bytes) -> bytes:
@@ -46,7 +43,7 @@ def _digest(value: bytes) -> bytes:
 
 
 def _credentials(header: str) -> tuple[bytes, bytes]:
-    """User name and password of an ``Authorization`` header; empty ones, which never fit, if it is malformed."""
+    """Parse the user name and the password of an ``Authorization`` header; both are empty if it is malformed."""
     scheme, _, encoded = header.strip().partition(" ")
     if scheme.lower() != "basic":
         return b"", b""

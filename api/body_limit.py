@@ -1,4 +1,4 @@
-"""The largest body that a request may have, whether it announces its length or not."""
+"""The size limit of request bodies, with and without ``Content-Length``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from api.errors import ApiError
 class BodyLimit:
     """ASGI middleware: reading more than ``limit`` bytes of a body raises ``ApiError`` 413.
 
-    The limit bites when the body is read, so that whoever may not ask at all is told that first. A body whose
-    announced length is too large is refused before any of it is read. (The framework's own limit answers in plain
-    text, which would break the form of our errors.)
+    The limit applies when the body is read, so that authentication fails first. A body whose ``Content-Length`` is
+    too large is refused before any of it is read. The limit of the framework itself would answer in plain text
+    instead of the JSON form of our errors.
     """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
@@ -24,30 +24,20 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = _announced_length(scope)
-        seen = 0
+        # The server has already refused a malformed Content-Length.
+        content_length = Headers(scope=scope).get("content-length", "")
+        declared = int(content_length) if content_length.isdecimal() else 0
+        received = 0
 
-        async def receive_some() -> Message:
-            nonlocal seen
-            if announced > self._limit:
-                raise self._too_large()
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._limit:
-                raise self._too_large()
+        async def receive_limited() -> Message:
+            nonlocal received
+            message: Message = {}
+            if declared <= self._limit:
+                message = await receive()
+                received += len(message.get("body", b""))
+            if max(declared, received) > self._limit:
+                sentence = f"Request body must not be larger than {self._limit} bytes"
+                raise ApiError(413, sentence, details={"limit_bytes": self._limit})
             return message
 
-        await self._app(scope, receive_some, send)
-
-    def _too_large(self) -> ApiError:
-        return ApiError(
-            413,
-            f"Request body must not be larger than {self._limit} bytes",
-            details={"limit_bytes": self._limit},
-        )
-
-
-def _announced_length(scope: Scope) -> int:
-    """``Content-Length``, or 0; the server has already refused one that is no number."""
-    value = Headers(scope=scope).get("content-length", "")
-    return int(value) if value.isdecimal() else 0
+        await self._app(scope, receive_limited, send)

@@ -1,18 +1,17 @@
-"""Who may put a job in front of the queue now, so that no client's jobs stand before everybody else's.
+"""Rate limit per client: it decides whether a job goes to the topic of its priority or to the bulk topic.
 
-Every client has a token bucket: ``burst`` jobs at once go in front, to the topic of their priority, and one more every
-``refill`` s. Whatever is above that goes to the bulk topic, which shares the processors' time like the lowest priority
-and gets all of it when nobody else has work. So ten thousand jobs of one client put at most ``burst`` of them before
-another client's single job of the same priority.
+Each client has a token bucket: ``burst`` jobs at once, and one more every ``refill`` s, go to the topic of their
+priority. All others go to the bulk topic, which has the share of the lowest priority and uses all processors when no
+other topic has jobs. Of ten thousand jobs of one client, at most ``burst`` therefore precede a single job of another
+client with the same priority.
 
-The limits of this:
+Limitations:
 
-- Each API process counts for itself: n of them let a client put n × ``burst`` jobs in front.
-- The count is in memory: after a restart every bucket is full.
-- Names are believed, since all clients share one password. This keeps order among colleagues; whoever takes a new name
-  for every job is always in front.
-- Clients who ask for very much share the bulk topic in the order of arrival, and the priority of a job in there counts
-  no more.
+- Each API process counts on its own: with n processes a client gets n × ``burst`` jobs.
+- The buckets are in memory: after a restart every bucket is full.
+- Client names are not authenticated, since all clients share one password. A client that uses a new name for each job
+  is never limited.
+- The bulk topic is first in, first out: the priority of a job has no effect there.
 """
 
 from __future__ import annotations
@@ -24,47 +23,45 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-#: Clients that are remembered; they take a few MB.
-CLIENTS = 10_000
+#: The largest number of clients with a bucket; they take a few MB.
+MAX_CLIENTS = 10_000
 
 
 @dataclass(slots=True)
 class _Bucket:
     full_at: float
-    """When all places are free again, s on the clock. Each place that is paid for puts it off by one ``refill``."""
-    held: int = 0
-    """Places promised to jobs that the broker is being asked to take."""
+    """The time on the clock, s, when the bucket is full again. Each spent token delays it by one ``refill``."""
+    reserved: int = 0
+    """Tokens reserved for jobs whose publication is in progress."""
 
 
 class ClientRateLimit:
-    """The buckets of all clients. Thread-safe.
+    """The token buckets of all clients. Thread-safe.
 
-    ``burst``: places in a bucket, ≥ 1. ``refill``: time until one more of them is free, s. ``clients``: how many are
-    remembered, ≥ 1; when there are more, those with the fullest buckets are forgotten, to whom it makes the least
-    difference. ``clock``: s, never goes back.
+    ``burst``: tokens in a full bucket, ≥ 1. ``refill``: time until one more token is available, s. ``max_clients``:
+    buckets that are kept, ≥ 1; beyond that the fullest ones are evicted first. ``clock``: monotonic, s.
     """
 
     def __init__(
-        self, burst: int, refill: float, *, clients: int = CLIENTS, clock: Callable[[], float] = time.monotonic
+        self, burst: int, refill: float, *, max_clients: int = MAX_CLIENTS, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._burst = burst
         self._refill = refill
-        self._clients = clients
+        self._max_clients = max_clients
         self._clock = clock
         self._lock = threading.Lock()
         self._buckets: dict[str, _Bucket] = {}
-        #: A heap with one entry for each client, by when the bucket is full. An entry that has become too early is
-        #: corrected when it comes to the top.
+        #: A heap with one entry for each client, ordered by the time when its bucket is full. An outdated entry is
+        #: corrected when it reaches the top.
         self._by_fullness: list[tuple[float, str]] = []
 
     @contextmanager
-    def place(self, client: str) -> Iterator[bool]:
-        """Whether the client's next job goes in front; the block queues it.
+    def reserve(self, client: str) -> Iterator[bool]:
+        """Yield whether the client's next job is within its limit; the block publishes the job.
 
-        A place in front is held during the block and paid for at its end. A block that raises has queued nothing and
-        costs nothing.
+        A token is reserved during the block and spent at its end. A block that raises spends nothing.
         """
-        bucket = self._hold(client)
+        bucket = self._reserve(client)
         if bucket is None:
             yield False
             return
@@ -73,39 +70,36 @@ class ClientRateLimit:
             yield True
             queued = True
         finally:
-            self._let_go(bucket, paid=queued)
+            with self._lock:
+                bucket.reserved -= 1
+                if queued:
+                    bucket.full_at = max(bucket.full_at, self._clock()) + self._refill
 
-    def _hold(self, client: str) -> _Bucket | None:
+    def _reserve(self, client: str) -> _Bucket | None:
         with self._lock:
             now = self._clock()
-            bucket = self._buckets.get(client) or self._remember(client, now)
-            # Held places count as taken: jobs that are queued at the same moment must not all see the last free one.
-            wait = max(bucket.full_at - now, 0.0) + bucket.held * self._refill
+            bucket = self._buckets.get(client) or self._add(client, now)
+            # Reserved tokens count as spent: concurrent publications must not all take the last token.
+            wait = max(bucket.full_at - now, 0.0) + bucket.reserved * self._refill
             if wait > (self._burst - 1) * self._refill:
                 return None
-            bucket.held += 1
+            bucket.reserved += 1
             return bucket
 
-    def _let_go(self, bucket: _Bucket, *, paid: bool) -> None:
-        with self._lock:
-            bucket.held -= 1
-            if paid:
-                bucket.full_at = max(bucket.full_at, self._clock()) + self._refill
-
-    def _remember(self, client: str, now: float) -> _Bucket:
-        while len(self._buckets) >= self._clients:
-            self._forget_one()
+    def _add(self, client: str, now: float) -> _Bucket:
+        while len(self._buckets) >= self._max_clients:
+            self._evict()
         bucket = self._buckets[client] = _Bucket(full_at=now)
         heapq.heappush(self._by_fullness, (now, client))
         return bucket
 
-    def _forget_one(self) -> None:
-        """Forget the client whose bucket is full, or will be, before all others."""
+    def _evict(self) -> None:
+        """Remove the client whose bucket is full first."""
         while True:
-            noted, client = self._by_fullness[0]
+            recorded, client = self._by_fullness[0]
             bucket = self._buckets[client]
-            full_at = bucket.full_at + bucket.held * self._refill
-            if full_at <= noted:
+            full_at = bucket.full_at + bucket.reserved * self._refill
+            if full_at <= recorded:
                 heapq.heappop(self._by_fullness)
                 del self._buckets[client]
                 return

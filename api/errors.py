@@ -1,4 +1,4 @@
-"""Every answer that is not a success: ``{"error": "one clear sentence", "details": ...}``, never internals."""
+"""Error responses: ``{"error": "one clear sentence", "details": ...}``, without internals."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from pipeline.service.logs import get_logger
 
 log = get_logger(__name__)
 
-#: What clients are told to wait after a 503, s: most restarts of a broker or a store take about as long.
+#: ``Retry-After`` of a 503, s: most restarts of a broker or a store take about as long.
 RETRY_AFTER = 5
 
 _DESCRIPTIONS: dict[int, str] = {
     400: "The request is malformed, or a required field is missing.",
     401: "The credentials are missing or wrong.",
     403: "A URL is refused, or a link is wrong or has expired.",
-    404: "There is nothing here.",
+    404: "Not found.",
     413: "The body is too large.",
     416: "The range lies outside the file.",
     422: "A value is out of range.",
-    500: "A defect of the service.",
+    500: "An unexpected error of the service.",
     503: f"A part of the service does not answer. Try again after {RETRY_AFTER} s.",
 }
 
@@ -46,7 +46,7 @@ _REASONS: dict[int, str] = {
 
 
 class ApiError(Exception):
-    """An answer with an error status. ``error`` is one clear sentence for the client."""
+    """An error response. ``error`` is one clear sentence for the client."""
 
     def __init__(
         self,
@@ -64,26 +64,26 @@ class ApiError(Exception):
 
     @property
     def reason(self) -> str:
-        """Why, in one of few words, for the metrics: the code among the details, or what the status stands for."""
+        """The value of the metrics' ``reason`` label: the error code among the details, else a name of the status."""
         code = (self.details or {}).get("code")
         return str(code or _REASONS.get(self.status, self.status))
 
 
 def unavailable(error: str, *, details: dict[str, Any] | None = None) -> ApiError:
-    """503 with ``Retry-After``."""
+    """Return a 503 with ``Retry-After``."""
     return ApiError(503, error, details=details, headers={"Retry-After": str(RETRY_AFTER)})
 
 
 def error_response(
     status: int, error: str, *, details: dict[str, Any] | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """The one form of every error."""
+    """Return an error response in the form that all errors share."""
     body = ErrorBody(error=error, details=details).model_dump(mode="json")
     return JSONResponse(body, status_code=status, headers=headers)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route that may answer with these statuses, for the OpenAPI document."""
+    """Return the ``responses`` of a route with these error statuses, for the OpenAPI document."""
     return {status: {"model": ErrorBody, "description": _DESCRIPTIONS[status]} for status in statuses}
 
 
@@ -92,7 +92,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> JSONResponse:
-        # The raw path is percent-encoded, so nothing in it can pass for another line of the log.
+        # The raw path is percent-encoded, so it cannot inject another log line.
         path = request.scope.get("raw_path", b"").decode("ascii", "replace")
         log.info("request_refused", method=request.method, path=path, status=error.status, error=error.error)
         metrics.refused.labels(metrics.route_of(request.scope), error.reason).inc()
@@ -119,9 +119,9 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_request: Request, _error: ClientDisconnect) -> JSONResponse:
-        return error_response(400, "The request was cut short")  # nobody reads it
+        return error_response(400, "The request was cut short")  # The client is gone.
 
     @app.exception_handler(Exception)
     async def defect(_request: Request, _error: Exception) -> JSONResponse:
-        # The server logs the traceback; the client learns nothing of it.
+        # The server logs the traceback; the response does not contain it.
         return error_response(500, "Internal server error")

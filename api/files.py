@@ -1,4 +1,4 @@
-"""Finished stems of the local store, under signed links that expire. An S3 server serves its own."""
+"""Finished stems of the local store, behind signed links that expire. An S3 server serves its own links."""
 
 from __future__ import annotations
 
@@ -22,40 +22,36 @@ from pipeline.storage.signed_links import LinkSigner
 _CONTENT_TYPES = {f".{OutputFormat.WAV}": "audio/wav", f".{OutputFormat.FLAC}": "audio/flac"}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": {kind: {} for kind in _CONTENT_TYPES.values()}, "description": "The stem."},
-    206: {"description": "The ranges of the stem that were asked for."},
+    206: {"description": "The requested ranges of the stem."},
     **documented(403, 404, 416, 500),
     "default": {"model": ErrorBody, "description": "Any other error."},
 }
 
 
 class StemResponse(FileResponse):
-    """A file, or a range of it, whose refusal of a bad ``Range`` header has the form of our errors too."""
+    """A file or a range of it. A refused ``Range`` header is answered in the JSON form of our errors."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal: Message | None = None
 
-        async def send_unless_refused(message: Message) -> None:
+        async def hold_back_refusal(message: Message) -> None:
             nonlocal refusal
             if message["type"] == "http.response.start" and message["status"] >= HTTPStatus.BAD_REQUEST:
                 refusal = message
             if refusal is None:
                 await send(message)
 
-        await super().__call__(scope, receive, send_unless_refused)
+        await super().__call__(scope, receive, hold_back_refusal)
         if refusal is not None:
-            response = _range_error(refusal)
+            response = error_response(refusal["status"], "The Range header is malformed")
+            if refusal["status"] == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                kept = {name.decode(): value.decode() for name, value in refusal["headers"] if name == b"content-range"}
+                response = error_response(416, "The range lies outside the file", headers=kept)
             await response(scope, receive, send)
 
 
-def _range_error(refusal: Message) -> Response:
-    kept = {name.decode(): value.decode() for name, value in refusal["headers"] if name == b"content-range"}
-    if refusal["status"] == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        return error_response(416, "The range lies outside the file", headers=kept)
-    return error_response(refusal["status"], "The Range header is malformed")
-
-
 def files_router(store: LocalStore, links: LinkSigner) -> APIRouter:
-    """``GET /files/{key}``, open to everybody who holds a link that ``links`` has signed."""
+    """Return the route ``GET /files/{key}``, which requires a link that ``links`` has signed."""
     router = APIRouter(tags=["files"])
 
     @router.head("/files/{key:path}", include_in_schema=False)
@@ -63,10 +59,12 @@ def files_router(store: LocalStore, links: LinkSigner) -> APIRouter:
     def fetch(
         key: str,
         expires: Annotated[str, Query(description="End of the link, Unix time in s.")] = "",
-        signature: Annotated[str, Query(description="Proves that the link is ours.")] = "",
+        signature: Annotated[str, Query(description="Signature of the link.")] = "",
     ) -> Response:
-        """The links are those of the webhook: do not build them. `Range` is honoured."""
-        if not _is_valid(links, key, expires, signature):
+        """Use the links of the webhook as they are. `Range` is supported."""
+        # 20 digits are enough for every date and bound the cost of the conversion.
+        is_number = expires.isascii() and expires.isdecimal() and len(expires) <= 20
+        if not (is_number and links.verify(key, int(expires), signature, time.time())):
             raise ApiError(403, "The link is not valid or has expired")
         found = _find(store, key)
         if found is None:
@@ -88,11 +86,4 @@ def _find(store: LocalStore, key: str) -> tuple[Path, os.stat_result] | None:
         path = store.path_of(key)
         return None if path is None else (path, path.stat())
     except (PermanentError, FileNotFoundError):
-        return None  # a key that the store would never have taken, or a file that was removed this moment
-
-
-def _is_valid(links: LinkSigner, key: str, expires: str, signature: str) -> bool:
-    # Long enough for any date, and short enough that no conversion is expensive.
-    if not (expires.isascii() and expires.isdecimal() and len(expires) <= 20):
-        return False
-    return links.verify(key, int(expires), signature, time.time())
+        return None  # An invalid key, or a file that was removed in this moment.

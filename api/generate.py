@@ -1,4 +1,4 @@
-"""``POST /generate``: accept a job."""
+"""``POST /generate``: accepts a job."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from api.auth import BasicAuth
 from api.errors import documented
 from api.job_queue import JobQueue
 from api.models import Accepted, GenerateRequest
-from api.request_parsing import CLIENT_HEADER, CLIENT_PATTERN, client_of, read_fields, required_urls, validated
+from api.request_parsing import CLIENT_HEADER, CLIENT_PATTERN, client_name, read_fields, required_urls, validate
 from api.url_check import UrlCheck
 from pipeline.messages import SeparationTask
 from pipeline.service.logs import get_logger, loggable_url
 
 log = get_logger(__name__)
 
-#: By hand, since body and header are checked by hand, in the order of the contract.
+#: Written by hand, since the route itself checks body and header in the order of the contract.
 _DOCUMENTATION = {
     "parameters": [
         {
             "name": CLIENT_HEADER,
             "in": "header",
             "required": False,
-            "description": "Whose job it is; no secret, it is logged. Default: the host of `hook_url`. A few jobs of a "
-            "client go to the queue of their priority, and one more every so often. Those above that go to a queue of "
-            "their own, with the share of the lowest priority: nobody's many jobs hold up another's single one.",
+            "description": "Name of the client; it is logged. Default: the host of `hook_url`. "
+            "The first jobs of a client, and one more at regular intervals, go to the queue of their priority. All "
+            "others go to the bulk queue, which has the share of the lowest priority, so that many jobs of one client "
+            "do not delay a single job of another.",
             "schema": {"type": "string", "pattern": CLIENT_PATTERN},
         }
     ],
@@ -38,26 +39,26 @@ _DOCUMENTATION = {
 
 
 def generate_router(queue: JobQueue, urls: UrlCheck, auth: BasicAuth) -> APIRouter:
-    """The route; every request needs the credentials of ``auth``."""
+    """Return the route. Every request needs the credentials of ``auth``."""
     router = APIRouter(tags=["jobs"], dependencies=[Depends(auth)])
 
     @router.post(
         "/generate",
         status_code=202,
         summary="Separate a song",
-        response_description="The job is durable and will be worked on.",
+        response_description="The job is durable and will be processed.",
         responses=documented(400, 401, 403, 413, 422, 500, 503),
         openapi_extra=_DOCUMENTATION,
     )
     async def generate(request: Request) -> Accepted:
         """Fetches the song at `audio`, separates it, and posts links to the stems to `hook_url`.
 
-        Every accepted job ends in exactly one outcome, which the webhook is told at least once.
+        Every accepted job has exactly one outcome, which is delivered to the webhook at least once.
         """
         fields = await read_fields(request)
-        await urls.admit(required_urls(fields))
-        task = SeparationTask(task_uuid=uuid4(), **validated(fields).model_dump())
-        client = client_of(request.headers.getlist(CLIENT_HEADER), task.hook_url)
+        await urls.require_allowed(required_urls(fields))
+        task = SeparationTask(task_uuid=uuid4(), **validate(fields).model_dump())
+        client = client_name(request.headers.getlist(CLIENT_HEADER), task.hook_url)
         topic = await queue.put(task, client)
         log.info(
             "job_accepted",

@@ -1,4 +1,4 @@
-"""Whether the process is alive (``/health``) and whether jobs can be accepted now (``/ready``)."""
+"""Liveness (``/health``) and readiness to accept jobs (``/ready``)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from pipeline.transport import Transport
 
 log = get_logger(__name__)
 
-#: Longest wait for a component's answer, s; below the usual time-out of probes.
+#: Longest wait for the answer of a component, s; below the usual timeout of probes.
 CHECK_TIMEOUT = 2.0
 
 
 class Probe:
-    """A blocking check, run in a thread and waited for within bounds.
+    """A blocking check that runs in a thread, with a timeout.
 
-    Requests that arrive while a check runs share it, so a component that hangs holds one thread, however often it
-    is asked for.
+    Requests that arrive while a check runs share it. A component that hangs therefore occupies one thread only.
     """
 
     def __init__(self, name: str, check: Callable[[], None], timeout: float = CHECK_TIMEOUT) -> None:
@@ -36,7 +35,7 @@ class Probe:
         self._running: asyncio.Task[str | None] | None = None
 
     async def component(self) -> Component:
-        """How the component is, within the time-out."""
+        """Return the state of the component, within the timeout."""
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
         done, _ = await asyncio.wait({self._running}, timeout=self._timeout)
@@ -44,20 +43,20 @@ class Probe:
         return Component(status="unavailable", error=error) if error else Component(status="ready")
 
     async def _run(self) -> str | None:
-        """One sentence about what is wrong, or None."""
+        """Run the check and return the error in one sentence, or None."""
         try:
             await anyio.to_thread.run_sync(self._check, abandon_on_cancel=True)
         except PipelineError as error:
             log.warning("component_unavailable", component=self._name, code=error.code, error=error.message)
             return error.message
-        except Exception:  # the boundary of /ready: a broken check is an unavailable component, not a 500
+        except Exception:  # boundary: a broken check is an unavailable component, not a 500
             log.exception("check_failed", component=self._name)
             return "the check itself failed"
         return None
 
 
 def health_router(transport: Transport, store: ObjectStore) -> APIRouter:
-    """``/health`` and ``/ready``, open to everybody."""
+    """Return the routes ``/health`` and ``/ready``, which need no credentials."""
     router = APIRouter(tags=["health"])
     broker, storage = Probe("broker", transport.check), Probe("storage", store.check)
 
@@ -69,7 +68,7 @@ def health_router(transport: Transport, store: ObjectStore) -> APIRouter:
         "/ready",
         summary="Can jobs be accepted now?",
         response_model_exclude_none=True,
-        responses={503: {"model": Readiness, "description": "A component is unavailable; `components` says which."}},
+        responses={503: {"model": Readiness, "description": "A component is unavailable; see `components`."}},
     )
     async def ready(response: Response) -> Readiness:
         states = await asyncio.gather(broker.component(), storage.component())

@@ -1,4 +1,4 @@
-"""Hands accepted jobs to the broker."""
+"""Publishes accepted jobs."""
 
 from __future__ import annotations
 
@@ -17,59 +17,60 @@ from pipeline.transport import Message, Transport
 
 log = get_logger(__name__)
 
-#: Jobs that the broker is asked to take at the same time. The threads are the queue's own, so that nothing else that
-#: needs one (``/ready``, files) waits for a broker that hangs.
+#: Concurrent publications. The queue has its own threads, so that a broker that hangs blocks neither ``/ready`` nor
+#: the files.
 THREADS = 64
-#: Longest wait for one of them, s. A broker that answers frees hundreds in this time; behind one that does not, waiting
-#: for others to give up would come on top of the time that a request is given itself.
-PATIENCE = 0.2
+#: Longest wait for a free thread, s. A healthy broker frees hundreds in this time. With one that does not answer, this
+#: wait adds to the publish timeout of the request.
+THREAD_TIMEOUT = 0.2
 
 
 class JobQueue:
-    """The topics of jobs: by priority for what ``fairness`` lets in front, bulk for the rest."""
+    """Publishes a job to the topic of its priority or, above the client's rate limit, to the bulk topic."""
 
-    def __init__(self, transport: Transport, topics: Topics, fairness: ClientRateLimit, events: EventReporter) -> None:
+    def __init__(
+        self, transport: Transport, topics: Topics, rate_limit: ClientRateLimit, events: EventReporter
+    ) -> None:
         self._transport = transport
         self._topics = topics
-        self._fairness = fairness
+        self._rate_limit = rate_limit
         self._events = events
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="job-queue")
         self._free = asyncio.Semaphore(THREADS)
 
     async def put(self, task: SeparationTask, client: str) -> str:
-        """The topic that has the job, once it is durable there. Raises ApiError 503 or 413.
+        """Publish ``task`` and return its topic once it is durable there. Raises ApiError 503 or 413.
 
-        It takes as long as the transport gives the broker to answer, and not noticeably longer, however many ask.
+        Takes at most the publish timeout of the transport plus ``THREAD_TIMEOUT``, however many requests wait.
         """
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(THREAD_TIMEOUT):
                 await self._free.acquire()
         except TimeoutError:
-            error = InfrastructureError("the broker is slow, others wait already", code=ErrorCode.BROKER_UNAVAILABLE)
-            raise _not_taken(error) from None
+            error = InfrastructureError(
+                "the broker is slow and all publishing threads are busy", code=ErrorCode.BROKER_UNAVAILABLE
+            )
+            raise _not_queued(error) from None
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._put, task, client)
         finally:
             self._free.release()
 
     def _put(self, task: SeparationTask, client: str) -> str:
-        with self._fairness.place(client) as in_front:
-            topic = self._topics.tasks[task.priority] if in_front else self._topics.bulk
-            self._publish(topic, task)
-        metrics.accepted.labels("priority" if in_front else "bulk").inc()
+        with self._rate_limit.reserve(client) as within_limit:
+            topic = self._topics.tasks[task.priority] if within_limit else self._topics.bulk
+            try:
+                self._transport.offer(to_message(topic, task), trial=Message(self._topics.pulse, "pulse", b""))
+            except InfrastructureError as error:
+                raise _not_queued(error) from error
+            except PermanentError as error:
+                raise ApiError(413, "The job is too large to be queued", details={"code": error.code}) from error
+        metrics.accepted.labels("priority" if within_limit else "bulk").inc()
         self._events.report(task.task_uuid, TaskState.QUEUED)
         return topic
 
-    def _publish(self, topic: str, task: SeparationTask) -> None:
-        try:
-            self._transport.offer(to_message(topic, task), trial=Message(self._topics.pulse, "pulse", b""))
-        except InfrastructureError as error:
-            raise _not_taken(error) from error
-        except PermanentError as error:
-            raise ApiError(413, "The job is too large to be queued", details={"code": error.code}) from error
 
-
-def _not_taken(error: InfrastructureError) -> ApiError:
+def _not_queued(error: InfrastructureError) -> ApiError:
     log.warning("job_not_queued", code=error.code, error=error.message)
     return unavailable(
         "The queue has not confirmed the job in time: it was not accepted, try again later",

@@ -1,4 +1,4 @@
-"""What the front door counts, and ``GET /metrics``, where every number of this process is read."""
+"""The counters of the API, and ``GET /metrics`` with all metrics of this process."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ accepted = Counter(
     "uvr_jobs_accepted", "Jobs that were queued: with their priority, or behind, in bulk.", ["queue"], registry=REGISTRY
 )
 
-#: A label has few values, whatever is asked for: every other method and path counts as this.
+#: Label of every other method and path: the number of label values must be bounded.
 _OTHER = "other"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 def route_of(scope: Scope) -> str:
-    """The template of the route that took the request, such as ``/files/{key}``, never its path."""
+    """Return the template of the matched route, such as ``/files/{key}``; never the path of the request."""
     return str(getattr(scope.get("route"), "path_format", _OTHER))
 
 
 class RequestCount:
-    """ASGI middleware: counts every request when its answer begins."""
+    """ASGI middleware: counts each request when its response starts."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -49,7 +49,7 @@ class RequestCount:
             await self._app(scope, receive, count_and_send)
         finally:
             if not counted:
-                _count(scope, 500)  # a defect, which is answered farther out
+                _count(scope, 500)  # An unexpected error: the outer middleware answers it.
 
 
 def _count(scope: Scope, status: int) -> None:
@@ -58,12 +58,12 @@ def _count(scope: Scope, status: int) -> None:
 
 
 def metrics_router() -> APIRouter:
-    """``GET /metrics``, open to everybody."""
+    """Return the route ``GET /metrics``, which needs no credentials."""
     router = APIRouter(tags=["health"])
 
     @router.get(
         "/metrics",
-        summary="Numbers for Prometheus",
+        summary="Metrics for Prometheus",
         response_class=Response,
         responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format."}},
     )

@@ -1,4 +1,4 @@
-"""Bodies of requests and answers, as the clients see them."""
+"""Request and response bodies."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from pipeline.model_choice import (
     ModelChoice,
 )
 
-#: Largest ``metadata`` object, bytes of compact JSON. It travels in every message of the job and in the webhook.
+#: Largest ``metadata`` object, bytes of compact JSON. It is part of every message of the job and of the webhook.
 MAX_METADATA_BYTES = 16 * 1024
-#: More stems than any known model separates.
+#: No known model separates more stems.
 MAX_STEMS = 32
 
 _EXAMPLE: JsonDict = {"audio": "https://example.com/song.mp3", "hook_url": "https://example.com/hook"}
@@ -39,7 +39,7 @@ _EXAMPLE: JsonDict = {"audio": "https://example.com/song.mp3", "hook_url": "http
 
 def _small_enough(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
     try:
-        # JSON has no infinity, but a number such as 1e999 is read as one and could not be echoed back.
+        # JSON has no infinity, but a parser reads 1e999 as one, and it could not be sent back.
         size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode())
     except ValueError:
         raise ValueError("contains a number that is out of range") from None
@@ -52,7 +52,7 @@ def _without_repeats(stems: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return stems and tuple(dict.fromkeys(stems))
 
 
-# Inline schemas: the request body is documented by hand, where references to named schemas would lead nowhere.
+# Inline schemas: the request body is documented by hand, where references to named schemas cannot be resolved.
 _Format = Annotated[OutputFormat, WithJsonSchema({"type": "string", "enum": [item.value for item in OutputFormat]})]
 _Metadata = Annotated[
     dict[str, JsonValue],
@@ -97,7 +97,7 @@ _Model = Annotated[
 
 
 class GenerateRequest(BaseModel):
-    """A job. Fields that are not listed here are ignored."""
+    """A job. Unknown fields are ignored."""
 
     model_config = ConfigDict(
         extra="ignore",
@@ -140,12 +140,12 @@ class GenerateRequest(BaseModel):
             ge=min(PRIORITIES),
             le=max(PRIORITIES),
             description="5 is urgent, 1 can wait. Each priority has twice the share of the processors' time of the one "
-            "below it, so that none starves. It does not count for jobs above the client's share: see `X-Client-Id`.",
+            "below it, so that none starves. It has no effect above the rate limit: see `X-Client-Id`.",
         ),
     ] = DEFAULT_PRIORITY
     metadata: Annotated[
         _Metadata | None,
-        Field(description=f"Anything; echoed back in the webhook. At most {MAX_METADATA_BYTES} bytes of JSON."),
+        Field(description=f"Any object; returned in the webhook. At most {MAX_METADATA_BYTES} bytes of JSON."),
     ] = None
 
     @field_validator("output_format", "priority", mode="before")
@@ -155,7 +155,7 @@ class GenerateRequest(BaseModel):
 
 
 class Accepted(BaseModel):
-    """The job is durable: it will end in exactly one webhook outcome."""
+    """The job is durable: it will have exactly one outcome."""
 
     message: Literal["Task has been queued for processing"] = "Task has been queued for processing"
     status: Literal["queued"] = "queued"
@@ -171,30 +171,30 @@ class Health(BaseModel):
 
 
 class Component(BaseModel):
-    """One thing that the service needs."""
+    """One dependency of the service."""
 
     status: Literal["ready", "unavailable"]
     error: Annotated[str | None, Field(description="Why it is unavailable.")] = None
 
 
 class Components(BaseModel):
-    """Everything that the service needs, by name."""
+    """The dependencies of the service."""
 
     broker: Component
     storage: Component
 
 
 class Readiness(BaseModel):
-    """Whether jobs can be accepted now."""
+    """The readiness to accept jobs."""
 
     status: Literal["ready", "unavailable"]
     components: Components
 
 
 class ErrorBody(BaseModel):
-    """Every error has this form."""
+    """The form of every error."""
 
     error: Annotated[str, Field(description="One clear sentence.")]
     details: Annotated[
-        dict[str, Any] | None, Field(description="More for programs, such as the field; null if there is none.")
+        dict[str, Any] | None, Field(description="Facts for programs, such as the field; null if there are none.")
     ] = None

@@ -1,4 +1,4 @@
-"""What a client may ask of ``POST /generate``, checked in the order that the contract gives its errors."""
+"""Validation of ``POST /generate``, in the order that the contract defines for errors."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pipeline.download.ssrf.url_parser import parse_url
 from pipeline.messages import PRIORITIES, OutputFormat
 from pipeline.model_choice import LARGEST_WEIGHT, MAX_MEMBERS, SMALLEST_WEIGHT, Algorithm
 
-#: Says whose job it is.
+#: Names the client.
 CLIENT_HEADER = "X-Client-Id"
-#: Printable ASCII: it goes into the log.
+#: Printable ASCII, since it is logged.
 CLIENT_PATTERN = "^[ -~]{1,128}$"
 
 _JSON = "application/json"
 
-#: What each optional field may be, as the sentence that a client reads.
+#: The error sentence of each optional field.
 _SENTENCES = {
     "model": "model must be the file name of a model, such as UVR-MDX-NET-Inst_HQ_4.onnx, not a path; or an ensemble",
     "model.ensemble.ensemble": f"model.ensemble must be a list of 2 to {MAX_MEMBERS} different file names of models",
     "model.ensemble.algorithm": f"model.algorithm must be one of: {', '.join(Algorithm)}",
     "model.ensemble.weights": f"model.weights must be positive numbers, from {SMALLEST_WEIGHT:g} to {LARGEST_WEIGHT:g}",
-    # What an ensemble may be as a whole.
+    # Errors of an ensemble as a whole.
     "model.ensemble": "model.weights must be as many as the models, and only with "
     f"{' or '.join(item for item in Algorithm if item.is_weighted)}",
     "stems": 'stems must be a list of stem names, such as ["vocals", "instrumental"]',
@@ -40,7 +40,7 @@ _SENTENCES = {
 
 
 async def read_fields(request: Request) -> dict[str, Any]:
-    """The JSON object in the body. Raises ApiError 400, or 413 if the body is too large."""
+    """Return the JSON object in the body. Raises ApiError 400, or 413 if the body is too large."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != _JSON:
         raise ApiError(400, f"Content-Type must be {_JSON}")
@@ -58,50 +58,50 @@ async def read_fields(request: Request) -> dict[str, Any]:
 
 
 def required_urls(fields: dict[str, Any]) -> dict[str, str]:
-    """``audio`` and ``hook_url``. Raises ApiError 400 if one is missing or no text; what it says is not checked."""
+    """Return ``audio`` and ``hook_url``, unchecked. Raises ApiError 400 if one is missing or not a string."""
     for name in ("audio", "hook_url"):
         if fields.get(name) in (None, ""):
             raise ApiError(400, f"{name} field is required", details={"field": name})
     for name in ("audio", "hook_url"):
         if not isinstance(fields[name], str):
-            raise invalid_url(name, "it is no text")
+            raise invalid_url(name, "it is not a string")
     return {"audio": fields["audio"], "hook_url": fields["hook_url"]}
 
 
 def invalid_url(name: str, problem: str) -> ApiError:
-    """The field holds no URL that could be asked for; ``problem`` says why."""
+    """Return the error for a field that is not a valid URL, for the reason ``problem``."""
     return ApiError(400, f"{name} must be a valid HTTP(S) URL", details={"field": name, "problem": problem})
 
 
-def validated(fields: dict[str, Any]) -> GenerateRequest:
-    """The whole request. Raises ApiError 422 about the first optional field that is out of range."""
+def validate(fields: dict[str, Any]) -> GenerateRequest:
+    """Return the validated request. Raises ApiError 422 for the first optional field that is out of range."""
     try:
         return GenerateRequest.model_validate(fields)
     except ValidationError as error:
-        # What was sent is left out of the answer: it may be long, and the client knows it.
+        # The response leaves out the input: it may be long, and the client has it.
         errors = error.errors(include_url=False, include_context=False, include_input=False)
-    problems = [{"field": _shown(item["loc"]), "problem": item["msg"].removeprefix("Value error, ")} for item in errors]
+    problems = [
+        {"field": _field_path(item["loc"]), "problem": item["msg"].removeprefix("Value error, ")} for item in errors
+    ]
     field = str(errors[0]["loc"][0])
-    raise ApiError(422, _sentence(errors[0]["loc"]), details={"field": field, "problems": problems})
-
-
-def _sentence(location: tuple[int | str, ...]) -> str:
-    """The one that says most about the place."""
+    # The most specific sentence for the location.
+    location = errors[0]["loc"]
     names = [".".join(map(str, location[:end])) for end in range(len(location), 0, -1)]
-    return next(_SENTENCES[name] for name in names if name in _SENTENCES)
+    sentence = next(_SENTENCES[name] for name in names if name in _SENTENCES)
+    raise ApiError(422, sentence, details={"field": field, "problems": problems})
 
 
-def _shown(location: tuple[int | str, ...]) -> str:
-    """The place as the client knows it: without the kind of thing that ``model`` was taken for."""
+def _field_path(location: tuple[int | str, ...]) -> str:
+    """Return the path of the field as the client knows it, without the variant that ``model`` was parsed as."""
     if location[0] == "model":
         location = ("model", *location[2:])
     return ".".join(map(str, location))
 
 
-def client_of(names: Sequence[str], hook_url: str) -> str:
-    """Whose job it is: the one name among ``names``, the values of ``X-Client-Id``, or else the host of ``hook_url``.
+def client_name(names: Sequence[str], hook_url: str) -> str:
+    """Return the name of the client: the value of ``X-Client-Id`` or, by default, the host of ``hook_url``.
 
-    ``hook_url`` has been checked. Raises ApiError 422.
+    ``names``: all values of the header. ``hook_url`` must be valid. Raises ApiError 422.
     """
     if not names:
         return parse_url(hook_url).host

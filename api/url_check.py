@@ -1,4 +1,4 @@
-"""The URL guard at the door: refuses what can be refused now. The connection itself is checked again later."""
+"""Early check of URLs by the SSRF guard. Each connection is checked again when it is made."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pipeline.service.logs import get_logger
 
 log = get_logger(__name__)
 
-#: Longest wait for name resolution, s. A name that takes longer is accepted: the job will find out.
-PATIENCE = 2.0
-#: Name resolutions at the same time. Slow ones go on after a request has stopped waiting, so they must be bounded.
+#: Longest wait for name resolution, s. A name that takes longer is accepted; the job checks it again.
+RESOLVE_TIMEOUT = 2.0
+#: Concurrent name resolutions. Slow ones continue after their request has timed out, so they must be bounded.
 _THREADS = 16
 
 
 class UrlCheck:
-    """Asks the guard about URLs without holding up the event loop, for at most ``patience`` s."""
+    """Runs the SSRF guard in threads, so that the event loop is never blocked, for at most ``timeout`` s."""
 
-    def __init__(self, guard: UrlGuard, patience: float = PATIENCE) -> None:
+    def __init__(self, guard: UrlGuard, timeout: float = RESOLVE_TIMEOUT) -> None:
         self._guard = guard
-        self._patience = patience
+        self._timeout = timeout
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="url-check")
 
-    async def admit(self, urls: Mapping[str, str]) -> None:
-        """``urls``: by field name. Raises ApiError: 400 for what is no HTTP(S) URL, 403 for what the guard refuses."""
+    async def require_allowed(self, urls: Mapping[str, str]) -> None:
+        """Check ``urls``, by field name. Raises ApiError 400 for an invalid URL, 403 for one that the guard refuses."""
         for name, url in urls.items():
             try:
                 self._guard.check_syntax(url)
@@ -39,12 +39,12 @@ class UrlCheck:
             self._raise_refusal(name, failure)
 
     async def _failures(self, urls: Mapping[str, str]) -> dict[str, BaseException]:
-        """What the guard raised, by field name."""
+        """Return the exceptions of the guard, by field name."""
         loop = asyncio.get_running_loop()
         checks = {name: loop.run_in_executor(self._threads, self._guard.check, url) for name, url in urls.items()}
-        await asyncio.wait(checks.values(), timeout=self._patience)
+        await asyncio.wait(checks.values(), timeout=self._timeout)
         for check in checks.values():
-            check.cancel()  # no effect on those that have ended
+            check.cancel()  # No effect on finished ones.
         failures = {name: check.exception() for name, check in checks.items() if check.done() and not check.cancelled()}
         return {name: failure for name, failure in failures.items() if failure is not None}
 

@@ -1,1 +1,1 @@
-"""Tests of the front door, through a real server."""
+"""Tests of the HTTP API, through a real server."""

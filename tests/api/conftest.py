@@ -1,4 +1,4 @@
-"""One API on the embedded transport and the local store, behind a real server, for most tests of the front door."""
+"""An API on the embedded transport and the local store behind a real server, shared by most tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.api.http_client import Client, serving
 CREDENTIALS = ("operator", "correct horse: battery")
 MAX_REQUEST_BYTES = 60_000
 
-#: The names of these tests. No question goes to a real name server.
+#: Host names of these tests. No real name server is used.
 ADDRESSES = {
     "cdn.example.com": "93.184.215.14",
     "app.example.com": "93.184.215.15",
@@ -34,7 +34,7 @@ ADDRESSES = {
 
 
 def resolve(host: str, port: int, **_hints: object) -> list[tuple[Any, ...]]:
-    """Answers like ``socket.getaddrinfo``."""
+    """Resolve like ``socket.getaddrinfo``."""
     if host not in ADDRESSES:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
     return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ADDRESSES[host], port))]
@@ -42,7 +42,7 @@ def resolve(host: str, port: int, **_hints: object) -> list[tuple[Any, ...]]:
 
 @dataclass
 class Queue:
-    """What the API has put on some topics since it was last looked at."""
+    """Reads the messages that the API has published since the last read."""
 
     subscription: Subscription
 
@@ -59,7 +59,7 @@ class Queue:
 
 @dataclass
 class Service:
-    """An API and everything it stands on."""
+    """An API with its dependencies."""
 
     client: Client
     settings: Settings
@@ -74,7 +74,7 @@ class Service:
         return [SeparationTask.model_validate_json(message.value) for message in self.tasks.drain()]
 
     def queued_where(self) -> dict[str, str]:
-        """Topic by task."""
+        """Return the topic of each task."""
         return {message.key: message.topic for message in self.tasks.drain()}
 
     def reported(self) -> list[TaskEvent]:
@@ -83,7 +83,7 @@ class Service:
 
 @pytest.fixture(scope="session")
 def make_settings(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
-    """Settings of a data folder of their own; the environment of whoever runs the tests changes nothing."""
+    """Return a factory of settings with their own data folder, independent of the environment of the tests."""
 
     def make(**variables: str) -> Settings:
         with pytest.MonkeyPatch.context() as patch:
@@ -95,7 +95,7 @@ def make_settings(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Set
                 "BASIC_AUTH_PASSWORD": CREDENTIALS[1],
                 "DATA_DIR": str(tmp_path_factory.mktemp("data")),
                 "MAX_REQUEST_BYTES": str(MAX_REQUEST_BYTES),
-                "CLIENT_BURST": "100000",  # most tests are one client who asks for very much
+                "CLIENT_BURST": "100000",  # Most tests are one client with many jobs.
             }
             for name, value in {**defaults, **variables}.items():
                 patch.setenv(name, value)
@@ -106,7 +106,7 @@ def make_settings(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Set
 
 @contextmanager
 def serve(settings: Settings, transport: Transport | None = None, guard: UrlGuard | None = None) -> Iterator[Service]:
-    """The API of ``settings`` behind a real server, with everything it stands on."""
+    """Run the API of ``settings`` behind a real server, with its dependencies."""
     transport = transport or open_transport(settings, max_poll_interval_ms=300_000)
     topics = Topics.from_settings(settings)
     transport.ensure_topics(topics.to_create())
@@ -129,7 +129,7 @@ def _shared(make_settings: Callable[..., Settings]) -> Iterator[Service]:
 
 @pytest.fixture
 def service(_shared: Service) -> Service:
-    """The service that most tests share; its queues are empty when a test begins."""
+    """The service that most tests share; its queues are empty at the start of a test."""
     _shared.queued()
     _shared.reported()
     return _shared
@@ -142,12 +142,12 @@ def client(service: Service) -> Client:
 
 @pytest.fixture
 def own_service(make_settings: Callable[..., Settings]) -> Iterator[Service]:
-    """A service that the test may break."""
+    """A service that a test may break."""
     with serve(make_settings()) as service:
         yield service
 
 
 @pytest.fixture
 def job() -> dict[str, Any]:
-    """The least that a client must send."""
+    """The smallest valid job."""
     return {"audio": "https://cdn.example.com/song.mp3?token=s3cret", "hook_url": "https://app.example.com/hook"}

@@ -1,4 +1,4 @@
-"""A plain HTTP client and a server in a thread: what the tests of the front door talk through."""
+"""A plain HTTP client and a server in a thread, for the tests of the HTTP API."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Client:
-    """Talks to one address; ``credentials`` go with every request unless its headers say otherwise."""
+    """A client of one address. It sends ``credentials`` with every request unless its headers replace them."""
 
     port: int
     credentials: tuple[str, str]
@@ -47,7 +47,7 @@ class Client:
         body: bytes | Iterable[bytes] | None = None,
         headers: Mapping[str, str | None] | None = None,
     ) -> Answer:
-        """A header that is None is left out; an iterable body is sent in chunks, its length not announced."""
+        """Send a request. A header that is None is left out; an iterable body is sent in chunks without a length."""
         wanted = {"Authorization": self.authorization, **(headers or {})}
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
         try:
@@ -61,15 +61,15 @@ class Client:
         return self.request("GET", path, headers={"Authorization": None, **headers})
 
     def post(self, body: object, headers: Mapping[str, str | None] | None = None) -> Answer:
-        """``POST /generate`` with ``body`` as JSON; bytes are sent as they are."""
+        """Send ``POST /generate`` with ``body`` as JSON; bytes are sent unchanged."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.request("POST", "/generate", content, {"Content-Type": "application/json", **(headers or {})})
 
 
 @contextmanager
 def serving(app: FastAPI, credentials: tuple[str, str]) -> Iterator[Client]:
-    """``app`` behind a real server on a free port of loopback."""
-    # It listens before the server runs, so the first request waits in its backlog.
+    """Run ``app`` behind a real server on a free port of loopback."""
+    # The socket listens before the server runs, so the first request waits in its backlog.
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="api-under-test")

@@ -1,4 +1,4 @@
-"""Basic authentication: who passes, and what everybody else is told."""
+"""Basic authentication: valid credentials pass, all others are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def basic(username: str, password: str) -> str:
 
 
 @pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC"])
-def test_the_right_credentials_pass(client: Client, job: dict[str, Any], scheme: str) -> None:
+def test_valid_credentials_pass(client: Client, job: dict[str, Any], scheme: str) -> None:
     encoded = basic(USERNAME, PASSWORD).removeprefix("Basic ")
 
     assert client.post(job, {"Authorization": f"{scheme} {encoded}"}).status == 202
@@ -54,7 +54,7 @@ def test_the_right_credentials_pass(client: Client, job: dict[str, Any], scheme:
         "Digest username=operator",
     ],
 )
-def test_anything_else_is_refused(service: Service, job: dict[str, Any], header: str | None) -> None:
+def test_invalid_credentials_are_refused(service: Service, job: dict[str, Any], header: str | None) -> None:
     answer = service.client.post(job, {"Authorization": header})
 
     assert answer.status == 401
@@ -72,7 +72,7 @@ def test_credentials_may_be_any_text(make_settings: Callable[..., Settings], job
 
 
 @pytest.mark.parametrize("guess", [(USERNAME, PASSWORD), ("x", PASSWORD), (USERNAME, "x"), ("x", "x")])
-def test_both_are_always_compared_in_constant_time(
+def test_user_name_and_password_are_both_compared_in_constant_time(
     service: Service, job: dict[str, Any], guess: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compare, compared = hmac.compare_digest, []
@@ -84,17 +84,17 @@ def test_both_are_always_compared_in_constant_time(
     monkeypatch.setattr(hmac, "compare_digest", watched)
     service.client.post(job, {"Authorization": basic(*guess)})
 
-    # Two comparisons, each of digests of one length, so that not even the length of a secret shows.
+    # Two comparisons of digests of equal length, so that the length of a secret does not leak.
     assert compared == [(32, 32), (32, 32)]
 
 
-def test_the_secret_is_not_kept_in_the_clear() -> None:
+def test_the_password_is_not_kept_in_plain_text() -> None:
     auth = BasicAuth("operator", "s3cret")
 
     assert "s3cret" not in repr(vars(auth))
 
 
-def test_no_credentials_no_service(make_settings: Callable[..., Settings], service: Service) -> None:
+def test_the_api_requires_credentials_to_start(make_settings: Callable[..., Settings], service: Service) -> None:
     settings = make_settings(BASIC_AUTH_PASSWORD="")
 
     def create() -> FastAPI:
@@ -105,5 +105,5 @@ def test_no_credentials_no_service(make_settings: Callable[..., Settings], servi
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/docs", "/openapi.json"])
-def test_what_probes_and_newcomers_read_is_open(client: Client, path: str) -> None:
+def test_health_and_documentation_need_no_credentials(client: Client, path: str) -> None:
     assert client.get(path).status == 200

@@ -1,4 +1,4 @@
-"""Who may put a job in front: against a plain model of a token bucket, and its bounds."""
+"""The rate limit per client, compared with a plain model of a token bucket, and its bounds."""
 
 from __future__ import annotations
 
@@ -26,48 +26,48 @@ class Clock:
         return self.now
 
 
-def in_front(fairness: ClientRateLimit, client: str) -> bool:
-    with fairness.place(client) as answer:
+def within_limit(rate_limit: ClientRateLimit, client: str) -> bool:
+    with rate_limit.reserve(client) as answer:
         return answer
 
 
-def test_a_burst_goes_in_front_and_one_more_every_refill() -> None:
+def test_a_burst_and_one_more_every_refill() -> None:
     clock = Clock()
-    fairness = ClientRateLimit(3, 10.0, clock=clock)
+    rate_limit = ClientRateLimit(3, 10.0, clock=clock)
 
-    assert [in_front(fairness, "a") for _ in range(5)] == [True, True, True, False, False]
+    assert [within_limit(rate_limit, "a") for _ in range(5)] == [True, True, True, False, False]
     clock.now += 9.75
-    assert not in_front(fairness, "a")
+    assert not within_limit(rate_limit, "a")
     clock.now += 0.25
-    assert [in_front(fairness, "a") for _ in range(2)] == [True, False]
+    assert [within_limit(rate_limit, "a") for _ in range(2)] == [True, False]
     clock.now += 1_000_000
-    assert [in_front(fairness, "a") for _ in range(5)] == [True, True, True, False, False]
+    assert [within_limit(rate_limit, "a") for _ in range(5)] == [True, True, True, False, False]
 
 
-def test_ten_thousand_jobs_of_one_client_leave_the_place_of_another() -> None:
-    fairness = ClientRateLimit(10, 30.0, clock=Clock())
+def test_ten_thousand_jobs_of_one_client_do_not_limit_another() -> None:
+    rate_limit = ClientRateLimit(10, 30.0, clock=Clock())
 
-    assert sum(in_front(fairness, "many") for _ in range(10_000)) == 10
-    assert in_front(fairness, "single")
+    assert sum(within_limit(rate_limit, "many") for _ in range(10_000)) == 10
+    assert within_limit(rate_limit, "single")
 
 
-def test_a_job_that_was_not_queued_costs_nothing() -> None:
-    fairness = ClientRateLimit(1, 30.0, clock=Clock())
+def test_a_failed_publication_spends_nothing() -> None:
+    rate_limit = ClientRateLimit(1, 30.0, clock=Clock())
 
     for _ in range(5):
-        with pytest.raises(ConnectionError, match="in front: True"), fairness.place("a") as answer:
-            raise ConnectionError(f"in front: {answer}")
+        with pytest.raises(ConnectionError, match="within the limit: True"), rate_limit.reserve("a") as answer:
+            raise ConnectionError(f"within the limit: {answer}")
 
-    assert in_front(fairness, "a")
-    assert not in_front(fairness, "a")
+    assert within_limit(rate_limit, "a")
+    assert not within_limit(rate_limit, "a")
 
 
-def test_jobs_that_are_queued_at_the_same_moment_do_not_share_a_place() -> None:
-    fairness = ClientRateLimit(10, 30.0, clock=Clock())
+def test_concurrent_publications_do_not_share_a_token() -> None:
+    rate_limit = ClientRateLimit(10, 30.0, clock=Clock())
     together = threading.Barrier(32)
 
     def queue() -> bool:
-        with fairness.place("a") as answer:
+        with rate_limit.reserve("a") as answer:
             together.wait(DEADLINE)
             return answer
 
@@ -79,7 +79,7 @@ def test_jobs_that_are_queued_at_the_same_moment_do_not_share_a_place() -> None:
 
 @dataclass
 class Bucket:
-    """As textbooks have it: tokens that drip in."""
+    """A textbook token bucket."""
 
     burst: int
     refill: float
@@ -97,22 +97,22 @@ class Bucket:
 
 @dataclass
 class Trial:
-    """Jobs of some clients, each of which begins and ends to be queued, well or badly; every answer is checked."""
+    """Publications of several clients that start and then succeed or fail; every decision is checked."""
 
     burst: int
     refill: float
     clock: Clock = field(default_factory=Clock)
     waiting: list[tuple[str, AbstractContextManager[bool], bool]] = field(default_factory=list)
-    """Client, place, whether it is one in front."""
+    """The client, its reservation, and whether it is within the limit."""
     queued: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """By client, when one of his jobs was queued in front."""
+    """The times of successful publications within the limit, by client."""
 
     def __post_init__(self) -> None:
-        self.fairness = ClientRateLimit(self.burst, self.refill, clock=self.clock)
+        self.rate_limit = ClientRateLimit(self.burst, self.refill, clock=self.clock)
         self.buckets = defaultdict[str, Bucket](lambda: Bucket(self.burst, self.refill))
 
     def begin(self, client: str) -> None:
-        bucket, place = self.buckets[client], self.fairness.place(client)
+        bucket, place = self.buckets[client], self.rate_limit.reserve(client)
         bucket.drip(self.clock.now)
         answer = place.__enter__()
         assert answer == (bucket.tokens - bucket.held >= 1)
@@ -135,7 +135,7 @@ class Trial:
         self.clock.now += seconds
 
 
-#: Powers of two, so that sums of them are exact.
+#: Powers of two, so that sums are exact.
 _REFILLS = st.sampled_from([0.25, 0.5, 1.0, 4.0])
 _STEPS = st.lists(
     st.builds(lambda client: lambda trial: trial.begin(client), st.sampled_from("abc"))
@@ -147,7 +147,7 @@ _STEPS = st.lists(
 
 @given(st.integers(1, 4), _REFILLS, _STEPS)
 @settings(max_examples=200, deadline=None, database=None)
-def test_never_more_in_front_than_a_burst_and_what_has_come_free_since(
+def test_never_more_than_a_burst_plus_the_refill(
     burst: int, refill: float, steps: list[Callable[[Trial], None]]
 ) -> None:
     trial = Trial(burst, refill)
@@ -165,49 +165,49 @@ _NAMES = st.sampled_from("abc")
 
 @given(st.lists(st.tuples(_NAMES, st.integers(0, 8)), max_size=60))
 @settings(max_examples=100, deadline=None, database=None)
-def test_what_a_client_is_told_depends_on_no_other_client(jobs: list[tuple[str, int]]) -> None:
+def test_decisions_do_not_depend_on_other_clients(jobs: list[tuple[str, int]]) -> None:
     clock = Clock()
     together, alone = ClientRateLimit(2, 1.0, clock=clock), ClientRateLimit(2, 1.0, clock=clock)
 
     for client, ticks in jobs:
         clock.now += ticks / 4
-        answer = in_front(together, client)
+        answer = within_limit(together, client)
         if client == "a":
-            assert answer == in_front(alone, client)
+            assert answer == within_limit(alone, client)
 
 
-def test_of_too_many_clients_those_are_forgotten_to_whom_it_makes_the_least_difference() -> None:
+def test_the_fullest_buckets_are_evicted_first() -> None:
     clock = Clock()
-    fairness = ClientRateLimit(3, 10.0, clients=3, clock=clock)
+    rate_limit = ClientRateLimit(3, 10.0, max_clients=3, clock=clock)
     for client in ("empty", "empty", "one left", "one left", "empty", "two left"):
-        assert in_front(fairness, client)
+        assert within_limit(rate_limit, client)
 
     for stranger in range(100):
-        assert in_front(fairness, f"stranger {stranger}")
+        assert within_limit(rate_limit, f"stranger {stranger}")
 
-    assert not in_front(fairness, "empty")
-    assert [in_front(fairness, "one left") for _ in range(2)] == [True, False]
+    assert not within_limit(rate_limit, "empty")
+    assert [within_limit(rate_limit, "one left") for _ in range(2)] == [True, False]
 
 
-def test_a_client_whose_job_is_being_queued_is_not_forgotten_as_if_he_had_none() -> None:
-    fairness = ClientRateLimit(2, 10.0, clients=2, clock=Clock())
+def test_a_reserved_token_delays_eviction() -> None:
+    rate_limit = ClientRateLimit(2, 10.0, max_clients=2, clock=Clock())
 
-    with fairness.place("slow") as first, fairness.place("slow") as second:
+    with rate_limit.reserve("slow") as first, rate_limit.reserve("slow") as second:
         assert first
         assert second
         for stranger in range(10):
-            assert in_front(fairness, f"stranger {stranger}")
+            assert within_limit(rate_limit, f"stranger {stranger}")
 
-    assert not in_front(fairness, "slow")
+    assert not within_limit(rate_limit, "slow")
 
 
-def test_memory_is_bounded_by_the_number_of_clients() -> None:
-    fairness = ClientRateLimit(2, 10.0, clients=10)
+def test_memory_is_bounded_by_max_clients() -> None:
+    rate_limit = ClientRateLimit(2, 10.0, max_clients=10)
     tracemalloc.start()
     try:
         for number in range(5000):
-            in_front(fairness, f"client {number}")
-            in_front(fairness, f"client {number % 7}")
+            within_limit(rate_limit, f"client {number}")
+            within_limit(rate_limit, f"client {number % 7}")
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

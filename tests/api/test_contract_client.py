@@ -1,4 +1,4 @@
-"""A client made by hand from the published contract: raw bytes over a socket, nothing of ours but the address."""
+"""A client written from the published contract: raw bytes over a socket, without any of the project's code."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_errors(service: Service, headers: bytes, body: bytes, status: int, sent
     assert service.queued() == []
 
 
-def test_nothing_there(port: int) -> None:
+def test_an_unknown_path_and_method(port: int) -> None:
     status, _, body = ask(port, b"GET /nothing")
 
     assert (status, body) == (404, {"error": "Endpoint not found"})

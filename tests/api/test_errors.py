@@ -1,4 +1,4 @@
-"""The form of errors that come from the framework itself, for routes of every kind."""
+"""The form of errors that the framework itself raises."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from api.errors import install_error_handlers
 from tests.api.http_client import serving
 
 
-def test_a_parameter_out_of_range_has_the_one_form() -> None:
+def test_an_invalid_parameter_has_the_form_of_all_errors() -> None:
     app = FastAPI()
     install_error_handlers(app)
 
@@ -26,7 +26,7 @@ def test_a_parameter_out_of_range_has_the_one_form() -> None:
     assert "seven" not in answer.body.decode()
 
 
-def test_a_route_that_reads_no_body_is_not_troubled_by_one() -> None:
+def test_a_body_on_a_route_without_one_is_ignored() -> None:
     app = FastAPI()
     install_error_handlers(app)
     app.add_middleware(BodyLimit, limit=10)

@@ -1,4 +1,4 @@
-"""What a client sees when something behind the door is broken, and when it knocks at no door at all."""
+"""Responses while a dependency is broken, and for unknown paths."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Job = dict[str, Any]
 
 @contextmanager
 def broken_queue(service: Service) -> Iterator[None]:
-    """The broker's table is gone for a while."""
+    """Removes the broker's table for a while."""
     with closing(sqlite3.connect(service.settings.state.broker_file)) as connection:
         connection.execute("ALTER TABLE messages RENAME TO elsewhere")
         try:
@@ -36,7 +36,7 @@ def broken_queue(service: Service) -> Iterator[None]:
             connection.execute("ALTER TABLE elsewhere RENAME TO messages")
 
 
-def test_a_broken_broker_accepts_nothing(own_service: Service, job: Job) -> None:
+def test_a_broken_broker_is_answered_503(own_service: Service, job: Job) -> None:
     with broken_queue(own_service):
         answer = own_service.client.post(job)
 
@@ -51,7 +51,7 @@ def test_a_broken_broker_accepts_nothing(own_service: Service, job: Job) -> None
 
 
 class SlowTransport(EmbeddedTransport):
-    """A broker that takes its time."""
+    """A slow broker."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -63,7 +63,7 @@ class SlowTransport(EmbeddedTransport):
         super().publish(*messages)
 
 
-def test_a_slow_broker_holds_up_nobody_else(make_settings: Callable[..., Settings], job: Job) -> None:
+def test_a_slow_broker_does_not_block_other_requests(make_settings: Callable[..., Settings], job: Job) -> None:
     settings = make_settings()
     transport = SlowTransport(settings.state.broker_file)
 
@@ -80,7 +80,7 @@ def test_a_slow_broker_holds_up_nobody_else(make_settings: Callable[..., Setting
 
 
 class HangingTransport(EmbeddedTransport):
-    """A broker that answers nobody until the test lets the wait be over, and that takes everything then."""
+    """A broker that blocks every publication until the test releases it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -95,7 +95,7 @@ class HangingTransport(EmbeddedTransport):
         super().publish(*messages)
 
 
-def test_behind_a_broker_that_hangs_no_request_waits_for_another(
+def test_requests_do_not_wait_for_each_other_behind_a_broker_that_hangs(
     make_settings: Callable[..., Settings], job: Job
 ) -> None:
     settings = make_settings(CLIENT_BURST="1", CLIENT_REFILL="100000")
@@ -122,20 +122,20 @@ def test_behind_a_broker_that_hangs_no_request_waits_for_another(
 
 
 class NarrowTransport(EmbeddedTransport):
-    """A broker that takes no message at all, as Kafka does with one over its limit."""
+    """A broker that refuses every message as too large."""
 
     def publish(self, *messages: Message) -> None:
         raise PermanentError("the message is too large", code=ErrorCode.MESSAGE_TOO_LARGE)
 
 
 class DefectiveTransport(EmbeddedTransport):
-    """A broker with a bug."""
+    """A broker that raises an unexpected error."""
 
     def publish(self, *messages: Message) -> None:
         raise RuntimeError("password is hunter2 in /srv/secret.py")
 
 
-def test_a_job_that_no_broker_takes_is_too_large(make_settings: Callable[..., Settings], job: Job) -> None:
+def test_a_job_over_the_broker_s_limit_is_answered_413(make_settings: Callable[..., Settings], job: Job) -> None:
     settings = make_settings()
 
     with serve(settings, NarrowTransport(settings.state.broker_file)) as service:
@@ -144,7 +144,7 @@ def test_a_job_that_no_broker_takes_is_too_large(make_settings: Callable[..., Se
     assert (answer.status, answer.json["details"]) == (413, {"code": "message_too_large"})
 
 
-def test_a_defect_shows_no_internals(make_settings: Callable[..., Settings], job: Job) -> None:
+def test_an_unexpected_error_shows_no_internals(make_settings: Callable[..., Settings], job: Job) -> None:
     settings = make_settings()
 
     with serve(settings, DefectiveTransport(settings.state.broker_file)) as service:
@@ -154,7 +154,7 @@ def test_a_defect_shows_no_internals(make_settings: Callable[..., Settings], job
         assert service.client.get("/health").status == 200
 
 
-def test_a_name_server_that_hangs_does_not_hold_up_the_door(make_settings: Callable[..., Settings], job: Job) -> None:
+def test_a_name_server_that_hangs_does_not_block_the_api(make_settings: Callable[..., Settings], job: Job) -> None:
     answered = threading.Event()
 
     def hang(host: str, port: int, **hints: object) -> list[tuple[Any, ...]]:
@@ -169,7 +169,7 @@ def test_a_name_server_that_hangs_does_not_hold_up_the_door(make_settings: Calla
         assert len(service.queued()) == 1
 
 
-def test_a_client_that_hangs_up_leaves_the_service_well(service: Service, job: Job) -> None:
+def test_a_client_that_disconnects_does_not_harm_the_service(service: Service, job: Job) -> None:
     head = (
         f"POST /generate HTTP/1.1\r\nHost: x\r\nAuthorization: {service.client.authorization}\r\n"
         "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"

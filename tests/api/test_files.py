@@ -20,7 +20,7 @@ CONTENT = bytes(range(256)) * 4
 
 @pytest.fixture
 def link(service: Service, tmp_path: Path) -> str:
-    """Path and query of a link to a stem, as the webhook would carry it."""
+    """The path and query of a link to a stem, as the webhook contains it."""
     return put(service, tmp_path, KEY)
 
 
@@ -33,7 +33,7 @@ def put(service: Service, tmp_path: Path, key: str) -> str:
 
 
 @pytest.mark.parametrize(("key", "kind"), [("a_vocals.wav", "audio/wav"), ("b/c_vocals.flac", "audio/flac")])
-def test_whoever_has_the_link_gets_the_stem(service: Service, tmp_path: Path, key: str, kind: str) -> None:
+def test_a_signed_link_serves_the_stem(service: Service, tmp_path: Path, key: str, kind: str) -> None:
     answer = service.client.get(put(service, tmp_path, key))
 
     assert (answer.status, answer.body) == (200, CONTENT)
@@ -44,7 +44,7 @@ def test_whoever_has_the_link_gets_the_stem(service: Service, tmp_path: Path, ke
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_client_may_look_before_it_fetches(client: Client, link: str) -> None:
+def test_head_request(client: Client, link: str) -> None:
     answer = client.request("HEAD", link, headers={"Authorization": None})
 
     assert (answer.status, answer.body) == (200, b"")
@@ -59,15 +59,13 @@ def test_a_client_may_look_before_it_fetches(client: Client, link: str) -> None:
         ("bytes=-5", "bytes 1019-1023/1024", CONTENT[-5:]),
     ],
 )
-def test_a_download_can_go_on_where_it_stopped(
-    client: Client, link: str, asked: str, given: str, content: bytes
-) -> None:
+def test_a_range_resumes_a_download(client: Client, link: str, asked: str, given: str, content: bytes) -> None:
     answer = client.get(link, Range=asked)
 
     assert (answer.status, answer.headers["content-range"], answer.body) == (206, given, content)
 
 
-def test_a_changed_file_is_not_continued(client: Client, link: str) -> None:
+def test_a_changed_file_is_sent_whole(client: Client, link: str) -> None:
     etag = client.get(link).headers["etag"]
 
     assert client.get(link, Range="bytes=5-", **{"If-Range": etag}).status == 206
@@ -108,13 +106,13 @@ def _forged(link: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("forgery", list(_forged("/files/x?expires=1&signature=x")))
-def test_a_link_that_was_not_given_out_opens_nothing(client: Client, link: str, forgery: str) -> None:
+def test_a_forged_link_is_refused(client: Client, link: str, forgery: str) -> None:
     answer = client.get(_forged(link)[forgery])
 
     assert (answer.status, answer.json["error"]) == (403, "The link is not valid or has expired")
 
 
-def test_a_link_ends(service: Service, link: str) -> None:
+def test_a_link_expires(service: Service, link: str) -> None:
     signer = LinkSigner(load_or_create_key(service.settings.state.link_key_file))
     now = int(time.time())
 
@@ -122,7 +120,7 @@ def test_a_link_ends(service: Service, link: str) -> None:
     assert service.client.get(f"/files/{KEY}?{signer.sign(KEY, now)}").status == 403
 
 
-def test_a_link_to_a_stem_that_is_gone_says_so(service: Service, link: str) -> None:
+def test_a_deleted_stem_is_not_found(service: Service, link: str) -> None:
     service.store.delete(KEY)
 
     answer = service.client.get(link)
@@ -130,7 +128,7 @@ def test_a_link_to_a_stem_that_is_gone_says_so(service: Service, link: str) -> N
     assert (answer.status, answer.json["error"]) == (404, "The file is not there any more")
 
 
-def test_a_disk_that_does_not_answer_is_no_missing_file(service: Service, tmp_path: Path) -> None:
+def test_a_disk_error_is_not_reported_as_a_missing_file(service: Service, tmp_path: Path) -> None:
     link = put(service, tmp_path, "looped.wav")
     stem = service.settings.state.stems_dir / "looped.wav"
     stem.unlink()
@@ -152,7 +150,7 @@ def test_a_correctly_signed_key_cannot_leave_the_store(service: Service) -> None
     assert answer.status == 404
 
 
-def test_an_s3_server_serves_its_own_links(make_settings: Callable[..., Settings]) -> None:
+def test_the_route_does_not_exist_with_s3(make_settings: Callable[..., Settings]) -> None:
     settings = make_settings(STORAGE="s3", S3_BUCKET_NAME="stems", S3_ENDPOINT_URL="http://127.0.0.1:1")
 
     with serve(settings) as service:

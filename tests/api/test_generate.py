@@ -1,4 +1,4 @@
-"""``POST /generate``: what is accepted, and what is refused in which words."""
+"""``POST /generate``: accepted requests, and the error sentences of refused ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.api.http_client import DEADLINE, Client
 Job = dict[str, Any]
 
 
-def test_a_job_is_accepted_in_the_words_of_the_contract(service: Service, job: Job) -> None:
+def test_the_response_to_an_accepted_job(service: Service, job: Job) -> None:
     answer = service.client.post(job)
 
     assert answer.status == 202
@@ -33,7 +33,7 @@ def test_a_job_is_accepted_in_the_words_of_the_contract(service: Service, job: J
     assert str(UUID(task_uuid)) == task_uuid
 
 
-def test_the_queued_task_carries_what_was_asked_for(service: Service, job: Job) -> None:
+def test_the_queued_task_has_the_requested_options(service: Service, job: Job) -> None:
     options = {
         "model": "UVR-MDX-NET-Voc_FT.onnx",
         "stems": ["vocals", "instrumental"],
@@ -54,14 +54,14 @@ def test_the_queued_task_carries_what_was_asked_for(service: Service, job: Job) 
     assert task.metadata == options["metadata"]
 
 
-def test_a_stem_that_is_named_twice_is_wanted_once(service: Service, job: Job) -> None:
+def test_repeated_stem_names_are_merged(service: Service, job: Job) -> None:
     service.client.post({**job, "stems": ["vocals", "drums", "vocals"]})
 
     (task,) = service.queued()
     assert task.stems == ("vocals", "drums")
 
 
-def test_without_options_the_defaults_hold(service: Service, job: Job) -> None:
+def test_defaults_without_options(service: Service, job: Job) -> None:
     service.client.post(job)
     nothing = dict.fromkeys(("model", "stems", "output_format", "priority", "metadata"))
     service.client.post({**job, **nothing})
@@ -74,7 +74,7 @@ def test_without_options_the_defaults_hold(service: Service, job: Job) -> None:
         assert task.priority == 3
 
 
-def test_fields_that_nobody_knows_are_ignored(service: Service, job: Job) -> None:
+def test_unknown_fields_are_ignored(service: Service, job: Job) -> None:
     extras = {"bitrate": -1, "callback": {"x": []}, "task_uuid": "mine", "submitted_at": 0, "separations": 2}
 
     answer = service.client.post({**job, **extras}, {"Idempotency-Key": "k"})
@@ -86,10 +86,10 @@ def test_fields_that_nobody_knows_are_ignored(service: Service, job: Job) -> Non
     assert task.separations == 1
 
 
-def test_accepted_means_durable(service: Service, job: Job) -> None:
+def test_an_accepted_job_is_durable(service: Service, job: Job) -> None:
     answer = service.client.post(job)
 
-    # Another connection to the same broker, as another process would have it.
+    # A second connection to the same broker, as another process would use.
     elsewhere = EmbeddedTransport(service.settings.state.broker_file)
     try:
         subscription = elsewhere.subscribe([service.settings.kafka.task_topic], f"group-{answer.json['task_uuid']}")
@@ -102,7 +102,7 @@ def test_accepted_means_durable(service: Service, job: Job) -> None:
     assert answer.json["task_uuid"] in keys
 
 
-def test_acceptance_is_reported(service: Service, job: Job) -> None:
+def test_an_accepted_job_is_reported_as_an_event(service: Service, job: Job) -> None:
     answer = service.client.post(job)
 
     (event,) = service.reported()
@@ -114,7 +114,7 @@ def test_acceptance_is_reported(service: Service, job: Job) -> None:
     "content_type",
     ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8", " application/json "],
 )
-def test_json_may_be_announced_with_parameters(client: Client, job: Job, content_type: str) -> None:
+def test_the_content_type_may_have_parameters(client: Client, job: Job, content_type: str) -> None:
     assert client.post(job, {"Content-Type": content_type}).status == 202
 
 
@@ -226,7 +226,7 @@ _FORBIDDEN_URLS = [
 
 @pytest.mark.parametrize("field", ["audio", "hook_url"])
 @pytest.mark.parametrize("url", _NO_URLS, ids=str)
-def test_what_is_no_http_url_is_refused(service: Service, job: Job, field: str, url: object) -> None:
+def test_an_invalid_url_is_refused(service: Service, job: Job, field: str, url: object) -> None:
     answer = service.client.post({**job, field: url})
 
     assert (answer.status, answer.json["error"]) == (400, f"{field} must be a valid HTTP(S) URL")
@@ -302,14 +302,14 @@ def test_metadata_with_a_number_beyond_json_is_refused(client: Client, job: Job)
 
 
 @pytest.mark.parametrize("model", ["vocal_balanced", {"ensemble": ["a.onnx", "b.ckpt"]}])
-def test_a_preset_or_an_ensemble_may_be_asked_for(service: Service, job: Job, model: Any) -> None:
+def test_a_preset_or_an_ensemble_is_accepted(service: Service, job: Job, model: Any) -> None:
     assert service.client.post({**job, "model": model}).status == 202
     (task,) = service.queued()
     expected = model if isinstance(model, str) else "avg_wave: a.onnx, b.ckpt"
     assert str(task.model) == expected
 
 
-def test_an_ensemble_travels_as_it_was_asked_for(service: Service, job: Job) -> None:
+def test_an_ensemble_is_queued_as_requested(service: Service, job: Job) -> None:
     model = {"ensemble": ["a.onnx", "b.ckpt", "c.yaml"], "algorithm": "avg_fft", "weights": [1, 2, 0.5]}
     assert service.client.post({**job, "model": model}).status == 202
     (task,) = service.queued()
@@ -343,7 +343,7 @@ _TWO = ["a.onnx", "b.ckpt"]
         ),
     ],
 )
-def test_what_is_no_ensemble_is_refused_in_a_sentence(
+def test_an_invalid_ensemble_is_refused_with_a_sentence(
     service: Service, job: Job, ensemble: dict[str, Any], sentence: str, field: str | None
 ) -> None:
     answer = service.client.post({**job, "model": ensemble})
@@ -355,14 +355,14 @@ def test_what_is_no_ensemble_is_refused_in_a_sentence(
     assert service.queued() == []
 
 
-def test_metadata_may_be_as_large_as_it_says(client: Client, job: Job) -> None:
+def test_metadata_up_to_its_limit_is_accepted(client: Client, job: Job) -> None:
     filling = "x" * (MAX_METADATA_BYTES - len('{"a":""}'))
 
     assert client.post({**job, "metadata": {"a": filling}}).status == 202
     assert client.post({**job, "metadata": {"a": filling + "x"}}).status == 422
 
 
-#: One fault for each check, in the order of the contract: (header or field, bad value, status, sentence).
+#: One error for each check, in the order of the contract: (header or field, bad value, status, sentence).
 _FAULTS: list[tuple[str, Any, int, str]] = [
     ("Authorization", "Basic bm86bm8=", 401, "Valid credentials are required"),
     ("Content-Type", "text/plain", 400, "Content-Type must be application/json"),
@@ -382,9 +382,9 @@ _FAULTS: list[tuple[str, Any, int, str]] = [
 
 
 @pytest.mark.parametrize("first", range(len(_FAULTS)))
-def test_of_several_faults_the_first_check_answers(client: Client, job: Job, first: int) -> None:
+def test_the_first_failed_check_of_the_contract_answers(client: Client, job: Job, first: int) -> None:
     headers: dict[str, str | None] = {}
-    for name, value, _, _ in reversed(_FAULTS[first:]):  # the earlier fault of a field replaces the later one
+    for name, value, _, _ in reversed(_FAULTS[first:]):  # The earlier error of a field replaces the later one.
         if name in ("Authorization", "Content-Type", "X-Client-Id"):
             headers[name] = value
         else:
@@ -432,5 +432,5 @@ def test_a_chunked_body_over_the_limit_is_refused(service: Service, job: Job) ->
     assert len(service.queued()) == 1
 
 
-def test_whoever_may_not_ask_is_told_that_before_anything_about_the_body(client: Client) -> None:
+def test_authentication_fails_before_the_body_is_checked(client: Client) -> None:
     assert client.post(b"x" * (MAX_REQUEST_BYTES + 1), {"Authorization": None}).status == 401

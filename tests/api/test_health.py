@@ -13,7 +13,7 @@ from tests.api.http_client import DEADLINE, Client
 from tests.api.test_failures import broken_queue
 
 
-def test_a_process_that_answers_is_healthy(client: Client) -> None:
+def test_health(client: Client) -> None:
     answer = client.get("/health")
 
     assert answer.status == 200
@@ -49,7 +49,7 @@ def test_a_broken_store_is_named(own_service: Service) -> None:
     assert str(folder) not in answer.body.decode()
 
 
-def test_readiness_comes_back_by_itself(own_service: Service) -> None:
+def test_readiness_recovers(own_service: Service) -> None:
     folder = own_service.settings.state.stems_dir
     folder.write_text("a file where the folder should be")
     assert own_service.client.get("/ready").status == 503
@@ -64,7 +64,7 @@ def test_health_does_not_depend_on_the_broker(own_service: Service) -> None:
         assert own_service.client.get("/health").status == 200
 
 
-def test_a_check_that_hangs_is_waited_for_once() -> None:
+def test_a_check_that_hangs_occupies_one_thread() -> None:
     answered = threading.Event()
     calls: list[None] = []
 
@@ -78,7 +78,7 @@ def test_a_check_that_hangs_is_waited_for_once() -> None:
         hanging.append(await probe.component())
         assert {component.status for component in hanging} == {"unavailable"}
         assert hanging[0].error == "no answer within 0.02 s"
-        assert len(calls) == 1  # five impatient askers hold one thread
+        assert len(calls) == 1  # Five requests share one thread.
         answered.set()
         async with asyncio.timeout(DEADLINE):
             while (await probe.component()).status != "ready":
@@ -87,7 +87,7 @@ def test_a_check_that_hangs_is_waited_for_once() -> None:
     asyncio.run(ask())
 
 
-def test_a_check_says_why_and_a_broken_one_does_not_say_more() -> None:
+def test_a_check_reports_its_reason_and_a_broken_check_hides_internals() -> None:
     def unavailable() -> None:
         raise InfrastructureError("the broker does not answer", code=ErrorCode.BROKER_UNAVAILABLE)
 

@@ -1,4 +1,4 @@
-"""``GET /metrics``: what is counted, and under how few names."""
+"""``GET /metrics``: the counters and their bounded labels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COUNTERS = {
 
 
 def counts(client: Client) -> Counts:
-    """Counters of the front door, by name and labels."""
+    """The counters of the API, by name and labels."""
     answer = client.get("/metrics")
     assert answer.status == 200
     assert answer.headers["content-type"].startswith("text/plain")
@@ -39,7 +39,7 @@ def counts(client: Client) -> Counts:
 
 @contextmanager
 def counted(client: Client) -> Iterator[Counts]:
-    """What was counted inside of the block, the look at it apart; to be read after it."""
+    """Collects the increments of the counters during the block, without those of this collection itself."""
     before, changes = counts(client), Counts()
     yield changes
     changes.update({name: value - before.get(name, 0) for name, value in counts(client).items()})
@@ -93,7 +93,7 @@ def test_a_refusal_is_counted_with_its_reason(
     }
 
 
-def test_a_broker_that_is_away_is_counted(own_service: Service, job: Job) -> None:
+def test_an_unavailable_broker_is_counted(own_service: Service, job: Job) -> None:
     with counted(own_service.client) as changes, broken_queue(own_service):
         own_service.client.post(job)
 
@@ -103,7 +103,7 @@ def test_a_broker_that_is_away_is_counted(own_service: Service, job: Job) -> Non
     }
 
 
-def test_a_defect_is_counted(make_settings: Callable[..., Settings], job: Job) -> None:
+def test_an_unexpected_error_is_counted(make_settings: Callable[..., Settings], job: Job) -> None:
     settings = make_settings()
     transport = DefectiveTransport(settings.state.broker_file)
     with serve(settings, transport) as service, counted(service.client) as changes:
@@ -131,7 +131,7 @@ def test_no_path_becomes_a_label(client: Client, method: str, path: str, counted
     assert requests == [("uvr_http_requests_total", *counted_as)]
 
 
-def test_the_numbers_of_the_whole_process_are_there(client: Client) -> None:
+def test_all_metrics_of_the_process_are_exposed(client: Client) -> None:
     body = client.get("/metrics").body.decode()
 
     assert "# TYPE uvr_circuit_open gauge" in body

@@ -1,4 +1,4 @@
-"""What becomes of a request's values on their way to the queue."""
+"""The values of a request survive the way to the queue."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import from_json, to_json
 
-from api.request_parsing import validated
+from api.request_parsing import validate
 from pipeline.messages import SeparationTask
 
 _SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -21,15 +21,15 @@ _METADATA = st.dictionaries(
 
 @given(_METADATA)
 @settings(max_examples=60, deadline=None, database=None)
-def test_metadata_arrives_as_it_was_sent(metadata: dict[str, object]) -> None:
+def test_metadata_survives_unchanged(metadata: dict[str, object]) -> None:
     fields = from_json(to_json({"audio": "a", "hook_url": "h", "metadata": metadata}))
 
-    task = SeparationTask(task_uuid=uuid4(), **validated(fields).model_dump())
+    task = SeparationTask(task_uuid=uuid4(), **validate(fields).model_dump())
 
     assert SeparationTask.model_validate_json(task.model_dump_json()).metadata == metadata
 
 
-def test_metadata_as_deep_as_the_parser_allows_gets_through_the_queue() -> None:
+def test_metadata_of_the_largest_depth_survives() -> None:
     accepted = 0
     for depth in range(1, 300):
         body = '{"audio":"a","hook_url":"h","metadata":{"a":' + "[" * depth + "]" * depth + "}}"
@@ -37,7 +37,7 @@ def test_metadata_as_deep_as_the_parser_allows_gets_through_the_queue() -> None:
             fields = from_json(body, allow_inf_nan=False)
         except ValueError:
             break
-        task = SeparationTask(task_uuid=uuid4(), **validated(fields).model_dump())
+        task = SeparationTask(task_uuid=uuid4(), **validate(fields).model_dump())
         assert SeparationTask.model_validate_json(task.model_dump_json()) == task
         accepted = depth
     assert 100 < accepted < 299

@@ -11,11 +11,11 @@ import pytest
 import api
 from api.errors import ApiError
 from api.models import GenerateRequest
-from api.request_parsing import client_of
+from api.request_parsing import client_name
 from pipeline.model_choice import Algorithm
 from tests.api.http_client import Client
 
-#: What each call may answer, from the contract.
+#: The statuses of each call, from the contract.
 CALLS = {
     ("post", "/generate"): {202, 400, 401, 403, 413, 422, 500, 503},
     ("get", "/health"): {200},
@@ -31,7 +31,7 @@ def document(client: Client) -> dict[str, Any]:
     return document
 
 
-def test_every_call_is_documented_with_every_answer(document: dict[str, Any]) -> None:
+def test_every_call_is_documented_with_every_status(document: dict[str, Any]) -> None:
     found = {
         (method, path): {int(status) for status in operation["responses"] if status.isdecimal()}
         for path, operations in document["paths"].items()
@@ -41,7 +41,7 @@ def test_every_call_is_documented_with_every_answer(document: dict[str, Any]) ->
     assert found == CALLS
 
 
-def test_every_error_has_the_one_form(document: dict[str, Any]) -> None:
+def test_every_error_has_the_same_form(document: dict[str, Any]) -> None:
     for operations in document["paths"].values():
         for path_operation in operations.values():
             for status, response in path_operation["responses"].items():
@@ -55,7 +55,7 @@ def test_every_error_has_the_one_form(document: dict[str, Any]) -> None:
     assert form["required"] == ["error"]
 
 
-def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+def test_every_reference_resolves(document: dict[str, Any]) -> None:
     def references(node: object) -> Iterator[str]:
         if isinstance(node, dict):
             if isinstance(node.get("$ref"), str):
@@ -80,7 +80,7 @@ def test_only_jobs_need_credentials(document: dict[str, Any]) -> None:
         assert "security" not in document["paths"][path]["get"]
 
 
-def test_the_body_is_documented_with_examples_that_hold(document: dict[str, Any]) -> None:
+def test_the_examples_of_the_body_are_valid(document: dict[str, Any]) -> None:
     schema = document["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
 
     assert schema["required"] == ["audio", "hook_url"]
@@ -96,20 +96,20 @@ def test_the_body_is_documented_with_examples_that_hold(document: dict[str, Any]
         GenerateRequest.model_validate(example)
 
 
-def test_the_client_s_name_is_documented_as_it_is_checked(document: dict[str, Any]) -> None:
+def test_the_pattern_of_the_client_name_matches_its_validation(document: dict[str, Any]) -> None:
     (header,) = document["paths"]["/generate"]["post"]["parameters"]
 
     assert (header["name"], header["in"], header["required"]) == ("X-Client-Id", "header", False)
     for name in ("a", "~" * 128, "Team 7 (night shift)", "", "~" * 129, "käse", "a\tb"):
         documented = re.search(header["schema"]["pattern"], name) is not None
         try:
-            accepted = client_of([name], "https://app.example.com/") == name
+            accepted = client_name([name], "https://app.example.com/") == name
         except ApiError:
             accepted = False
         assert accepted == documented, name
 
 
-def test_the_page_needs_nothing_from_the_internet(client: Client) -> None:
+def test_the_documentation_page_needs_no_internet(client: Client) -> None:
     page = client.get("/docs").body.decode()
 
     assets = re.findall(r'(?:src|href)="([^"]+)"', page)
@@ -120,7 +120,7 @@ def test_the_page_needs_nothing_from_the_internet(client: Client) -> None:
     assert not re.search(r"https?://", page)
 
 
-def test_the_version_is_the_project_s(document: dict[str, Any], pytestconfig: pytest.Config) -> None:
+def test_the_version_is_that_of_the_project(document: dict[str, Any], pytestconfig: pytest.Config) -> None:
     project = (pytestconfig.rootpath / "pyproject.toml").read_text("utf-8")
 
     assert document["info"]["version"] == api.__version__

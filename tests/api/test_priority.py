@@ -1,4 +1,4 @@
-"""To which topic a job goes: by its priority while its client is within his share, to bulk above it."""
+"""The topic of a job: that of its priority within the client's rate limit, the bulk topic above it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def _thrifty(make_settings: Callable[..., Settings]) -> Iterator[Service]:
 
 @pytest.fixture
 def thrifty(_thrifty: Service) -> Service:
-    """A service that lets two jobs of a client in front, and no more while a test runs."""
+    """A service whose rate limit is two jobs for the duration of a test."""
     _thrifty.queued()
     return _thrifty
 
 
 def post(service: Service, job: Job, client: str | None = None) -> str:
-    """The topic that the job went to."""
+    """Post the job and return its topic."""
     answer = service.client.post(job, {"X-Client-Id": client})
     assert answer.status == 202, answer.json
     return service.queued_where()[answer.json["task_uuid"]]
@@ -52,14 +52,14 @@ def test_every_priority_has_a_topic(service: Service, job: Job, priority: int | 
     assert post(service, {**job, "priority": priority}) == topic
 
 
-def test_jobs_above_the_share_of_a_client_go_to_bulk_whatever_their_priority(thrifty: Service, job: Job) -> None:
+def test_jobs_above_the_rate_limit_go_to_bulk(thrifty: Service, job: Job) -> None:
     topics = [post(thrifty, {**job, "priority": priority}, "team 1") for priority in (5, 3, 5, 1)]
 
     assert topics == ["uvr_tasks_p5", "uvr_tasks", "uvr_tasks_bulk", "uvr_tasks_bulk"]
     assert post(thrifty, job, "team 2") == "uvr_tasks"
 
 
-def test_who_gives_no_name_is_known_by_the_host_of_his_webhook(thrifty: Service, job: Job) -> None:
+def test_the_default_client_name_is_the_host_of_the_webhook(thrifty: Service, job: Job) -> None:
     hooks = [
         "https://one.example.com/a",
         "http://ONE.example.com.:80/b?c=d",
@@ -72,13 +72,13 @@ def test_who_gives_no_name_is_known_by_the_host_of_his_webhook(thrifty: Service,
     assert topics == ["uvr_tasks", "uvr_tasks", "uvr_tasks_bulk", "uvr_tasks"]
 
 
-def test_the_name_is_believed_and_not_the_webhook(thrifty: Service, job: Job) -> None:
+def test_the_client_header_takes_precedence_over_the_webhook(thrifty: Service, job: Job) -> None:
     for name in ("x", "y"):
         topics = [post(thrifty, {**job, "hook_url": f"https://{part}.example.com/"}, name) for part in "abc"]
         assert topics == ["uvr_tasks", "uvr_tasks", "uvr_tasks_bulk"]
 
 
-def test_what_was_not_accepted_is_not_counted(thrifty: Service, job: Job) -> None:
+def test_refused_jobs_do_not_count(thrifty: Service, job: Job) -> None:
     def refusals() -> Iterator[Answer]:
         with broken_queue(thrifty):
             yield thrifty.client.post(job, {"X-Client-Id": "unlucky"})
@@ -102,7 +102,7 @@ def test_a_name_that_cannot_be_logged_is_refused(service: Service, job: Job, nam
     assert service.queued() == []
 
 
-def test_the_client_s_name_does_not_travel(service: Service, job: Job) -> None:
+def test_the_client_name_is_not_part_of_the_message(service: Service, job: Job) -> None:
     service.client.post(job, {"X-Client-Id": "nobody-else-s-business"})
 
     (message,) = service.tasks.drain()

@@ -1,4 +1,4 @@
-"""``python -m api`` as a process: how it starts, what it logs, how it ends."""
+"""``python -m api`` as a process: its start, its log and its exit status."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KNOWN = {str(field.alias) for section in SECTIONS for field in section.model_fie
 
 @contextmanager
 def process(folder: Path, *code: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """``python -m api``, or other code, in a folder without ``.env``, with these settings and no others."""
+    """Start ``python -m api``, or other code, in a folder without ``.env``, with these settings only."""
     inherited = {name: value for name, value in os.environ.items() if name not in KNOWN}
     environment = {**inherited, "PYTHONPATH": str(ROOT), "DATA_DIR": str(folder / "data"), "API_PORT": "0", **variables}
     with subprocess.Popen(
@@ -42,7 +42,7 @@ def process(folder: Path, *code: str, **variables: str) -> Iterator[subprocess.P
 
 
 def run(folder: Path, *code: str, **variables: str) -> tuple[int, str]:
-    """Exit status and standard error of a process that ends by itself."""
+    """Return the exit status and the standard error of a process that exits by itself."""
     with process(folder, *code, **variables) as running:
         _, stderr = running.communicate(timeout=DEADLINE)
     return running.returncode, stderr
@@ -58,7 +58,7 @@ def test_a_job_from_start_to_stop_leaves_no_secret_in_the_log(tmp_path: Path) ->
         client = Client(lines[-1]["port"], CREDENTIALS)
         assert client.get("/ready").status == 200
         wanted = {
-            # An address, so that no name server is asked.
+            # An IP address, so that no name is resolved.
             "audio": "https://93.184.215.14/song.mp3?token=query-secret",
             "hook_url": "https://93.184.215.14/hook/path-secret?key=hook-secret",
         }
@@ -80,7 +80,7 @@ def test_a_job_from_start_to_stop_leaves_no_secret_in_the_log(tmp_path: Path) ->
         assert secret not in text
 
 
-def test_a_job_in_hand_is_answered_before_the_end(tmp_path: Path) -> None:
+def test_a_request_in_progress_is_answered_before_the_exit(tmp_path: Path) -> None:
     with process(tmp_path, **credentials()) as running:
         (*_, listening) = lines_until(running, "listening")
         body = b'{"audio": "https://93.184.215.14/a.mp3", "hook_url": "https://93.184.215.14/b"}'
@@ -90,7 +90,7 @@ def test_a_job_in_hand_is_answered_before_the_end(tmp_path: Path) -> None:
         )
         with socket.create_connection(("127.0.0.1", listening["port"]), timeout=DEADLINE) as connection:
             connection.sendall(head.encode())
-            assert connection.recv(1000).startswith(b"HTTP/1.1 100")  # the request is in hand
+            assert connection.recv(1000).startswith(b"HTTP/1.1 100")  # The request is in progress.
             running.send_signal(signal.SIGTERM)
             lines_until(running, "stopping")
             connection.sendall(body)
@@ -99,7 +99,7 @@ def test_a_job_in_hand_is_answered_before_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_while_the_broker_is_away_the_api_is_up_and_accepts_nothing(tmp_path: Path) -> None:
+def test_without_a_broker_the_api_runs_and_answers_503(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         nobody = f"127.0.0.1:{reserved.getsockname()[1]}"
     with process(tmp_path, **credentials(), KAFKA_BOOTSTRAP_SERVERS=nobody, ACCEPT_TIMEOUT="0.3") as running:
@@ -132,7 +132,7 @@ def test_while_the_broker_is_away_the_api_is_up_and_accepts_nothing(tmp_path: Pa
         ({**credentials(), "API_PORT": "eighty"}, "API_PORT: "),
     ],
 )
-def test_settings_that_cannot_be_used_are_named(
+def test_invalid_settings_are_named(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -167,9 +167,7 @@ def test_settings_that_cannot_be_used_are_named(
         ),
     ],
 )
-def test_a_setting_that_cannot_be_used_is_the_exit_status(
-    tmp_path: Path, variables: dict[str, str], sentence: str
-) -> None:
+def test_an_invalid_setting_has_its_exit_status(tmp_path: Path, variables: dict[str, str], sentence: str) -> None:
     status, stderr = run(tmp_path, **variables)
 
     assert status == 78
@@ -177,7 +175,7 @@ def test_a_setting_that_cannot_be_used_is_the_exit_status(
     assert len(stderr.splitlines()) == 1
 
 
-def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         status, stderr = run(tmp_path, **credentials(), API_PORT=str(other.getsockname()[1]))
 
@@ -188,7 +186,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     assert "API_PORT" in events[-1]["error"]
 
 
-#: The API on a broker whose ``ensure_topics`` fails; it does so once the API listens.
+#: The API on a broker whose ``ensure_topics`` fails once the API listens.
 _FAILING = """
 import sys, threading, uvicorn
 from api import __main__ as api
@@ -202,18 +200,18 @@ class Failing(EmbeddedTransport):
         assert listening.wait(20)
         raise {failure}
 
-class Server(api.Server):
+class ReportingServer(api.ApiServer):
     async def startup(self, sockets=None):
         await super().startup(sockets)
         listening.set()
 
-api.Server = Server
+api.ApiServer = ReportingServer
 api.open_transport = lambda settings, **_: Failing(settings.state.broker_file)
 sys.exit(api.main())
 """
 
 
-def test_a_broker_that_refuses_the_credentials_ends_the_process(tmp_path: Path) -> None:
+def test_refused_broker_credentials_end_the_process(tmp_path: Path) -> None:
     sentence = "the broker kafka:9092 refuses the user 'svc': check KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
     failure = f"RefusedError('refused', advice={sentence!r})"
 
@@ -225,7 +223,7 @@ def test_a_broker_that_refuses_the_credentials_ends_the_process(tmp_path: Path) 
     assert (events[-1]["error"], events[-1]["code"]) == (sentence, "broker_refused")
 
 
-def test_a_defect_while_topics_are_created_ends_the_process(tmp_path: Path) -> None:
+def test_an_unexpected_error_while_topics_are_created_ends_the_process(tmp_path: Path) -> None:
     status, stderr = run(tmp_path, "-c", _FAILING.format(failure="RuntimeError('a defect')"), **credentials())
 
     assert status == ExitCode.INTERNAL

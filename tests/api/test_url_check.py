@@ -1,4 +1,4 @@
-"""The bound on name resolution at the door."""
+"""The timeout of name resolution in the API."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.api.http_client import DEADLINE
 
 @pytest.fixture
 def guard() -> Iterator[UrlGuard]:
-    """Never gets an answer about ``cdn.example.com``."""
+    """A resolver that never answers for ``cdn.example.com``."""
     ended = threading.Event()
 
     def hang_for_cdn(host: str, port: int, **hints: object) -> list[tuple[Any, ...]]:
@@ -32,28 +32,28 @@ def guard() -> Iterator[UrlGuard]:
 
 async def admit(check: UrlCheck, **urls: str) -> None:
     async with asyncio.timeout(DEADLINE):
-        await check.admit(urls)
+        await check.require_allowed(urls)
 
 
-def test_a_name_that_is_looked_up_too_long_passes(guard: UrlGuard) -> None:
-    check = UrlCheck(guard, patience=0.05)
+def test_a_name_that_resolves_too_slowly_is_accepted(guard: UrlGuard) -> None:
+    check = UrlCheck(guard, timeout=0.05)
 
     asyncio.run(admit(check, audio="https://cdn.example.com/", hook_url="https://app.example.com/"))
 
 
-def test_the_other_url_is_judged_all_the_same(guard: UrlGuard) -> None:
-    check = UrlCheck(guard, patience=1.0)
+def test_the_other_url_is_still_checked(guard: UrlGuard) -> None:
+    check = UrlCheck(guard, timeout=1.0)
 
     with pytest.raises(ApiError) as refusal:
         asyncio.run(admit(check, audio="https://cdn.example.com/", hook_url="https://private.example.com/"))
     assert (refusal.value.status, refusal.value.details) == (403, {"field": "hook_url", "code": "url_forbidden"})
 
 
-def test_a_defect_of_the_guard_lets_nothing_pass() -> None:
+def test_an_unexpected_error_of_the_guard_is_raised() -> None:
     def defective(host: str, port: int, **hints: object) -> list[tuple[Any, ...]]:
         raise RuntimeError("a bug")
 
     check = UrlCheck(UrlGuard(False, resolver=defective))
 
     with pytest.raises(RuntimeError):
-        asyncio.run(check.admit({"audio": "https://cdn.example.com/"}))
+        asyncio.run(check.require_allowed({"audio": "https://cdn.example.com/"}))
