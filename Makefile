@@ -4,12 +4,12 @@ PYTEST := $(PYTHON) -m pytest
 # Side by side, a file at a time: most tests wait for a server or a clock rather than for the processor.
 WORKERS ?= 3
 SPREAD := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=25
-SOURCES := config.py api processor uploader pipeline demo devstack deploy benchmarks
+SOURCES := config.py api processor uploader pipeline demo devstack deploy benchmarks scripts
 
 # Kept byte code saves seconds at every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install lint format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline demo lock
+.PHONY: help install lint prose docs reference format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline demo lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -25,6 +25,18 @@ lint: install ## style, types, house rules, dead code, shell, compose, Dockerfil
 	$(PYTHON) -m vulture
 	.venv/bin/hadolint Dockerfile
 	for script in start_local.sh requirements/compile.sh .ci/run; do bash -n $$script || exit; done
+#	@$(MAKE) --no-print-directory prose
+
+prose: install ## wording, spelling, and one name for one thing
+	$(PYTHON) -m scripts.check_prose
+	$(PYTHON) -m scripts.check_names
+	.venv/bin/typos --format brief
+
+docs: install ## the documentation site in site/, strict: a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+
+reference: install ## write the generated pages of docs/reference anew from the code
+	$(PYTHON) -m scripts.reference
 
 format: install ## rewrite the sources in the house style
 	$(PYTHON) -m ruff check --fix .

@@ -3,4 +3,4 @@
 Knows no audio and uploads nothing.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
