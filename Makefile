@@ -9,7 +9,7 @@ SOURCES := config.py api processor uploader pipeline demo devstack deploy benchm
 # Kept byte code saves seconds at every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install lint prose docs reference format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline demo lock
+.PHONY: help install lint mypy prose docs reference format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline demo lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -20,12 +20,15 @@ install: ## the virtual environment, with the development tools
 lint: install ## style, types, house rules, dead code, shell, compose, Dockerfile
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m mypy $(SOURCES) tests
+	@$(MAKE) --no-print-directory mypy
 	.venv/bin/lint-imports
 	$(PYTHON) -m vulture
 	.venv/bin/hadolint Dockerfile
 	for script in start_local.sh requirements/compile.sh .ci/run; do bash -n $$script || exit; done
 #	@$(MAKE) --no-print-directory prose
+
+mypy:
+	$(PYTHON) -m mypy $(SOURCES) tests
 
 prose: install ## wording, spelling, and one name for one thing
 	$(PYTHON) -m scripts.check_prose
