@@ -36,7 +36,7 @@ prose: install ## wording, spelling, and one name for one thing
 	.venv/bin/typos --format brief
 
 docs: install ## the documentation site in site/, strict: a broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 reference: install ## write the generated pages of docs/reference anew from the code
 	$(PYTHON) -m scripts.reference
