@@ -32,7 +32,7 @@ SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 OTHER_SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
 STEM = {"name": "vocals", "url": "https://example.com/vocals.wav"}
 SUCCESS = json.dumps({"task_uuid": "task-1", "status": "success", "stems": [STEM]}).encode()
-FAILED = json.dumps({"task_uuid": "task-2", "status": "failed", "error_message": "grün ist die Hoffnung"}).encode()
+FAILED = json.dumps({"task_uuid": "task-2", "status": "failed", "error_message": "grün: the source is gone"}).encode()
 
 
 @dataclass
@@ -99,7 +99,7 @@ def test_signed_webhooks_are_processed_once(receiver: Receiver) -> None:
     send(receiver.url, "msg_1", SUCCESS, SECRET)
     send(receiver.url, "msg_2", FAILED, SECRET)
     assert receiver.line() == "task-1 vocals https://example.com/vocals.wav"
-    assert receiver.line() == "task-2 failed grün ist die Hoffnung"
+    assert receiver.line() == "task-2 failed grün: the source is gone"
 
 
 def test_rotated_secrets_are_accepted(receiver: Receiver) -> None:
