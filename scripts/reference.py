@@ -50,6 +50,9 @@ def _settings() -> str:
         "Settings come from the environment or from a file `.env` in the working directory; the environment wins. An "
         "empty value means the default. A value that cannot be used ends the process with exit status 78 and a "
         "sentence that names the variable. `python -m config` prints this list as `.env.example`.",
+        "",
+        "Durations and sizes may have a unit, such as `500ms`, `20s`, `10m`, `2h`, `7d`, `64KiB`, `500MiB`, `4GiB`. A "
+        "plain number has the unit that the description gives.",
     ]
     # As `.env.example` shows them: with units, and commented out or not.
     defaults = dict(re.findall(r"^#?\s?([A-Z][A-Z0-9_]*)=(.*)$", config.env_example(), re.MULTILINE))
