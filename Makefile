@@ -4,12 +4,12 @@ PYTEST := $(PYTHON) -m pytest
 # Side by side, a file at a time: most tests wait for a server or a clock rather than for the processor.
 WORKERS ?= 3
 SPREAD := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=25
-SOURCES := config.py api processor uploader pipeline demo devstack deploy benchmarks
+SOURCES := config.py api processor uploader pipeline demo devstack deploy benchmarks scripts
 
 # Kept byte code saves seconds at every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install lint format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline demo lock
+.PHONY: help install lint mypy prose docs reference format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline demo lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -20,11 +20,26 @@ install: ## the virtual environment, with the development tools
 lint: install ## style, types, house rules, dead code, shell, compose, Dockerfile
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m mypy $(SOURCES) tests
+	@$(MAKE) --no-print-directory mypy
 	.venv/bin/lint-imports
 	$(PYTHON) -m vulture
 	.venv/bin/hadolint Dockerfile
 	for script in start_local.sh requirements/compile.sh .ci/run; do bash -n $$script || exit; done
+#	@$(MAKE) --no-print-directory prose
+
+mypy:
+	$(PYTHON) -m mypy $(SOURCES) tests
+
+prose: install ## wording, spelling, and one name for one thing
+	$(PYTHON) -m scripts.check_prose
+	$(PYTHON) -m scripts.check_names
+	.venv/bin/typos --format brief
+
+docs: install ## the documentation site in site/, strict: a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+
+reference: install ## write the generated pages of docs/reference anew from the code
+	$(PYTHON) -m scripts.reference
 
 format: install ## rewrite the sources in the house style
 	$(PYTHON) -m ruff check --fix .

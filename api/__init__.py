@@ -3,4 +3,4 @@
 It neither decodes audio nor uploads stems.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,0 +1,1 @@
+"""Checks and generators for contributors. No service imports them."""
