@@ -15,8 +15,8 @@ from av.container import InputContainer
 from processor.audio.declared_size import declared_size
 from processor.audio.errors import audio_empty, audio_truncated, not_audio, playlist_refused
 
-#: The allowlist of demuxers. Each of them reads one file only. Playlists and similar formats are not in it, because they
-#: make ffmpeg open the files or addresses that the source names.
+#: The allowlist of demuxers. Each of them reads one file only. Playlists and similar formats are not in it, because
+#: they make ffmpeg open the files or addresses that the source names.
 DEMUXERS = "wav,w64,aiff,au,caf,flac,mp3,ogg,aac,ac3,eac3,amr,ape,wv,tta,mov,matroska,asf,avi,mpegts,mpeg,flv"
 _OPTIONS = {"format_whitelist": DEMUXERS, "protocol_whitelist": "none"}
 #: The largest single allocation, bytes. A file of a few kilobytes may declare enough samples for an index of gigabytes.
