@@ -1,4 +1,4 @@
-"""Models as lines for people, and as rows that become JSON."""
+"""Format models as table lines and as rows for JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from processor.models.store import ModelStore
 
 
 def listing(models: Iterable[Model], store: ModelStore) -> Iterator[dict[str, Any]]:
-    """A row for each model: what is known of it, and how much of it is there."""
+    """Yield a row for each model, with its metadata and its state in the folder."""
     records = store.lock_file.records()
     for model in models:
         yield {
@@ -28,7 +28,7 @@ def listing(models: Iterable[Model], store: ModelStore) -> Iterator[dict[str, An
 
 
 def lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """The rows as a table."""
+    """Yield the lines of a table."""
     headings = ("NAME", "KIND", "SIZE", "STATE", "LICENCE", "STEMS")
     return models_table(
         headings,
@@ -47,7 +47,7 @@ def lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
 
 
 def models_table(headings: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Lines of columns, each as wide as its widest cell."""
+    """Yield lines with aligned columns."""
     everything = [headings, *rows] if headings else list(rows)
     widths = [max(map(len, column)) for column in zip(*everything, strict=True)] if everything else []
     for row in everything:
@@ -55,25 +55,25 @@ def models_table(headings: Sequence[str] | None, rows: Sequence[Sequence[str]]) 
 
 
 def size(count: int | None) -> str:
-    """``59.1 MB``; a dash for what is not known."""
+    """Format a size: ``59.1 MB``; a dash if it is not known."""
     return "-" if count is None else f"{count / 1e6:.1f} MB"
 
 
 def _file(file: dict[str, Any], records: dict[str, Record], store: ModelStore) -> dict[str, Any]:
-    """What is published of a file or, where that is nothing, what was recorded of it."""
+    """Return the published metadata of a file, completed by its record."""
     record = records.get(file["name"])
-    there = "sealed" if store.is_sealed(file["name"]) else "present" if store.has(file["name"]) else "absent"
+    state = "sealed" if store.is_sealed(file["name"]) else "present" if store.has(file["name"]) else "absent"
     return file | {
         "urls": list(file["urls"]),
         "bytes": file["bytes"] or (record.bytes if record else None),
         "sha256": file["sha256"] or (record.sha256 if record else None),
         "known_from": "published" if file["sha256"] else "models.lock.json" if record else None,
-        "state": there,
+        "state": state,
     }
 
 
 def _bytes(model: Model, records: dict[str, Record]) -> int | None:
-    """The size of the whole model, if that of all of its files is known; YAML is too small to matter."""
+    """Return the size of the model without YAML files; None if the size of a file is not known."""
     sizes = [
         file.bytes or (records[file.name].bytes if file.name in records else None)
         for file in model.files
@@ -83,7 +83,7 @@ def _bytes(model: Model, records: dict[str, Record]) -> int | None:
 
 
 def _state(model: Model, store: ModelStore) -> str:
-    there = [file.name for file in model.files if store.has(file.name)]
-    if len(there) < len(model.files):
-        return "partial" if there else "absent"
-    return "sealed" if any(map(store.is_sealed, there)) else "present"
+    present = [file.name for file in model.files if store.has(file.name)]
+    if len(present) < len(model.files):
+        return "partial" if present else "absent"
+    return "sealed" if any(map(store.is_sealed, present)) else "present"
