@@ -48,7 +48,7 @@ class ModelCommands:
         chosen = [model for model in catalogue if not architectures or model.architecture in architectures]
         rows = [row for row in listing(chosen, self.store) if row["state"] != "absent" or not present]
         if self.as_json:
-            _print_json(rows)
+            _print_lines([json.dumps(rows, indent=1)])
             return ModelsExit.OK
         _print_lines(lines(rows))
         if not catalogue.has_uvr_list:
@@ -134,7 +134,7 @@ class ModelCommands:
 
     def _report(self, outcomes: Sequence[dict[str, Any]]) -> None:
         if self.as_json:
-            _print_json(outcomes)
+            _print_lines([json.dumps(list(outcomes), indent=1)])
         else:
             _print_lines(
                 models_table(
@@ -157,10 +157,6 @@ def _chosen(catalogue: Catalogue, names: Iterable[str]) -> tuple[list[Model], li
 def _print_lines(lines: Iterable[str]) -> None:
     sys.stdout.writelines(f"{line}\n" for line in lines)
     sys.stdout.flush()
-
-
-def _print_json(rows: Iterable[dict[str, Any]]) -> None:
-    _print_lines([json.dumps(list(rows), indent=1)])
 
 
 def _warn_unknown(unknown: Iterable[str]) -> None:

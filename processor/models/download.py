@@ -16,6 +16,7 @@ from pipeline.errors import ErrorCode, PermanentError, TransientError
 from pipeline.files import file_sha256, local_errors
 from pipeline.service.logs import get_logger, loggable_url
 from processor.models.errors import NotServedError
+from processor.models.lockfile import Record, record
 from processor.models.published_hashes import contradicts_name
 
 if TYPE_CHECKING:
@@ -51,21 +52,10 @@ class ModelDownloads:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class FetchedFile:
-    """A file that was downloaded completely and verified."""
-
-    path: Path
-    bytes: int
-    sha256: str
-    source: str
-    """The address of the download, without secrets."""
-
-
 def fetch_model_file(
     url: str, target: Path, network: ModelDownloads, *, sha256: str | None, mirrors: tuple[str, ...]
-) -> FetchedFile:
-    """Download the model file with the name of ``target``; resume an earlier attempt.
+) -> Record:
+    """Download the model file with the name of ``target``, and return its record; resume an earlier attempt.
 
     ``mirrors`` are tried first, but only if ``sha256`` is known: they need not be trusted. Raises NotServedError if a
     retry cannot help, TransientError (``source_corrupt`` if the content is not the expected one), InfrastructureError
@@ -103,4 +93,4 @@ def fetch_model_file(
             f"instead of {sha256 or 'what its name says'}",
             code=ErrorCode.SOURCE_CORRUPT,
         )
-    return FetchedFile(target, done.bytes, found, done.source or loggable_url(url))
+    return record(found, done.bytes, done.source or loggable_url(url))

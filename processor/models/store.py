@@ -10,11 +10,11 @@ from pathlib import Path
 from pipeline.files import file_sha256, local_errors, sync_directory, sync_file
 from pipeline.service.logs import get_logger, loggable_url
 from processor.models.catalogue import ModelFile
-from processor.models.download import FetchedFile, ModelDownloads, fetch_model_file
+from processor.models.download import ModelDownloads, fetch_model_file
 from processor.models.encryption.encrypted_files import EncryptedFiles
 from processor.models.errors import DecryptionError, NotServedError, OfflineError
 from processor.models.file_lock import exclusive_lock
-from processor.models.lockfile import LockFile, record
+from processor.models.lockfile import LockFile, Record
 from processor.models.model_lists import LISTS
 from processor.models.options import SUFFIX, StoreOptions
 from processor.models.published_hashes import published
@@ -105,12 +105,12 @@ class ModelStore:
             sha256 = published(file.name)[0] if update else self.expected_sha256(file.name)
             fetched = self._download(file, drafts / file.name, sha256)
             # Record first: a file without a record could be exchanged unnoticed; a record without a file is harmless.
-            self.lock_file.set(file.name, record(fetched.sha256, fetched.bytes, fetched.source))
-            self._install(fetched)
+            self.lock_file.set(file.name, fetched)
+            self._install(drafts / file.name, fetched.sha256)
         log.info("model_file_fetched", file=file.name, bytes=fetched.bytes, source=fetched.source)
         return True
 
-    def _download(self, file: ModelFile, target: Path, sha256: str | None) -> FetchedFile:
+    def _download(self, file: ModelFile, target: Path, sha256: str | None) -> Record:
         refusal: NotServedError | None = None
         for url in file.urls:
             try:
@@ -119,15 +119,15 @@ class ModelStore:
                 refusal = error
         raise refusal or ValueError("a file without an address")
 
-    def _install(self, fetched: FetchedFile) -> None:
-        name = fetched.path.name
+    def _install(self, draft: Path, sha256: str) -> None:
+        name = draft.name
         if self._is_to_be_sealed(name):
-            self._encrypt(fetched.path, name, fetched.sha256)
-            obsolete = [fetched.path, self.plain_path(name)]
+            self._encrypt(draft, name, sha256)
+            obsolete = [draft, self.plain_path(name)]
         else:
             with local_errors():
-                sync_file(fetched.path)
-                os.replace(fetched.path, self.plain_path(name))
+                sync_file(draft)
+                os.replace(draft, self.plain_path(name))
             obsolete = [self.sealed_path(name)]
         with local_errors():
             for path in obsolete:
