@@ -21,7 +21,7 @@ from pipeline.service.logs import get_logger
 from pipeline.service.workdir import WorkDir
 from pipeline.storage import ObjectStore
 from pipeline.storage.object_keys import handoff_key
-from processor.audio.decode import Mixture, decode, most_bytes
+from processor.audio.decode import Mixture, decode, max_decoded_bytes
 from processor.audio.probe import Hints, probe
 from processor.cancellable import run_cancellable
 from processor.disk_budget import DiskBudget
@@ -158,7 +158,7 @@ class SeparationJob:
             with self._timings.stage("decode"):
                 probe(source.path, max_seconds=max_seconds, hints=Hints(source.content_type, source.extension))
             with self._timings.stage("wait"):
-                self._place.ask_for(source.bytes + most_bytes(max_seconds), self._cancel)
+                self._place.ask_for(source.bytes + max_decoded_bytes(max_seconds), self._cancel)
             with self._timings.stage("decode"):
                 self._mixture = decode(source.path, self._folder, max_seconds=max_seconds, cancel=self._cancel)
             with local_errors():

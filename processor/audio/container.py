@@ -1,4 +1,4 @@
-"""A source file as ffmpeg's libraries (PyAV) open it: that file and no other, and no more memory than it is worth."""
+"""Open a source file with ffmpeg's libraries (PyAV), without access to other files and with limited allocations."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from av.container import InputContainer
 from processor.audio.declared_size import declared_size
 from processor.audio.errors import audio_empty, audio_truncated, not_audio, playlist_refused
 
-#: Demuxers that read one file and nothing else. Playlists and the like, which would have ffmpeg open further files or
-#: addresses that the source names, are not among them.
+#: The allowlist of demuxers. Each of them reads one file only. Playlists and similar formats are not in it, because
+#: they make ffmpeg open the files or addresses that the source names.
 DEMUXERS = "wav,w64,aiff,au,caf,flac,mp3,ogg,aac,ac3,eac3,amr,ape,wv,tta,mov,matroska,asf,avi,mpegts,mpeg,flv"
 _OPTIONS = {"format_whitelist": DEMUXERS, "protocol_whitelist": "none"}
-#: A file of a few kilobytes may claim samples enough for an index of gigabytes. This is room for ten million of them,
-#: and for a picture of any size: ffmpeg looks at the first ones of a film. Bytes.
-_LARGEST_ALLOCATION = 256 * 1024**2
+#: The largest single allocation, bytes. A file of a few kilobytes may declare enough samples for an index of gigabytes.
+#: This limit allows an index of ten million samples, and video frames of any size: ffmpeg decodes the first ones.
+_MAX_ALLOCATION = 256 * 1024**2
 
 
 def open_container(file: BinaryIO) -> InputContainer:
-    """``file``, to be closed. Raises PermanentError for what is empty, not audio or cut off, and OSError."""
+    """Open ``file``; the caller closes the container.
+
+    Raises PermanentError if the file is empty, not audio or cut off, and OSError.
+    """
     if not size_of(file):
         raise audio_empty()
     _limit_allocations()
@@ -42,25 +45,25 @@ def open_container(file: BinaryIO) -> InputContainer:
 
 
 def size_of(file: BinaryIO) -> int:
-    """In bytes."""
+    """Return the size of the file in bytes."""
     return os.fstat(file.fileno()).st_size
 
 
 def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
-    """What ffmpeg calls for every file but the source: no demuxer on the list needs one."""
+    """Refuse every file that ffmpeg wants to open besides the source; no demuxer of the allowlist needs one."""
     raise playlist_refused()
 
 
 @functools.cache
 def _limit_allocations() -> None:
-    """Have ffmpeg fail instead of taking more at a time; of this process, and for good. PyAV has no way to say so."""
-    ctypes.CDLL(av._core.__file__).av_max_alloc(ctypes.c_size_t(_LARGEST_ALLOCATION))
+    """Make larger allocations of ffmpeg fail, for the rest of this process. PyAV has no function for this."""
+    ctypes.CDLL(av._core.__file__).av_max_alloc(ctypes.c_size_t(_MAX_ALLOCATION))
 
 
 class _Reader:
-    """A file as ffmpeg reads it, by way of PyAV."""
+    """A file object for PyAV."""
 
-    #: Instead of the path, which is none of the demuxers' business.
+    #: PyAV requires a name. The real path is not given to the demuxers.
     name = "source"
 
     def __init__(self, file: BinaryIO) -> None:
@@ -69,9 +72,9 @@ class _Reader:
         self._seek = file.seek
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """The new position; a negative error number, as ffmpeg has it, for one that cannot be.
+        """Return the new position or, as ffmpeg expects it, a negative error number for an invalid position.
 
-        A damaged file can send its reader to such a place. An exception would look like trouble with our disk.
+        A damaged file can lead to an invalid position. An OSError would be taken for a failure of the local disk.
         """
         try:
             return self._seek(offset, whence)

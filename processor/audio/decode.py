@@ -1,4 +1,4 @@
-"""From a source file of any kind to what the models work on: 44.1 kHz stereo float32, peak exactly full scale."""
+"""Decode a source file of any kind to the input of the models: 44.1 kHz stereo float32, peak exactly at full scale."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pipeline.files import disk_error
 from processor.audio.track import open_track
 from processor.audio.wav import SAMPLE_RATE, Samples, read_blocks, write_wav
 
-#: One frame of what is written: two channels of float32.
+#: One frame of the written files: two channels of float32.
 _FRAME_BYTES = 8
-#: Copies of the song on the disk while it is scaled.
+#: The number of copies of the song on the disk while it is scaled.
 _COPIES = 2
 
 
@@ -28,26 +28,26 @@ class Mixture:
 
     path: Path
     peak: float
-    """The largest absolute sample before scaling: multiply stems by it to get the song's own level back."""
+    """The largest absolute sample before scaling: stems multiplied by it have the song's original level."""
     frames: int
     notes: tuple[str, ...]
-    """What was changed or lost on the way, fit to be shown to the client."""
+    """The changes and losses while decoding, in sentences for the client."""
 
     @property
     def duration(self) -> float:
-        """Length in s."""
+        """The length in s."""
         return self.frames / SAMPLE_RATE
 
 
-def most_bytes(max_seconds: float) -> int:
-    """Disk that ``decode`` may need at a time beside the source, bytes; headers are left out of account."""
+def max_decoded_bytes(max_seconds: float) -> int:
+    """Return the disk space that ``decode`` may need besides the source, bytes, without the files' headers."""
     return round(max_seconds * SAMPLE_RATE) * _FRAME_BYTES * _COPIES
 
 
 def decode(source: Path, folder: Path, *, max_seconds: float, cancel: CancelToken) -> Mixture:
     """Decode ``source`` into ``folder``, in constant memory.
 
-    Raises PermanentError for what is not audio, empty, corrupt, cut off or longer than ``max_seconds``;
+    Raises PermanentError if the source is not audio, empty, corrupt, cut off or longer than ``max_seconds``;
     InfrastructureError if the disk is full; CancelledError.
     """
     raw, mixture = folder / "decoded.wav", folder / "mixture.wav"
@@ -66,5 +66,5 @@ def decode(source: Path, folder: Path, *, max_seconds: float, cancel: CancelToke
 def _scaled(raw: Path, peak: float, cancel: CancelToken) -> Iterator[Samples]:
     for block in read_blocks(raw):
         cancel.raise_if_set()
-        # Divided, because the reciprocal of the quietest peaks is infinite, and peak / peak is exactly 1.
+        # A division, because the reciprocal of the smallest peaks is infinite, and because peak / peak is exactly 1.
         yield block / np.float32(peak) if peak else block

@@ -1,8 +1,8 @@
-"""The padding behind a song that fills up its codec's last frame: left out where the file tells how much it is.
+"""Remove the padding after a song, which fills its codec's last frame, where the file declares its size.
 
-An MP4 tells it in two ways (ISO/IEC 14496-12): by the duration of the last packet (8.6.1.2), to the sample; or by the
-length of the edit (8.6.6), in ticks of the film's clock. ffmpeg leaves out what is in front of an edit, and behind it
-whole packets; the last one it gives in full length.
+An MP4 declares it in two ways (ISO/IEC 14496-12): by the duration of the last packet (8.6.1.2), exact to the sample; or
+by the length of the edit (8.6.6), in ticks of the movie's clock. ffmpeg omits the samples before an edit, and whole
+packets after it, but returns the last packet in full length.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from typing import Any
 import av
 import numpy as np
 
-#: The coarsest clock of films that is in use has 600 ticks a second: by so much a length may be rounded, s.
+#: The rounding error of a length, s: the coarsest movie clock in use has 600 ticks per second.
 _TICK = Fraction(1, 600)
-#: PyAV fails to make a frame that has more; such a one stays as long as it is.
-_MOST_PLANES = 7
+#: PyAV fails to create a frame with more planes; such a frame keeps its full length.
+_MAX_PLANES = 7
 
 
 def trim_padding(frames: Iterable[av.AudioFrame], end: float | None) -> Iterator[av.AudioFrame]:
-    """The frames of a track that ends at ``end``, s (None: not known); the last one without what is behind the song."""
-    held: av.AudioFrame | None = None
+    """Yield a track's frames, the last one without its padding. ``end``: of the track, s; None if not known."""
+    previous: av.AudioFrame | None = None
     for frame in frames:
-        if held is not None:
-            yield held
-        held = frame
-    if held is not None:
-        yield _cut(held, _kept(held, end))
+        if previous is not None:
+            yield previous
+        previous = frame
+    if previous is not None:
+        yield _cut(previous, _unpadded_samples(previous, end))
 
 
-def _kept(frame: av.AudioFrame, end: float | None) -> int:
-    """How many samples of a track's last frame belong to the song."""
+def _unpadded_samples(frame: av.AudioFrame, end: float | None) -> int:
+    """Return the number of samples of a track's last frame that belong to the song."""
     if frame.time_base is None:
         return frame.samples
-    own = round(frame.duration * frame.time_base * frame.sample_rate)
-    if 0 < own < frame.samples or end is None or frame.pts is None:
-        return min(own or frame.samples, frame.samples)
-    before_the_end = round((end - frame.pts * frame.time_base) * frame.sample_rate)
-    tell = 0 < before_the_end < frame.samples - frame.sample_rate * _TICK
-    return before_the_end if tell else frame.samples
+    declared = round(frame.duration * frame.time_base * frame.sample_rate)
+    if 0 < declared < frame.samples or end is None or frame.pts is None:
+        return min(declared or frame.samples, frame.samples)
+    until_end = round((end - frame.pts * frame.time_base) * frame.sample_rate)
+    is_padded = 0 < until_end < frame.samples - frame.sample_rate * _TICK
+    return until_end if is_padded else frame.samples
 
 
 def _cut(frame: av.AudioFrame, samples: int) -> av.AudioFrame:
-    """The first ``samples`` of a frame."""
+    """Return the first ``samples`` of a frame."""
     channels, planar = frame.layout.nb_channels, frame.format.is_planar
-    if samples >= frame.samples or (planar and channels > _MOST_PLANES):
+    if samples >= frame.samples or (planar and channels > _MAX_PLANES):
         return frame
     values = samples if planar else samples * channels
     content: Any = np.ascontiguousarray(frame.to_ndarray()[:, :values])

@@ -1,4 +1,4 @@
-"""Is it audio? Asked of a downloaded file before anything is decoded, and before the device sees it."""
+"""Check that a downloaded file is audio, before it is decoded and before it waits for a device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """What came with the file, and may be wrong: what the file is, its content alone decides."""
+    """Metadata that came with the file and may be wrong: the content alone decides what the file is."""
 
     content_type: str | None = None
     """In lower case, without parameters."""
@@ -27,7 +27,7 @@ class Hints:
 
 NO_HINTS = Hints()
 
-#: Extensions and media types that can only mean one kind of container, by ffmpeg's names for those.
+#: The extensions and media types that can mean one kind of container only, by ffmpeg's names of the containers.
 _NAMES = {
     "aac": "aac audio/aac audio/aacp",
     "aiff": "aif aiff audio/aiff audio/x-aiff",
@@ -40,20 +40,26 @@ _NAMES = {
     "wav": "wav audio/wav audio/wave audio/x-wav audio/vnd.wave",
 }
 _CONTAINERS = {hint: container for container, hints in _NAMES.items() for hint in hints.split()}
-#: Servers that know no better call everything this.
-_UNDECIDED = frozenset({"application/octet-stream", "binary/octet-stream", "application/force-download"})
+#: The media types that servers send for files of unknown type.
+_GENERIC = frozenset({"application/octet-stream", "binary/octet-stream", "application/force-download"})
 
 
 def probe(source: Path, *, max_seconds: float, hints: Hints = NO_HINTS) -> SampleFormat:
-    """What the file's header says of its audio; hints that do not fit it are logged.
+    """Return the format that the file's header declares; log the hints that contradict it.
 
-    The header may lie about the length: ``decode`` keeps to the limit all the same. Raises PermanentError, with a code
-    for each of what may have come in place of audio, and InfrastructureError if the file cannot be read.
+    The declared length may be wrong: ``decode`` enforces the limit again. Raises PermanentError, with one code for each
+    kind of file that is not audio, and InfrastructureError if the file cannot be read.
     """
     try:
-        _refuse_others(source)
+        with source.open("rb") as file:
+            finding = sniff(file.read(HEAD_BYTES))
+            if finding:
+                raise finding.refusal()
+            scheme = drm_scheme(file)
+            if scheme:
+                raise drm_protected(scheme)
         with open_track(source) as track:
-            track.require_form(max_seconds)
+            track.require_supported(max_seconds)
             form = track.form
     except OSError as error:
         raise disk_error(error) from error
@@ -65,30 +71,15 @@ def probe(source: Path, *, max_seconds: float, hints: Hints = NO_HINTS) -> Sampl
         sample_rate=form.sample_rate,
         seconds=form.seconds,
     )
-    for hint in misleading(hints, form.container):
-        log.warning("source_mislabelled", hint=hint, container=form.container)
+    for hint in (hints.extension, hints.content_type):
+        if hint and _contradicts(hint, form.container):
+            log.warning("source_mislabelled", hint=hint, container=form.container)
     return form
 
 
-def misleading(hints: Hints, container: str) -> list[str]:
-    """Those of the hints that ``container`` contradicts."""
-    given = [hints.extension, hints.content_type]
-    return [hint for hint in given if hint and not _fits(hint, container)]
-
-
-def _fits(hint: str, container: str) -> bool:
+def _contradicts(hint: str, container: str) -> bool:
     if hint in _CONTAINERS:
-        return _CONTAINERS[hint] == container
-    # What is not in the table may be a name for any kind of sound; of the others it is none.
+        return _CONTAINERS[hint] != container
+    # An unlisted extension, or an unlisted audio or video type, may name any format. Other media types are not audio.
     family, is_media_type, _ = hint.partition("/")
-    return not is_media_type or family in ("audio", "video") or hint in _UNDECIDED
-
-
-def _refuse_others(source: Path) -> None:
-    with source.open("rb") as file:
-        finding = sniff(file.read(HEAD_BYTES))
-        if finding:
-            raise finding.refusal()
-        scheme = drm_scheme(file)
-        if scheme:
-            raise drm_protected(scheme)
+    return bool(is_media_type) and family not in ("audio", "video") and hint not in _GENERIC

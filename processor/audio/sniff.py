@@ -1,7 +1,6 @@
-"""What came in place of audio, told by the first bytes of a file: web pages, playlists, archives and the like.
+"""Recognise files that are not audio by their first bytes: web pages, playlists, archives and others.
 
-Neither the name nor the media type that came with a file is asked. Whatever is not recognised here may be audio:
-ffmpeg has the last word on that.
+The file's name and media type are not used. A file that is not recognised here may be audio: ffmpeg decides.
 
 Sources: WHATWG MIME Sniffing for web pages, and the formats' own specifications for their signatures.
 """
@@ -14,9 +13,8 @@ from dataclasses import dataclass
 
 from pipeline.errors import ErrorCode, PermanentError
 
-#: How much of a file is looked at, bytes. A tar archive shows itself at 257, a web page after its comments.
+#: The part of a file that is examined, bytes. The signature of tar is at offset 257, that of a web page after comments.
 HEAD_BYTES = 4096
-
 
 _WEB_PAGE = ErrorCode.SOURCE_IS_WEB_PAGE
 _TEXT = ErrorCode.SOURCE_IS_TEXT
@@ -24,7 +22,7 @@ _PLAYLIST = ErrorCode.SOURCE_IS_PLAYLIST
 _ARCHIVE = ErrorCode.SOURCE_IS_ARCHIVE
 _DOCUMENT = ErrorCode.SOURCE_IS_DOCUMENT
 _IMAGE = ErrorCode.SOURCE_IS_IMAGE
-_WHAT_TO_DO = {
+_ADVICE = {
     _WEB_PAGE: "give the address of the audio file itself, one that needs no log-in",
     _TEXT: "open the address to see what it says, and give the address of the audio file itself",
     _PLAYLIST: "it only refers to other addresses, so give the address of one audio file",
@@ -37,19 +35,14 @@ _WHAT_TO_DO = {
 
 @dataclass(frozen=True, slots=True)
 class SniffResult:
-    """Something that is not audio. ``name``: the format, with its article, fit for a sentence."""
+    """A recognised kind of file that is not audio. ``name``: the format with its article, as part of a sentence."""
 
     code: ErrorCode
     name: str
 
     def refusal(self) -> PermanentError:
-        """One sentence on what it is, and what to do."""
-        return PermanentError(f"the source is {self.name}, not audio: {_WHAT_TO_DO[self.code]}", code=self.code)
-
-
-def sniff(head: bytes) -> SniffResult | None:
-    """What the file is whose first ``HEAD_BYTES`` are ``head``; None if it may be audio."""
-    return _by_signature(head) or _by_text(head)
+        """Return the error for the client: the kind of file, and advice."""
+        return PermanentError(f"the source is {self.name}, not audio: {_ADVICE[self.code]}", code=self.code)
 
 
 _ZIP = SniffResult(_ARCHIVE, "an archive (ZIP)")
@@ -82,15 +75,8 @@ _SIGNATURES: tuple[tuple[int, bytes, SniffResult], ...] = (
 )
 
 
-def _by_signature(head: bytes) -> SniffResult | None:
-    for offset, signature, finding in _SIGNATURES:
-        if head.startswith(signature, offset):
-            return finding
-    return None
-
-
-# Possessive (``*+``), so that no input takes long: whatever was passed over is never looked at again.
-#: What may stand before the first element: white space, declarations, comments.
+#: White space, declarations and comments, which may precede the first element. The quantifier is possessive (``*+``)
+#: and never backtracks, so that the time is linear for every input.
 _PROLOG = r"(?:\s+|<\?.*?\?>|<!--.*?-->|<![^>]*>)*+"
 _ROOT = re.compile(_PROLOG + r"<([a-z][\w.-]*)(?::([\w.-]+))?[\s/>]", re.DOTALL | re.IGNORECASE)
 _HTML_TYPE = re.compile(r"(?:\s+|<\?.*?\?>|<!--.*?-->)*+<!doctype\s+html", re.DOTALL | re.IGNORECASE)
@@ -122,7 +108,7 @@ _XML: dict[str, SniffResult] = {
     "feed": SniffResult(_PLAYLIST, "a feed (Atom)"),
     "svg": SniffResult(_IMAGE, "an image (SVG)"),
 }
-#: Beginnings of texts in lower case.
+#: The first characters of playlists, in lower case.
 _PLAYLISTS = (
     ("#extm3u", "a playlist (M3U)"),
     ("[playlist]", "a playlist (PLS)"),
@@ -133,19 +119,21 @@ _PLAYLISTS = (
     ("v=0\r\no=", "a description of a session (SDP)"),
 )
 _JSON = re.compile(r"\{\s*[\"}]|\[\s*[\[\]{\"0-9tfn-]")
-#: A line of a playlist that is nothing but a list.
+#: A line of a plain list of addresses.
 _LINK = re.compile(r"[a-z]{3,6}://\S+", re.IGNORECASE)
-#: No text has them: all control characters but tabulator, line feed, form feed, carriage return and escape.
+#: Control characters that text does not contain: all but tab, line feed, form feed, carriage return and escape.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
 
 
-def _by_text(head: bytes) -> SniffResult | None:
-    text = _text(head)
-    # Web pages may be in any of the old encodings, and their tags can be read in all of them.
-    told = _by_markup(text if text is not None else head.decode("latin-1"))
-    if told or text is None:
-        return told
-    return _by_words(text.strip())
+def sniff(head: bytes) -> SniffResult | None:
+    """Recognise a file by ``head``, its first ``HEAD_BYTES``. Return None if it may be audio."""
+    for offset, signature, finding in _SIGNATURES:
+        if head.startswith(signature, offset):
+            return finding
+    text = _as_text(head)
+    # Web pages may be in any of the old encodings; tags are readable in all of them.
+    markup = _by_markup(text if text is not None else head.decode("latin-1"))
+    return markup if markup or text is None else _by_words(text.strip())
 
 
 def _by_markup(text: str) -> SniffResult | None:
@@ -171,8 +159,8 @@ def _by_words(text: str) -> SniffResult | None:
     return SniffResult(_TEXT, "a plain text") if text else None
 
 
-def _text(head: bytes) -> str | None:
-    """``head``, which may end within a character, as text; None if it is none."""
+def _as_text(head: bytes) -> str | None:
+    """Decode ``head``, which may end within a character. Return None if it is not text."""
     encoding = "utf-8-sig"
     if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and head.count(0) * 3 > len(head):
         encoding = "utf-16"

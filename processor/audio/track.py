@@ -1,4 +1,4 @@
-"""The audio track of a source file, decoded by ffmpeg's libraries (PyAV) block by block."""
+"""Decode the audio track of a source file block by block, with ffmpeg's libraries (PyAV)."""
 
 from __future__ import annotations
 
@@ -29,46 +29,46 @@ from processor.audio.gapless import trim_padding
 from processor.audio.truncation import ends_complete
 from processor.audio.wav import SAMPLE_RATE, Samples
 
-#: Containers whose header states how long the audio is, rather than an estimate.
+#: Containers whose header declares the exact length of the audio, not an estimate.
 _EXACT = frozenset({"wav", "w64", "aiff", "caf", "flac", "tta", "ogg", "mov", "matroska"})
-#: Containers whose length in bytes is worth more than what ffmpeg makes of it.
+#: Containers whose declared length in bytes is more reliable than the length that ffmpeg derives.
 _MEASURED = frozenset({"wav", "w64", "au", "caf", "asf", "avi", "mp3"})
-#: Containers whose packets tell how much of the last one is the song's.
+#: Containers that declare the padding in the last packet.
 _PADDED = frozenset({"mov"})
-#: How much shorter than its header says a file may be before it counts as cut off, s.
+#: The difference to the declared length from which a file counts as cut off, s.
 _SHORTFALL = 0.5
-#: What codecs' frames and padding may make of a length, s; where more is missing, the client is told.
+#: The effect of codec frames and padding on a length, s. The client is informed if more is missing.
 _ROUNDING = 0.1
-#: Damaged packets that are passed over, as players do, before the file counts as corrupt.
-_DAMAGE_ALLOWED = 20
-#: Sample rates of audio, Hz. A file of a few bytes that claims one of 1 Hz would become gigabytes.
+#: The number of damaged packets that are skipped, as players do, before the file counts as corrupt.
+_MAX_DAMAGED_PACKETS = 20
+#: The accepted sample rates, Hz. A file of a few bytes that declares 1 Hz would become gigabytes.
 _RATES = range(1_000, 1_000_001)
-#: More than this is no layout that ffmpeg could mix down to stereo.
-_MOST_CHANNELS = 16
+#: The largest channel layout that ffmpeg can mix down to stereo.
+_MAX_CHANNELS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class SampleFormat:
-    """What a file's header says of its audio, which may be wrong."""
+    """The audio format that a file's header declares, which may be wrong."""
 
     container: str
-    """By its first name in ffmpeg."""
+    """The container's first name in ffmpeg."""
     codec: str
     channels: int
     sample_rate: int
-    """Frames per second, Hz; 0 if the header does not say."""
+    """Frames per second, Hz; 0 if the header does not declare it."""
     seconds: float | None
-    """Length in s; None if the header does not say, or the format knows no more than an estimate."""
+    """The length in s; None if the header does not declare it, or declares an estimate only."""
 
 
 class Track:
-    """One stream of one open file. ``blocks`` first; ``notes`` and ``require_whole`` once it is exhausted."""
+    """One stream of one open file. Consume ``blocks`` before ``notes`` and ``require_whole``."""
 
     def __init__(self, file: BinaryIO, container: InputContainer) -> None:
         streams = container.streams.audio
         if not streams:
             raise no_audio_track(video=bool(container.streams.video))
-        # PyAV has no codec context where ffmpeg has no decoder, whatever its annotations say.
+        # If ffmpeg has no decoder, PyAV's stream has no codec context, although its type annotations promise one.
         if getattr(streams[0], "codec_context", None) is None:
             raise not_audio("the source's audio is of a kind that cannot be decoded")
         self._file = file
@@ -85,7 +85,7 @@ class Track:
 
     @property
     def form(self) -> SampleFormat:
-        """What there is to know before anything is decoded."""
+        """The format that the header declares."""
         codec = self._stream.codec_context
         return SampleFormat(
             container=self._container.format.name.partition(",")[0],
@@ -95,165 +95,141 @@ class Track:
             seconds=self._declared,
         )
 
-    def require_form(self, max_seconds: float) -> None:
-        """Raise PermanentError if already the header tells that this cannot be decoded, or not within the limit."""
+    def require_supported(self, max_seconds: float) -> None:
+        """Raise PermanentError if the header alone shows that the track is not supported or too long."""
         form = self.form
-        if form.sample_rate:
-            _require_rate(form.sample_rate)
-        _require_channels(form.channels)
+        _require_layout(form.sample_rate or None, form.channels)
         if form.seconds is not None and form.seconds > max_seconds:
             raise audio_too_long(max_seconds)
 
     def blocks(self, max_seconds: float, cancel: CancelToken) -> Iterator[Samples]:
-        """Stereo blocks ``(frames, 2)`` at ``SAMPLE_RATE`` until the end of the stream.
+        """Yield stereo blocks ``(frames, 2)``, float32, at ``SAMPLE_RATE`` until the end of the stream.
 
-        Raises PermanentError for what is corrupt or longer than ``max_seconds``, CancelledError.
+        Raises PermanentError if the track is corrupt or longer than ``max_seconds``, CancelledError.
         """
-        self.require_form(max_seconds)
+        self.require_supported(max_seconds)
         for frame in self._resampled(cancel):
             block = frame.to_ndarray()
             self._frames += block.shape[1]
             if self._frames > max_seconds * SAMPLE_RATE:
                 raise audio_too_long(max_seconds)
             if not np.isfinite(block).all():
-                raise audio_corrupt("the source has samples that are no numbers")
+                raise audio_corrupt("the source has samples that are not finite numbers")
             yield np.ascontiguousarray(np.broadcast_to(block, (2, block.shape[1])).T, dtype=np.float32)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was changed or lost, fit to be shown to the client."""
+        """The changes and losses while decoding, in sentences for the client."""
         notes = []
         if self._tracks > 1:
             notes.append(f"the first of {self._tracks} audio tracks was taken")
         if self._channels > 2:
             notes.append(f"down-mixed from {self._channels} channels to stereo")
         if self._damaged:
-            notes.append(f"damaged packets of the source were passed over: {self._damaged}")
-        if self._missing > _ROUNDING:
-            notes.append(f"damaged parts of the source were left out: {self._missing:.1f} s")
+            notes.append(f"damaged packets of the source were skipped: {self._damaged}")
+        missing = 0.0 if self._declared is None else self._declared - self._seconds
+        if missing > _ROUNDING:
+            notes.append(f"damaged parts of the source were left out: {missing:.1f} s")
         if not ends_complete(self._file):
-            notes.append("the source does not end as its format has it: it may be cut off")
+            notes.append("the source does not end as its format requires: it may be cut off")
         return tuple(notes)
 
     def require_whole(self) -> None:
-        """Raise PermanentError if the track is empty, or ends earlier than its file says."""
+        """Raise PermanentError if the track is empty, or ends earlier than its file declares."""
         if not self._frames:
             raise audio_corrupt() if self._damaged else audio_empty()
         whole = self._seconds
         if self._formats & _MEASURED:
             whole *= max(1.0, (declared_size(self._file) or 0) / size_of(self._file))
-        # Where damage in the middle was left out, the last frame still stands at its place near the end.
+        # If damaged parts in the middle were left out, the last frame still has a timestamp near the end.
         elif self._declared is not None and self._start + self._declared - self._end > _SHORTFALL:
             whole = self._declared
         if whole - self._seconds > _SHORTFALL:
-            raise audio_truncated(f"it says that it is {whole:.1f} s long, and ends after {self._seconds:.1f} s")
+            raise audio_truncated(f"its header declares {whole:.1f} s, but it ends after {self._seconds:.1f} s")
 
     @property
     def _seconds(self) -> float:
         return self._frames / SAMPLE_RATE
 
-    @property
-    def _missing(self) -> float:
-        return 0.0 if self._declared is None else self._declared - self._seconds
-
     def _resampled(self, cancel: CancelToken) -> Iterator[av.AudioFrame]:
-        """Frames of float32 planes, mono or stereo. Concatenated files change form in mid-stream."""
+        """Yield frames of float32 planes, mono or stereo. The format may change within the stream (joined files)."""
+        frames = self._decoded(cancel)
+        if self._formats & _PADDED:
+            frames = trim_padding(frames, None if self._declared is None else self._start + self._declared)
         form: tuple[object, ...] = ()
         resampler: AudioResampler | None = None
         try:
-            for frame in self._unpadded(cancel):
+            for frame in frames:
                 if form != (form := (frame.format.name, frame.layout.name, frame.sample_rate)):
-                    yield from _flushed(resampler)
-                    resampler = self._resampler(frame)
+                    yield from _flush(resampler)
+                    channels = frame.layout.nb_channels
+                    _require_layout(frame.sample_rate, channels)
+                    self._channels = max(self._channels, channels)
+                    # ffmpeg mixes mono into stereo at -3 dB. Mono therefore stays mono here, and ``blocks`` doubles it.
+                    layout = "mono" if channels == 1 else "stereo"
+                    resampler = AudioResampler(format="fltp", layout=layout, rate=SAMPLE_RATE)
                 assert resampler is not None
                 yield from resampler.resample(frame)
-            yield from _flushed(resampler)
+            yield from _flush(resampler)
         except (av.error.FFmpegError, ValueError) as error:
             raise audio_corrupt() from error
 
-    def _resampler(self, frame: av.AudioFrame) -> AudioResampler:
-        channels = frame.layout.nb_channels
-        _require_rate(frame.sample_rate)
-        _require_channels(channels)
-        self._channels = max(self._channels, channels)
-        # ffmpeg mixes mono into stereo at -3 dB: mono is resampled as it is and doubled afterwards.
-        return AudioResampler(format="fltp", layout="mono" if channels == 1 else "stereo", rate=SAMPLE_RATE)
-
-    def _unpadded(self, cancel: CancelToken) -> Iterator[av.AudioFrame]:
-        frames = self._decoded(cancel)
-        if not self._formats & _PADDED:
-            return frames
-        return trim_padding(frames, None if self._declared is None else self._start + self._declared)
-
     def _decoded(self, cancel: CancelToken) -> Iterator[av.AudioFrame]:
-        for packet in self._packets():
-            cancel.raise_if_set()  # for each packet, since there may be many in a row that give no frame
-            for frame in self._frames_of(packet):
+        packets = self._container.demux(self._stream)
+        while True:
+            cancel.raise_if_set()  # for each packet, because many packets in a row may give no frame
+            try:
+                packet = next(packets)
+            except (StopIteration, IndexError):
+                # PyAV raises IndexError after the last packet if ffmpeg has found further streams meanwhile.
+                return
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                self._damaged += 1
+                if self._damaged > _MAX_DAMAGED_PACKETS:
+                    raise
+                continue
+            for frame in frames:
                 if frame.pts is not None and frame.time_base is not None:
                     self._end = float(frame.pts * frame.time_base)
                 self._end += frame.samples / frame.sample_rate
                 yield frame
 
-    def _packets(self) -> Iterator[av.Packet[AudioStream]]:
-        try:
-            yield from self._container.demux(self._stream)
-        except IndexError:
-            # Streams that ffmpeg has come upon meanwhile are not known to PyAV, which stumbles over them at the end,
-            # behind the last packet of those that are.
-            return
-
-    def _frames_of(self, packet: av.Packet[AudioStream]) -> list[av.AudioFrame]:
-        try:
-            return packet.decode()
-        except av.error.InvalidDataError:
-            self._damaged += 1
-            if self._damaged > _DAMAGE_ALLOWED:
-                raise
-            return []
-
 
 @contextmanager
 def open_track(source: Path) -> Iterator[Track]:
-    """The audio track of ``source``.
+    """Open the audio track of ``source``.
 
-    Raises PermanentError for what is empty, not audio or cut off before it can be read, OSError.
+    Raises PermanentError if the file is empty, not audio or cut off before its header can be read, and OSError.
     """
     with source.open("rb") as file, open_container(file) as container:
         yield Track(file, container)
 
 
-def _require_rate(rate: int) -> None:
-    if rate not in _RATES:
+def _require_layout(rate: int | None, channels: int) -> None:
+    if rate is not None and rate not in _RATES:
         raise not_audio(f"the source has a sample rate of {rate} Hz")
-
-
-def _require_channels(channels: int) -> None:
-    if channels > _MOST_CHANNELS:
+    if channels > _MAX_CHANNELS:
         raise not_audio(f"the source has {channels} channels")
 
 
 def _declared_seconds(container: InputContainer, stream: AudioStream) -> float | None:
-    """How long the stream is by what the file's header says, s; None if it says nothing about this stream."""
+    """Return the length of the stream that the file's header declares, s; None if it declares none."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
-    if "DURATION" in stream.metadata:  # Matroska's: when the stream ends
-        end = _parsed(stream.metadata["DURATION"])
+    if "DURATION" in stream.metadata:  # Matroska's: the end of the stream, as hours:minutes:seconds
         start = float((stream.start_time or 0) * (stream.time_base or 0))
-        return None if end is None else end - start
+        try:
+            hours, minutes, seconds = stream.metadata["DURATION"].split(":")
+            return int(hours) * 3600 + int(minutes) * 60 + float(seconds) - start
+        except ValueError:
+            return None
     if len(container.streams) == 1 and container.duration:
         return container.duration / av.time_base
     return None
 
 
-def _parsed(duration: str) -> float | None:
-    """Seconds of ``hours:minutes:seconds``."""
-    try:
-        hours, minutes, seconds = duration.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    except ValueError:
-        return None
-
-
-def _flushed(resampler: AudioResampler | None) -> list[av.AudioFrame]:
-    # A resampler that has nothing to do answers the end of its input with itself.
+def _flush(resampler: AudioResampler | None) -> list[av.AudioFrame]:
+    # A resampler that has nothing to convert answers the end of its input with None.
     return [frame for frame in resampler.resample(None) if frame is not None] if resampler else []

@@ -1,4 +1,4 @@
-"""The working files between the stages: 44.1 kHz float32 WAV, read and written in blocks."""
+"""Read and write the working files between the stages, in blocks: 44.1 kHz float32 WAV."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Samples = NDArray[np.float32]
 
 #: The rate of every UVR model, Hz.
 SAMPLE_RATE = 44_100
-#: RF64 is WAV for any length, and libsndfile's plain float WAV has the time of day in it: a song that is separated
+#: RF64 is WAV of unlimited length. libsndfile's plain float WAV contains the time of day, but a song that is separated
 #: twice must give the same bytes.
 CONTAINER = "RF64"
-#: Frames that are in memory at once: 2 MiB of float32 for two channels.
+#: The frames of one block: 2 MiB of float32 for two channels.
 BLOCK_FRAMES = 1 << 18
 
-#: libsndfile's own number for a failed malloc.
+#: libsndfile's error code for a failed malloc.
 _NO_MEMORY = 17
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What went into a file."""
+    """The number of frames written to a file, and their peak."""
 
     frames: int
     peak: float
@@ -38,17 +38,17 @@ class Written:
 
 
 class _WorkingFile(soundfile.SoundFile):  # type: ignore[misc]
-    """One that is not waited for until it is on the disk when it is closed.
+    """A sound file that is not synced to the disk when it is closed.
 
-    A power cut ends the job that it belongs to, which begins again; what has to survive one, stores wait for.
+    After a power cut the job starts again. Files that must survive a power cut are synced by the stores.
     """
 
     def flush(self) -> None:
-        """Called by ``close``, for nothing but the waiting: libsndfile itself holds no samples back."""
+        """Do nothing. ``close`` calls it only to sync: libsndfile itself buffers no samples."""
 
 
 class WavWriter:
-    """A file that grows block by block, and is whole once it is closed. A context manager."""
+    """Writes a file block by block; the file is complete once it is closed. A context manager."""
 
     def __init__(self, path: Path, channels: int) -> None:
         """Raises OSError."""
@@ -58,7 +58,7 @@ class WavWriter:
             self._file = _WorkingFile(path, "w", SAMPLE_RATE, channels, subtype="FLOAT", format=CONTAINER)
 
     def write(self, block: Samples) -> float:
-        """Append ``(frames, channels)``; the largest absolute sample of these, NaN if one is. Raises OSError."""
+        """Append ``(frames, channels)`` and return their largest absolute sample, NaN if any is NaN. Raises OSError."""
         with _system_errors():
             self._file.write(block)
         peak = float(max(block.max(initial=0.0), -block.min(initial=0.0)))
@@ -68,7 +68,7 @@ class WavWriter:
 
     @property
     def written(self) -> Written:
-        """What is in the file so far."""
+        """The frames and the peak of the file so far."""
         return Written(self._frames, self._peak)
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ def write_wav(path: Path, blocks: Iterable[Samples], channels: int) -> Written:
 
 
 def read_blocks(path: Path) -> Iterator[Samples]:
-    """The file's blocks ``(frames, channels)``."""
+    """Yield the file's blocks ``(frames, channels)``."""
     with soundfile.SoundFile(path) as file:
         yield from file.blocks(blocksize=BLOCK_FRAMES, dtype="float32", always_2d=True)
 
@@ -104,5 +104,5 @@ def _system_errors() -> Iterator[None]:
     except soundfile.LibsndfileError as error:
         if error.code == _NO_MEMORY:
             raise MemoryError(str(error)) from error
-        # libsndfile passes no errno on; a full disk is what it meets in practice.
+        # libsndfile does not report errno; in practice the cause is a full disk.
         raise OSError(errno.ENOSPC, "the disk is full") from error

@@ -88,7 +88,7 @@ class SeparationEngine:
         self._models = models
         self._stems: dict[str, frozenset[str] | None] = {}
         self._pool = ModelPool(self._fetch, self._load, memory_in_use(), limit=pool_bytes, favourite=preferred)
-        models.vault.sweep()
+        models.encrypted_files.sweep()
         self._upstream: Any = AudioSeparator(
             log_level=logging.WARNING,
             model_file_dir=str(models.folder),

@@ -1,12 +1,12 @@
-"""Models: which there are, how their files arrive and are kept, and how audio-separator gets at them.
+"""Models: the catalogue, the download and storage of their files, and their access by audio-separator.
 
-``catalogue``   which models there are, of which files, from where (``sources``, ``published``, ``known.json``)
-``store``       the folder of files: fetched once, whole or not at all, by one process at a time (``locking``)
-``transfer``    one file through the download engine
-``lockfile``    what each file was when it first came in
-``vault``       files under licence, encrypted (``sealing``, ``keys``) and opened in memory (``plain``)
-``presets``     ensembles that audio-separator has names for
-``upkeep``      verify and prune
+``catalogue``   the available models, their files and addresses (``model_lists``, ``published_hashes``, ``known.json``)
+``store``       the folder of files: each one downloaded once, complete or not at all, by one process (``file_lock``)
+``download``    one file through the download engine
+``lockfile``    the hash of each file when it was first downloaded
+``encryption``  licensed files, encrypted on the disk (``cipher``, ``key``) and decrypted in memory (``decrypted_dir``)
+``presets``     the ensembles that audio-separator has names for
+``maintenance`` verify and prune
 ``commands``    ``python -m processor.models``
 """
 

@@ -1,6 +1,6 @@
-"""Which models there are, of which files each consists, where these come from, and what is known about them.
+"""The catalogue of models: their files, the files' addresses, and their known sizes, hashes and licences.
 
-The same models, files and addresses as audio-separator's own, which a test compares.
+It has the same models, files and addresses as audio-separator's own list; a test compares them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PUBLIC = "https://github.com/TRvlvr/model_repo/releases/download/all_public_uvr
 _VIP = "https://github.com/Anjok0109/ai_magic/releases/download/v5"
 _CONFIGS = "https://github.com/nomadkaraoke/python-audio-separator/releases/download/model-configs"
 
-#: Which lists name the models of an architecture: UVR's, then audio-separator's own.
+#: The lists that name the models of an architecture: UVR's, and audio-separator's own.
 _UVR_LISTS = {
     "VR": ("vr_download_list",),
     "MDX": ("mdx_download_list", "mdx_download_vip_list"),
@@ -34,7 +34,7 @@ _OWN_LISTS = {
 }
 _TITLES = {"VR Arch": "VR", "MDX-Net": "MDX", "Demucs v4": "Demucs", "MDX23C": "MDXC", "Roformer": "MDXC"}
 
-#: The lists beside the models come from the network: a name that leads out of the folder is no name.
+#: Valid names of files. The lists are downloaded: a name that leads out of the folder is rejected.
 _PLAIN_NAME = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,254}")
 
 
@@ -44,22 +44,22 @@ class ModelFile:
 
     name: str
     urls: tuple[str, ...]
-    """Where it may be had, the first one first."""
+    """The addresses, in the order in which they are tried."""
     bytes: int | None = None
     sha256: str | None = None
-    """In hexadecimal; None if nobody has published it."""
+    """In hexadecimal; None if it is not published."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One model, as it is asked for by ``name``."""
+    """One model. Jobs refer to it by ``name``."""
 
     name: str
     title: str
     architecture: str
     files: tuple[ModelFile, ...]
     stems: tuple[str, ...]
-    """As far as the lists tell; empty if they do not."""
+    """The stems that the lists declare; empty if they declare none."""
     licence: str | None
 
 
@@ -69,13 +69,13 @@ class Catalogue:
 
     models: Mapping[str, Model]
     has_uvr_list: bool
-    """False if UVR's list is not in the folder yet, and the bundled data alone had to do."""
+    """False if UVR's list is not in the folder, so that only the bundled data were used."""
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self.models.values())
 
     def find(self, name: str) -> Model:
-        """The model that has a file ``name``. Raises PermanentError (``model_unknown``)."""
+        """Return the model of this name, or with a file of this name. Raises PermanentError (``model_unknown``)."""
         if name in self.models:
             return self.models[name]
         for model in self:
@@ -84,24 +84,24 @@ class Catalogue:
         raise unknown_model(name)
 
     def files(self) -> dict[str, ModelFile]:
-        """Every file of every model and every list, by name."""
+        """Return every file of every model, and every list, by name."""
         files = {file.name: file for model in self for file in model.files}
         return files | {name: list_file(name) for name in model_lists.LISTS}
 
 
 def list_file(name: str) -> ModelFile:
-    """One of the lists beside the models. Nothing is known about their content: they grow."""
+    """Return a list as a file to download. It has no expected hash, because lists grow."""
     return ModelFile(name, (model_lists.LISTS[name],))
 
 
 def lists_for(model: Model) -> tuple[ModelFile, ...]:
-    """The lists without which audio-separator cannot load ``model``."""
+    """Return the lists that audio-separator needs to load ``model``."""
     needed = model_lists.LISTS if model.architecture in ("VR", "MDX") else (model_lists.UVR_LIST,)
     return tuple(list_file(name) for name in needed)
 
 
 def read_catalogue(folder: Path) -> Catalogue:
-    """What can be had, as the lists in ``folder`` and those that are installed have it."""
+    """Return the models of the lists in ``folder`` and of the installed lists."""
     uvr = model_lists.uvr_list(folder)
     found: dict[str, Model] = {}
     entries = _from_lists(uvr) if uvr is not None else [*_from_lists({}), *_from_scores()]
@@ -113,31 +113,27 @@ def read_catalogue(folder: Path) -> Catalogue:
 
 
 _Entry = tuple[str, str, list[str]]
-"""Architecture, title, and the parts: names or addresses of files; the first one, or Demucs' YAML, names the model."""
+"""Architecture, title and parts: the names or addresses of files. The first part, or Demucs' YAML, names the model."""
 
 
 def _from_lists(uvr: Mapping[str, Any]) -> Iterator[_Entry]:
     own = model_lists.bundled("models.json")
     for architecture in ARCHITECTURES:
         if architecture == "Demucs":
-            yield from _demucs(uvr)
+            for title, files in _as_mapping(uvr.get("demucs_download_list")).items():
+                if title.startswith("Demucs v4") and isinstance(files, dict):
+                    yield architecture, title, list(files.values())
             continue
         titles: dict[str, Any] = {}
         for lists, names in ((uvr, _UVR_LISTS), (own, _OWN_LISTS)):
             for name in names[architecture]:
-                titles |= _mapping(lists.get(name))
+                titles |= _as_mapping(lists.get(name))
         for title, parts in titles.items():
             yield architecture, title, [*parts, *parts.values()] if isinstance(parts, dict) else [parts]
 
 
-def _demucs(uvr: Mapping[str, Any]) -> Iterator[_Entry]:
-    for title, files in _mapping(uvr.get("demucs_download_list")).items():
-        if title.startswith("Demucs v4") and isinstance(files, dict):
-            yield "Demucs", title, list(files.values())
-
-
 def _from_scores() -> Iterator[_Entry]:
-    """UVR's models, as far as audio-separator has measured them and the parts of each are known."""
+    """Yield UVR's models that audio-separator has measured and whose parts are known."""
     parts = model_lists.known()["parts"]
     for name, entry in model_lists.bundled("models-scores.json").items():
         title = str(entry.get("model_name"))
@@ -173,5 +169,5 @@ def _file(architecture: str, title: str, part: str) -> ModelFile:
     return ModelFile(name, urls, size, sha256)
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def _as_mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}

@@ -14,7 +14,7 @@ from processor.models.catalogue import Catalogue, Model, ModelFile, list_file, r
 from processor.models.display import HEADINGS, listing, table_row
 from processor.models.errors import NotServedError, unknown_model
 from processor.models.model_lists import UVR_LIST
-from processor.models.presets import expanded
+from processor.models.presets import expand_presets
 from processor.models.store import ModelStore
 
 
@@ -68,7 +68,7 @@ class ModelCommands:
         models, unknown = _find(catalogue, names)
         models += [model for model in catalogue if model.architecture in architectures]
         _report_unknown(unknown)
-        files = maintenance.files_of(models)
+        files = maintenance.required_files(models)
         files.pop(UVR_LIST, None)
         file_outcomes, file_status = self._pull(files.values(), update=update)
         self._report([*outcomes, *file_outcomes])
@@ -94,11 +94,11 @@ class ModelCommands:
         """Compare every byte of the files with the known hashes. Without ``names``, check every present file."""
         catalogue = read_catalogue(self.store.folder)
         models, unknown = _find(catalogue, names)
-        files = maintenance.files_of(models) if names else maintenance.files_present(self.store, catalogue)
+        files = maintenance.required_files(models) if names else maintenance.files_present(self.store, catalogue)
         findings = [maintenance.verify(self.store, file, repair=repair, adopt=adopt) for file in files.values()]
         self._report([asdict(finding) for finding in findings])
         _report_unknown(unknown)
-        if any(finding.state.is_trouble for finding in findings):
+        if any(finding.state.is_failure for finding in findings):
             return ModelsExit.DAMAGED
         return ModelsExit.UNKNOWN if unknown else ModelsExit.OK
 
@@ -115,7 +115,7 @@ class ModelCommands:
         if unknown := [name for name in unknown if name != self.default or not keep]:
             print_error(f"there is no model named {', '.join(unknown)}: nothing is removed")
             return ModelsExit.UNKNOWN
-        entries = maintenance.superfluous(self.store, catalogue, models if keep else None)
+        entries = maintenance.unneeded_entries(self.store, catalogue, models if keep else None)
         state = "removed" if confirmed else "would be removed"
         removed = maintenance.remove(self.store, entries) if confirmed else entries
         self._report([{"file": entry.name, "state": state} for entry in removed])
@@ -128,7 +128,7 @@ class ModelCommands:
         status = ModelsExit.OK
         for file in files:
             try:
-                fetched = self.store.pull(file, anew=update)
+                fetched = self.store.pull(file, update=update)
                 outcomes.append({"file": file.name, "state": "fetched" if fetched else "present"})
             except (NotServedError, TransientError) as error:
                 status = ModelsExit.UNAVAILABLE
@@ -145,7 +145,7 @@ class ModelCommands:
 def _find(catalogue: Catalogue, names: Iterable[str]) -> tuple[list[Model], list[str]]:
     """Return the models of these names, with presets expanded, and the names that no model has."""
     found, unknown = [], []
-    for name in expanded(names):
+    for name in expand_presets(names):
         try:
             found.append(catalogue.find(name))
         except PermanentError:

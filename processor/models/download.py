@@ -1,4 +1,4 @@
-"""One model file from one address, or from a mirror of it, through the engine that songs come by as well."""
+"""Download one model file from its address or a mirror, with the same engine as songs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pipeline.download import Checksum, ConnectionOptions, DownloadLimits, UrlGu
 from pipeline.download.http.rate_limit import RateLimit
 from pipeline.download.http.session import DIRECT
 from pipeline.download_progress import watch_download
-from pipeline.errors import PermanentError, TransientError
+from pipeline.errors import ErrorCode, PermanentError, TransientError
 from pipeline.files import file_sha256, local_errors
 from pipeline.progress import TransferRate
 from pipeline.service.logs import get_logger, loggable_url
-from processor.models.errors import MismatchError, NotServedError
+from processor.models.errors import NotServedError
+from processor.models.lockfile import Record, record
 from processor.models.published_hashes import contradicts_name
 
 if TYPE_CHECKING:
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-#: The largest of UVR's models has 1.6 GB, and models grow. An address that does not answer is given up in seconds.
+#: The largest of UVR's models has 1.6 GB, and models grow. An address that does not respond is abandoned after seconds.
 LIMITS: Final = DownloadLimits(max_bytes=16 * 1024**3, connect_timeout=10.0, stall_timeout=60.0, total_timeout=7200.0)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDownloads:
-    """How files are fetched."""
+    """The settings of model downloads."""
 
     guard: UrlGuard
     connection_options: ConnectionOptions = DIRECT
@@ -44,9 +45,9 @@ class ModelDownloads:
 
     @classmethod
     def from_settings(cls, settings: DownloadSettings) -> ModelDownloads:
-        """Which hosts clients may name has nothing to do with where models come from.
+        """Create from the settings. The allowlist of hosts for clients does not apply to models.
 
-        Raises ConfigError if the settings ask for what this machine cannot do.
+        Raises ConfigError if this machine does not support a setting.
         """
         return cls(
             guard=UrlGuard.from_settings(settings, any_host=True),
@@ -56,24 +57,14 @@ class ModelDownloads:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class FetchedFile:
-    """A file that came whole, and is what it has to be."""
-
-    path: Path
-    bytes: int
-    sha256: str
-    source: str
-    """The address that it came from, without secrets."""
-
-
 def fetch_model_file(
     url: str, target: Path, network: ModelDownloads, *, sha256: str | None, mirrors: tuple[str, ...]
-) -> FetchedFile:
-    """Fetch the model file that ``target`` is named after; what was left of an earlier try is gone on from.
+) -> Record:
+    """Download the model file with the name of ``target``, and return its record; resume an earlier attempt.
 
-    ``mirrors`` are asked first, if ``sha256`` is known: nobody has to trust them then. Raises NotServedError where
-    asking again cannot help, TransientError, InfrastructureError and CancelledError; messages name file and address.
+    ``mirrors`` are tried first, but only if ``sha256`` is known: they need not be trusted. Raises NotServedError if a
+    retry cannot help, TransientError (``source_corrupt`` if the content is not the expected one), InfrastructureError
+    and CancelledError. The messages name the file and the address.
     """
     name = target.name
     try:
@@ -94,18 +85,18 @@ def fetch_model_file(
                     rate=network.rate,
                 )
             )
-    except PermanentError as error:
-        raise NotServedError(_sentence(name, url, error.message), error.code) from error
-    except TransientError as error:
-        message = _sentence(name, url, error.message)
+    except (PermanentError, TransientError) as error:
+        message = f"the model file {name} cannot be had from {loggable_url(url)}: {error.message}"
+        if isinstance(error, PermanentError):
+            raise NotServedError(message, error.code) from error
         raise TransientError(message, code=error.code, retry_after=error.retry_after) from error
     found = done.sha256 or file_sha256(target)
     if found != (sha256 or found) or contradicts_name(name, found):
         with local_errors():
             target.unlink()
-        raise MismatchError(name, loggable_url(url), found, sha256 or "what its name says")
-    return FetchedFile(target, done.bytes, found, done.source or loggable_url(url))
-
-
-def _sentence(name: str, url: str, why: str) -> str:
-    return f"the model file {name} cannot be had from {loggable_url(url)}: {why}"
+        raise TransientError(
+            f"the model file {name} from {loggable_url(url)} is not the one that is known: its SHA-256 is {found} "
+            f"instead of {sha256 or 'what its name says'}",
+            code=ErrorCode.SOURCE_CORRUPT,
+        )
+    return record(found, done.bytes, done.source or loggable_url(url))

@@ -1,60 +1,39 @@
-"""Locks between processes that share a folder. They die with their holder, however it ends."""
+"""Lock a file of a folder that several processes share. The kernel releases the lock when its holder exits or dies."""
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 
 @contextmanager
-def locked_folder(path: Path, *, on_wait: Callable[[], object] | None = None, wait: bool = True) -> Iterator[None]:
-    """Hold the lock that the file ``path`` stands for, in a folder that is made if need be.
+def exclusive_lock(path: Path, *, on_wait: Callable[[], object] | None = None, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on the file ``path`` while the block runs. Creates its folder if necessary.
 
-    The file is gone once nobody holds the lock. ``on_wait`` is called if another process has it. Raises
-    BlockingIOError instead of waiting if ``wait`` is false, and OSError.
+    The file is removed at the end. ``on_wait`` is called if another process holds the lock. Raises ``filelock.Timeout``
+    in that case if ``wait`` is false, and OSError.
     """
-    descriptor = _taken(path, on_wait, wait)
+    # Without ``flock``, a soft lock would be the alternative, but it remains after its holder was killed.
+    lock = FileLock(path, fallback_to_soft=False)
+    blocking = False
+    while not lock.is_locked:
+        path.parent.mkdir(exist_ok=True)
+        try:
+            lock.acquire(blocking=blocking)
+        except FileNotFoundError:  # another process has removed the empty folder meanwhile
+            continue
+        except Timeout:
+            if not wait:
+                raise
+            if on_wait:
+                on_wait()
+            blocking = True
     try:
         yield
     finally:
-        # While it is still held: whoever waits for the file that is gone finds that out, and takes the next one.
+        # The lock is still held: a process that waits for the removed file notices that, and locks a new one.
         path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _taken(path: Path, on_wait: Callable[[], object] | None, wait: bool) -> int:
-    while True:
-        path.parent.mkdir(exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # its folder has just been tidied away
-            continue
-        try:
-            _lock(descriptor, on_wait, wait)
-            if _is(path, descriptor):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, on_wait: Callable[[], object] | None, wait: bool) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if not wait:
-            raise
-        if on_wait:
-            on_wait()
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-
-
-def _is(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+        lock.release()

@@ -1,7 +1,7 @@
-"""``models.lock.json``: what each file was when it first came in, for those whose hash nobody has published.
+"""``models.lock.json``: the hash of each file when it was first downloaded, for files without a published hash.
 
-Trust on first use: from then on the same name must have the same content, on this machine and on every one that the
-lock file is copied to.
+Trust on first use: from then on, a file of the same name must have the same content, on this machine and on every
+machine that the lock file is copied to.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import ErrorCode, InfrastructureError
 from pipeline.files import local_errors, replacing, sync_directory, sync_file
-from processor.models.file_lock import locked_folder
+from processor.models.file_lock import exclusive_lock
 
 LOCK_FILE = "models.lock.json"
 _VERSION = 1
@@ -22,18 +21,18 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a file was when it came in."""
+    """The content of a file when it was first downloaded."""
 
     sha256: str
     bytes: int
     source: str
-    """Where it came from, without secrets."""
+    """The address of the download, without secrets."""
     recorded: str
-    """When, in UTC."""
+    """The time of the record, UTC, ISO 8601."""
 
 
 def record(sha256: str, size: int, source: str) -> Record:
-    """A record of now."""
+    """Return a record with the current time. ``size``: bytes."""
     return Record(sha256, size, source, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
@@ -44,14 +43,17 @@ class LockFile:
         self._path = folder / LOCK_FILE
 
     def records(self) -> dict[str, Record]:
-        """All records, by file name."""
+        """Return all records, by file name."""
         with local_errors():
             try:
                 content = self._path.read_bytes()
             except FileNotFoundError:
                 return {}
         try:
-            return {name: Record(**values) for name, values in _files(json.loads(content)).items()}
+            document = json.loads(content)
+            if document["version"] != _VERSION:
+                raise ValueError("written by another version")
+            return {name: Record(**values) for name, values in document["files"].items()}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InfrastructureError(
                 f"{LOCK_FILE} in MODEL_FILE_DIR is damaged: repair it, or remove it to trust what comes next",
@@ -59,19 +61,11 @@ class LockFile:
             ) from error
 
     def set(self, name: str, entry: Record) -> None:
-        """Put down what the file ``name`` is. Durable on return."""
-        with local_errors(), locked_folder(self._path.with_name(f".{LOCK_FILE}.lock")):
-            self._write(self.records() | {name: entry})
-
-    def _write(self, records: dict[str, Record]) -> None:
-        files = {name: asdict(entry) for name, entry in sorted(records.items())}
-        with replacing(self._path) as draft:
-            draft.write_text(json.dumps({"version": _VERSION, "files": files}, indent=1) + "\n")
-            sync_file(draft)
-        sync_directory(self._path.parent)
-
-
-def _files(document: Any) -> Any:
-    if document["version"] != _VERSION:
-        raise ValueError("written by another version")
-    return document["files"]
+        """Record the file ``name``. The record is durable on return."""
+        with local_errors(), exclusive_lock(self._path.with_name(f".{LOCK_FILE}.lock")):
+            records = self.records() | {name: entry}
+            files = {file: asdict(values) for file, values in sorted(records.items())}
+            with replacing(self._path) as draft:
+                draft.write_text(json.dumps({"version": _VERSION, "files": files}, indent=1) + "\n")
+                sync_file(draft)
+            sync_directory(self._path.parent)

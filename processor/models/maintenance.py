@@ -1,4 +1,4 @@
-"""Are the files what they have to be, and which of them does nobody need?"""
+"""Verify the files of the folder, and find those that no model needs."""
 
 from __future__ import annotations
 
@@ -9,35 +9,37 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from filelock import Timeout
+
 from pipeline.errors import PipelineError
 from pipeline.files import local_errors, sync_directory
 from processor.models.catalogue import Catalogue, Model, ModelFile, lists_for
 from processor.models.errors import DecryptionError, NotServedError
-from processor.models.file_lock import locked_folder
+from processor.models.file_lock import exclusive_lock
 from processor.models.lockfile import record
 from processor.models.model_lists import LISTS
 from processor.models.options import SUFFIX
 from processor.models.published_hashes import contradicts_name
 from processor.models.store import INCOMING, ModelStore
 
-#: What model files are called; everything else in the folder is somebody else's.
+#: The suffixes of model files. Other files in the folder are never touched.
 _KINDS = (".onnx", ".pth", ".ckpt", ".th", ".yaml")
 
 
 class FileState(StrEnum):
-    """What is known of a file after a look at every byte of it."""
+    """The result of verifying every byte of a file."""
 
     OK = "ok"
-    UNKNOWN = "unknown"  # readable, and nobody has said what it should be
+    UNKNOWN = "unknown"  # readable, but the expected content is not known
     MISSING = "missing"
     DAMAGED = "damaged"
-    CLOSED = "closed"  # sealed, and it does not open
+    CLOSED = "closed"  # encrypted, and cannot be decrypted
     REPAIRED = "repaired"
     RECORDED = "recorded"
 
     @property
-    def is_trouble(self) -> bool:
-        """Whether somebody has to do something about it."""
+    def is_failure(self) -> bool:
+        """True if the operator has to repair the file."""
         return self in (FileState.MISSING, FileState.DAMAGED, FileState.CLOSED)
 
 
@@ -50,13 +52,13 @@ class FileFinding:
     detail: str = ""
 
 
-def files_of(models: Iterable[Model]) -> dict[str, ModelFile]:
-    """Every file that these models need, by name."""
+def required_files(models: Iterable[Model]) -> dict[str, ModelFile]:
+    """Return every file that these models need, by name."""
     return {file.name: file for model in models for file in (*lists_for(model), *model.files)}
 
 
 def files_present(store: ModelStore, catalogue: Catalogue) -> dict[str, ModelFile]:
-    """The model files in the folder, by name; without an address if the catalogue does not know them."""
+    """Return the model files in the folder, by name; without an address if the catalogue does not have them."""
     with local_errors():
         names = {path.name.removesuffix(SUFFIX) for path in store.folder.iterdir() if path.is_file()}
     known = catalogue.files()
@@ -68,12 +70,12 @@ def files_present(store: ModelStore, catalogue: Catalogue) -> dict[str, ModelFil
 
 
 def verify(store: ModelStore, file: ModelFile, *, repair: bool = False, adopt: bool = False) -> FileFinding:
-    """Read the whole file and compare it with what it has to be.
+    """Read the whole file and compare it with the expected content.
 
-    ``repair``: fetch it if it is missing or damaged. ``adopt``: record what it is if nobody knows what it should be.
-    Raises InfrastructureError.
+    ``repair``: download it if it is missing or damaged. ``adopt``: record its content if the expected content is not
+    known. Raises InfrastructureError.
     """
-    finding = _look(store, file.name)
+    finding = _examine(store, file.name)
     if repair and finding.state in (FileState.MISSING, FileState.DAMAGED) and file.urls:
         try:
             store.pull(file, again=True)
@@ -83,12 +85,17 @@ def verify(store: ModelStore, file: ModelFile, *, repair: bool = False, adopt: b
             return FileFinding(file.name, finding.state, error.message)
         return FileFinding(file.name, FileState.REPAIRED, f"was {finding.state}")
     if adopt and finding.state is FileState.UNKNOWN:
-        store.lock_file.set(file.name, record(finding.detail, _size(store, file.name), "MODEL_FILE_DIR"))
+        with local_errors():
+            if store.is_sealed(file.name):
+                size = store.encrypted_files.plain_bytes(store.sealed_path(file.name))
+            else:
+                size = store.plain_path(file.name).stat().st_size
+        store.lock_file.set(file.name, record(finding.detail, size, "MODEL_FILE_DIR"))
         return FileFinding(file.name, FileState.RECORDED, finding.detail)
     return finding
 
 
-def _look(store: ModelStore, name: str) -> FileFinding:
+def _examine(store: ModelStore, name: str) -> FileFinding:
     if not store.has(name):
         return FileFinding(name, FileState.MISSING)
     try:
@@ -101,26 +108,37 @@ def _look(store: ModelStore, name: str) -> FileFinding:
     return FileFinding(name, FileState.OK if expected else FileState.UNKNOWN, found)
 
 
-def _size(store: ModelStore, name: str) -> int:
-    with local_errors():
-        if store.is_sealed(name):
-            return store.vault.plain_bytes(store.sealed_path(name))
-        return store.plain_path(name).stat().st_size
+def unneeded_entries(store: ModelStore, catalogue: Catalogue, keep: Collection[Model] | None) -> list[Path]:
+    """Return the model files that ``keep`` does not need, and the leftovers of downloads.
 
-
-def superfluous(store: ModelStore, catalogue: Catalogue, keep: Collection[Model] | None) -> list[Path]:
-    """What may go: model files that ``keep`` (None: any model there is) does not need, and what is left of downloads.
-
-    Raises InfrastructureError.
+    ``keep``: None stands for all models of the catalogue. Raises InfrastructureError.
     """
-    needed = set(catalogue.files() if keep is None else files_of(keep)) | set(LISTS)
+    needed = set(catalogue.files() if keep is None else required_files(keep)) | set(LISTS)
+    unneeded = []
     with local_errors():
-        entries = sorted(store.folder.iterdir())
-        return [entry for entry in entries if _is_leftover(entry) or _is_unneeded(entry, needed)]
+        for entry in sorted(store.folder.iterdir()):
+            name = entry.name.removesuffix(SUFFIX)
+            is_model_file = entry.is_file() and not name.startswith(".") and name.endswith(_KINDS)
+            if (is_model_file and name not in needed) or _is_leftover(entry):
+                unneeded.append(entry)
+    return unneeded
+
+
+def _is_leftover(entry: Path) -> bool:
+    """Return True for a folder of unfinished downloads that no running process uses."""
+    if not entry.is_dir() or not entry.name.startswith(INCOMING):
+        return False
+    try:
+        with ExitStack() as stack:
+            for lock in entry.glob("*.lock"):
+                stack.enter_context(exclusive_lock(lock, wait=False))
+    except Timeout:
+        return False
+    return True
 
 
 def remove(store: ModelStore, entries: Iterable[Path]) -> Iterator[Path]:
-    """Remove them, each after it was yielded. Raises InfrastructureError."""
+    """Remove the entries, and yield each one before its removal. Raises InfrastructureError."""
     for entry in entries:
         yield entry
         with local_errors():
@@ -130,21 +148,3 @@ def remove(store: ModelStore, entries: Iterable[Path]) -> Iterator[Path]:
                 entry.unlink(missing_ok=True)
     with local_errors():
         sync_directory(store.folder)
-
-
-def _is_unneeded(entry: Path, needed: Collection[str]) -> bool:
-    name = entry.name.removesuffix(SUFFIX)
-    return entry.is_file() and not name.startswith(".") and name.endswith(_KINDS) and name not in needed
-
-
-def _is_leftover(entry: Path) -> bool:
-    """A folder of files on their way that no living process is at work on."""
-    if not entry.is_dir() or not entry.name.startswith(INCOMING):
-        return False
-    try:
-        with ExitStack() as stack:
-            for lock in entry.glob("*.lock"):
-                stack.enter_context(locked_folder(lock, wait=False))
-    except BlockingIOError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""What an operator may choose about model files, as plain values that travel to the child process."""
+"""The operator's options for model files, as plain values that are sent to the child process."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from config import ModelSettings
 
-#: What the name of a sealed file ends with.
+#: The suffix of the names of encrypted ("sealed") files.
 SUFFIX = ".sealed"
 
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
-    """See the settings of the same names in ``config.ModelSettings``."""
+    """The settings of the same names in ``config.ModelSettings``."""
 
     offline: bool = False
     mirrors: tuple[str, ...] = ()
-    """Addresses of folders, without a slash at the end."""
+    """The addresses of folders, without a slash at the end."""
     key_file: Path | None = None
     key_command: str | None = None
     plain_dir: Path = Path("/dev/shm")
 
     @classmethod
     def from_settings(cls, settings: ModelSettings) -> StoreOptions:
-        """The options that the environment asks for."""
+        """Create from the settings, with absolute paths."""
         return cls(
             offline=settings.offline,
             mirrors=settings.mirrors,
@@ -37,5 +37,5 @@ class StoreOptions:
 
     @property
     def seals(self) -> bool:
-        """Whether files that come in are encrypted before they are put in their place."""
+        """True if downloaded files are encrypted."""
         return bool(self.key_file or self.key_command)

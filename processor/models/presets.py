@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -14,33 +13,29 @@ from processor.models.model_lists import bundled
 
 log = get_logger(__name__)
 
-#: audio-separator's own file of them.
+#: audio-separator's file of presets.
 _FILE = "ensemble_presets.json"
 
 
 @functools.cache
 def presets() -> Mapping[str, Ensemble]:
-    """By name. Those that cannot be used are left out."""
+    """Return the presets by name, without those that are invalid here."""
     found = {}
     for name, preset in bundled(_FILE).get("presets", {}).items():
         try:
-            found[name] = _ensemble(preset)
+            found[name] = Ensemble.model_validate({**preset, "ensemble": preset.get("models")})
         except ValidationError:
             log.warning("preset_not_usable", preset=name)
     return found
 
 
-def _ensemble(preset: dict[str, Any]) -> Ensemble:
-    return Ensemble.model_validate({**preset, "ensemble": preset.get("models")})
-
-
 def resolved(choice: str | Ensemble) -> str | Ensemble:
-    """A model's name, or an ensemble, which the name of a preset stands for."""
+    """Return the ensemble that a preset's name stands for; return a model's name or an ensemble unchanged."""
     return presets().get(choice, choice) if isinstance(choice, str) else choice
 
 
-def expanded(names: Iterable[str]) -> Iterator[str]:
-    """The names of models among ``names``, and those of the models that presets among them stand for."""
+def expand_presets(names: Iterable[str]) -> Iterator[str]:
+    """Yield the names of models; yield the models of an ensemble in place of a preset's name."""
     for name in names:
         choice = resolved(name)
         yield from (choice,) if isinstance(choice, str) else choice.ensemble

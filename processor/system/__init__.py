@@ -1,1 +1,1 @@
-"""What the machine offers: memory, cores, cgroup limits."""
+"""The resources of the machine: memory, CPU cores, cgroup limits."""

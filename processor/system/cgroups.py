@@ -1,4 +1,4 @@
-"""What the control groups say that this process is in: cgroups(7), versions 2 and 1."""
+"""Locate the files of the control groups (cgroups) of this process: cgroups(7), versions 2 and 1."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-#: Which groups this process is in, and where all of them are.
+#: The list of the groups of this process, and the root of the tree of all groups.
 MEMBERSHIP, TREE = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def control_files(controller: str, name: str, old_name: str, proc: Path, tree: Path) -> Iterator[Path]:
-    """Where the groups that ``proc`` names, and those around them, may have a file of a controller (``memory``).
+    """Yield the paths at which the groups listed in ``proc``, and their ancestors, may have a controller's file.
 
-    ``name``: of the file in version 2; ``old_name``: in version 1.
+    ``controller``: for example ``memory``. ``name``: the file's name in version 2; ``old_name``: in version 1.
     """
     with suppress(OSError):
         for controllers, path in re.findall(r"^\d+:([^:]*):(.*)$", proc.read_text(), re.MULTILINE):
@@ -22,5 +22,5 @@ def control_files(controller: str, name: str, old_name: str, proc: Path, tree: P
                 continue
             root, file = (tree / controller, old_name) if controllers else (tree, name)
             group = root / path.lstrip("/")
-            # In a container the path may be the host's, and the group's own files those at the root.
+            # In a container the path may be the host's path, while the group's own files are at the root.
             yield from (folder / file for folder in (group, *group.parents) if folder.is_relative_to(root))

@@ -1,21 +1,23 @@
-"""How many cores a child may use, and how the threads of its libraries share them.
+"""The number of cores that a child may use, and the settings of its libraries' threads.
 
-``configure_threads`` is for the time before torch is imported, which asks once; ONNX Runtime, which keeps to no variable, is told
-in ``processor.separation.runtime.onnx``. Both go by ``OMP_NUM_THREADS``: the operator's, or the parent's that shares the cores
-out to several children, or what is set here. What was measured is in docs/BENCHMARKS.md, "Threads":
+``configure_threads`` must run before torch is imported, because torch reads the variables once. ONNX Runtime reads no
+variable: ``processor.separation.runtime.onnx`` passes the number to it. Both use ``OMP_NUM_THREADS``: the value of the
+operator, or of the parent (which divides the cores among several children), or of this module. Reasons, measured in
+docs/BENCHMARKS.md, "Threads":
 
-* there is a thread for each core. Several children with a thread each separate somewhat more songs in an hour, but each
-  song takes longer, and each child needs the memory of its models;
-* threads sleep while they wait for each other. By default they wait in loops, on the cores that the parent decodes and
-  uploads with: small networks become many times slower as soon as anything else runs, and large ones gain little;
-* the operators of a network run one after the other, as is ONNX Runtime's default: each has all cores already.
+* One thread per core. Several children with one thread each separate slightly more songs per hour, but each song takes
+  longer, and each child needs memory for its own models.
+* Threads sleep while they wait for each other. By default they spin, on the cores that the parent needs to decode and
+  to upload: small networks become many times slower as soon as anything else runs, and large networks gain little.
+* The operators of a network run one after the other, which is also ONNX Runtime's default: each of them already uses
+  all cores.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,51 +29,40 @@ _CPUS = Path("/sys/devices/system/cpu")
 
 
 def configure_threads(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set what OpenMP goes by, unless it is set."""
+    """Set OpenMP's variables that are not set yet."""
     environment.setdefault(WAITING, "PASSIVE")
     environment.setdefault(THREADS, str(usable_cores()))
 
 
 def threads(environment: MutableMapping[str, str] = os.environ) -> int:
-    """How many OpenMP has. As for OpenMP, what is no number counts as not set; of a list, the first is meant."""
+    """Return OpenMP's number of threads. Like OpenMP, ignore invalid values and use the first number of a list."""
     with suppress(KeyError, ValueError):
-        wanted = int(environment[THREADS].split(",")[0])
-        if wanted > 0:
-            return wanted
+        count = int(environment[THREADS].split(",")[0])
+        if count > 0:
+            return count
     return usable_cores()
 
 
 def usable_cores(proc: Path = MEMBERSHIP, tree: Path = TREE, cpus: Path = _CPUS) -> int:
-    """Those that this process may run on, or fewer if a control group gives it less of their time.
+    """Return the number of cores that this process may run on, or fewer if a cgroup limits its CPU time.
 
-    Threads of a processor that share a core count once: networks keep its units for arithmetic busy with one.
+    Hardware threads that share a core count once: one of them keeps the core's arithmetic units busy.
     """
-    cores = len({_core(cpu, cpus) for cpu in _allowed()})
-    return math.ceil(min([cores, *_quotas(proc, tree)]))
-
-
-def _allowed() -> Iterable[int]:
-    with suppress(AttributeError):  # not on macOS
-        return os.sched_getaffinity(0)
-    return range(os.cpu_count() or 1)
-
-
-def _core(cpu: int, cpus: Path) -> str:
-    """The same for all that share one."""
-    with suppress(OSError):
-        return (cpus / f"cpu{cpu}/topology/thread_siblings_list").read_text()
-    return str(cpu)
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)  # macOS
+    cores: set[str] = set()
+    for cpu in allowed:
+        try:
+            cores.add((cpus / f"cpu{cpu}/topology/thread_siblings_list").read_text())
+        except OSError:
+            cores.add(str(cpu))
+    return math.ceil(min([len(cores), *_quotas(proc, tree)]))
 
 
 def _quotas(proc: Path, tree: Path) -> Iterator[float]:
-    """Cores' worth of time. Version 2 has both numbers in one file, version 1 in two."""
+    """Yield each cgroup's limit of CPU time, in cores. Version 2 has both numbers in one file, version 1 in two."""
     for file in control_files("cpu", "cpu.max", "cpu.cfs_quota_us", proc, tree):
-        old = file.name != "cpu.max"
-        yield from _quota((file, file.with_name("cpu.cfs_period_us")) if old else (file,))
-
-
-def _quota(files: Iterable[Path]) -> Iterator[float]:
-    with suppress(OSError, ValueError):  # no such file, or "max"
-        time, period = map(int, " ".join(file.read_text() for file in files).split())
-        if time > 0 and period > 0:  # -1: as much as there is
-            yield time / period
+        files = (file,) if file.name == "cpu.max" else (file, file.with_name("cpu.cfs_period_us"))
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            time, period = map(int, " ".join(part.read_text() for part in files).split())
+            if time > 0 and period > 0:  # -1: no limit
+                yield time / period

@@ -1,4 +1,4 @@
-"""The memory that models are loaded into: how much there is, how much is taken, and giving it back for good."""
+"""The memory that models are loaded into: its size, its use, and its release to the device and the system."""
 
 from __future__ import annotations
 
@@ -6,34 +6,33 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from processor.system.cgroups import MEMBERSHIP, TREE, control_files
 
-#: Shares of the memory that loaded models may take by default: the rest is for what a model needs while it runs, and
-#: without a GPU for the pipeline around it.
+#: Default shares of the memory for loaded models. The rest is for the working memory of a running model and, without a
+#: GPU, for the rest of the pipeline.
 DEVICE_SHARE, MAIN_SHARE = 0.6, 0.5
 
 
 class Memory(Protocol):
-    """Where models are loaded."""
+    """The memory that models are loaded into."""
 
     @property
     def share(self) -> int:
-        """Bytes that loaded models may take together by default."""
+        """The default limit for all loaded models together, bytes."""
 
     def used(self) -> int | None:
-        """Bytes that are taken of it now, by whomever; None if what a model takes cannot be told by that."""
+        """Return the bytes in use by all processes; None if they do not show how much memory a model takes."""
 
     def give_back(self) -> None:
-        """Return what nobody refers to any more to the device and to the system."""
+        """Collect garbage, and return free memory to the device and to the system."""
 
 
 class MainMemory:
-    """Of a machine without a GPU. What is taken says little: files are mapped, and freed memory is kept for later."""
+    """The main memory of a machine without a GPU."""
 
     @property
     def share(self) -> int:
@@ -41,23 +40,23 @@ class MainMemory:
         return int(MAIN_SHARE * main_memory())
 
     def used(self) -> int | None:
-        """See ``Memory``."""
+        """Return None: files are memory-mapped, and the allocator keeps freed memory for later."""
         return None
 
     def give_back(self) -> None:
         """See ``Memory``."""
-        spared = gc.get_freeze_count() > 0
+        was_frozen = gc.get_freeze_count() > 0
         gc.unfreeze()
         gc.collect()
-        if spared:
+        if was_frozen:
             gc.freeze()
         if sys.platform == "linux":
-            with suppress(OSError, AttributeError):  # glibc's; musl has no such thing
+            with suppress(OSError, AttributeError):  # glibc has it, musl does not
                 ctypes.CDLL(None).malloc_trim(0)
 
 
 class DeviceMemory(MainMemory):
-    """Of the CUDA device that torch uses."""
+    """The memory of the CUDA device that torch uses."""
 
     @property
     def share(self) -> int:
@@ -67,59 +66,54 @@ class DeviceMemory(MainMemory):
         return int(DEVICE_SHARE * torch.cuda.mem_get_info()[1])
 
     def used(self) -> int | None:
-        """See ``Memory``. The device's own count: onnxruntime takes memory that torch knows nothing of."""
+        """Return the device's own count in bytes, which includes onnxruntime's memory; torch's count does not."""
         import torch
 
-        self._empty_cache()
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info()
         return total - free
 
     def give_back(self) -> None:
         """See ``Memory``."""
-        super().give_back()
-        self._empty_cache()
-
-    @staticmethod
-    def _empty_cache() -> None:
         import torch
 
+        super().give_back()
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
 
 
 def freeze_loaded_objects() -> None:
-    """Leave what there is out of garbage collections, until ``Memory.give_back``.
+    """``gc.freeze()`` the loaded models so that collections skip them, until ``Memory.give_back``.
 
-    Modules stay for good, and models until others need their room. Looking through those of torch takes 0.2 s of a
-    core: after every song, while the next one waits.
+    Modules stay loaded for good, and models until others need their memory. To scan the objects of torch takes 0.2 s of
+    CPU time after every song, while the next song waits.
     """
     gc.collect()
     gc.freeze()
 
 
 def memory_in_use() -> Memory:
-    """Of the device that models are loaded on."""
+    """Return the memory of the device that models are loaded on."""
     import torch
 
     return DeviceMemory() if torch.cuda.is_available() else MainMemory()
 
 
 def pool_limit(memory: Memory, wanted: int | None, *, on_device: int, in_all: int) -> int:
-    """What the models of one child may take, bytes: its part of ``wanted``, or of the share that models get there.
+    """Return the limit for the models of one child, bytes: its part of ``wanted``, or of the memory's default limit.
 
-    ``on_device``: the children that share its device; ``in_all``: those that share the machine, and main memory.
+    ``on_device``: the number of children on its device, which share the device's memory; ``in_all``: the number of
+    children on the machine, which share the main memory.
     """
-    sharers = on_device if isinstance(memory, DeviceMemory) else in_all
-    return (memory.share if wanted is None else wanted) // sharers
+    children = on_device if isinstance(memory, DeviceMemory) else in_all
+    return (memory.share if wanted is None else wanted) // children
 
 
 def main_memory(proc: Path = MEMBERSHIP, tree: Path = TREE) -> int:
-    """What this process may have, bytes: the machine's memory, or less if a control group says so."""
-    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    files = control_files("memory", "memory.max", "memory.limit_in_bytes", proc, tree)
-    return min([installed, *(limit for file in files for limit in _limit(file))])
-
-
-def _limit(file: Path) -> Iterator[int]:
-    with suppress(OSError, ValueError):  # no such file, or "max"
-        yield int(file.read_text())
+    """Return the memory limit of this process, bytes: the machine's memory, or less if a cgroup limits it."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for file in control_files("memory", "memory.max", "memory.limit_in_bytes", proc, tree):
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            limits.append(int(file.read_text()))
+    return min(limits)

@@ -1,1 +1,1 @@
-"""The child processes that own the models: start, supervise and dispatch jobs to them."""
+"""The child processes that own the models: start and supervise them, and dispatch jobs to them."""

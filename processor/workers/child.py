@@ -1,7 +1,7 @@
 """``python -m processor.workers.child FD``: the process that owns the model and the device.
 
-It obeys one parent over the pipe ``FD`` and ends with it. Whatever goes wrong in here (a crash of the device's
-driver, a kill for lack of memory, a kernel that hangs) costs this process and not the consumer.
+It receives commands from one parent over the pipe ``FD``, and exits when the parent does. A crash of the device's
+driver, an out-of-memory kill or a hanging kernel affects this process only, not the consumer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from pipeline.service.shutdown import ExitCode
 from processor.ipc import (
     Cancel,
     ChildSettings,
-    Command,
     Done,
     Failed,
     Fatal,
@@ -48,63 +47,60 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-#: Shortest time between two progress reports, s.
+#: The shortest time between two progress reports, s.
 PROGRESS_INTERVAL = 0.2
-#: The kernel, short of memory, should end this process rather than the consumer (see proc(5), oom_score_adj).
+#: Makes the kernel prefer this process to the consumer for an out-of-memory kill (see proc(5), oom_score_adj).
 OOM_SCORE = "500"
 
 
-class Parent:
-    """The other end of the pipe. Reads it in a thread of its own, so that a cancel is heard during the work."""
+class ParentConnection:
+    """The connection to the parent. A reader thread receives commands, so that a cancel arrives during the work."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._sending = threading.Lock()
+        self._send_lock = threading.Lock()
         self._jobs: queue.SimpleQueue[tuple[Separate, CancelToken]] = queue.SimpleQueue()
         self._tokens: dict[int, CancelToken] = {}
 
-    def listen(self) -> None:
-        """Start reading."""
+    def start(self) -> None:
+        """Start the reader thread."""
         threading.Thread(target=self._read, name="parent", daemon=True).start()
 
     def next_job(self) -> tuple[Separate, CancelToken]:
-        """Wait for work."""
+        """Wait for the next job."""
         return self._jobs.get()
 
-    def tell(self, report: Report) -> None:
+    def send(self, report: Report) -> None:
         """Send a report."""
-        with self._sending:
+        with self._send_lock:
             self._connection.send(report)
 
     def _read(self) -> None:
         try:
             while True:
-                self._obey(self._connection.recv())
+                match self._connection.recv():
+                    case Separate() as job:
+                        self._tokens = {job.job: CancelToken()}
+                        self._jobs.put((job, self._tokens[job.job]))
+                    case Cancel() as cancel if cancel.job in self._tokens:
+                        self._tokens[cancel.job].cancel(ErrorCode.SHUTTING_DOWN)
         finally:
-            # The parent is gone, and with it everybody who could want the result.
+            # The parent has exited: there is no receiver for a result.
             os._exit(ExitCode.OK)
-
-    def _obey(self, command: Command) -> None:
-        match command:
-            case Separate():
-                self._tokens = {command.job: CancelToken()}
-                self._jobs.put((command, self._tokens[command.job]))
-            case Cancel() if command.job in self._tokens:
-                self._tokens[command.job].cancel(ErrorCode.SHUTTING_DOWN)
 
 
 def main(descriptor: int) -> int:
-    """Set up, then separate until the parent goes."""
-    # The parent decides when to stop: Ctrl-C and some supervisors' SIGTERM reach every process of a service, and a
-    # child that obeyed would be taken for one that its job has killed.
+    """Load the model, then separate songs until the parent exits."""
+    # The parent decides when to stop. Ctrl-C, and SIGTERM from some process supervisors, reach every process of a
+    # service; if the child exited, the parent would blame the current job.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
     os.set_inheritable(descriptor, False)
-    # No progress bars in a service's log.
+    # No progress bars in the log of a service.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    # onnxruntime reports to its makers unless it is told not to.
+    # Disable the telemetry of onnxruntime.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     cpu.configure_threads()
     connection = Connection(descriptor)
@@ -113,35 +109,35 @@ def main(descriptor: int) -> int:
     except EOFError:
         return ExitCode.OK
     configure_logging("processor-child", settings.log)
-    parent = Parent(connection)
-    parent.listen()
+    parent = ParentConnection(connection)
+    parent.start()
     started = time.monotonic()
     engine = _set_up(settings, parent)
     if engine is None:
         return ExitCode.UNAVAILABLE
-    parent.tell(LoadedModels(engine.loaded))
-    parent.tell(Ready(settings.model_name, engine.device, round(time.monotonic() - started, 3)))
+    parent.send(LoadedModels(engine.loaded))
+    parent.send(Ready(settings.model_name, engine.device, round(time.monotonic() - started, 3)))
     while True:
         job, cancel = parent.next_job()
         with log_context(task_uuid=job.task_uuid):
             report = _separate(engine, job, cancel, parent)
-        parent.tell(LoadedModels(engine.loaded))
-        parent.tell(report)
+        parent.send(LoadedModels(engine.loaded))
+        parent.send(report)
         if isinstance(report, Fatal):
             return ExitCode.INTERNAL
         gc.collect()
 
 
-def _set_up(settings: ChildSettings, parent: Parent) -> SeparationEngine | None:
-    """The engine with its model loaded; None, and the parent is told why, if that cannot be."""
+def _set_up(settings: ChildSettings, parent: ParentConnection) -> SeparationEngine | None:
+    """Return the engine with its model loaded. On failure, report the reason to the parent and return None."""
     try:
-        # A minute of imports and loading, so late that the parent's end is being watched for meanwhile.
+        # Imports and loading may take a minute. The reader thread runs by now, so that the parent's exit is noticed.
         from processor.engine.engine import SeparationEngine
         from processor.models import ModelDownloads, ModelStore
         from processor.system.memory import freeze_loaded_objects, memory_in_use, pool_limit
 
-        network = ModelDownloads.from_settings(settings.download)
-        models = ModelStore(settings.model_dir, network, settings.models)
+        downloads = ModelDownloads.from_settings(settings.download)
+        models = ModelStore(settings.model_dir, downloads, settings.models)
         engine = SeparationEngine(
             models,
             settings.scratch_dir,
@@ -155,38 +151,38 @@ def _set_up(settings: ChildSettings, parent: Parent) -> SeparationEngine | None:
         engine.warm_up(settings.model_name, settings.scratch_dir)
         freeze_loaded_objects()
     except PipelineError as error:
-        parent.tell(SetupFailed(error.code, error.message))
+        parent.send(SetupFailed(error.code, error.message))
         return None
     except Exception as error:  # the boundary between the library's exceptions and ours
-        full = isinstance(error, OSError) and disk_error(error).code is ErrorCode.DISK_FULL
-        if not full:
+        disk_full = isinstance(error, OSError) and disk_error(error).code is ErrorCode.DISK_FULL
+        if not disk_full:
             log.exception("setup_failed")
-        why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-        code = ErrorCode.DISK_FULL if full else ErrorCode.INTERNAL
-        parent.tell(SetupFailed(code, f"the separation cannot be set up: {why}"))
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        code = ErrorCode.DISK_FULL if disk_full else ErrorCode.INTERNAL
+        parent.send(SetupFailed(code, f"the separation cannot be set up: {reason}"))
         return None
     return engine
 
 
-def _separate(engine: SeparationEngine, job: Separate, cancel: CancelToken, parent: Parent) -> JobReport:
+def _separate(engine: SeparationEngine, job: Separate, cancel: CancelToken, parent: ParentConnection) -> JobReport:
     from processor.engine.engine import classify
     from processor.models.presets import resolved
 
-    last = 0.0
+    last_report = 0.0
 
     def on_progress(fraction: float) -> None:
-        nonlocal last
+        nonlocal last_report
         cancel.raise_if_set()
-        if time.monotonic() - last >= PROGRESS_INTERVAL:
-            last = time.monotonic()
-            parent.tell(Progress(job.job, fraction))
+        if time.monotonic() - last_report >= PROGRESS_INTERVAL:
+            last_report = time.monotonic()
+            parent.send(Progress(job.job, fraction))
 
     @contextlib.contextmanager
     def loading() -> Iterator[None]:
-        parent.tell(Started(job.job))
+        parent.send(Started(job.job))
         yield
         cancel.raise_if_set()
-        parent.tell(ModelLoaded(job.job))
+        parent.send(ModelLoaded(job.job))
 
     try:
         stems = engine.separate(job, on_progress, loading)

@@ -1,12 +1,12 @@
-"""What models run on: which devices there are, and which of them the children of this processor use.
+"""Find the devices of this machine, and select those that the children of this processor use.
 
-A child sees one device, by a ``CUDA_VISIBLE_DEVICES`` of its own; so whoever chooses it need not know torch.
+A child sees one device only, through its own ``CUDA_VISIBLE_DEVICES``; the selection therefore does not need torch.
 
-GPUs are found by ``nvidia-smi -L``, which CUDA's manual names for the identifiers that the variable takes. It comes
-with the driver (in containers with the capability ``utility``), lists the instances of a divided GPU (MIG), and is a
-process of its own: a driver that hangs or crashes does so there, where NVML's Python binding would have it happen in
-here. Its output is not promised to stay as it is. Where it is not there or is not understood, nothing is lost but the
-choice: one child takes what torch finds by itself.
+GPUs are listed by ``nvidia-smi -L``, which CUDA's manual names as the source of the identifiers that the variable
+accepts. The program is part of the driver (in containers it needs the capability ``utility``), and lists the instances
+of a partitioned GPU (MIG). It is a separate process: a driver that hangs or crashes does so there, and not in this
+process, as it would with NVML's Python binding. Its output format is not guaranteed. If it is missing or its output is
+not understood, there is no selection: one child uses the device that torch finds.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ log = get_logger(__name__)
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 AUTO, CPU = "auto", "cpu"
 
-_LIST = ("nvidia-smi", "-L")
-#: Longest time to list the GPUs, s: where no other process uses them, the driver may first have to set them up.
+_LIST_COMMAND = ("nvidia-smi", "-L")
+#: The time limit for listing the GPUs, s: if no process uses them, the driver may have to initialise them first.
 _LIST_TIMEOUT = 60.0
 _GPU = re.compile(r"GPU (\d+): (.+) \(UUID: (GPU-[0-9A-Za-z-]+)\)")
 _INSTANCE = re.compile(r"\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (MIG-[0-9A-Za-z/-]+)\)")
@@ -34,26 +34,26 @@ _INSTANCE = re.compile(r"\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (MIG-[0-9A-Za-z/-]
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device, as the children on it have it."""
+    """A device that children run on."""
 
     label: str
-    """As ``PROCESSOR_DEVICES`` names it; ``auto``: what a child finds by itself."""
+    """The device's name in ``PROCESSOR_DEVICES``; ``auto``: the device that a child finds by itself."""
     visible: str | None = None
-    """Its children's ``CUDA_VISIBLE_DEVICES``; None: this process's own."""
+    """The ``CUDA_VISIBLE_DEVICES`` of its children; None: the value of this process."""
     name: str = ""
-    """What it is, as far as that is known before a child has it."""
-    named: bool = False
-    """Whether the settings name it. A GPU that they name is used, or its children do not start."""
+    """The product name, if it is known before a child uses the device."""
+    requested: bool = False
+    """True if the settings name the device. Children on a requested GPU do not start without it."""
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What is different in the environment of its children."""
+        """The changes to the environment of its children."""
         return {} if self.visible is None else {VISIBLE: self.visible}
 
     @property
     def must_be_gpu(self) -> bool:
-        """Whether its children may not fall back to the CPU."""
-        return self.named and self.label != CPU
+        """True if its children may not fall back to the CPU."""
+        return self.requested and self.label != CPU
 
 
 ANY = Device(AUTO)
@@ -61,24 +61,24 @@ ANY = Device(AUTO)
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One that the driver knows."""
+    """A GPU that the driver lists."""
 
     index: int
     name: str
     uuid: str
     instances: tuple[tuple[str, str], ...] = ()
-    """Name and UUID of each of its parts, if it is divided: then nothing runs on it but on those."""
+    """Name and UUID of each MIG instance. A partitioned GPU runs work on its instances only."""
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        """What can be used of it. By UUID: CUDA counts in another order than the driver unless it is told."""
+        """The usable devices of the GPU, by UUID: CUDA by default numbers GPUs in another order than the driver."""
         if self.instances:
             return tuple(Device(uuid, uuid, f"{self.name} MIG {name}") for name, uuid in self.instances)
         return (Device(str(self.index), self.uuid, self.name),)
 
 
-def driver_gpus(command: Sequence[str] = _LIST) -> tuple[Gpu, ...]:
-    """All that NVIDIA's driver knows; none if there are none, or that cannot be told."""
+def list_gpus(command: Sequence[str] = _LIST_COMMAND) -> tuple[Gpu, ...]:
+    """Return the GPUs that NVIDIA's driver lists; an empty tuple if there are none or the listing fails."""
     if shutil.which(command[0]) is None:
         return ()
     try:
@@ -87,14 +87,14 @@ def driver_gpus(command: Sequence[str] = _LIST) -> tuple[Gpu, ...]:
         log.warning("gpus_not_listed", error=type(error).__name__)
         return ()
     text = listing.stdout.decode(errors="replace")
-    gpus = parsed(text)
-    if listing.returncode or not gpus:  # one GPU that has fallen off the bus is no reason to leave out the others
+    gpus = parse_gpu_list(text)
+    if listing.returncode or not gpus:  # one GPU that has fallen off the bus does not exclude the others
         log.warning("gpus_not_listed", status=listing.returncode, output=text[:500], found=len(gpus))
     return gpus
 
 
-def parsed(text: str) -> tuple[Gpu, ...]:
-    """The GPUs of a listing; lines of any other kind are passed over."""
+def parse_gpu_list(text: str) -> tuple[Gpu, ...]:
+    """Return the GPUs of a listing; ignore other lines."""
     gpus: list[Gpu] = []
     for line in text.splitlines():
         if match := _GPU.match(line):
@@ -109,44 +109,42 @@ def select_devices(
     environment: Mapping[str, str],
     *,
     require_gpu: bool = False,
-    find: Callable[[], Sequence[Gpu]] = driver_gpus,
+    find: Callable[[], Sequence[Gpu]] = list_gpus,
 ) -> tuple[Device, ...]:
-    """The devices that ``PROCESSOR_DEVICES`` means, each once. ``environment``: this process's own.
+    """Return the devices that ``PROCESSOR_DEVICES`` selects, each once. ``environment``: that of this process.
 
-    Of several that it names, those that are missing are among them: their children say so again and again, and the
-    others work. Raises ConfigError if there is none of them, or what it names cannot be.
+    If only some of the named devices are missing, they are included: their children report the failure repeatedly, and
+    the others work. Raises ConfigError if all are missing, or if the setting is invalid.
     """
     if CPU in wanted and require_gpu:
         raise ConfigError("PROCESSOR_DEVICES must not name cpu while REQUIRE_GPU is true: leave one of them out.")
     if set(wanted) == {CPU}:
-        return (_named(Device(CPU)),)
-    offered = environment.get(VISIBLE)
-    if offered is None:
-        gpus = find()
-        devices = _of_driver(wanted, gpus) if wanted != (AUTO,) else [each for gpu in gpus for each in gpu.devices]
+        return (_as_requested(Device(CPU)),)
+    visible = environment.get(VISIBLE)
+    if visible is not None:
+        devices = _select_visible(wanted, visible)
+    elif wanted == (AUTO,):
+        devices = [device for gpu in find() for device in gpu.devices]
     else:
-        devices = _of_list(wanted, _entries(offered))
-    _require_distinct(devices)
+        devices = _select_listed(wanted, find())
+    seen: set[str | None] = set()
+    for device in devices:
+        if device.visible in seen:
+            raise ConfigError(
+                f"PROCESSOR_DEVICES names {device.label} twice: PROCESSOR_CONCURRENCY is for several children on a "
+                "device."
+            )
+        seen.add(device.visible)
     return tuple(devices) or (ANY,)
 
 
-def _named(device: Device) -> Device:
-    return replace(device, named=True, visible="" if device.label == CPU else device.visible)
-
-
-def _entries(visible: str) -> list[str]:
-    """What CUDA makes of the variable: it reads up to the first entry that cannot be a device, such as -1."""
-    entries: list[str] = []
-    for entry in (part.strip() for part in visible.split(",")):
+def _select_visible(wanted: Sequence[str], visible: str) -> list[Device]:
+    """Select from the operator's own ``CUDA_VISIBLE_DEVICES``. Numbers are positions in it, as for torch."""
+    offered: list[Device] = []
+    for position, entry in enumerate(part.strip() for part in visible.split(",")):
         if not re.fullmatch(r"\d+|(GPU|MIG)-.+", entry):
-            break
-        entries.append(entry)
-    return entries
-
-
-def _of_list(wanted: Sequence[str], entries: Sequence[str]) -> list[Device]:
-    """Numbers count within the operator's own ``CUDA_VISIBLE_DEVICES``, as torch's do, and nothing outside is used."""
-    offered = [Device(str(place), entry) for place, entry in enumerate(entries)]
+            break  # CUDA also stops at the first invalid entry, such as -1
+        offered.append(Device(str(position), entry))
     if wanted == (AUTO,):
         return offered
     devices = []
@@ -159,27 +157,27 @@ def _of_list(wanted: Sequence[str], entries: Sequence[str]) -> list[Device]:
                 f"PROCESSOR_DEVICES names {name}, but {VISIBLE} offers {len(offered)} devices: name them by their "
                 "place in it, from 0, or change it."
             )
-        devices += [replace(_named(each), label=name) for each in found]
+        devices += [replace(_as_requested(each), label=name) for each in found]
     return devices
 
 
-def _of_driver(wanted: Sequence[str], gpus: Sequence[Gpu]) -> list[Device]:
-    """The driver's numbers and UUIDs. Where it has told of none, CUDA is left to find them."""
+def _select_listed(wanted: Sequence[str], gpus: Sequence[Gpu]) -> list[Device]:
+    """Select by the driver's numbers and UUIDs. If the driver lists no GPU, CUDA must find the named devices."""
     devices, missing = [], []
     for name in wanted:
-        found = [Device(CPU)] if name == CPU else _found(name, gpus)
+        found = [Device(CPU)] if name == CPU else _find_listed(name, gpus)
         if not found:
             missing.append(name)
-        devices += [_named(each) for each in found or [Device(name, name)]]
+        devices += [_as_requested(each) for each in found or [Device(name, name)]]
     if gpus and missing:
-        there = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in gpus)
+        listed = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in gpus)
         if len(missing) == len(wanted):
-            raise ConfigError(f"PROCESSOR_DEVICES names {', '.join(missing)}, but the driver has {there}.")
-        log.error("devices_missing", missing=missing, there=there)
+            raise ConfigError(f"PROCESSOR_DEVICES names {', '.join(missing)}, but the driver has {listed}.")
+        log.error("devices_missing", missing=missing, there=listed)
     return devices
 
 
-def _found(name: str, gpus: Sequence[Gpu]) -> list[Device]:
+def _find_listed(name: str, gpus: Sequence[Gpu]) -> list[Device]:
     for gpu in gpus:
         if name == str(gpu.index):
             return list(gpu.devices)
@@ -190,16 +188,9 @@ def _found(name: str, gpus: Sequence[Gpu]) -> list[Device]:
 
 
 def _abbreviates(name: str, uuid: str) -> bool:
-    """As CUDA has it: the first digits will do."""
+    """Return True if ``name`` is a prefix of ``uuid``, which CUDA accepts too."""
     return name.startswith(("GPU-", "MIG-")) and uuid.lower().startswith(name.lower())
 
 
-def _require_distinct(devices: Sequence[Device]) -> None:
-    seen: set[str | None] = set()
-    for device in devices:
-        if device.visible in seen:
-            raise ConfigError(
-                f"PROCESSOR_DEVICES names {device.label} twice: PROCESSOR_CONCURRENCY is for several children on a "
-                "device."
-            )
-        seen.add(device.visible)
+def _as_requested(device: Device) -> Device:
+    return replace(device, requested=True, visible="" if device.label == CPU else device.visible)

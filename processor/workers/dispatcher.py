@@ -1,6 +1,6 @@
-"""The gate before the devices: one separation at a time for each child, in the order in which the jobs were ready.
+"""Assign jobs to device slots: one separation at a time per child, in the order in which the jobs become ready.
 
-Whoever leaves it hands his stems off outside, so that the next separation begins at once.
+A job releases its slot before it hands off its stems, so that the next separation starts immediately.
 """
 
 from __future__ import annotations
@@ -17,85 +17,78 @@ from processor.stop_condition import StoppableCondition
 Slot = TypeVar("Slot")
 
 Choice = Callable[[Sequence[Slot], frozenset[str]], Slot | None]
-"""Which of the free places, least recently used first, a job takes that wants these models; None: it waits on."""
+"""Chooses a slot for a job that needs these models, from the free slots, least recently used first; None: wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease(Generic[Slot]):
-    """How a job and a place came together."""
+    """A lease on one device slot."""
 
     slot: Slot
     waited: float
-    """How long the job waited for it, s."""
+    """The time that the job waited for the slot, s."""
     idle: float
-    """How long the place waited for a job, s."""
+    """The time that the slot waited for a job, s."""
 
 
 @dataclass(slots=True, eq=False)
 class _Ticket(Generic[Slot]):
-    wants: frozenset[str]
+    """A job that waits for a slot, or has one."""
+
+    models: frozenset[str]
     slot: Slot | None = None
-    """Where its job is; None while it waits."""
+    """None while the job waits."""
 
 
 class Dispatcher(Generic[Slot]):
-    """Lets one lane at a time to each place. Thread-safe.
+    """Leases each slot to one job at a time, first come first served. Thread-safe.
 
-    Only the first in the line is given a place, so nobody is overtaken; which place it is never makes him wait.
-    ``choose`` is called with ``condition`` held; whoever changes what it goes by calls ``room.notify``.
+    Only the first waiting job is assigned a slot, so that no job overtakes another. ``choose`` is called with
+    ``condition`` held; code that changes the state that ``choose`` depends on must call ``condition.notify``.
     """
 
     def __init__(self, condition: StoppableCondition, slots: Sequence[Slot], choose: Choice[Slot]) -> None:
         self._condition = condition
         self._choose = choose
-        self._line: list[_Ticket[Slot]] = []
-        """Those at a place, and those before the gate, as they came."""
+        self._tickets: list[_Ticket[Slot]] = []
+        """The jobs that have a slot and those that wait, in the order of their arrival."""
         now = time.monotonic()
         self._free_since = dict.fromkeys(slots, now)
-        """Of the places that are free, least recently used first."""
+        """The free slots, least recently used first."""
 
     @property
     def busy(self) -> list[Slot]:
-        """The places that a job is at."""
-        return [ticket.slot for ticket in tuple(self._line) if ticket.slot is not None]
+        """The leased slots."""
+        return [ticket.slot for ticket in tuple(self._tickets) if ticket.slot is not None]
 
     @contextmanager
-    def lease(self, cancel: CancelToken, wants: frozenset[str] = frozenset()) -> Iterator[Lease[Slot]]:
-        """A place, for as long as the block takes.
+    def lease(self, cancel: CancelToken, models: frozenset[str] = frozenset()) -> Iterator[Lease[Slot]]:
+        """Wait for a slot for a job that needs ``models``, and hold it while the block runs.
 
-        Raises CancelledError instead of waiting (on) if the job is cancelled or the service stops; a job that finds
-        a place free may begin while the service stops, and end within its grace.
+        Raises CancelledError instead of waiting if the job is cancelled or the service stops. A job that finds a free
+        slot may start while the service stops, and finish within the grace period.
         """
         cancel.raise_if_set()
-        ticket, came = _Ticket[Slot](wants), time.monotonic()
+        ticket, requested_at = _Ticket[Slot](models), time.monotonic()
         with self._condition:
-            self._line.append(ticket)
+            self._tickets.append(ticket)
         try:
             with self._condition:
-                lease = self._admitted(ticket, came, cancel)
+                self._condition.wait_for(lambda: self._assign(ticket), cancel)
+                assert ticket.slot is not None
+                now = time.monotonic()
+                lease = Lease(ticket.slot, now - requested_at, now - self._free_since.pop(ticket.slot))
+                self._condition.notify()  # the next job is first now, and another slot may be free
             yield lease
         finally:
             with self._condition:
                 if ticket.slot is not None:
                     self._free_since[ticket.slot] = time.monotonic()
-                self._line.remove(ticket)
+                self._tickets.remove(ticket)
                 self._condition.notify()
 
-    def _admitted(self, ticket: _Ticket[Slot], came: float, cancel: CancelToken) -> Lease[Slot]:
-        found: list[Slot] = []
-
-        def has_place() -> bool:
-            if not found and self._is_first(ticket):
-                slot = self._choose(tuple(self._free_since), ticket.wants)
-                found.extend([] if slot is None else [slot])
-            return bool(found)
-
-        self._condition.wait_for(has_place, cancel)
-        ticket.slot = found[0]
-        began = time.monotonic()
-        lease = Lease(ticket.slot, began - came, began - self._free_since.pop(ticket.slot))
-        self._condition.notify()  # the next one is first now, and another place may be free
-        return lease
-
-    def _is_first(self, ticket: _Ticket[Slot]) -> bool:
-        return ticket is next(other for other in self._line if other.slot is None)
+    def _assign(self, ticket: _Ticket[Slot]) -> bool:
+        """Assign a slot if ``ticket`` is the first one without a slot. Return True if it has one."""
+        if ticket.slot is None and ticket is next(each for each in self._tickets if each.slot is None):
+            ticket.slot = self._choose(tuple(self._free_since), ticket.models)
+        return ticket.slot is not None

@@ -1,12 +1,15 @@
-"""The parent's side of the child process: start it, feed it, watch it, replace it.
+"""The parent's side of one child process: start it, load the model, separate, cancel, replace.
 
-spawned ──Ready──▶ warm ──Separate──▶ started ──Loaded──▶ separating ──Done, Failed──▶ warm …
-   │                │                    ▲                    │
-   │                │                    ├──Started───────────┤ the next model of an ensemble
-   │ SetupFailed,   │ ends: nobody's     │ ends, Fatal, too slow: the job's doing (PoisonError)
-   │ ends: ours     │ doing; replaced    │ cancelled and deaf: nobody's doing; replaced
-   ▼                ▼                    ▼                    ▼
-   gone, until somebody needs one        a new one is spawned at once and loads meanwhile
+spawned ──Ready──▶ warm ──Separate──▶ started ──ModelLoaded──▶ separating ──Done, Failed──▶ warm …
+   │                │                    ▲                         │
+   │                │                    ├──Started────────────────┤ the next model of an ensemble
+   │                │                    │
+   │ SetupFailed,   │ exits: no job      │ exits, Fatal, timeout: the job is to blame (PoisonError)
+   │ exits: infra-  │ is to blame;       │ ignores a cancel: killed, no job is to blame
+   │ structure      │ replaced           │
+   ▼                ▼                    ▼
+   none, until a    a replacement is spawned immediately and loads its model
+   job needs one    while the next song is fetched
 """
 
 from __future__ import annotations
@@ -56,22 +59,22 @@ from processor.ipc import (
     Started,
 )
 from processor.workers.devices import ANY, Device
-from processor.workers.process import ChildProcess, Ended
+from processor.workers.process import ChildProcess, Exited
 
 log = get_logger(__name__)
 
-#: What runs in the child; the number of the pipe's descriptor is added.
+#: The child's command; the number of the pipe's descriptor is appended.
 COMMAND = (sys.executable, "-m", "processor.workers.child")
-#: How long a warm child may take to begin with a job before it counts as hung, s.
+#: The time within which a warm child must start a job, s; after that it counts as hung.
 START_GRACE = 30.0
-#: How long a model may take to load, s: its files may have to be downloaded first.
+#: The time limit for loading a model, s: its files may have to be downloaded first.
 LOAD_TIMEOUT = 7200.0
-#: How long a child may take to honour a cancel before it is killed, s: a segment on a slow device.
+#: The time within which a child must honour a cancel, s; after that it is killed. A slow device needs it for a segment.
 CANCEL_GRACE = 5.0
-#: Children that may die under a job before they have begun with it, or at the start before they are ready.
-MOST_STILLBORN = 3
-#: Between two tries to start with a disk that is full.
-FULL_DISK = Backoff(base=1.0, cap=30.0)
+#: The number of children that may exit before they are ready, or before they have started the job.
+MAX_START_FAILURES = 3
+#: The delays between attempts to start while the disk is full.
+DISK_FULL_BACKOFF = Backoff(base=1.0, cap=30.0)
 
 OnProgress = Callable[[float], None]
 
@@ -85,19 +88,19 @@ _ERRORS: Mapping[ErrorKind, Callable[..., PipelineError]] = {
 
 
 class WorkerUnavailableError(InfrastructureError):
-    """There is no child to be had here: a job may go to another one as if it had never come to this one."""
+    """There is no usable child. The job has not started, and may be assigned to another one."""
 
 
-class _NeverBegunError(Exception):
-    """The child ended, or hung, before it had begun with the job."""
+class _NotStartedError(Exception):
+    """The child exited or hung before it started the job."""
 
 
 class WorkerSupervisor:
-    """A child process with a warm model, replaced when it dies. One job at a time; the rest from any thread.
+    """A child process with a loaded model, replaced when it dies.
 
-    ``command`` is what is run, less the last argument: the number of the descriptor it is spoken to over.
-    ``load_timeout``: s after which a child that loads a model for a job counts as hung. ``device``: what it runs on.
-    ``numbers``: of its jobs, where several children share them.
+    One thread at a time may call ``separate``; the other methods are thread-safe. ``command``: the child's command, to
+    which the number of the pipe's descriptor is appended. ``load_timeout``: the limit for loading a job's model, s.
+    ``device``: the child's device. ``numbers``: the job numbers, shared by several supervisors.
     """
 
     def __init__(
@@ -110,10 +113,10 @@ class WorkerSupervisor:
         numbers: Iterator[int] | None = None,
     ) -> None:
         self.device = device
-        self.failure: str | None = None
-        """Why there was no child to be had at the last try; None if there was one."""
-        self.on_change: Callable[[], None] = lambda: None
-        """Called when a child has become ready, and when one is gone."""
+        self.last_error: str | None = None
+        """The reason for which the last attempt to get a child failed; None if it succeeded."""
+        self.on_state_change: Callable[[], None] = lambda: None
+        """Called when a child has become ready, and when it has exited."""
         self._settings = settings
         self._command = command
         self._load_timeout = load_timeout
@@ -123,42 +126,15 @@ class WorkerSupervisor:
         self._lock = threading.Lock()
         self._busy = metrics.engine_busy_seconds.labels(device.label)
 
-    def start(self, cancel: CancelToken, *, timeout: float | None = None) -> Ready:
-        """Have a child whose model is loaded; starts one if there is none, and another one if it dies meanwhile.
-
-        ``timeout``: s after which one that loads counts as hung; None: its model may take for ever to be fetched. A
-        full disk is waited out. Raises InfrastructureError if the child cannot work at all (no model, no GPU where one
-        is required), and CancelledError.
-        """
-        stillborn = full = 0
-        while True:
-            try:
-                return self._warm(cancel, timeout)[1]
-            except InfrastructureError as error:
-                if error.code is ErrorCode.DISK_FULL:
-                    full += 1
-                    self._wait_for_room(error, full, cancel)
-                    continue
-                stillborn += 1
-                if error.code is not ErrorCode.WORKER_DIED or stillborn == MOST_STILLBORN:
-                    raise
-                log.warning("separation_process_stillborn", error=error.message)
-
-    def _wait_for_room(self, error: InfrastructureError, failures: int, cancel: CancelToken) -> None:
-        delay = FULL_DISK.delay(failures, random.Random())
-        log.warning("separation_process_waits", error=error.message, retry_in_seconds=round(delay, 1))
-        cancel.wait(delay)
-        cancel.raise_if_set()
-
     @property
     def pid(self) -> int | None:
-        """Of the child, if there is one."""
+        """The process id of the child; None if there is none."""
         child = self._child
         return None if child is None else child.pid
 
     @property
     def ready(self) -> Ready | None:
-        """What the child has said of itself, if there is one and its model is loaded."""
+        """The child's report that its model is loaded; None if there is no child or it is not loaded yet."""
         child = self._child
         return None if child is None else child.ready
 
@@ -170,12 +146,12 @@ class WorkerSupervisor:
 
     @property
     def default_model(self) -> str:
-        """The model of jobs that ask for none."""
+        """The model of jobs that do not name one."""
         return self._settings.model_name
 
     @property
     def load_timeout(self) -> float:
-        """After so long a child that loads a model counts as hung, s."""
+        """The limit for loading a model, s."""
         return self._load_timeout
 
     def check(self) -> None:
@@ -186,83 +162,42 @@ class WorkerSupervisor:
         if child.ready is None:
             raise InfrastructureError("the model is being loaded", code=ErrorCode.MODEL_UNAVAILABLE)
 
-    def separate(
-        self,
-        mixture: Mixture,
-        folder: Path,
-        *,
-        model: str | Ensemble | None,
-        stems: tuple[str, ...] | None,
-        timeout: float,
-        cancel: CancelToken,
-        on_progress: OnProgress,
-    ) -> Done:
-        """Separate a song into ``folder``. ``timeout``: s after which a child that has its model counts as hung; each
-        model of an ensemble has as long.
+    def start(self, cancel: CancelToken, *, timeout: float | None = None) -> Ready:
+        """Return once a child has its model loaded; start a child if there is none or it dies meanwhile.
 
-        Raises PermanentError or TransientError as the child says, PoisonError if the job ended or hung the child,
-        ChildUnavailableError if there is no child to be had, other InfrastructureErrors as the child says,
-        CancelledError.
+        ``timeout``: the limit for loading, s; None: no limit, because the model may have to be downloaded. While the
+        disk is full, the start is retried. Raises InfrastructureError if no child can work (no model, or no GPU where
+        one is required), and CancelledError.
         """
-        for _ in range(MOST_STILLBORN):
-            child, _ready = self._warm(cancel, self._load_timeout)
-            job = next(self._numbers)
-            child.send(
-                Separate(
-                    job=job,
-                    mixture=mixture.path,
-                    peak=mixture.peak,
-                    frames=mixture.frames,
-                    folder=folder,
-                    model=model or self._settings.model_name,
-                    stems=stems,
-                    task_uuid=get_contextvars().get("task_uuid"),
-                )
-            )
-            with suppress(_NeverBegunError):
-                return _Job(child, job, cancel, self._load_timeout, timeout, self._busy).wait(on_progress)
-        raise WorkerUnavailableError("the separation process ends before it begins", code=ErrorCode.WORKER_DIED)
+        start_failures = disk_failures = 0
+        while True:
+            try:
+                return self._warm_child(cancel, timeout)[1]
+            except InfrastructureError as error:
+                if error.code is ErrorCode.DISK_FULL:
+                    disk_failures += 1
+                    delay = DISK_FULL_BACKOFF.delay(disk_failures, random.Random())
+                    log.warning("worker_start_delayed", error=error.message, retry_in_seconds=round(delay, 1))
+                    cancel.wait(delay)
+                    cancel.raise_if_set()
+                    continue
+                start_failures += 1
+                if error.code is not ErrorCode.WORKER_DIED or start_failures == MAX_START_FAILURES:
+                    raise
+                log.warning("worker_start_failed", error=error.message)
 
-    def close(self) -> None:
-        """End the child; there will be no other."""
-        with self._lock:
-            self._closed = True
-            child = self._child
-        if child is not None:
-            child.kill()  # between two jobs it holds nothing that is worth waiting for
-
-    def _warm(self, cancel: CancelToken, timeout: float | None) -> tuple[ChildProcess, Ready]:
-        """A child that is ready for work."""
+    def _warm_child(self, cancel: CancelToken, timeout: float | None) -> tuple[ChildProcess, Ready]:
+        """Return a child that is ready for a job; start one if there is none."""
         try:
-            child = self._running()
-            ready = self._set_up(child, cancel, timeout)
+            child = self._ensure_child()
+            ready = self._wait_until_ready(child, cancel, timeout)
         except WorkerUnavailableError as error:
-            self.failure = error.message
+            self.last_error = error.message
             raise
-        self.failure = None
+        self.last_error = None
         return child, ready
 
-    @staticmethod
-    def _set_up(child: ChildProcess, cancel: CancelToken, timeout: float | None) -> Ready:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while child.ready is None:
-            cancel.raise_if_set()
-            if deadline is not None and time.monotonic() > deadline:
-                child.kill()
-                raise WorkerUnavailableError("the model is not loaded in time", code=ErrorCode.WORKER_TIMEOUT)
-            match child.set_up():
-                case SetupFailed() as failed:
-                    child.kill()
-                    raise WorkerUnavailableError(failed.message, code=failed.code)
-                case Ended() as ended:
-                    raise WorkerUnavailableError(
-                        f"the separation process {ended} while it loaded the model", code=ErrorCode.WORKER_DIED
-                    )
-                case _:
-                    pass
-        return child.ready
-
-    def _running(self) -> ChildProcess:
+    def _ensure_child(self) -> ChildProcess:
         with self._lock:
             if self._closed:
                 raise CancelledError("the service is shutting down", code=ErrorCode.SHUTTING_DOWN)
@@ -277,13 +212,70 @@ class WorkerSupervisor:
 
     def _spawn(self) -> ChildProcess:
         return ChildProcess(
-            self._settings, self._command, self._replace, on_ready=lambda: self.on_change(), device=self.device
+            self._settings, self._command, self._replace, on_ready=lambda: self.on_state_change(), device=self.device
         )
 
-    def _replace(self, child: ChildProcess) -> None:
-        """Called when ``child`` is gone: the next one loads while the next song is fetched.
+    @staticmethod
+    def _wait_until_ready(child: ChildProcess, cancel: CancelToken, timeout: float | None) -> Ready:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while child.ready is None:
+            cancel.raise_if_set()
+            if deadline is not None and time.monotonic() > deadline:
+                child.kill()
+                raise WorkerUnavailableError("the model is not loaded in time", code=ErrorCode.WORKER_TIMEOUT)
+            match child.setup_result():
+                case SetupFailed() as failed:
+                    child.kill()
+                    raise WorkerUnavailableError(failed.message, code=failed.code)
+                case Exited() as exited:
+                    raise WorkerUnavailableError(
+                        f"the separation process {exited} while it loaded the model", code=ErrorCode.WORKER_DIED
+                    )
+                case _:
+                    pass
+        return child.ready
 
-        Unless it never got ready. Then its like would not either, and whoever needs one decides when to try again.
+    def separate(
+        self,
+        mixture: Mixture,
+        folder: Path,
+        *,
+        model: str | Ensemble | None,
+        stems: tuple[str, ...] | None,
+        timeout: float,
+        cancel: CancelToken,
+        on_progress: OnProgress,
+    ) -> Done:
+        """Separate a song into ``folder``. ``timeout``: the limit for one model after it is loaded, s.
+
+        Raises PermanentError or TransientError as the child reports, PoisonError if the job crashed the child or
+        exceeded a limit, WorkerUnavailableError if there is no usable child, other InfrastructureErrors as the child
+        reports, CancelledError.
+        """
+        for _ in range(MAX_START_FAILURES):
+            child, _ready = self._warm_child(cancel, self._load_timeout)
+            job = next(self._numbers)
+            child.send(
+                Separate(
+                    job=job,
+                    mixture=mixture.path,
+                    peak=mixture.peak,
+                    frames=mixture.frames,
+                    folder=folder,
+                    model=model or self._settings.model_name,
+                    stems=stems,
+                    task_uuid=get_contextvars().get("task_uuid"),
+                )
+            )
+            with suppress(_NotStartedError):
+                return _RunningJob(child, job, cancel, self._load_timeout, timeout, self._busy).wait(on_progress)
+        raise WorkerUnavailableError("the separation process ends before it begins", code=ErrorCode.WORKER_DIED)
+
+    def _replace(self, child: ChildProcess) -> None:
+        """Replace ``child``, which has exited, so that the next one loads while the next song is fetched.
+
+        A child that never became ready is not replaced: another one would probably fail too. The next caller that needs
+        a child decides when to try again.
         """
         with self._lock:
             if self._child is not child:
@@ -292,11 +284,19 @@ class WorkerSupervisor:
             if child.ready is not None and not self._closed:
                 with suppress(OSError):
                     self._child = self._spawn()
-        self.on_change()
+        self.on_state_change()
+
+    def close(self) -> None:
+        """End the child, and start no other one."""
+        with self._lock:
+            self._closed = True
+            child = self._child
+        if child is not None:
+            child.kill()  # between two jobs it has no state to save
 
 
-class _Phase(Enum):
-    """How far a child is with its job."""
+class _JobPhase(Enum):
+    """The progress of a child with its job."""
 
     SENT = "sent"
     STARTED = "started"
@@ -304,8 +304,8 @@ class _Phase(Enum):
 
 
 @dataclass(slots=True)
-class _Job:
-    """One job in the hands of one child."""
+class _RunningJob:
+    """A job that was sent to a child."""
 
     child: ChildProcess
     number: int
@@ -314,83 +314,77 @@ class _Job:
     timeout: float
     busy: Counter
     """The engine's busy time on this device, s."""
-    phase: _Phase = _Phase.SENT
+    phase: _JobPhase = _JobPhase.SENT
     since: float = field(default_factory=time.monotonic)
-    """When the phase began."""
+    """The start of the phase."""
     counted: float = field(default_factory=time.monotonic)
-    """Up to when the engine's busy time is counted."""
+    """The time up to which the engine's busy time is counted."""
 
     def wait(self, on_progress: OnProgress) -> Done:
-        """Wait for the end. Raises _NeverBegunError, and what ``WorkerSupervisor.separate`` raises."""
+        """Wait for the result. Raises _NotStartedError, and the errors of ``WorkerSupervisor.separate``."""
         while True:
             if self.cancel.is_set():
-                self._stop()
+                self._cancel_child()
                 self.cancel.raise_if_set()
-            self._require_time()
-            report = self._report()
-            self._count()
+            self._enforce_timeout()
+            report = self._next_report()
+            now = time.monotonic()
+            if self.phase is _JobPhase.SEPARATING:
+                self.busy.inc(now - self.counted)  # at each tick, because a song may take an hour
+            self.counted = now
             match report:
                 case Started():
-                    self._enter(_Phase.STARTED)
+                    self.phase, self.since = _JobPhase.STARTED, now
                 case ModelLoaded():
-                    self._enter(_Phase.SEPARATING)
+                    self.phase, self.since = _JobPhase.SEPARATING, now
                 case Progress() as progress:
                     on_progress(progress.fraction)
                 case Done() as done:
                     return done
                 case None:
                     pass
-                case end:
-                    raise self._failure(end)
+                case failure:
+                    raise self._error(failure)
 
-    def _enter(self, phase: _Phase) -> None:
-        self.phase, self.since = phase, time.monotonic()
+    def _enforce_timeout(self) -> None:
+        limits = {
+            _JobPhase.SENT: START_GRACE,
+            _JobPhase.STARTED: self.load_timeout,
+            _JobPhase.SEPARATING: self.timeout,
+        }
+        limit = limits[self.phase]
+        if time.monotonic() - self.since <= limit:
+            return
+        self.child.kill()
+        if self.phase is _JobPhase.SENT:
+            raise _NotStartedError
+        message = f"the separation took longer than {limit:g} s"
+        if self.phase is _JobPhase.STARTED:
+            message = f"the model took longer than {limit:g} s to load"
+        raise PoisonError(message, code=ErrorCode.WORKER_TIMEOUT)
 
-    def _count(self) -> None:
-        """Count the busy time since the last look: at each tick, since a song may take an hour."""
-        now = time.monotonic()
-        if self.phase is _Phase.SEPARATING:
-            self.busy.inc(now - self.counted)
-        self.counted = now
+    def _next_report(self) -> JobReport | Exited | None:
+        """Return the next report about this job; drop a late one about an earlier job."""
+        report = self.child.next_report()
+        return report if report is None or isinstance(report, Exited) or report.job == self.number else None
 
-    def _require_time(self) -> None:
-        limits = {_Phase.SENT: START_GRACE, _Phase.STARTED: self.load_timeout, _Phase.SEPARATING: self.timeout}
-        if time.monotonic() - self.since > limits[self.phase]:
-            self.child.kill()
-            raise self._too_slow()
-
-    def _too_slow(self) -> Exception:
-        match self.phase:
-            case _Phase.SENT:
-                return _NeverBegunError()
-            case _Phase.STARTED:
-                what = f"the model took longer than {self.load_timeout:g} s to load"
-            case _Phase.SEPARATING:
-                what = f"the separation took longer than {self.timeout:g} s"
-        return PoisonError(what, code=ErrorCode.WORKER_TIMEOUT)
-
-    def _failure(self, end: Failed | Fatal | Ended) -> Exception:
-        match end:
+    def _error(self, failure: Failed | Fatal | Exited) -> Exception:
+        match failure:
             case Failed():
-                return _ERRORS[end.kind](end.message, code=end.code)
+                return _ERRORS[failure.kind](failure.message, code=failure.code)
             case Fatal():
                 self.child.kill()
-                return PoisonError(end.message, code=ErrorCode.WORKER_DIED)
-            case Ended() if self.phase is not _Phase.SENT:
-                return PoisonError(f"the separation process {end}", code=ErrorCode.WORKER_DIED)
+                return PoisonError(failure.message, code=ErrorCode.WORKER_DIED)
+            case Exited() if self.phase is not _JobPhase.SENT:
+                return PoisonError(f"the separation process {failure}", code=ErrorCode.WORKER_DIED)
             case _:
-                return _NeverBegunError()
+                return _NotStartedError()
 
-    def _report(self) -> JobReport | Ended | None:
-        """The next report about this job; a late one about an earlier job is dropped."""
-        report = self.child.report()
-        return report if report is None or isinstance(report, Ended) or report.job == self.number else None
-
-    def _stop(self) -> None:
-        """Ask the child to stop, and end it if it does not. It stays warm if it does."""
+    def _cancel_child(self) -> None:
+        """Ask the child to stop, and kill it if it does not. If it stops, its model stays loaded."""
         self.child.send(Cancel(self.number))
         deadline = time.monotonic() + CANCEL_GRACE
         while time.monotonic() < deadline:
-            if isinstance(self._report(), Done | Failed | Ended):
+            if isinstance(self._next_report(), Done | Failed | Exited):
                 return
         self.child.kill()

@@ -44,7 +44,7 @@ def bench(tmp_path: Path) -> Iterator[Opener]:
 
 
 def test_while_one_separates_the_next_is_fetched_and_decoded(bench: Opener) -> None:
-    at = bench("finish_when_told_in_job")
+    at = bench("finish_when_released_in_job")
     first, second = at.job(), at.job()
     one = first.handle()
     at.wait_for_line(1)
@@ -71,7 +71,7 @@ def test_the_next_separation_does_not_wait_for_the_hand_off(bench: Opener) -> No
 
 
 def test_a_death_is_not_the_fault_of_the_job_that_waits(bench: Opener) -> None:
-    at = bench("die_if_told_in_job")
+    at = bench("die_for_deadly_model_in_job")
     deadly, harmless = at.job(model="deadly"), at.job()
     one, two = deadly.handle(), harmless.handle()
     assert isinstance(one.exception(DEADLINE), PoisonError)
@@ -106,7 +106,7 @@ def test_the_pace_of_a_download_is_told(bench: Opener) -> None:
 
 def test_what_came_in_place_of_audio_is_refused_before_it_waits_for_room(bench: Opener) -> None:
     """Nobody is kept from the disk, or from the device, by a web page, whatever the server calls it."""
-    at = bench("finish_when_told_in_job", prefetch_bytes=LIMITS.download.max_bytes + 10**6)
+    at = bench("finish_when_released_in_job", prefetch_bytes=LIMITS.download.max_bytes + 10**6)
     handling = [at.job().handle()]
     at.wait_for_line(1)
     handling.append(at.job().handle())
@@ -136,7 +136,7 @@ def test_a_song_that_the_server_calls_something_else_is_separated(bench: Opener)
 
 def test_waiting_jobs_keep_to_their_budget(bench: Opener) -> None:
     """The one that is next is prepared whatever the budget; the one behind it is not even fetched."""
-    at = bench("finish_when_told_in_job", prefetch_bytes=1)
+    at = bench("finish_when_released_in_job", prefetch_bytes=1)
     first, second, third = at.job(), at.job(), at.job()
     handling = [first.handle()]
     at.wait_for_line(1)
@@ -155,14 +155,14 @@ def test_waiting_jobs_keep_to_their_budget(bench: Opener) -> None:
 
 def test_waiting_jobs_count_with_what_they_have_and_not_with_what_they_might(bench: Opener) -> None:
     """There is room for what one download might bring beside a few small files, and for no decoding."""
-    at = bench("finish_when_told_in_job", prefetch_bytes=LIMITS.download.max_bytes + 10**6)
+    at = bench("finish_when_released_in_job", prefetch_bytes=LIMITS.download.max_bytes + 10**6)
     handling = [at.job().handle()]
     at.wait_for_line(1)
     handling.append(at.job().handle())
     at.wait_for_line(2)
     handling += [at.job().handle() for _ in range(2)]
     at.source.wait_for_requests(4)
-    assert len(at.equipment.pool.dispatcher._line) == 2
+    assert len(at.equipment.pool.dispatcher._tickets) == 2
     for number in range(1, 5):
         at.tell(number)
     assert [result_of(lane).status for lane in handling] == ["success"] * 4

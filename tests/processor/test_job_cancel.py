@@ -41,16 +41,16 @@ STAGES = {
     "no answer": Stage(("work",), lambda at: at.source.wait_for_requests(1), "/silent"),
     "fetching": Stage(("work",), lambda at: at.source.wait_for_requests(1), "/stalls"),
     "waiting for room on the disk": Stage(
-        ("finish_when_told_in_job",),
+        ("finish_when_released_in_job",),
         lambda at: eventually(lambda: len(at.equipment.budget._line) == 3),
         others=2,
         options={"prefetch_bytes": 1},
     ),
-    "waiting for the device": Stage(("finish_when_told_in_job",), lambda at: at.wait_for_line(2), others=1),
-    "waiting for the model": Stage(("get_ready_when_told",), lambda at: at.wait_for_line(1)),
-    "loading its own model": Stage(("hang_while_it_loads", "work"), begun),
-    "separating": Stage(("finish_when_told_in_job",), begun),
-    "separating, deaf": Stage(("be_deaf_in_job", "work"), begun),
+    "waiting for the device": Stage(("finish_when_released_in_job",), lambda at: at.wait_for_line(2), others=1),
+    "waiting for the model": Stage(("get_ready_when_released",), lambda at: at.wait_for_line(1)),
+    "loading its own model": Stage(("hang_while_loading", "work"), begun),
+    "separating": Stage(("finish_when_released_in_job",), begun),
+    "separating, deaf": Stage(("ignore_cancel_in_job", "work"), begun),
     "handing off": Stage(
         ("work",), lambda at: eventually(lambda: at.store.connections > 0), options={"silent_store": True}
     ),

@@ -65,7 +65,7 @@ def test_from_start_to_stop(tmp_path: Path, model_dir: Path) -> None:
     assert status == ExitCode.OK
     assert psutil.wait_procs(children, timeout=DEADLINE)[1] == []
     assert [path.name for path in (tmp_path / "data" / "tmp").iterdir()] == [".job-files.lock"]
-    (ready_child,) = (line for line in lines if line["event"] == "separation_process_ready")
+    (ready_child,) = (line for line in lines if line["event"] == "worker_ready")
     assert (ready_child["service"], ready_child["model"], ready_child["device"]) == (
         "processor",
         DEMO_MODEL_NAME,
@@ -112,7 +112,7 @@ def test_told_to_stop_while_it_loads_it_stops(tmp_path: Path, model_dir: Path) -
         running.send_signal(signal.SIGTERM)
         lines = lines_until(running, "stopped")
         assert running.wait(DEADLINE) == ExitCode.OK
-    assert {"model_loaded", "separation_process_ready"}.isdisjoint(line["event"] for line in lines)
+    assert {"model_loaded", "worker_ready"}.isdisjoint(line["event"] for line in lines)
     assert psutil.wait_procs(children, timeout=DEADLINE)[1] == []
     assert [path.name for path in (tmp_path / "data" / "tmp").iterdir()] == [".job-files.lock"]
 

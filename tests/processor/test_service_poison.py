@@ -44,7 +44,7 @@ def test_a_second_try_may_succeed(tmp_path: Path, url: str) -> None:
 
 def test_a_job_that_kills_twice_is_put_aside(tmp_path: Path, url: str) -> None:
     """And takes no blame to the job that is prepared beside it."""
-    with way_with(tmp_path, "die_if_told_in_job") as way:
+    with way_with(tmp_path, "die_for_deadly_model_in_job") as way:
         bad, good = way.send(url, model="deadly"), way.send(url)
         results = {result.task_uuid: result for result in (read(way) for _ in range(2))}
         dead = way.next_message(DEAD)

@@ -140,7 +140,7 @@ class Stage:
 
 STAGES = {
     "downloading": Stage(lambda scene: scene.source.wait_for_requests(1, DEADLINE), "/silent"),
-    "separating": Stage(lambda scene: scene.begun(1), behaviour="finish_when_told_in_job"),
+    "separating": Stage(lambda scene: scene.begun(1), behaviour="finish_when_released_in_job"),
     "handing off": Stage(
         lambda scene: eventually(lambda: scene.source.connections >= 2, DEADLINE),
         settings={"HANDOFF": "s3", "S3_BUCKET_NAME": "stems", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"},
@@ -163,7 +163,7 @@ def test_what_is_not_done_within_the_grace_is_given_back_uncounted(scene: Scene,
 
 
 def test_what_is_at_the_device_may_finish_and_what_waits_is_given_back_at_once(scene: Scene) -> None:
-    with scene.running("finish_when_told_in_job") as running:
+    with scene.running("finish_when_released_in_job") as running:
         first = scene.send()
         scene.begun(1)
         second = scene.send()
@@ -198,7 +198,7 @@ def test_after_an_end_without_warning_another_processor_tidies_up_and_does_the_j
     scene: Scene, end: Callable[[subprocess.Popen[str]], int]
 ) -> None:
     task = scene.send()
-    with scene.running("finish_when_told_in_job", SHUTDOWN_GRACE=str(DEADLINE)) as running:
+    with scene.running("finish_when_released_in_job", SHUTDOWN_GRACE=str(DEADLINE)) as running:
         scene.begun(1)
         expected = end(running)
         assert running.wait(DEADLINE) == expected
@@ -219,13 +219,13 @@ def test_after_an_end_without_warning_another_processor_tidies_up_and_does_the_j
 
 def test_a_child_that_dies_is_logged_with_the_job_that_it_had_in_hand(scene: Scene) -> None:
     task = scene.send()
-    with scene.running("die_in_job", "finish_when_told_in_job") as running:
-        at_work = lines_until(running, "separation_process_ended")[-1]
+    with scene.running("die_in_job", "finish_when_released_in_job") as running:
+        at_work = lines_until(running, "worker_exited")[-1]
         scene.begun(2)
         (child,) = psutil.Process(running.pid).children()
         scene.tell("go-2")
         lines_until(running, "job_settled")
         child.kill()
-        idle = lines_until(running, "separation_process_ended")[-1]
+        idle = lines_until(running, "worker_exited")[-1]
     assert (at_work["task_uuid"], at_work["status"]) == (str(task), -signal.SIGKILL)
     assert (idle["pid"], idle.get("task_uuid")) == (child.pid, None)

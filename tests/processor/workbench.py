@@ -60,7 +60,7 @@ class Bench:
 
     def wait_for_line(self, length: int) -> None:
         """Until so many jobs are at the device and before it."""
-        eventually(lambda: len(self.equipment.pool.dispatcher._line) == length)
+        eventually(lambda: len(self.equipment.pool.dispatcher._tickets) == length)
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Model files that are encrypted at rest."""
+"""Encrypted model files: AES-256-GCM on the disk, decrypted in memory while a model is loaded."""

@@ -1,8 +1,7 @@
-"""Where sealed files lie decrypted while they are loaded: in memory, for this user alone, and not for long."""
+"""A folder in memory for decrypted files: for this user only, and only while a model is loaded."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import stat
@@ -11,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import lock_descriptor
+
 from pipeline.errors import ErrorCode, InfrastructureError
 from pipeline.files import local_errors
 from pipeline.service.logs import get_logger
 from processor.models.errors import DecryptionError
-from processor.models.file_lock import locked_folder
+from processor.models.file_lock import exclusive_lock
 
 log = get_logger(__name__)
 
@@ -24,9 +25,9 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def user_dir(base: Path) -> Path:
-    """This user's folder in MODEL_PLAIN_DIR, made if need be.
+    """Return this user's folder in MODEL_PLAIN_DIR; create it if necessary.
 
-    Raises SealError if it is not in memory, or not this user's alone, and InfrastructureError.
+    Raises DecryptionError if it is not in memory, or accessible to other users, and InfrastructureError.
     """
     require_memory(base)
     folder = base / f"uvr-models-{os.getuid()}"
@@ -34,52 +35,48 @@ def user_dir(base: Path) -> Path:
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         status = folder.lstat()
-    # MODEL_PLAIN_DIR is often open to everybody, and the name can be guessed.
+    # MODEL_PLAIN_DIR is often writable for all users, and the name can be guessed.
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise DecryptionError("the folder for decrypted models in MODEL_PLAIN_DIR belongs to, or is open to, others")
     return folder
 
 
 def require_memory(path: Path) -> None:
-    """Raise SealError unless ``path`` is in a file system that lives in memory.
+    """Raise DecryptionError unless ``path`` is in a file system in memory.
 
-    On a disk the decrypted model would stay behind, readable, after its file is gone: that is what sealing prevents,
-    so there is no falling back to one.
+    On a disk, the content of a decrypted model would remain readable after its file is removed. Encryption must prevent
+    that, so there is no fallback to a disk.
     """
-    kind = _file_system(path)
-    if kind not in _IN_MEMORY:
-        raise DecryptionError(f"MODEL_PLAIN_DIR must be in memory, on a tmpfs: it is {kind or 'not there'}")
-
-
-def _file_system(path: Path) -> str | None:
-    try:
+    kind = "not there"
+    with suppress(OSError):
         device = path.stat().st_dev
-        mounts = _MOUNTS.read_text().splitlines()
-    except OSError:
-        return None
-    number = f"{os.major(device)}:{os.minor(device)}"
-    for mount in mounts:
-        before, _, after = mount.partition(" - ")
-        if before.split()[2] == number:
-            return after.split()[0]
-    return "unknown"
+        number = f"{os.major(device)}:{os.minor(device)}"
+        kind = "unknown"
+        for mount in _MOUNTS.read_text().splitlines():
+            before, _, after = mount.partition(" - ")
+            if before.split()[2] == number:
+                kind = after.split()[0]
+                break
+    if kind not in _IN_MEMORY:
+        raise DecryptionError(f"MODEL_PLAIN_DIR must be in memory, on a tmpfs: it is {kind}")
 
 
 class DecryptedDir:
-    """A folder of this process in MODEL_PLAIN_DIR. Its path stays the same; it is empty but within ``filled``."""
+    """A folder of this process in MODEL_PLAIN_DIR. Its path stays the same; it is empty except within ``filled``."""
 
     def __init__(self, base: Path) -> None:
-        """Also removes what processes that were killed have left. Raises SealError and InfrastructureError."""
+        """Create the folder; remove those of killed processes. Raises DecryptionError and InfrastructureError."""
         root = user_dir(base)
-        with local_errors(), locked_folder(root / "lock"):
-            _sweep(root)
+        with local_errors(), exclusive_lock(root / "lock"):
+            _remove_unlocked(root)
             self.path = Path(tempfile.mkdtemp(prefix="loading-", dir=root))
-            # Held as long as this process lives; whoever can take it knows that nobody needs the folder any more.
-            self._mine = _lock(self.path)
+            # Held while this process lives. Once another process can take it, the folder is a leftover.
+            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            lock_descriptor(self._lock)
 
     @contextmanager
     def filled(self) -> Iterator[Path]:
-        """The folder; whatever is put there is gone afterwards."""
+        """Yield the folder; remove its files when the block ends."""
         try:
             yield self.path
         finally:
@@ -99,32 +96,23 @@ class DecryptedDir:
     def close(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._mine)
+        os.close(self._lock)
 
 
 def remove_leftovers(base: Path) -> None:
-    """Remove what processes of this user that are gone have left. Raises SealError and InfrastructureError."""
+    """Remove the folders of this user's killed processes. Raises DecryptionError and InfrastructureError."""
     if (base / f"uvr-models-{os.getuid()}").exists():
         root = user_dir(base)
-        with local_errors(), locked_folder(root / "lock"):
-            _sweep(root)
+        with local_errors(), exclusive_lock(root / "lock"):
+            _remove_unlocked(root)
 
 
-def _sweep(root: Path) -> None:
+def _remove_unlocked(root: Path) -> None:
     for folder in root.glob("loading-*"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.close(_lock(folder))
-        except BlockingIOError:
-            continue
-        shutil.rmtree(folder)
-        log.warning("decrypted_models_removed", folder=folder.name)
-
-
-def _lock(folder: Path) -> int:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+            if lock_descriptor(descriptor, blocking=False):
+                shutil.rmtree(folder)
+                log.warning("decrypted_models_removed", folder=folder.name)
+        finally:
+            os.close(descriptor)

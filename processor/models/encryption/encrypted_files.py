@@ -1,4 +1,4 @@
-"""The key, the sealed files and the folder in memory where they are opened: what a store needs of encryption."""
+"""Encrypt model files, and decrypt them to memory with the operator's key."""
 
 from __future__ import annotations
 
@@ -10,57 +10,65 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.files import local_errors
-from processor.models.encryption import decrypted_dir, key
+from processor.models.encryption import decrypted_dir
+from processor.models.encryption.key import read_key
 from processor.models.errors import DecryptionError
 from processor.models.options import SUFFIX, StoreOptions
 
 
 class EncryptedFiles:
-    """Seals and opens files. The key is asked for at the first of them, and kept in memory."""
+    """Encrypts and decrypts files. The key is read when the first file needs it, and kept in memory."""
 
     def __init__(self, options: StoreOptions) -> None:
         self._options = options
 
-    def seal(self, source: Path, target: Path, name: str) -> None:
-        """Write the sealed form of ``source``, durably. Raises SealError and InfrastructureError."""
-        from processor.models.encryption.cipher import encrypt  # cryptography: for those alone who seal
+    def encrypt(self, source: Path, target: Path, name: str) -> None:
+        """Write the encrypted form of ``source``, durably. Raises DecryptionError and InfrastructureError."""
+        from processor.models.encryption import cipher  # needs cryptography, which is optional without encryption
 
         key = self._key
         with local_errors(), source.open("rb") as content, target.open("wb") as file:
-            encrypt(content, file, key, name)
+            cipher.encrypt(content, file, key, name)
             file.flush()
             os.fsync(file.fileno())
 
     def sha256(self, path: Path, name: str) -> str:
-        """The SHA-256 of what is sealed in ``path``, in hexadecimal; nothing is written. Raises as ``encrypt``."""
+        """Return the SHA-256 (hexadecimal) of the content of ``path``; nothing is written. Raises as ``encrypt``."""
         digest = hashlib.sha256()
         for chunk in self._chunks(path, name):
             digest.update(chunk)
         return digest.hexdigest()
 
     def plain_bytes(self, path: Path) -> int:
-        """How large what is sealed in ``path`` is. Raises OSError."""
+        """Return the size of the content of ``path``. Raises OSError."""
         from processor.models.encryption.cipher import decrypted_size
 
         return decrypted_size(path.stat().st_size)
 
     @contextmanager
-    def opened(self, sealed: Sequence[Path], beside: Sequence[Path]) -> Iterator[Path]:
-        """A folder in memory with the content of ``sealed`` and links to ``beside``; always the same one.
+    def opened(self, sealed: Sequence[Path], plain: Sequence[Path]) -> Iterator[Path]:
+        """Yield a folder in memory with the content of ``sealed`` and links to ``plain``; its path is always the same.
 
-        Empty again afterwards. Raises as ``encrypt``.
+        The folder is emptied when the block ends. Raises as ``encrypt``.
         """
         with ExitStack() as stack:
             with local_errors():
                 folder = stack.enter_context(self._folder.filled())
                 for path in sealed:
-                    self._open(path, folder / path.name.removesuffix(SUFFIX))
-                for path in beside:
+                    target = folder / path.name.removesuffix(SUFFIX)
+                    self._folder.require_room(self.plain_bytes(path))
+                    with target.open("xb") as file:
+                        for chunk in self._chunks(path, target.name):
+                            file.write(chunk)
+                for path in plain:
                     (folder / path.name).symlink_to(path.absolute())
             yield folder
 
     def incoming(self, destination: Path) -> Path:
-        """Where a file that will be sealed into ``destination`` may lie before, made if need be. Raises as ``encrypt``."""
+        """Return the folder in memory for downloads that will be encrypted into ``destination``. Creates it.
+
+        Raises as ``encrypt``.
+        """
         number = hashlib.sha256(os.fsencode(destination.absolute())).hexdigest()[:16]
         folder = decrypted_dir.user_dir(self._options.plain_dir) / f"incoming-{number}"
         with local_errors():
@@ -68,8 +76,8 @@ class EncryptedFiles:
         return folder
 
     def sweep(self) -> None:
-        """Remove what killed processes have left decrypted."""
-        with suppress(DecryptionError):  # where none can be kept there is none
+        """Remove the decrypted files of killed processes."""
+        with suppress(DecryptionError):  # without a folder in memory there are no decrypted files
             decrypted_dir.remove_leftovers(self._options.plain_dir)
 
     def close(self) -> None:
@@ -77,12 +85,6 @@ class EncryptedFiles:
         if "_folder" in vars(self):
             self._folder.close()
             del self._folder
-
-    def _open(self, path: Path, target: Path) -> None:
-        self._folder.require_room(self.plain_bytes(path))
-        with target.open("xb") as file:
-            for chunk in self._chunks(path, target.name):
-                file.write(chunk)
 
     def _chunks(self, path: Path, name: str) -> Iterator[bytes]:
         from processor.models.encryption.cipher import decrypt
@@ -92,7 +94,7 @@ class EncryptedFiles:
 
     @cached_property
     def _key(self) -> bytes:
-        return key.read_key(self._options)
+        return read_key(self._options)
 
     @cached_property
     def _folder(self) -> decrypted_dir.DecryptedDir:

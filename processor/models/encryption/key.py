@@ -1,4 +1,4 @@
-"""The key of sealed models: 32 bytes, from a file or from the command of a key management service."""
+"""Read the key of encrypted models: 32 bytes, from a file or from the command of a key management service."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from processor.models.errors import DecryptionError
 from processor.models.options import StoreOptions
 
 KEY_BYTES = 32
-#: A service that has not answered by then will not, s.
+#: The time limit for the command, s.
 _COMMAND_TIMEOUT = 30.0
-#: No key is longer, in whatever spelling.
-_MOST = 4096
-#: Others than the owner may not read the key; its group may, as secrets mounted for a group of users want it.
+#: The part of the file or output that is read, bytes; no encoding of a key is longer.
+_MAX_BYTES = 4096
+#: The modes that are refused: only the owner may change the key; the group may read it, as mounted secrets require.
 _TOO_OPEN = stat.S_IRWXO | stat.S_IWGRP | stat.S_IXGRP
 
 
 def read_key(options: StoreOptions) -> bytes:
-    """The key. Raises SealError if there is none, or none that can be used; the key is in no message."""
+    """Return the key. Raises DecryptionError if there is none or it is invalid; no message contains the key."""
     if options.key_command:
-        return _decoded(_asked(options.key_command), "MODEL_KEY_COMMAND")
+        return _decode(_run(options.key_command), "MODEL_KEY_COMMAND")
     if options.key_file:
-        return _decoded(_read(options.key_file), "MODEL_KEY_FILE")
+        return _decode(_read(options.key_file), "MODEL_KEY_FILE")
     raise DecryptionError("a sealed model needs its key: set MODEL_KEY_FILE or MODEL_KEY_COMMAND")
 
 
@@ -41,13 +41,13 @@ def _read(path: Path) -> bytes:
                 raise DecryptionError(
                     f"MODEL_KEY_FILE may be read or changed by others (mode {mode:04o}): chmod 600 it"
                 )
-            return file.read(_MOST)
+            return file.read(_MAX_BYTES)
     except OSError as error:
         raise DecryptionError(f"MODEL_KEY_FILE cannot be read: {system_reason(error)}") from error
 
 
-def _asked(command: str) -> bytes:
-    """What the command prints. No shell: what is not meant as syntax cannot be taken for it."""
+def _run(command: str) -> bytes:
+    """Return the output of the command. It runs without a shell, so that nothing is taken for shell syntax."""
     try:
         done = subprocess.run(
             shlex.split(command),
@@ -57,15 +57,15 @@ def _asked(command: str) -> bytes:
             check=False,
         )
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        why = system_reason(error) if isinstance(error, OSError) else type(error).__name__
-        raise DecryptionError(f"MODEL_KEY_COMMAND cannot be run: {why}") from None
+        reason = system_reason(error) if isinstance(error, OSError) else type(error).__name__
+        raise DecryptionError(f"MODEL_KEY_COMMAND cannot be run: {reason}") from None
     if done.returncode:
-        # What it has written to its standard error may be about the key.
+        # Its standard error may contain the key, and is not shown.
         raise DecryptionError(f"MODEL_KEY_COMMAND ended with status {done.returncode}")
-    return done.stdout[:_MOST]
+    return done.stdout[:_MAX_BYTES]
 
 
-def _decoded(text: bytes, name: str) -> bytes:
+def _decode(text: bytes, name: str) -> bytes:
     compact = b"".join(text.split())
     try:
         if re.fullmatch(rb"[0-9A-Fa-f]{64}", compact):

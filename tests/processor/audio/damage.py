@@ -1,8 +1,8 @@
-"""Probes and decodes damaged files, in a process of its own: whatever they do to ffmpeg shows in its end.
+"""Probe and decode damaged files in a separate process, so that a crash of ffmpeg shows in its exit status.
 
-``python -m tests.processor.audio.damage FOLDER SEED COUNT FILE...`` writes one line to standard error for each of ``COUNT``
-damaged versions of each file: its name and number, the seconds that it took, and ``decoded`` or the code of the error,
-which is a PermanentError.
+``python -m tests.processor.audio.damage FOLDER SEED COUNT FILE...`` writes one line to standard error for each of
+``COUNT`` damaged versions of each file: its name and number, the duration in s, and ``decoded`` or the code of the
+PermanentError.
 """
 
 from __future__ import annotations
@@ -20,27 +20,25 @@ from processor.audio.decode import decode
 from processor.audio.probe import probe
 
 MAX_SECONDS = 5.0
-#: At each end of a file, where headers and indices are, bytes.
+#: The size of the regions at each end of a file that contain headers and indices, bytes.
 _ENDS = 700
 
 
-def damaged(content: bytes, chance: random.Random) -> bytes:
-    """Cut off, or with a few bits or bytes changed, most often where they matter most."""
-    if chance.random() < 0.25:
-        return content[: chance.randrange(len(content))]
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    """Return ``content`` cut off, or with a few bits or bytes changed, most of them in headers and indices."""
+    if rng.random() < 0.25:
+        return content[: rng.randrange(len(content))]
     changed = bytearray(content)
-    for _ in range(chance.choice((1, 2, 8, 64))):
-        place = chance.randrange(len(content))
-        if chance.random() < 0.8:
-            place = chance.choice((1, -1)) * (place % min(_ENDS, len(content)))
-        changed[place] = chance.choice(
-            (changed[place] ^ 1 << chance.randrange(8), 0, 0x7F, 0xFF, chance.randrange(256))
-        )
+    for _ in range(rng.choice((1, 2, 8, 64))):
+        place = rng.randrange(len(content))
+        if rng.random() < 0.8:
+            place = rng.choice((1, -1)) * (place % min(_ENDS, len(content)))
+        changed[place] = rng.choice((changed[place] ^ 1 << rng.randrange(8), 0, 0x7F, 0xFF, rng.randrange(256)))
     return bytes(changed)
 
 
 def outcome(source: Path, folder: Path) -> str:
-    """What becomes of one file. Raises whatever is not meant to happen."""
+    """Return ``decoded`` or the code of the PermanentError. Raises any other error."""
     folder.mkdir()
     try:
         probe(source, max_seconds=MAX_SECONDS)
@@ -54,18 +52,18 @@ def outcome(source: Path, folder: Path) -> str:
 
 
 def main(folder: Path, seed: int, count: int, files: list[Path]) -> None:
-    """See the module."""
+    """Run the program that the module describes."""
     faulthandler.enable()
     source = folder / "damaged"
     for file in files:
-        chance, content = random.Random(f"{seed} {file.name}"), file.read_bytes()
+        rng, content = random.Random(f"{seed} {file.name}"), file.read_bytes()
         for number in range(count):
-            source.write_bytes(damaged(content, chance))
-            # Which one it was is told first, should the process die of it.
+            source.write_bytes(damaged(content, rng))
+            # Name the version first, in case the process crashes.
             sys.stderr.write(f"{file.name} {number} ")
             started = time.monotonic()
-            told = outcome(source, folder / "decoded")
-            sys.stderr.write(f"{time.monotonic() - started:.3f} {told}\n")
+            end_code = outcome(source, folder / "decoded")
+            sys.stderr.write(f"{time.monotonic() - started:.3f} {end_code}\n")
 
 
 if __name__ == "__main__":

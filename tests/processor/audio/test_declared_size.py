@@ -1,4 +1,4 @@
-"""Headers come from outside: whatever they say, reading them ends, and raises nothing."""
+"""Untrusted headers: reading them terminates and raises nothing, for any content."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def wave64(size: int) -> bytes:
 
 
 def page(flags: int, content: bytes) -> bytes:
-    """Of an Ogg stream, in segments of 100 bytes."""
+    """Return a page of an Ogg stream, in segments of 100 bytes."""
     table = bytes([100] * (len(content) // 100))
     return b"OggS\0" + bytes([flags]) + bytes(20) + bytes([len(table)]) + table + content
 
@@ -63,7 +63,7 @@ FTYP = box(b"ftyp", b"isom" + bytes(4))
 
 
 @given(st.sampled_from(MAGIC), st.binary(max_size=300))
-def test_anything_can_be_asked(magic: bytes, rest: bytes) -> None:
+def test_declared_size_accepts_any_bytes(magic: bytes, rest: bytes) -> None:
     announced = declared_size(io.BytesIO(magic + rest))
     assert announced is None or announced >= 0
 
@@ -106,12 +106,12 @@ def test_anything_can_be_asked(magic: bytes, rest: bytes) -> None:
         (b"", None),
     ],
 )
-def test_what_a_header_says(content: bytes, announced: int | None) -> None:
+def test_declared_size_of_each_format(content: bytes, announced: int | None) -> None:
     assert declared_size(io.BytesIO(content)) == announced
 
 
 @given(st.sampled_from(MAGIC), st.binary(max_size=300))
-def test_any_end_can_be_looked_at(magic: bytes, rest: bytes) -> None:
+def test_ends_complete_accepts_any_bytes(magic: bytes, rest: bytes) -> None:
     ends_complete(io.BytesIO(magic + rest))
 
 
@@ -132,5 +132,5 @@ def test_any_end_can_be_looked_at(magic: bytes, rest: bytes) -> None:
         (b"", True),
     ],
 )
-def test_whether_a_file_ends_as_it_should(content: bytes, proper: bool) -> None:
+def test_ends_complete_of_each_format(content: bytes, proper: bool) -> None:
     assert ends_complete(io.BytesIO(content)) == proper

@@ -1,4 +1,4 @@
-"""What comes out of a source file that is in order."""
+"""The decoded audio of intact source files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.processor.source_files import RATE, decoded, lag, noise, write_av, wr
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
-def test_44_1_khz_stereo_wav_is_exact_up_to_the_scale(tmp_path: Path, subtype: str) -> None:
+def test_44_1_khz_stereo_wav_is_exact_except_for_scaling(tmp_path: Path, subtype: str) -> None:
     source = write_pcm(tmp_path / "song.wav", noise(0.5), subtype=subtype)
     truth = soundfile.read(source, dtype="float32")[0].T
 
@@ -25,7 +25,7 @@ def test_44_1_khz_stereo_wav_is_exact_up_to_the_scale(tmp_path: Path, subtype: s
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 32000, 44100, 48000, 88200, 96000, 192000])
-def test_every_rate_becomes_44_1_khz_in_time(tmp_path: Path, rate: int) -> None:
+def test_every_sample_rate_is_resampled_to_44_1_khz_without_delay(tmp_path: Path, rate: int) -> None:
     signal = noise(2.0, rate=rate)
     truth = _resampled(signal, rate)
 
@@ -39,7 +39,7 @@ def test_every_rate_becomes_44_1_khz_in_time(tmp_path: Path, rate: int) -> None:
 
 
 def _resampled(signal: np.ndarray, rate: int) -> np.ndarray:
-    """By the spectrum, which for a signal of whole length is exact."""
+    """Resample by the spectrum of the whole signal, which is exact."""
     frames = round(signal.shape[1] * RATE / rate)
     bins = frames // 2 + 1
     spectrum = np.fft.rfft(signal.astype(np.float64))
@@ -50,37 +50,37 @@ def _resampled(signal: np.ndarray, rate: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("codec", "container", "late"),
+    ("codec", "container", "delay"),
     [
         ("libmp3lame", "mp3", 0),
         ("aac", "mp4", 0),
         ("flac", "flac", 0),
         ("libopus", "ogg", 0),
         ("libopus", "webm", 0),
-        # The encoder's delay, which these have no field to tell of: players play it too.
+        # These formats have no field for the encoder's delay; players play it too.
         ("aac", "adts", 1024),
         ("aac", "mpegts", 1024),
     ],
 )
-def test_lossy_formats_keep_their_place_in_time(tmp_path: Path, codec: str, container: str, late: int) -> None:
+def test_lossy_formats_are_decoded_without_delay(tmp_path: Path, codec: str, container: str, delay: int) -> None:
     rate = 48_000 if codec == "libopus" else RATE
     song = decoded(write_av(tmp_path / "song", noise(3.0, rate=rate), codec, container, rate=rate))
 
     truth = _resampled(noise(3.0, rate=rate), rate)
-    assert lag(truth, song.signal) == late
-    error = song.signal[:, late : late + 2 * RATE] - truth[:, : 2 * RATE]
+    assert lag(truth, song.signal) == delay
+    error = song.signal[:, delay : delay + 2 * RATE] - truth[:, : 2 * RATE]
     assert np.mean(error**2) < 0.1 * np.mean(truth**2)
     assert abs(song.mixture.duration - 3.0) < 0.05
     assert song.mixture.notes == ()
 
 
-def test_vorbis_keeps_its_place_in_time(tmp_path: Path) -> None:
+def test_vorbis_is_decoded_without_delay(tmp_path: Path) -> None:
     song = decoded(write_pcm(tmp_path / "song.ogg", noise(3.0), subtype="VORBIS"))
     assert lag(noise(3.0), song.signal) == 0
     assert song.mixture.frames == 3 * RATE
 
 
-def test_mono_is_doubled_at_its_level(tmp_path: Path) -> None:
+def test_mono_becomes_stereo_at_the_same_level(tmp_path: Path) -> None:
     mono = noise(0.5, channels=1)
     song = decoded(write_pcm(tmp_path / "song.wav", mono, subtype="FLOAT"))
     np.testing.assert_allclose(song.signal, np.repeat(mono, 2, axis=0), rtol=1e-6, atol=0)
@@ -88,7 +88,7 @@ def test_mono_is_doubled_at_its_level(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("layout", "channels"), [("5.1", 6), ("3.0", 3)])
-def test_surround_is_mixed_down_and_said_so(tmp_path: Path, layout: str, channels: int) -> None:
+def test_surround_is_down_mixed_with_a_note(tmp_path: Path, layout: str, channels: int) -> None:
     signal = np.zeros((channels, RATE), np.float32)
     signal[2] = noise(1.0, channels=1)[0]  # the centre
     song = decoded(write_av(tmp_path / "song.flac", signal, "flac", "flac", layout=layout))
@@ -98,7 +98,7 @@ def test_surround_is_mixed_down_and_said_so(tmp_path: Path, layout: str, channel
 
 
 @pytest.mark.parametrize("channels", [3, 6, 8, 16])
-def test_surround_without_a_layout_is_mixed_down_all_the_same(tmp_path: Path, channels: int) -> None:
+def test_surround_without_a_layout_is_down_mixed(tmp_path: Path, channels: int) -> None:
     song = decoded(write_pcm(tmp_path / "song.wav", noise(0.2, channels=channels)))
     assert song.mixture.notes == (f"down-mixed from {channels} channels to stereo",)
     assert song.mixture.peak > 0.1
@@ -113,7 +113,7 @@ def test_loud_sources_keep_their_level(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("peak", [1e-6, 1e-20, 1e-40])
-def test_quiet_sources_are_brought_to_full_scale(tmp_path: Path, peak: float) -> None:
+def test_quiet_sources_are_scaled_to_full_scale(tmp_path: Path, peak: float) -> None:
     song = decoded(write_pcm(tmp_path / "song.wav", noise(0.1, peak=peak), subtype="FLOAT"))
     assert np.max(np.abs(song.scaled)) == 1.0
     assert np.isfinite(song.scaled).all()
@@ -131,19 +131,19 @@ def test_short_songs_keep_their_length(tmp_path: Path, frames: int) -> None:
     assert song.mixture.frames == frames
 
 
-def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_same_source_gives_identical_bytes(tmp_path: Path) -> None:
     first, second = (
         decoded(write_av(tmp_path / name, noise(1.0), "libmp3lame", "mp3")).mixture.path for name in ("a", "b")
     )
     assert first.read_bytes() == second.read_bytes()
     assert soundfile.info(first).format == "RF64"
-    assert b"PEAK" not in first.read_bytes()[:4096]  # a chunk with the time of day, which libsndfile likes to add
+    assert b"PEAK" not in first.read_bytes()[:4096]  # a chunk with the time of day, which libsndfile can add
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
 @pytest.mark.parametrize("video_seconds", [0.4, 4.0])
-def test_a_video_gives_its_sound(tmp_path: Path, container: str, video_seconds: float) -> None:
-    """However long its pictures go on."""
+def test_audio_of_a_video_is_decoded(tmp_path: Path, container: str, video_seconds: float) -> None:
+    """The video stream may be shorter or longer than the audio."""
     source = write_av(tmp_path / "film", noise(2.0), "aac", container, video_seconds=video_seconds)
     song = decoded(source)
     assert abs(song.mixture.duration - 2.0) < 0.05
@@ -151,7 +151,7 @@ def test_a_video_gives_its_sound(tmp_path: Path, container: str, video_seconds: 
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
-def test_pictures_at_a_varying_rate_change_nothing_of_the_sound(tmp_path: Path, container: str) -> None:
+def test_variable_frame_rate_does_not_change_the_audio(tmp_path: Path, container: str) -> None:
     films = (
         decoded(write_av(tmp_path / name, noise(2.0), "aac", container, video_seconds=2.0, irregular=name == "varying"))
         for name in ("even", "varying")
@@ -161,21 +161,21 @@ def test_pictures_at_a_varying_rate_change_nothing_of_the_sound(tmp_path: Path, 
     assert lag(noise(2.0), varying) == 0
 
 
-def test_a_film_that_does_not_tell_how_long_its_sound_is_is_taken(tmp_path: Path) -> None:
-    """Its own length is that of its pictures."""
+def test_video_without_an_audio_duration_is_accepted(tmp_path: Path) -> None:
+    """The duration of the container is that of the video stream."""
     source = write_av(tmp_path / "film", noise(2.0), "aac", "matroska", video_seconds=4.0)
     assert source.read_bytes().count(b"DURATION") == 2
     source.write_bytes(source.read_bytes().replace(b"DURATION", b"EXERTION"))
     assert abs(decoded(source).mixture.duration - 2.0) < 0.05
 
 
-def test_the_first_of_several_tracks_is_taken_and_said_so(tmp_path: Path) -> None:
+def test_first_of_several_tracks_is_used_with_a_note(tmp_path: Path) -> None:
     source = write_av(tmp_path / "film.mka", noise(1.0), "flac", "matroska", tracks=3)
     assert decoded(source).mixture.notes == ("the first of 3 audio tracks was taken",)
 
 
-def test_parts_of_another_form_are_decoded_by_their_own(tmp_path: Path) -> None:
-    """Concatenated files, as podcasts are: mono, then stereo at another rate."""
+def test_joined_parts_of_different_formats_are_decoded(tmp_path: Path) -> None:
+    """Podcasts, for example, are joined from files: here mono, then stereo at another sample rate."""
     mono, stereo = noise(2.0, channels=1, seed=1), noise(2.0, rate=48_000, seed=2)
     parts = [
         write_av(tmp_path / "mono", mono, "libmp3lame", "mp3", layout="mono", options={"write_xing": "0"}),
@@ -191,13 +191,13 @@ def test_parts_of_another_form_are_decoded_by_their_own(tmp_path: Path) -> None:
     np.testing.assert_array_equal(halves[0][0], halves[0][1])
     assert np.mean(np.prod(halves[1], axis=0)) < 0.5 * np.mean(halves[1] ** 2)
     truth = _resampled(stereo, 48_000)
-    late = lag(truth, song.signal)
-    error = song.signal[:, late + RATE // 2 : late + RATE] - truth[:, RATE // 2 : RATE]
+    delay = lag(truth, song.signal)
+    error = song.signal[:, delay + RATE // 2 : delay + RATE] - truth[:, RATE // 2 : RATE]
     assert np.mean(error**2) < 0.1 * np.mean(truth**2)
 
 
 @pytest.mark.parametrize("size", [0, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF - 36, 0xFFFFFFFF])
-def test_a_wav_from_a_pipe_has_no_length_and_is_whole(tmp_path: Path, size: int) -> None:
+def test_wav_from_a_pipe_with_a_placeholder_length_is_complete(tmp_path: Path, size: int) -> None:
     source = write_pcm(tmp_path / "song.wav", noise(1.0))
     content = bytearray(source.read_bytes())
     content[40:44] = size.to_bytes(4, "little")

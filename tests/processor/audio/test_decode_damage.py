@@ -1,4 +1,4 @@
-"""A source that is cut off or corrupt is refused; what can be passed over is, and is noted."""
+"""Truncated and corrupt sources are refused; small damage is skipped, with a note."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.processor.source_files import SONG, WRITERS, decoded, noise, refusal,
 
 
 def overwritten(source: Path, start: float, count: int) -> Path:
-    """``count`` bytes from the share ``start`` of the file on are replaced by noise."""
+    """Replace ``count`` bytes by noise, beginning at the fraction ``start`` of the file."""
     content = bytearray(source.read_bytes())
     position = int(len(content) * start)
     content[position : position + count] = np.random.default_rng(1).bytes(count)
@@ -26,20 +26,20 @@ def cut(source: Path, share: float = 0.5) -> Path:
     return source
 
 
-# The fragments of a film that is still being recorded do not tell how many there will be.
+# Fragmented MP4 is written while recording, and does not declare the number of its fragments.
 @pytest.mark.parametrize("kind", sorted(WRITERS.keys() - {"mp4 in fragments"}))
-def test_a_file_that_is_cut_off_is_told(tmp_path: Path, kind: str) -> None:
+def test_truncated_file_is_refused(tmp_path: Path, kind: str) -> None:
     error = refusal(cut(WRITERS[kind](tmp_path / "song")))
     assert error.code is ErrorCode.AUDIO_CORRUPT
     assert error.message.startswith("the source is cut off: ")
 
 
-#: More containers whose header says how long they are, and the codecs that they are written with here.
+#: Further containers whose header declares the length, and the codecs that the tests use in them.
 MEASURED = {"w64": "pcm_s16le", "au": "pcm_s16be", "caf": "pcm_s16be", "asf": "pcm_s16le", "avi": "mp2", "tta": "tta"}
 
 
 @pytest.mark.parametrize(("container", "pictures"), [*((name, 0.0) for name in MEASURED), ("asf", 4.0), ("avi", 4.0)])
-def test_a_file_of_another_container_that_is_cut_off_is_told(tmp_path: Path, container: str, pictures: float) -> None:
+def test_truncated_file_of_further_containers_is_refused(tmp_path: Path, container: str, pictures: float) -> None:
     source = write_av(tmp_path / "song", SONG, MEASURED[container], container, video_seconds=pictures)
     assert abs(decoded(source).mixture.duration - 4.0) < 0.1
     error = refusal(cut(source.rename(tmp_path / "cut")))
@@ -48,10 +48,8 @@ def test_a_file_of_another_container_that_is_cut_off_is_told(tmp_path: Path, con
 
 
 @pytest.mark.parametrize("kind", ["opus", "vorbis", "mp4 in fragments"])
-def test_a_file_that_does_not_tell_its_length_is_taken_as_far_as_it_goes_and_that_is_noted(
-    tmp_path: Path, kind: str
-) -> None:
-    """It may have been recorded so; or somebody's connection has ended too early."""
+def test_truncated_file_without_a_declared_length_is_accepted_with_a_note(tmp_path: Path, kind: str) -> None:
+    """The recording may have ended there, or an upload may have been interrupted."""
     source = tmp_path / "song"
     match kind:
         case "opus":
@@ -62,64 +60,65 @@ def test_a_file_that_does_not_tell_its_length_is_taken_as_far_as_it_goes_and_tha
             WRITERS[kind](source)
     assert decoded(source).mixture.notes == ()
     outcome = decoded(cut(source.rename(tmp_path / "cut"), 0.7))
-    assert outcome.mixture.notes[-1] == "the source does not end as its format has it: it may be cut off"
+    assert outcome.mixture.notes[-1] == "the source does not end as its format requires: it may be cut off"
     assert 1.0 < outcome.mixture.duration < 3.5
 
 
 @pytest.mark.parametrize("kind", ["wav", "aiff", "flac", "mp3", "m4a for streaming", "webm"])
-def test_a_file_that_lacks_its_last_tenth_of_a_second_is_taken(tmp_path: Path, kind: str) -> None:
+def test_file_without_its_last_tenth_of_a_second_is_accepted(tmp_path: Path, kind: str) -> None:
     song = decoded(cut(WRITERS[kind](tmp_path / "song"), 0.97))
     assert 3.7 < song.mixture.duration < 4.0
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_whole_file_is_not_cut_off(tmp_path: Path, kind: str) -> None:
+def test_complete_file_has_no_notes(tmp_path: Path, kind: str) -> None:
     song = decoded(WRITERS[kind](tmp_path / "song"))
     assert song.mixture.notes == ()
     assert abs(song.mixture.duration - 4.0) < 0.05
 
 
-def test_the_sentence_tells_how_much_is_missing(tmp_path: Path) -> None:
+def test_truncation_error_has_declared_and_actual_length(tmp_path: Path) -> None:
     assert refusal(cut(WRITERS["flac"](tmp_path / "song"), 0.25)).message.startswith(
-        "the source is cut off: it says that it is 4.0 s long, and ends after 0.9 s"
+        "the source is cut off: its header declares 4.0 s, but it ends after 0.9 s"
     )
 
 
-def test_a_film_that_is_cut_off_is_told(tmp_path: Path) -> None:
+def test_truncated_video_is_refused(tmp_path: Path) -> None:
     source = write_av(tmp_path / "film", SONG, "aac", "matroska", video_seconds=8.0)
-    assert refusal(cut(source, 0.4)).message.startswith("the source is cut off: it says that it is 4.0 s long, ")
+    assert refusal(cut(source, 0.4)).message.startswith("the source is cut off: its header declares 4.0 s, ")
 
 
 # --- damaged ---
 
 
-def test_a_damaged_middle_of_an_mp3_is_passed_over_and_noted(tmp_path: Path) -> None:
+def test_damaged_middle_of_an_mp3_is_skipped_with_a_note(tmp_path: Path) -> None:
     song = decoded(overwritten(WRITERS["mp3"](tmp_path / "song"), 0.5, 2000))
-    assert [note.rpartition(": ")[0] for note in song.mixture.notes] == [
-        "damaged packets of the source were passed over"
-    ]
+    assert [note.rpartition(": ")[0] for note in song.mixture.notes] == ["damaged packets of the source were skipped"]
     assert 3.5 < song.mixture.duration <= 4.0
 
 
-def test_what_a_demuxer_leaves_out_is_noted(tmp_path: Path) -> None:
-    """Ogg drops a page with a wrong check sum without a word: here one second. The file is not cut off for that."""
+def test_parts_dropped_by_the_demuxer_are_noted(tmp_path: Path) -> None:
+    """The Ogg demuxer drops a page with a wrong checksum silently, here one second; the file is not truncated."""
     source = write_av(tmp_path / "song", noise(10.0, rate=48_000), "libopus", "ogg", rate=48_000)
     song = decoded(overwritten(source, 0.5, 10))
     assert song.mixture.notes == ("damaged parts of the source were left out: 1.0 s",)
 
 
-def test_too_much_damage_is_corrupt(tmp_path: Path) -> None:
+def test_too_many_damaged_packets_are_corrupt(tmp_path: Path) -> None:
     error = refusal(overwritten(WRITERS["m4a for streaming"](tmp_path / "song"), 0.2, 30_000))
     assert (error.code, error.message) == (ErrorCode.AUDIO_CORRUPT, "the source's audio is corrupt")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("position", [0, 100_000, -1])
-def test_samples_that_are_no_numbers_are_corrupt(tmp_path: Path, bad: float, position: int) -> None:
+def test_non_finite_samples_are_corrupt(tmp_path: Path, bad: float, position: int) -> None:
     signal = SONG.copy()
     signal[1, position] = bad
     error = refusal(write_pcm(tmp_path / "song.wav", signal, subtype="FLOAT"))
-    assert (error.code, error.message) == (ErrorCode.AUDIO_CORRUPT, "the source has samples that are no numbers")
+    assert (error.code, error.message) == (
+        ErrorCode.AUDIO_CORRUPT,
+        "the source has samples that are not finite numbers",
+    )
 
 
 def test_samples_beyond_single_precision_are_corrupt(tmp_path: Path) -> None:

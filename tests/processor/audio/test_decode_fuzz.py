@@ -1,4 +1,4 @@
-"""Damaged files of every container that can be written here: a song, or a clear error; no crash, no hang, no flood."""
+"""Damaged files of every container give a song or a clear error: no crash, no hang, no excessive memory."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.processor.source_files import noise, write_av
 REPOSITORY = Path(__file__).resolve().parents[3]
 SEED = 20_261
 COUNT = 6
-#: Of one file, s: what takes longer here would take hours with a song. A busy machine takes one.
-LONGEST = 10.0
+#: The time limit for one short file, s: longer here would mean hours for a song. A busy machine needs 1 s.
+MAX_SECONDS = 10.0
 
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "100000"}
 #: Codec and container of each file; those with pictures have "film" in their names.
@@ -60,8 +60,8 @@ def written(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.slow
-def test_damage_is_a_song_or_a_clear_error(tmp_path: Path) -> None:
-    """One that fails can be made again from the seed, the file's name and the number."""
+def test_damaged_files_give_a_song_or_a_permanent_error(tmp_path: Path) -> None:
+    """A failure can be reproduced from the seed, the file's name and the number."""
     files = [written(tmp_path, kind) for kind in KINDS]
     run = subprocess.run(
         [sys.executable, "-m", "tests.processor.audio.damage", str(tmp_path), str(SEED), str(COUNT), *map(str, files)],
@@ -75,13 +75,13 @@ def test_damage_is_a_song_or_a_clear_error(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr[-3000:]
     lines = re.findall(r"^(\S+) (\d+) ([\d.]+) (\w+)$", run.stderr, re.MULTILINE)
     assert len(lines) == len(files) * COUNT
-    assert max(float(seconds) for _, _, seconds, _ in lines) < LONGEST
-    told = {end for *_, end in lines}
-    assert told - {"decoded"} <= set(ErrorCode)
-    assert {"decoded", ErrorCode.AUDIO_CORRUPT, ErrorCode.NOT_AUDIO} <= told
+    assert max(float(seconds) for _, _, seconds, _ in lines) < MAX_SECONDS
+    ends = {end for *_, end in lines}
+    assert ends - {"decoded"} <= set(ErrorCode)
+    assert {"decoded", ErrorCode.AUDIO_CORRUPT, ErrorCode.NOT_AUDIO} <= ends
 
 
-# --- single files that did harm ---
+# --- single hostile files ---
 
 HOSTILE = """
 import resource, sys
@@ -94,8 +94,8 @@ sys.stderr.write(f"{end} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - b
 """
 
 
-def ended(source: Path) -> tuple[str, int]:
-    """How it ended, and the memory that it took, MiB."""
+def run_hostile(source: Path) -> tuple[str, int]:
+    """Return the outcome, and the memory used, MiB."""
     command = [sys.executable, "-c", HOSTILE, str(source)]
     run = subprocess.run(
         command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=60, check=True
@@ -104,8 +104,8 @@ def ended(source: Path) -> tuple[str, int]:
     return end, int(mebibytes)
 
 
-def test_an_index_of_gigabytes_is_not_built(tmp_path: Path) -> None:
-    """10 KB that claim 80 million samples: ffmpeg by itself takes 3 GB and a quarter of a minute for them."""
+def test_huge_declared_index_is_not_allocated(tmp_path: Path) -> None:
+    """10 KB declare 80 million samples; without the limit, ffmpeg needs 3 GB and 15 s for them."""
     source = written(tmp_path, "m4a")
     content, samples = bytearray(source.read_bytes()), (80_000_000).to_bytes(4, "big")
     for box, offset, value in [
@@ -116,14 +116,14 @@ def test_an_index_of_gigabytes_is_not_built(tmp_path: Path) -> None:
         place = content.index(box) + offset
         content[place : place + len(value)] = value
     source.write_bytes(content)
-    end, mebibytes = ended(source)
+    end, mebibytes = run_hostile(source)
     assert end in set(ErrorCode)
     assert mebibytes < 300
 
 
 @pytest.fixture
-def misleading(tmp_path: Path) -> Path:
-    """An ASF whose first object has a size that leads to a place before the beginning of the file."""
+def invalid_seek(tmp_path: Path) -> Path:
+    """Return an ASF whose first object has a size that leads to a position before the start of the file."""
     source = written(tmp_path, "asf")
     content = bytearray(source.read_bytes())
     content[45:53] = b"\xff" * 8
@@ -131,12 +131,12 @@ def misleading(tmp_path: Path) -> Path:
     return source
 
 
-def test_a_place_that_cannot_be_is_no_trouble_of_our_disk(misleading: Path) -> None:
+def test_invalid_seek_is_not_a_local_disk_error(invalid_seek: Path) -> None:
     with pytest.raises(PermanentError):
-        probe(misleading, max_seconds=60)
+        probe(invalid_seek, max_seconds=60)
 
 
-def test_pyav_would_otherwise_take_it_for_one(misleading: Path) -> None:
-    with misleading.open("rb") as file, pytest.raises(OSError, match="Invalid argument") as caught:
+def test_pyav_alone_raises_oserror_for_an_invalid_seek(invalid_seek: Path) -> None:
+    with invalid_seek.open("rb") as file, pytest.raises(OSError, match="Invalid argument") as caught:
         av.open(file, mode="r")
     assert type(caught.value) is OSError

@@ -1,4 +1,4 @@
-"""What is no song, or too long a one, is refused in one sentence with the right code."""
+"""Sources that are not audio, empty or too long are refused with the right code and one sentence."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from tests.processor.source_files import (
         bytes(100_000),
     ],
 )
-def test_other_files_are_not_audio(tmp_path: Path, content: bytes) -> None:
+def test_files_of_other_kinds_are_not_audio(tmp_path: Path, content: bytes) -> None:
     source = tmp_path / "source"
     source.write_bytes(content)
     error = refusal(source)
@@ -54,19 +54,19 @@ def test_other_files_are_not_audio(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_random_bytes_are_refused(tmp_path: Path, seed: int) -> None:
-    """They may look like the beginning of something, but never decode to a song."""
+    """They may resemble the start of some format, but never decode to a song."""
     source = tmp_path / "source"
     source.write_bytes(np.random.default_rng(seed).bytes(200_000))
     assert refusal(source).code in (ErrorCode.NOT_AUDIO, ErrorCode.AUDIO_CORRUPT)
 
 
-def test_an_archive_is_not_audio(tmp_path: Path) -> None:
+def test_archive_is_not_audio(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "source", "w") as archive:
         archive.write(write_pcm(tmp_path / "song.wav", noise(1.0)), "song.wav")
     assert refusal(tmp_path / "source").code is ErrorCode.NOT_AUDIO
 
 
-def test_a_film_without_sound_is_not_audio(tmp_path: Path) -> None:
+def test_video_without_audio_is_refused(tmp_path: Path) -> None:
     error = refusal(write_video(tmp_path / "film.mp4", 1.0))
     assert (error.code, error.message) == (
         ErrorCode.AUDIO_MISSING,
@@ -83,7 +83,7 @@ def test_a_film_without_sound_is_not_audio(tmp_path: Path) -> None:
         (22, (64).to_bytes(2, "little") + RATE.to_bytes(4, "little"), "the source has 64 channels"),
     ],
 )
-def test_a_wav_of_a_strange_kind_is_not_audio(tmp_path: Path, position: int, value: bytes, sentence: str) -> None:
+def test_wav_with_unsupported_format_is_refused(tmp_path: Path, position: int, value: bytes, sentence: str) -> None:
     source = write_pcm(tmp_path / "song.wav", noise(0.1))
     content = bytearray(source.read_bytes())
     content[position : position + len(value)] = value
@@ -99,19 +99,19 @@ def test_a_wav_of_a_strange_kind_is_not_audio(tmp_path: Path, position: int, val
 
 @pytest.mark.parametrize("signal", [np.zeros((2, 0), np.float32), np.zeros((1, 0), np.float32)])
 @pytest.mark.parametrize("container", ["WAV", "FLAC", "AIFF"])
-def test_no_frames_are_no_audio(tmp_path: Path, signal: Signal, container: str) -> None:
+def test_source_without_frames_is_empty(tmp_path: Path, signal: Signal, container: str) -> None:
     error = refusal(write_pcm(tmp_path / "song", signal, container=container))
     assert error.code in (ErrorCode.AUDIO_EMPTY, ErrorCode.NOT_AUDIO)
 
 
-def test_an_empty_file_is_empty(tmp_path: Path) -> None:
+def test_zero_byte_file_is_empty(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.touch()
     error = refusal(source)
     assert (error.code, error.message) == (ErrorCode.AUDIO_EMPTY, "the source has no audio in it")
 
 
-def test_less_than_a_resampler_needs_is_empty(tmp_path: Path) -> None:
+def test_fewer_samples_than_the_resampler_needs_are_empty(tmp_path: Path) -> None:
     """Less than a millisecond; at 44.1 kHz one sample is a song."""
     assert refusal(write_pcm(tmp_path / "song.wav", noise(0.1)[:, :5], rate=48_000)).code is ErrorCode.AUDIO_EMPTY
 
@@ -120,7 +120,7 @@ def test_less_than_a_resampler_needs_is_empty(tmp_path: Path) -> None:
 
 
 def with_flac_frames(source: Path, frames: int) -> Path:
-    """The number of frames in STREAMINFO: the last 36 bits before the check sum, RFC 9639, 8.2."""
+    """Set the number of frames in STREAMINFO: the last 36 bits before the checksum, RFC 9639, 8.2."""
     content = bytearray(source.read_bytes())
     field = int.from_bytes(content[18:26], "big")
     content[18:26] = (field >> 36 << 36 | frames).to_bytes(8, "big")
@@ -128,17 +128,17 @@ def with_flac_frames(source: Path, frames: int) -> Path:
     return source
 
 
-def test_a_song_of_just_the_limit_is_taken(tmp_path: Path) -> None:
+def test_song_of_exactly_the_limit_is_accepted(tmp_path: Path) -> None:
     assert decoded(WRITERS["flac"](tmp_path / "song"), max_seconds=4.0).mixture.frames == 4 * RATE
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_song_beyond_the_limit_is_too_long(tmp_path: Path, kind: str) -> None:
+def test_song_beyond_the_limit_is_too_long(tmp_path: Path, kind: str) -> None:
     error = refusal(WRITERS[kind](tmp_path / "song"), max_seconds=3.5)
     assert (error.code, error.message) == (ErrorCode.AUDIO_TOO_LONG, "the audio is longer than 3.5 s")
 
 
-def test_a_header_that_says_too_long_is_believed_at_once(tmp_path: Path) -> None:
+def test_too_long_declared_length_is_refused_before_decoding(tmp_path: Path) -> None:
     source = with_flac_frames(WRITERS["flac"](tmp_path / "song"), 2**36 - 1)
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -148,14 +148,14 @@ def test_a_header_that_says_too_long_is_believed_at_once(tmp_path: Path) -> None
     assert sum(path.stat().st_size for path in folder.iterdir()) < 10_000
 
 
-@pytest.mark.parametrize("told", [0, RATE])
-def test_a_header_that_lies_does_not_help(tmp_path: Path, told: int) -> None:
-    source = with_flac_frames(WRITERS["flac"](tmp_path / "song"), told)
+@pytest.mark.parametrize("declared", [0, RATE])
+def test_too_short_declared_length_does_not_bypass_the_limit(tmp_path: Path, declared: int) -> None:
+    source = with_flac_frames(WRITERS["flac"](tmp_path / "song"), declared)
     assert refusal(source, max_seconds=3.5).code is ErrorCode.AUDIO_TOO_LONG
 
 
-def test_a_length_that_is_only_estimated_is_not_believed(tmp_path: Path) -> None:
-    """From the bytes and the first bit rate, which in a song that begins softly is the lowest."""
+def test_estimated_length_is_not_used(tmp_path: Path) -> None:
+    """ffmpeg estimates from the size and the first bit rate, which is the lowest if the song begins softly."""
     source = tmp_path / "song.mp3"
     soft = write_av(tmp_path / "soft", SONG, "libmp3lame", "mp3", bit_rate=32_000, options={"write_xing": "0"})
     loud = write_av(tmp_path / "loud", SONG, "libmp3lame", "mp3", bit_rate=320_000, options={"write_xing": "0"})

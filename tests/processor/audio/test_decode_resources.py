@@ -1,4 +1,4 @@
-"""Decoding stops when it is told to, needs little memory, and blames no source for a full disk."""
+"""Decoding can be cancelled, needs constant memory, and reports a full disk as an infrastructure error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cancelled() -> CancelToken:
     return cancel
 
 
-def test_a_cancel_stops_the_decoding(tmp_path: Path) -> None:
+def test_cancel_stops_decoding(tmp_path: Path) -> None:
     source = WRITERS["wav"](tmp_path / "song")
     with pytest.raises(CancelledError) as caught:
         decode(source, tmp_path, max_seconds=60, cancel=cancelled())
@@ -32,13 +32,13 @@ def test_a_cancel_stops_the_decoding(tmp_path: Path) -> None:
     assert (tmp_path / "decoded.wav").stat().st_size < 10_000
 
 
-def test_a_cancel_stops_the_scaling(tmp_path: Path) -> None:
+def test_cancel_stops_scaling(tmp_path: Path) -> None:
     source = WRITERS["wav"](tmp_path / "song")
     with pytest.raises(CancelledError):
         next(_scaled(source, 1.0, cancelled()))
 
 
-def test_a_source_that_is_gone_is_our_own_trouble(tmp_path: Path) -> None:
+def test_missing_source_is_an_infrastructure_error(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError) as caught:
         decode(tmp_path / "source", tmp_path, max_seconds=60, cancel=CancelToken())
     assert caught.value.message == "a local file cannot be read or written: No such file or directory"
@@ -60,11 +60,11 @@ for limit in sys.argv[2:]:
 """
 
 
-def test_a_full_disk_is_our_own_trouble(tmp_path: Path) -> None:
-    """In a process of its own that may not write files of that size: at the header, in the middle, at the end."""
+def test_full_disk_is_an_infrastructure_error(tmp_path: Path) -> None:
+    """The limit of file size in a separate process is reached in the header, in the middle, and at the end."""
     source = WRITERS["flac"](tmp_path / "song")
     limits = [10, 200_000, 4 * RATE * 8 - 1]
-    told = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-c", LIMITED, str(source), *map(str, limits)],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
@@ -73,7 +73,7 @@ def test_a_full_disk_is_our_own_trouble(tmp_path: Path) -> None:
         check=True,
     )
     sentence = "disk_full the disk is full\n"
-    assert told.stdout == sentence * len(limits)
+    assert finished.stdout == sentence * len(limits)
 
 
 MEMORY = """
@@ -96,7 +96,7 @@ def test_memory_does_not_grow_with_the_song(tmp_path: Path) -> None:
         write_pcm(tmp_path / f"{seconds}.song", np.tile(noise(10.0), (1, seconds // 10)), container="FLAC")
         for seconds in (20, 600)
     )
-    told = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-c", MEMORY, str(short), str(long)],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
@@ -104,7 +104,7 @@ def test_memory_does_not_grow_with_the_song(tmp_path: Path) -> None:
         timeout=100,
         check=True,
     )
-    before, after = (int(line) for line in told.stdout.split())
+    before, after = (int(line) for line in finished.stdout.split())
     assert after - before < 16 * 1024, f"{(after - before) >> 10} MiB more"
 
 
@@ -122,15 +122,15 @@ for name in sys.argv[1:]:
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_in_three_hours(tmp_path: Path) -> None:
-    """At 8 kHz in mono, and without the files of 4 GB each that the rest of the way would write."""
+def test_memory_does_not_grow_with_a_song_of_three_hours(tmp_path: Path) -> None:
+    """At 8 kHz in mono, without writing the decoded files, which would have 4 GB each."""
     minute = noise(60.0, rate=8000, channels=1)[0]
     minutes = {"short": 1, "long": 180}
     for name, count in minutes.items():
         with soundfile.SoundFile(tmp_path / name, "w", 8000, 1, "PCM_16", format="FLAC") as file:
             for _ in range(count):
                 file.write(minute)
-    told = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-c", LONG, *(str(tmp_path / name) for name in minutes)],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
@@ -138,6 +138,6 @@ def test_memory_does_not_grow_in_three_hours(tmp_path: Path) -> None:
         timeout=100,
         check=True,
     )
-    short_frames, short, long_frames, long = map(int, told.stdout.split())
+    short_frames, short, long_frames, long = map(int, finished.stdout.split())
     assert (short_frames, long_frames) == (60 * RATE, 180 * 60 * RATE)
     assert long - short < 16 * 1024

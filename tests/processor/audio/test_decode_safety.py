@@ -1,4 +1,4 @@
-"""A source that names other files or addresses has none of them opened."""
+"""Files and addresses that a source names are never opened."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PLAYLISTS = {
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """A server that nobody should come to."""
+    """Yield a server, and check that it received no connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server
         server.setblocking(False)
@@ -54,7 +54,7 @@ def written(folder: Path, kind: str, where: str, port: int) -> Path:
 @pytest.mark.parametrize(
     "where", [CANARY, "{folder}/" + CANARY, "file:///etc/passwd", "/etc/passwd", "http://127.0.0.1:{port}/song.ts"]
 )
-def test_a_playlist_is_not_audio(tmp_path: Path, listener: socket.socket, kind: str, where: str) -> None:
+def test_playlist_is_not_opened(tmp_path: Path, listener: socket.socket, kind: str, where: str) -> None:
     port = listener.getsockname()[1]
     source = written(tmp_path, kind, where.format(folder=tmp_path, port=port), port)
     with pytest.raises(PermanentError) as caught:
@@ -62,8 +62,8 @@ def test_a_playlist_is_not_audio(tmp_path: Path, listener: socket.socket, kind: 
     assert caught.value.code is ErrorCode.NOT_AUDIO
 
 
-def test_ffmpeg_would_otherwise_follow_them(tmp_path: Path) -> None:
-    """What the refusals above are worth."""
+def test_ffmpeg_without_the_allowlist_opens_playlists(tmp_path: Path) -> None:
+    """Shows that the refusals above are necessary."""
     source = written(tmp_path, "ffconcat", CANARY, 0)
     with source.open("rb") as file, av.open(file, mode="r") as container:
         assert next(container.decode(audio=0)).samples > 0
@@ -73,7 +73,7 @@ def test_ffmpeg_would_otherwise_follow_them(tmp_path: Path) -> None:
 
 
 def with_reference(source: Path, name: str) -> Path:
-    """A QuickTime file whose samples are said to lie in ``name`` beside it: an alias, as the Finder made them."""
+    """Make a QuickTime file refer to the file ``name`` for its samples, with an alias like the Finder's."""
     content = source.read_bytes()
     path = name.encode() + bytes(len(name) % 2)
     short = bytes((len(name),)) + name.encode().ljust(63, b"\0")
@@ -97,7 +97,7 @@ def number(value: int, size: int = 4) -> bytes:
 
 @pytest.fixture
 def reference(tmp_path: Path) -> Path:
-    """A silent film of no pictures that refers to one that is not."""
+    """Return a silent QuickTime file that refers to one with sound."""
     write_av(tmp_path / "canary.mov", noise(1.0), "pcm_s16be", "mov")
     silent = write_av(tmp_path / "source", np.zeros((2, RATE), np.float32), "pcm_s16be", "mov")
     return with_reference(silent, "canary.mov")
@@ -107,16 +107,16 @@ def frames(container: InputContainer) -> int:
     return sum(int(np.count_nonzero(frame.to_ndarray())) for frame in container.decode(audio=0))
 
 
-def test_a_film_whose_sound_is_in_another_file_has_none(reference: Path) -> None:
+def test_external_quicktime_reference_is_not_opened(reference: Path) -> None:
     assert refusal(reference).code is ErrorCode.AUDIO_EMPTY
 
 
-def test_ffmpeg_would_otherwise_follow_it(reference: Path) -> None:
+def test_ffmpeg_with_enable_drefs_opens_the_reference(reference: Path) -> None:
     with reference.open("rb") as file, av.open(file, mode="r", container_options={"enable_drefs": "1"}) as container:
         assert frames(container) > RATE
 
 
-def test_whatever_ffmpeg_wants_to_open_is_refused(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Should a later version of it follow references unasked."""
+def test_every_further_file_is_refused(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later version of ffmpeg may follow references by default."""
     monkeypatch.setitem(container._OPTIONS, "enable_drefs", "1")
     assert refusal(reference).code is ErrorCode.SOURCE_IS_PLAYLIST

@@ -1,4 +1,4 @@
-"""Files under DRM are told by their index; whatever else they have in common with others is no reason to refuse."""
+"""DRM is detected by the file's index, and by nothing else in the file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def written(path: Path, content: bytes) -> Path:
 
 
 def renamed(source: Path, old: bytes, new: bytes) -> Path:
-    """With the first ``old`` of the index turned into ``new``."""
+    """Replace the first ``old`` of the index with ``new``."""
     content = source.read_bytes()
     assert old in content
     return written(source, content.replace(old, new, 1))
@@ -42,7 +42,7 @@ def renamed(source: Path, old: bytes, new: bytes) -> Path:
 
 
 @pytest.mark.parametrize("options", [CENC, {**CENC, **FRAGMENTS}, {**CENC, "movflags": "+faststart"}])
-def test_common_encryption_is_told(tmp_path: Path, options: dict[str, str]) -> None:
+def test_common_encryption_is_refused(tmp_path: Path, options: dict[str, str]) -> None:
     source = write_av(tmp_path / "song", noise(0.5), "aac", "mp4", options=options)
     with pytest.raises(PermanentError) as caught:
         probe(source, max_seconds=60)
@@ -54,22 +54,22 @@ def test_common_encryption_is_told(tmp_path: Path, options: dict[str, str]) -> N
 
 
 @pytest.mark.parametrize(("entry", "scheme"), [(b"drms", "FairPlay"), (b"aavd", "Audible"), (b"mp4a", None)])
-def test_the_sample_description_tells(tmp_path: Path, entry: bytes, scheme: str | None) -> None:
+def test_mp4_scheme_by_sample_description(tmp_path: Path, entry: bytes, scheme: str | None) -> None:
     source = write_av(tmp_path / "song", noise(0.5), "aac", "mp4")
     assert scheme_of(renamed(source, b"mp4a", entry)) == scheme
 
 
-def test_a_film_whose_pictures_alone_are_encrypted_is_taken(tmp_path: Path) -> None:
+def test_video_with_clear_audio_is_accepted(tmp_path: Path) -> None:
     source = write_av(tmp_path / "film", noise(0.5), "aac", "mp4", video_seconds=0.2)
     assert scheme_of(renamed(source, b"mp4v", b"encv")) is None
 
 
-def test_a_film_whose_sound_is_encrypted_is_told(tmp_path: Path) -> None:
+def test_video_with_encrypted_audio_is_detected(tmp_path: Path) -> None:
     source = write_av(tmp_path / "film", noise(0.5), "aac", "mp4", video_seconds=0.2)
     assert scheme_of(renamed(source, b"mp4a", b"enca")) == "Common Encryption"
 
 
-def test_the_word_alone_is_no_protection(tmp_path: Path) -> None:
+def test_identifier_outside_the_index_is_ignored(tmp_path: Path) -> None:
     source = write_av(tmp_path / "song", noise(0.5), "aac", "mp4")
     assert scheme_of(written(source, source.read_bytes() + b"\0\0\0\x10freeencadrms")) is None
 
@@ -82,7 +82,7 @@ COMPRESSED = ("6d80", ("6240", ("5034", b"\x42\x54\x01\x03")))
 
 
 def element(kind: str, *content: object, size: bytes | None = None) -> bytes:
-    """An element of nested ``(kind, content)``."""
+    """Build an EBML element from nested ``(kind, content)``."""
     body = b"".join(part if isinstance(part, bytes) else element(*part) for part in content)  # type: ignore[misc]
     return bytes.fromhex(kind) + (size or (len(body) | 1 << 28).to_bytes(4, "big")) + body
 
@@ -106,10 +106,10 @@ def webm(*tracks: tuple[object, ...], segment_size: bytes | None = None) -> byte
         ([((TRACK_TYPE, VIDEO), ENCRYPTED)], None),
     ],
 )
-def test_the_content_encoding_tells(
+def test_matroska_scheme_by_content_encoding(
     tmp_path: Path, tracks: list[tuple[object, ...]], scheme: str | None, size: bytes | None
 ) -> None:
-    """A segment may be of unknown size, since it was written as it came."""
+    """A segment that was streamed while it was written has an unknown size."""
     assert scheme_of(written(tmp_path / "song", webm(*tracks, segment_size=size))) == scheme
 
 
@@ -135,16 +135,16 @@ ENCRYPTION, MORE_ENCRYPTION = "2211b3fb-bd23-11d2-b4b7-00a0c955fc6e", "298ae614-
         ([], None),
     ],
 )
-def test_the_objects_of_an_asf_tell(tmp_path: Path, objects: list[str], scheme: str | None) -> None:
+def test_asf_scheme_by_objects(tmp_path: Path, objects: list[str], scheme: str | None) -> None:
     assert scheme_of(written(tmp_path / "song", asf(*objects))) == scheme
 
 
-def test_audible_is_told(tmp_path: Path) -> None:
+def test_audible_is_detected(tmp_path: Path) -> None:
     assert scheme_of(written(tmp_path / "book", b"\0\0\x10\0\x57\x90\x75\x36" + bytes(100))) == "Audible"
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_what_is_free_is_taken(tmp_path: Path, kind: str) -> None:
+def test_unencrypted_files_have_no_scheme(tmp_path: Path, kind: str) -> None:
     assert scheme_of(WRITERS[kind](tmp_path / "song")) is None
 
 
@@ -158,7 +158,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_no_file_that_is_cut_off_or_changed_is_too_strange(tmp_path: Path, kind: str) -> None:
+def test_truncated_and_changed_files_raise_nothing(tmp_path: Path, kind: str) -> None:
     whole, source = FILES[kind], tmp_path / "song"
     for place in range(len(whole)):
         scheme_of(written(source, whole[:place]))
@@ -166,13 +166,13 @@ def test_no_file_that_is_cut_off_or_changed_is_too_strange(tmp_path: Path, kind:
             scheme_of(written(source, whole[:place] + bytes([value]) + whole[place + 1 :]))
 
 
-def test_the_search_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file may have very many tracks with very many parts, none of which leads anywhere."""
-    monkeypatch.setattr(module, "_MOST_READS", 100)
+def test_number_of_reads_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hostile file may have very many tracks with very many boxes."""
+    monkeypatch.setattr(module, "_MAX_READS", 100)
     box = b"\0\0\0\x08free" * 200
     trak = (8 + 8 + len(box)).to_bytes(4, "big") + b"trak" + (8 + len(box)).to_bytes(4, "big") + b"mdia" + box
     moov = (8 + 50 * len(trak)).to_bytes(4, "big") + b"moov" + 50 * trak
     with written(tmp_path / "song", moov).open("rb") as file:
         index = module._Index(file)
-        assert module._of_mp4(index) is None
-    assert -10 < index._left < 0
+        assert module._mp4_scheme(index) is None
+    assert -10 < index._reads_left < 0

@@ -1,4 +1,4 @@
-"""Is it audio? What the header says, what is refused before anything is decoded, and what hints are worth."""
+"""Probing: the declared format, refusals before decoding, and hints."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ AUDIO_TYPE = "audio/mpeg"
 
 
 def refused(source: Path, max_seconds: float = 60) -> PermanentError:
-    """However much the hints insist that it is audio."""
+    """Return the error of a source whose hints claim that it is audio."""
     with pytest.raises(PermanentError) as caught:
         probe(source, max_seconds=max_seconds, hints=Hints(AUDIO_TYPE, "mp3"))
     assert str(source.parent) not in caught.value.message
     return caught.value
 
 
-# --- what is audio ---
+# --- audio ---
 
 FORMS = {
     "wav": ("wav", "pcm_s16le", 4.0),
@@ -40,7 +40,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("kind", FORMS)
-def test_the_header_is_told(tmp_path: Path, kind: str) -> None:
+def test_declared_format_is_returned(tmp_path: Path, kind: str) -> None:
     form = probe(WRITERS[kind](tmp_path / "song"), max_seconds=60)
     container, codec, seconds = FORMS[kind]
     assert (form.seconds is None) == (seconds is None)
@@ -49,13 +49,13 @@ def test_the_header_is_told(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts", "avi"])
-def test_a_film_with_sound_is_audio(tmp_path: Path, container: str) -> None:
+def test_video_with_audio_is_accepted(tmp_path: Path, container: str) -> None:
     codec = "mp2" if container == "avi" else "aac"
     form = probe(write_av(tmp_path / "film", noise(0.5), codec, container, video_seconds=0.4), max_seconds=60)
     assert (form.channels, form.sample_rate) == (2, 44_100)
 
 
-def test_what_was_found_is_logged(tmp_path: Path) -> None:
+def test_format_is_logged(tmp_path: Path) -> None:
     with capture_logs() as lines:
         probe(WRITERS["flac"](tmp_path / "song"), max_seconds=60)
     assert lines == [
@@ -71,7 +71,7 @@ def test_what_was_found_is_logged(tmp_path: Path) -> None:
     ]
 
 
-# --- what is not ---
+# --- not audio ---
 
 
 @pytest.mark.parametrize(
@@ -86,13 +86,13 @@ def test_what_was_found_is_logged(tmp_path: Path) -> None:
         (b"", ErrorCode.AUDIO_EMPTY),
     ],
 )
-def test_other_files_are_refused_by_name(tmp_path: Path, content: bytes, code: ErrorCode) -> None:
+def test_files_of_other_kinds_are_refused_with_their_code(tmp_path: Path, content: bytes, code: ErrorCode) -> None:
     source = tmp_path / "source"
     source.write_bytes(content)
     assert refused(source).code is code
 
 
-def test_an_archive_of_songs_is_refused_by_name(tmp_path: Path) -> None:
+def test_archive_of_songs_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "source", "w") as archive:
         archive.write(write_pcm(tmp_path / "song.wav", noise(0.2)), "song.wav")
     assert refused(tmp_path / "source").message == (
@@ -100,7 +100,7 @@ def test_an_archive_of_songs_is_refused_by_name(tmp_path: Path) -> None:
     )
 
 
-def test_a_film_without_sound_is_refused_by_name(tmp_path: Path) -> None:
+def test_video_without_audio_is_refused(tmp_path: Path) -> None:
     error = refused(write_video(tmp_path / "film.mp4", 0.2))
     assert (error.code, error.message) == (
         ErrorCode.AUDIO_MISSING,
@@ -108,27 +108,27 @@ def test_a_film_without_sound_is_refused_by_name(tmp_path: Path) -> None:
     )
 
 
-def test_a_file_that_is_gone_is_our_own_trouble(tmp_path: Path) -> None:
+def test_missing_file_is_an_infrastructure_error(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError):
         probe(tmp_path / "source", max_seconds=60)
 
 
-# --- how long it is ---
+# --- length and format ---
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "m4a", "webm"])
-def test_a_header_that_says_too_long_is_enough(tmp_path: Path, kind: str) -> None:
+def test_too_long_declared_length_is_refused(tmp_path: Path, kind: str) -> None:
     error = refused(WRITERS[kind](tmp_path / "song"), max_seconds=3.5)
     assert (error.code, error.message) == (ErrorCode.AUDIO_TOO_LONG, "the audio is longer than 3.5 s")
 
 
-def test_a_length_that_is_only_an_estimate_is_left_to_the_decoder(tmp_path: Path) -> None:
+def test_estimated_length_is_left_to_the_decoder(tmp_path: Path) -> None:
     source = write_av(tmp_path / "song", SONG, "libmp3lame", "mp3", options={"write_xing": "0"})
     assert probe(source, max_seconds=3.5).seconds is None
 
 
-def test_a_header_that_says_less_is_left_to_the_decoder(tmp_path: Path) -> None:
-    """Which is what ``test_a_header_that_lies_does_not_help`` is about."""
+def test_too_short_declared_length_is_left_to_the_decoder(tmp_path: Path) -> None:
+    """See ``test_too_short_declared_length_does_not_bypass_the_limit``."""
     source = with_flac_frames(WRITERS["flac"](tmp_path / "song"), 44_100)
     assert probe(source, max_seconds=3.5).seconds == 1.0
 
@@ -140,7 +140,7 @@ def test_a_header_that_says_less_is_left_to_the_decoder(tmp_path: Path) -> None:
         (22, (64).to_bytes(2, "little"), "the source has 64 channels"),
     ],
 )
-def test_a_strange_form_is_refused_by_the_header(tmp_path: Path, place: int, value: bytes, sentence: str) -> None:
+def test_unsupported_format_is_refused_by_the_header(tmp_path: Path, place: int, value: bytes, sentence: str) -> None:
     content = bytearray(write_pcm(tmp_path / "song.wav", noise(0.1)).read_bytes())
     content[place : place + len(value)] = value
     (tmp_path / "song.wav").write_bytes(content)
@@ -167,7 +167,7 @@ def test_a_strange_form_is_refused_by_the_header(tmp_path: Path, place: int, val
         ("m4a", "audio/mp4", "mp3", ["mp3"]),
     ],
 )
-def test_a_hint_that_does_not_fit_is_a_warning_and_no_more(
+def test_contradicting_hint_is_logged_only(
     tmp_path: Path, kind: str, content_type: str | None, extension: str | None, misleading: list[str]
 ) -> None:
     source = WRITERS[kind](tmp_path / "song")

@@ -1,4 +1,4 @@
-"""What comes in place of audio is told by its first bytes, and by nothing else."""
+"""Files that are not audio are recognised by their first bytes."""
 
 from __future__ import annotations
 
@@ -90,17 +90,17 @@ FOUND: dict[str, tuple[bytes, ErrorCode, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", FOUND)
-def test_it_is_named(what: str) -> None:
-    head, code, name = FOUND[what]
+@pytest.mark.parametrize("kind_name", FOUND)
+def test_kind_is_recognised(kind_name: str) -> None:
+    head, code, name = FOUND[kind_name]
     finding = sniff(head[:HEAD_BYTES])
     assert finding is not None
     assert (finding.code, finding.name[: len(name)]) == (code, name)
 
 
-@pytest.mark.parametrize("what", FOUND)
-def test_the_sentence_says_what_it_is_and_what_to_do(what: str) -> None:
-    finding = sniff(FOUND[what][0][:HEAD_BYTES])
+@pytest.mark.parametrize("kind_name", FOUND)
+def test_refusal_names_the_kind_and_has_advice(kind_name: str) -> None:
+    finding = sniff(FOUND[kind_name][0][:HEAD_BYTES])
     assert finding is not None
     error = finding.refusal()
     assert error.code is finding.code
@@ -109,7 +109,7 @@ def test_the_sentence_says_what_it_is_and_what_to_do(what: str) -> None:
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_audio_is_let_through(tmp_path: Path, kind: str) -> None:
+def test_audio_is_not_recognised(tmp_path: Path, kind: str) -> None:
     assert sniff(WRITERS[kind](tmp_path / "song").read_bytes()[:HEAD_BYTES]) is None
 
 
@@ -128,17 +128,17 @@ def test_audio_is_let_through(tmp_path: Path, kind: str) -> None:
         b"BM" + bytes(20),
     ],
 )
-def test_what_may_be_audio_is_let_through(head: bytes) -> None:
+def test_possible_audio_is_not_recognised(head: bytes) -> None:
     assert sniff(head) is None
 
 
 @given(st.binary(max_size=300) | st.binary(max_size=40).map(lambda data: b"<!--" + data * 100))
-def test_no_head_is_too_strange(head: bytes) -> None:
+def test_any_bytes_are_accepted(head: bytes) -> None:
     sniff(head[:HEAD_BYTES])
 
 
 @pytest.mark.parametrize("part", [b"<!", b"<!--", b"<!-->", b"<!-- -->", b"<?", b"<?x?>", b"<a", b"\n", b"<!>", b"a:"])
-def test_no_head_takes_long(part: bytes) -> None:
-    """A pattern that tries all ways to divide this would not end within the life of the test."""
+def test_hostile_heads_take_linear_time(part: bytes) -> None:
+    """A regular expression that backtracks would not finish within the test's timeout."""
     sniff((part * HEAD_BYTES)[: HEAD_BYTES - 1] + b"\0")
     sniff((b"<?xml?>" + part * HEAD_BYTES)[:HEAD_BYTES])

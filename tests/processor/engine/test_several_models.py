@@ -12,8 +12,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
 
-from processor.models.file_lock import locked_folder
+from processor.models.file_lock import exclusive_lock
 from processor.models.lockfile import LOCK_FILE, LockFile, record
 from tests.processor.models.model_source import DEADLINE, Ranged, served, store_in, visible, wait_for_pieces
 from tests.support.source_server import SourceServer
@@ -38,7 +39,9 @@ def source() -> Iterator[SourceServer]:
 
 @contextmanager
 def fetching(url: str, target: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen([sys.executable, "-c", FETCH, url, str(target)], cwd=REPOSITORY) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", FETCH, url, str(target)], cwd=REPOSITORY, stdout=subprocess.PIPE
+    ) as process:
         try:
             yield process
         finally:
@@ -71,7 +74,7 @@ def test_two_processes_fetch_a_file_once(tmp_path: Path, source: SourceServer) -
     with fetching(url, target) as first:
         source.wait_for_requests(1)
         with fetching(url, target) as second:
-            wait_until_blocked(second.pid)
+            wait_until_blocked(second)
             first.kill()  # and the lock dies with it
             behaviour.release()
             assert second.wait(DEADLINE) == 0
@@ -79,24 +82,19 @@ def test_two_processes_fetch_a_file_once(tmp_path: Path, source: SourceServer) -
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", LOCK_FILE]
 
 
-def wait_until_blocked(pid: int) -> None:
-    """Until the process waits for a lock on a file, as the kernel has it."""
-    waited = threading.Event()
-    for _ in range(int(DEADLINE / 0.05)):
-        waiting = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" in line]
-        if any(str(pid) in line for line in waiting):
-            return
-        waited.wait(0.05)
-    raise AssertionError("it does not wait")
+def wait_until_blocked(process: subprocess.Popen[bytes]) -> None:
+    """Wait until the process logs that another one holds the lock."""
+    assert process.stdout is not None
+    assert any(b"model_file_awaited" in line for line in process.stdout)
 
 
 def test_who_waited_finds_the_file(tmp_path: Path, source: SourceServer) -> None:
     source.add("/model.onnx", served(MODEL))
     url, target = source.url("/model.onnx"), tmp_path / "model.onnx"
     with ExitStack() as holder:
-        holder.enter_context(locked_folder(tmp_path / ".incoming" / "model.onnx.lock"))
+        holder.enter_context(exclusive_lock(tmp_path / ".incoming" / "model.onnx.lock"))
         with fetching(url, target) as process:
-            wait_until_blocked(process.pid)
+            wait_until_blocked(process)
             target.write_bytes(b"by another process")
             holder.close()
             assert process.wait(DEADLINE) == 0
@@ -126,16 +124,16 @@ def test_who_waited_has_the_lock_for_himself(tmp_path: Path) -> None:
     waiting, taken, done = (threading.Event() for _ in range(3))
 
     def wait() -> None:
-        with locked_folder(lock, on_wait=waiting.set):
+        with exclusive_lock(lock, on_wait=waiting.set):
             taken.set()
             done.wait(DEADLINE)
 
     thread = threading.Thread(target=wait)
-    with locked_folder(lock):
+    with exclusive_lock(lock):
         thread.start()
         assert waiting.wait(DEADLINE)
     assert taken.wait(DEADLINE)
-    with pytest.raises(BlockingIOError), locked_folder(lock, wait=False):
+    with pytest.raises(Timeout), exclusive_lock(lock, wait=False):
         pass
     done.set()
     thread.join(DEADLINE)
@@ -143,10 +141,10 @@ def test_who_waited_has_the_lock_for_himself(tmp_path: Path) -> None:
 
 def test_a_lock_is_one_processs_at_a_time(tmp_path: Path) -> None:
     lock = tmp_path / "locks" / "one"
-    with locked_folder(lock):
-        with pytest.raises(BlockingIOError), locked_folder(lock, wait=False):
+    with exclusive_lock(lock):
+        with pytest.raises(Timeout), exclusive_lock(lock, wait=False):
             pass
         assert lock.exists()
     assert not lock.exists()
-    with locked_folder(lock, wait=False):
+    with exclusive_lock(lock, wait=False):
         pass

@@ -20,27 +20,27 @@ DEADLINE = 20.0
 
 
 def store_in(folder: Path, **options: object) -> ModelStore:
-    """A store that may fetch from this machine."""
+    """Return a store that may download from this machine."""
     return ModelStore(folder, ModelDownloads(ANYWHERE), StoreOptions(**options))  # type: ignore[arg-type]
 
 
 def visible(folder: Path) -> list[str]:
-    """What a user of the folder sees, in order."""
+    """Return the names of the folder that are not hidden, sorted."""
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 class Ranged:
-    """A file in ranges, with an ETag. After ``hold_after`` bytes in all it keeps every connection open and silent."""
+    """Serves a file in ranges, with an ETag. After ``hold_after`` bytes in total, every connection stalls."""
 
     def __init__(self, data: bytes, hold_after: int | None = None) -> None:
         self._data = data
-        self._left = hold_after
+        self._bytes_left = hold_after
         self._lock = threading.Lock()
         self.sent = 0
 
     def release(self) -> None:
-        """Hold nothing back from now on."""
-        self._left = None
+        """Stop stalling connections."""
+        self._bytes_left = None
 
     def __call__(self, exchange: Exchange) -> None:
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", exchange.request.headers.get("range", ""))
@@ -53,7 +53,7 @@ class Ranged:
         for position in range(start, end + 1, 65536):
             piece = self._data[position : min(position + 65536, end + 1)]
             with self._lock:
-                held = self._left is not None and self.sent >= self._left
+                held = self._bytes_left is not None and self.sent >= self._bytes_left
                 self.sent += 0 if held else len(piece)
             if held:
                 exchange.hold()
@@ -62,22 +62,22 @@ class Ranged:
 
 
 def served(data: bytes) -> Behaviour:
-    """``data``, properly, in ranges."""
+    """Serve ``data`` in ranges."""
     return Ranged(data)
 
 
 def wait_for_pieces(target: Path) -> int:
-    """Until the journal of a download into ``target`` knows of a piece; how many bytes it knows of."""
+    """Wait until the journal of a download into ``target`` has a piece; return the number of its bytes."""
     deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline:
-        if known := _journalled(target):
+        if known := _journaled_bytes(target):
             return known
         time.sleep(0.05)
-    raise AssertionError("nothing was put down in the journal")
+    raise AssertionError("the journal has no piece")
 
 
-def _journalled(target: Path) -> int:
-    """From a copy: the download has the journal for itself."""
+def _journaled_bytes(target: Path) -> int:
+    """Read a copy, because the download has locked its journal."""
     with tempfile.TemporaryDirectory() as folder:
         for path in target.parent.glob(f"{target.name}.journal*"):
             shutil.copy(path, folder)
@@ -87,5 +87,5 @@ def _journalled(target: Path) -> int:
         try:
             with closing(sqlite3.connect(copy)) as database:
                 return int(database.execute("SELECT coalesce(sum(end - start), 0) FROM piece").fetchone()[0])
-        except sqlite3.Error:  # copied in the middle of a change
+        except sqlite3.Error:  # copied during a change
             return 0

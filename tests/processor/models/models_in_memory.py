@@ -1,4 +1,4 @@
-"""A folder in memory, as MODEL_PLAIN_DIR has to be."""
+"""A folder in memory, for MODEL_PLAIN_DIR."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from processor.models.encryption.decrypted_dir import require_memory
 
 
 def memory_folder() -> Iterator[Path]:
-    """For a fixture. Skips the test on machines without such a place, except in CI."""
+    """Yield the folder, for a fixture. Skip the test on machines without a tmpfs, except in CI."""
     base = Path("/dev/shm")
     try:
         require_memory(base)

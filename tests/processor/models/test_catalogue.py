@@ -1,4 +1,4 @@
-"""The catalogue says what audio-separator says, without it."""
+"""The catalogue has the same models as audio-separator, without importing it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from processor.models.model_lists import LISTS, UVR_LIST, known
 from processor.models.published_hashes import contradicts_name, published
 from tests.processor.separation import upstream as experiments
 
-#: One of each kind, and what the lists of strangers may have in them.
+#: One model of each kind, and entries that lists from the network may contain.
 UVR: dict[str, Any] = {
     "vr_download_list": {"VR Arch Single Model v5: 1_HP-UVR": "1_HP-UVR.pth"},
     "mdx_download_list": {"MDX-Net Model: Kim Vocal 2": "Kim_Vocal_2.onnx"},
@@ -34,11 +34,11 @@ UVR: dict[str, Any] = {
 
 
 @pytest.mark.slow
-def test_it_is_audio_separators_own(library: ProcessPoolExecutor, tmp_path: Path) -> None:
+def test_catalogue_equals_audio_separators_list(library: ProcessPoolExecutor, tmp_path: Path) -> None:
     write_list(tmp_path / "models", **UVR)
     theirs = library.submit(experiments.listed, tmp_path / "models", tmp_path).result(60)
     ours = read_catalogue(tmp_path / "models")
-    asked = library.submit(experiments.asked_for, tmp_path / "models", tmp_path, list(theirs)).result(60)
+    requested = library.submit(experiments.asked_for, tmp_path / "models", tmp_path, list(theirs)).result(60)
 
     assert ours.has_uvr_list
     assert list(ours.models) == list(theirs)
@@ -46,10 +46,10 @@ def test_it_is_audio_separators_own(library: ProcessPoolExecutor, tmp_path: Path
         title, architecture, files, stems = theirs[model.name]
         assert (model.title, model.architecture, model.stems) == (title, architecture, stems)
         assert [file.name for file in model.files] == [file.rsplit("/", 1)[-1] for file in files]
-        assert tuple(url for file in model.files for url in file.urls) == asked[model.name]
+        assert tuple(url for file in model.files for url in file.urls) == requested[model.name]
 
 
-def test_without_uvrs_list_it_knows_what_is_installed(tmp_path: Path) -> None:
+def test_catalogue_without_uvrs_list_has_bundled_models(tmp_path: Path) -> None:
     catalogue = read_catalogue(tmp_path)
     assert not catalogue.has_uvr_list
     assert {model.architecture for model in catalogue} == set(ARCHITECTURES)
@@ -59,7 +59,7 @@ def test_without_uvrs_list_it_knows_what_is_installed(tmp_path: Path) -> None:
     assert set(ft.stems) == {"vocals", "drums", "bass", "other"}
 
 
-def test_a_model_is_found_by_any_of_its_files(tmp_path: Path) -> None:
+def test_model_is_found_by_any_of_its_files(tmp_path: Path) -> None:
     catalogue = read_catalogue(tmp_path)
     assert catalogue.find("955717e8-8726e21a.th").name == "htdemucs.yaml"
     with pytest.raises(PermanentError) as caught:
@@ -67,14 +67,14 @@ def test_a_model_is_found_by_any_of_its_files(tmp_path: Path) -> None:
     assert caught.value.code is ErrorCode.MODEL_UNKNOWN
 
 
-def test_what_is_published_is_in_it(tmp_path: Path) -> None:
+def test_catalogue_has_published_hashes(tmp_path: Path) -> None:
     (file,) = read_catalogue(tmp_path).find("UVR-MDX-NET-Inst_HQ_4.onnx").files
     assert (file.sha256, file.bytes) == published(file.name)
     assert file.bytes == 59074342
     assert [url.split("/")[3] for url in file.urls] == ["TRvlvr", "nomadkaraoke"]
 
 
-def test_what_we_publish_is_well_formed() -> None:
+def test_known_json_is_well_formed() -> None:
     for name, entry in known()["files"].items():
         assert entry.keys() == {"bytes", "sha256"}
         assert len(bytes.fromhex(entry["sha256"])) == 32
@@ -83,7 +83,7 @@ def test_what_we_publish_is_well_formed() -> None:
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a/b.onnx", "..", ".hidden", "back\\slash.onnx", "", 7, None])
-def test_names_that_lead_out_of_the_folder_name_no_model(tmp_path: Path, name: object) -> None:
+def test_names_outside_the_folder_are_rejected(tmp_path: Path, name: object) -> None:
     lists = {"mdx_download_list": {"MDX-Net Model: bad": name, "MDX-Net Model: good": "good.onnx"}}
     (tmp_path / UVR_LIST).write_text(json.dumps(lists))
     mdx = [model.name for model in read_catalogue(tmp_path) if model.architecture == "MDX"]
@@ -94,12 +94,12 @@ def test_names_that_lead_out_of_the_folder_name_no_model(tmp_path: Path, name: o
 @pytest.mark.parametrize(
     "content", ["", "[]", "{", '{"vr_download_list": 3, "demucs_download_list": {"Demucs v4": 1}}']
 )
-def test_a_damaged_list_is_none(tmp_path: Path, content: str) -> None:
+def test_damaged_list_is_ignored(tmp_path: Path, content: str) -> None:
     (tmp_path / UVR_LIST).write_text(content)
     assert read_catalogue(tmp_path).models
 
 
-def test_which_lists_a_model_needs(tmp_path: Path) -> None:
+def test_required_lists_of_a_model(tmp_path: Path) -> None:
     catalogue = read_catalogue(tmp_path)
     needed = {
         name: [file.name for file in lists_for(catalogue.find(name))] for name in ("htdemucs.yaml", "1_HP-UVR.pth")

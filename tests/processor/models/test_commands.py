@@ -20,7 +20,7 @@ import pytest
 from demo.tiny_models import list_demucs
 from processor.models import DecryptionError
 from processor.models.commands import ModelCommands, ModelsExit
-from processor.models.file_lock import locked_folder
+from processor.models.file_lock import exclusive_lock
 from processor.models.lockfile import LOCK_FILE, LockFile
 from processor.models.model_lists import LISTS, UVR_LIST
 from processor.models.store import INCOMING
@@ -33,7 +33,7 @@ WEIGHTS = os.urandom(100_000)
 WEIGHTS_NAME = f"abcd1234-{hashlib.sha256(WEIGHTS).hexdigest()[:8]}.th"
 YAML = b"models: ['abcd1234']\n"
 MODEL = "tiny.yaml"
-#: What audio-separator has under that name.
+#: The models of audio-separator's preset ``vocal_full``.
 VOCAL_FULL = ("bs_roformer_vocals_revive_v3e_unwa", "mel_band_roformer_vocals_becruily")
 
 
@@ -52,14 +52,14 @@ def memory() -> Iterator[Path]:
 
 @pytest.fixture
 def folder(tmp_path: Path, source: SourceServer) -> Path:
-    """A folder that has a list, which has a model, which is on the server."""
+    """Return a folder with a list of one model, whose files are on the server."""
     list_demucs(tmp_path, MODEL, WEIGHTS_NAME, source.url(""))
     return tmp_path
 
 
 @dataclass
 class Terminal:
-    """Runs commands and reads what they say."""
+    """Runs commands and reads their output."""
 
     folder: Path
     capture: pytest.CaptureFixture[str]
@@ -68,13 +68,13 @@ class Terminal:
         return ModelCommands(store_in(self.folder, **options), MODEL, as_json)
 
     def rows(self) -> list[dict[str, Any]]:
-        """What the last command said as JSON, below the lines of the log."""
+        """Return the JSON output of the last command, which follows the lines of the log."""
         lines = self.capture.readouterr().out.splitlines()
         start = next(number for number, line in enumerate(lines) if line in ("[", "[]"))
         return list(json.loads("\n".join(lines[start:])))
 
-    def said(self) -> dict[str, str]:
-        """State by file."""
+    def states(self) -> dict[str, str]:
+        """Return the state of each file in the last command's output."""
         return {row["file"]: row["state"] for row in self.rows()}
 
 
@@ -93,9 +93,9 @@ def verify(terminal: Terminal, *names: str, repair: bool = False, adopt: bool = 
 
 def test_pull_list_and_verify(terminal: Terminal) -> None:
     assert pull(terminal) is ModelsExit.OK
-    assert terminal.said() == {UVR_LIST: "present", MODEL: "fetched", WEIGHTS_NAME: "fetched"}
+    assert terminal.states() == {UVR_LIST: "present", MODEL: "fetched", WEIGHTS_NAME: "fetched"}
     assert pull(terminal) is ModelsExit.OK
-    assert terminal.said() == {UVR_LIST: "present", MODEL: "present", WEIGHTS_NAME: "present"}
+    assert terminal.states() == {UVR_LIST: "present", MODEL: "present", WEIGHTS_NAME: "present"}
 
     terminal.commands().list(["Demucs"], present=True)
     (row,) = terminal.rows()
@@ -103,10 +103,10 @@ def test_pull_list_and_verify(terminal: Terminal) -> None:
     assert {file["known_from"] for file in row["files"]} == {LOCK_FILE}
 
     assert verify(terminal, MODEL) is ModelsExit.OK
-    assert terminal.said() == {UVR_LIST: "unknown", MODEL: "ok", WEIGHTS_NAME: "ok"}
+    assert terminal.states() == {UVR_LIST: "unknown", MODEL: "ok", WEIGHTS_NAME: "ok"}
 
 
-def test_the_table_for_people(terminal: Terminal) -> None:
+def test_list_as_a_table(terminal: Terminal) -> None:
     assert terminal.commands(as_json=False).list(["Demucs"], present=False) is ModelsExit.OK
     assert terminal.capture.readouterr().out.splitlines() == [
         "NAME       KIND    SIZE  STATE   LICENCE       STEMS",
@@ -114,26 +114,26 @@ def test_the_table_for_people(terminal: Terminal) -> None:
     ]
 
 
-def test_every_model_of_a_kind_is_pulled(terminal: Terminal) -> None:
+def test_all_models_of_an_architecture_are_pulled(terminal: Terminal) -> None:
     assert terminal.commands().pull([], ["Demucs"], update=False) is ModelsExit.OK
-    assert set(terminal.said()) == {UVR_LIST, MODEL, WEIGHTS_NAME}
+    assert set(terminal.states()) == {UVR_LIST, MODEL, WEIGHTS_NAME}
 
 
-def test_a_model_that_nobody_knows_is_told_and_the_others_come(terminal: Terminal) -> None:
+def test_unknown_model_is_reported_and_the_others_are_pulled(terminal: Terminal) -> None:
     assert terminal.commands().pull(["nothing.onnx", MODEL], (), update=False) is ModelsExit.UNKNOWN
-    said = terminal.capture.readouterr()
-    assert "there is no model named nothing.onnx" in said.err
-    assert WEIGHTS_NAME in said.out
+    output = terminal.capture.readouterr()
+    assert "there is no model named nothing.onnx" in output.err
+    assert WEIGHTS_NAME in output.out
 
 
-def test_a_preset_stands_for_its_models(terminal: Terminal) -> None:
+def test_preset_is_expanded_to_its_models(terminal: Terminal) -> None:
     assert verify(terminal, "vocal_full") is ModelsExit.DAMAGED
-    said = terminal.said()
-    assert {f"{name}.ckpt" for name in VOCAL_FULL} <= said.keys()
-    assert {said[f"{name}.ckpt"] for name in VOCAL_FULL} == {"missing"}
+    states = terminal.states()
+    assert {f"{name}.ckpt" for name in VOCAL_FULL} <= states.keys()
+    assert {states[f"{name}.ckpt"] for name in VOCAL_FULL} == {"missing"}
 
 
-def test_a_file_that_cannot_be_had_is_told_and_the_others_come(terminal: Terminal, source: SourceServer) -> None:
+def test_missing_file_is_reported_and_the_others_are_pulled(terminal: Terminal, source: SourceServer) -> None:
     source.add(f"/{WEIGHTS_NAME}", lambda exchange: exchange.respond(404))
     assert pull(terminal) is ModelsExit.UNAVAILABLE
     rows = {row["file"]: row for row in terminal.rows()}
@@ -143,45 +143,45 @@ def test_a_file_that_cannot_be_had_is_told_and_the_others_come(terminal: Termina
     assert source.url(f"/{WEIGHTS_NAME}") in rows[WEIGHTS_NAME]["detail"]
 
 
-def test_damage_is_found_and_repaired(terminal: Terminal) -> None:
+def test_damaged_and_missing_files_are_repaired(terminal: Terminal) -> None:
     pull(terminal)
     weights = terminal.folder / WEIGHTS_NAME
     weights.write_bytes(WEIGHTS[:-1] + b"!")
     (terminal.folder / MODEL).unlink()
-    terminal.said()
+    terminal.states()
 
     assert verify(terminal, MODEL) is ModelsExit.DAMAGED
-    assert terminal.said() == {UVR_LIST: "unknown", MODEL: "missing", WEIGHTS_NAME: "damaged"}
+    assert terminal.states() == {UVR_LIST: "unknown", MODEL: "missing", WEIGHTS_NAME: "damaged"}
     assert verify(terminal, MODEL, repair=True) is ModelsExit.OK
-    assert terminal.said() == {UVR_LIST: "unknown", MODEL: "repaired", WEIGHTS_NAME: "repaired"}
+    assert terminal.states() == {UVR_LIST: "unknown", MODEL: "repaired", WEIGHTS_NAME: "repaired"}
     assert weights.read_bytes() == WEIGHTS
     assert verify(terminal) is ModelsExit.OK
 
 
-def test_damage_that_cannot_be_repaired_stays_a_failure(terminal: Terminal, source: SourceServer) -> None:
+def test_failed_repair_keeps_the_file(terminal: Terminal, source: SourceServer) -> None:
     pull(terminal)
     (terminal.folder / MODEL).write_bytes(b"models: []")
     source.add(f"/{MODEL}", served(b"models: [other]"))
-    terminal.said()
+    terminal.states()
     assert verify(terminal, repair=True) is ModelsExit.DAMAGED
-    assert terminal.said()[MODEL] == "damaged"
+    assert terminal.states()[MODEL] == "damaged"
     assert (terminal.folder / MODEL).read_bytes() == b"models: []"
 
 
-def test_what_was_put_there_by_hand_can_be_recorded(terminal: Terminal) -> None:
+def test_manually_installed_file_can_be_recorded(terminal: Terminal) -> None:
     (terminal.folder / MODEL).write_bytes(YAML)
     assert verify(terminal) is ModelsExit.OK
-    assert terminal.said()[MODEL] == "unknown"
+    assert terminal.states()[MODEL] == "unknown"
     assert verify(terminal, adopt=True) is ModelsExit.OK
-    assert terminal.said()[MODEL] == "recorded"
+    assert terminal.states()[MODEL] == "recorded"
     assert LockFile(terminal.folder).records()[MODEL].sha256 == hashlib.sha256(YAML).hexdigest()
     (terminal.folder / MODEL).write_bytes(b"changed")
     assert verify(terminal) is ModelsExit.DAMAGED
 
 
-def test_a_change_that_is_meant(terminal: Terminal, source: SourceServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_update_accepts_new_content(terminal: Terminal, source: SourceServer, monkeypatch: pytest.MonkeyPatch) -> None:
     pull(terminal)
-    terminal.said()
+    terminal.states()
     lists = json.loads((terminal.folder / UVR_LIST).read_bytes())
     source.add(f"/{UVR_LIST}", served(json.dumps(lists | {"new": True}).encode()))
     monkeypatch.setattr("processor.models.model_lists.LISTS", {name: source.url(f"/{name}") for name in LISTS})
@@ -189,7 +189,7 @@ def test_a_change_that_is_meant(terminal: Terminal, source: SourceServer, monkey
 
     assert terminal.commands().pull([MODEL], (), update=True) is ModelsExit.OK
 
-    assert set(terminal.said().values()) == {"fetched"}
+    assert set(terminal.states().values()) == {"fetched"}
     assert (terminal.folder / MODEL).read_bytes() == YAML + b"# new"
     assert "new" in json.loads((terminal.folder / UVR_LIST).read_bytes())
     assert verify(terminal) is ModelsExit.OK
@@ -207,26 +207,26 @@ def littered(terminal: Terminal) -> Terminal:
     (folder / INCOMING).mkdir()
     (folder / INCOMING / "gone.onnx.part").write_bytes(b"half a model")
     (folder / f"{INCOMING}-abc").mkdir()
-    terminal.said()
+    terminal.states()
     return terminal
 
 
-def test_prune_shows_what_it_would_remove(littered: Terminal) -> None:
+def test_prune_without_yes_lists_files(littered: Terminal) -> None:
     before = sorted(os.listdir(littered.folder))
     assert littered.commands().prune((), confirmed=False) is ModelsExit.OK
-    said = littered.said()
-    assert set(said) == {"old.onnx", "old.ckpt.sealed", INCOMING, f"{INCOMING}-abc"}
-    assert set(said.values()) == {"would be removed"}
+    states = littered.states()
+    assert set(states) == {"old.onnx", "old.ckpt.sealed", INCOMING, f"{INCOMING}-abc"}
+    assert set(states.values()) == {"would be removed"}
     assert sorted(os.listdir(littered.folder)) == before
 
 
-def test_prune_removes_it(littered: Terminal) -> None:
+def test_prune_with_yes_removes_files(littered: Terminal) -> None:
     assert littered.commands().prune((), confirmed=True) is ModelsExit.OK
     kept = {MODEL, WEIGHTS_NAME, LOCK_FILE, "README.md", "notes.yaml.bak", *LISTS}
     assert set(os.listdir(littered.folder)) == kept
 
 
-def test_prune_with_a_list_of_what_to_keep(littered: Terminal) -> None:
+def test_prune_keeps_listed_models(littered: Terminal) -> None:
     (littered.folder / "1_HP-UVR.pth").write_bytes(b"x")
     (littered.folder / "UVR-MDX-NET-Inst_HQ_5.onnx").write_bytes(b"x")
     assert littered.commands().prune(["UVR-MDX-NET-Inst_HQ_5.onnx"], confirmed=True) is ModelsExit.OK
@@ -234,29 +234,29 @@ def test_prune_with_a_list_of_what_to_keep(littered: Terminal) -> None:
     assert "1_HP-UVR.pth" not in os.listdir(littered.folder)
 
 
-def test_prune_leaves_what_is_on_its_way(littered: Terminal) -> None:
-    with locked_folder(littered.folder / INCOMING / "gone.onnx.lock"):
+def test_prune_keeps_running_downloads(littered: Terminal) -> None:
+    with exclusive_lock(littered.folder / INCOMING / "gone.onnx.lock"):
         assert littered.commands().prune((), confirmed=True) is ModelsExit.OK
         assert (littered.folder / INCOMING / "gone.onnx.part").exists()
 
 
-def test_prune_with_a_typing_error_removes_nothing(littered: Terminal) -> None:
+def test_prune_with_an_unknown_name_removes_nothing(littered: Terminal) -> None:
     before = sorted(os.listdir(littered.folder))
     assert littered.commands().prune(["tiny.yml"], confirmed=True) is ModelsExit.UNKNOWN
     assert sorted(os.listdir(littered.folder)) == before
 
 
-def test_prune_without_a_list_removes_nothing(littered: Terminal) -> None:
+def test_prune_without_uvrs_list_removes_nothing(littered: Terminal) -> None:
     (littered.folder / UVR_LIST).unlink()
     assert littered.commands().prune((), confirmed=True) is ModelsExit.UNAVAILABLE
     assert (littered.folder / "old.onnx").exists()
 
 
-# --- sealed ---
+# --- encryption ---
 
 
 @pytest.fixture
-def sealing(tmp_path_factory: pytest.TempPathFactory, memory: Path) -> dict[str, Any]:
+def key_options(tmp_path_factory: pytest.TempPathFactory, memory: Path) -> dict[str, Any]:
     key = tmp_path_factory.mktemp("key") / "key"
     key.touch(mode=0o600)
     key.write_bytes(base64.b64encode(os.urandom(32)))
@@ -267,62 +267,62 @@ def on_disk(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-def test_with_a_key_files_are_sealed_as_they_come(terminal: Terminal, sealing: dict[str, Any], memory: Path) -> None:
-    assert pull(terminal, **sealing) is ModelsExit.OK
+def test_downloads_are_encrypted_with_a_key(terminal: Terminal, key_options: dict[str, Any], memory: Path) -> None:
+    assert pull(terminal, **key_options) is ModelsExit.OK
     assert visible(terminal.folder) == sorted([f"{WEIGHTS_NAME}.sealed", f"{MODEL}.sealed", LOCK_FILE, *LISTS])
     assert WEIGHTS[:32] not in on_disk(terminal.folder)
     assert not any(path.is_file() for path in memory.rglob("*"))
-    assert pull(terminal, **sealing) is ModelsExit.OK
+    assert pull(terminal, **key_options) is ModelsExit.OK
 
-    with terminal.commands(**sealing).store.opened([WEIGHTS_NAME, MODEL]) as opened:
+    with terminal.commands(**key_options).store.opened([WEIGHTS_NAME, MODEL]) as opened:
         assert (opened / WEIGHTS_NAME).read_bytes() == WEIGHTS
         assert (opened / MODEL).read_bytes() == YAML
         assert (opened / UVR_LIST).is_file()
     assert list(opened.iterdir()) == []
 
 
-def test_sealed_files_are_verified(terminal: Terminal, sealing: dict[str, Any]) -> None:
-    pull(terminal, **sealing)
-    terminal.said()
-    assert verify(terminal, **sealing) is ModelsExit.OK
-    assert terminal.said()[WEIGHTS_NAME] == "ok"
+def test_encrypted_files_are_verified(terminal: Terminal, key_options: dict[str, Any]) -> None:
+    pull(terminal, **key_options)
+    terminal.states()
+    assert verify(terminal, **key_options) is ModelsExit.OK
+    assert terminal.states()[WEIGHTS_NAME] == "ok"
     assert verify(terminal) is ModelsExit.DAMAGED  # without the key
-    assert terminal.said()[WEIGHTS_NAME] == "closed"
+    assert terminal.states()[WEIGHTS_NAME] == "closed"
     path = terminal.folder / f"{WEIGHTS_NAME}.sealed"
     path.write_bytes(path.read_bytes()[:-1])
-    assert verify(terminal, **sealing) is ModelsExit.DAMAGED
-    assert terminal.said()[WEIGHTS_NAME] == "closed"
+    assert verify(terminal, **key_options) is ModelsExit.DAMAGED
+    assert terminal.states()[WEIGHTS_NAME] == "closed"
 
 
-def test_plain_files_can_be_sealed_later(terminal: Terminal, sealing: dict[str, Any]) -> None:
+def test_plain_files_can_be_encrypted_later(terminal: Terminal, key_options: dict[str, Any]) -> None:
     pull(terminal)
-    terminal.said()
-    assert terminal.commands(**sealing).seal([MODEL]) is ModelsExit.OK
-    assert terminal.said() == {MODEL: "sealed", WEIGHTS_NAME: "sealed"}
+    terminal.states()
+    assert terminal.commands(**key_options).seal([MODEL]) is ModelsExit.OK
+    assert terminal.states() == {MODEL: "sealed", WEIGHTS_NAME: "sealed"}
     assert WEIGHTS[:32] not in on_disk(terminal.folder)
     assert not (terminal.folder / INCOMING).exists()
-    assert terminal.commands(**sealing).seal([MODEL]) is ModelsExit.OK
-    assert terminal.said() == {MODEL: "was sealed", WEIGHTS_NAME: "was sealed"}
+    assert terminal.commands(**key_options).seal([MODEL]) is ModelsExit.OK
+    assert terminal.states() == {MODEL: "was sealed", WEIGHTS_NAME: "was sealed"}
 
 
-def test_a_plain_file_is_kept_until_its_sealed_form_has_proved_itself(
-    terminal: Terminal, sealing: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_plain_file_is_kept_if_its_encrypted_form_is_wrong(
+    terminal: Terminal, key_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pull(terminal)
-    store = terminal.commands(**sealing).store
-    seal = store.vault.seal
+    store = terminal.commands(**key_options).store
+    encrypt = store.encrypted_files.encrypt
 
-    def spoilt(source: Path, target: Path, name: str) -> None:
-        seal(terminal.folder / MODEL, target, name)
+    def encrypt_other_file(source: Path, target: Path, name: str) -> None:
+        encrypt(terminal.folder / MODEL, target, name)
 
-    monkeypatch.setattr(store.vault, "seal", spoilt)
+    monkeypatch.setattr(store.encrypted_files, "encrypt", encrypt_other_file)
     with pytest.raises(DecryptionError, match="does not give its content back"):
         store.seal(WEIGHTS_NAME)
     assert (terminal.folder / WEIGHTS_NAME).read_bytes() == WEIGHTS
     assert not store.sealed_path(WEIGHTS_NAME).exists()
 
 
-def test_nothing_is_sealed_without_a_key(terminal: Terminal) -> None:
+def test_seal_without_a_key_changes_nothing(terminal: Terminal) -> None:
     pull(terminal)
     assert terminal.commands().seal([MODEL]) is ModelsExit.CONFIG
     assert (terminal.folder / WEIGHTS_NAME).read_bytes() == WEIGHTS
@@ -349,14 +349,14 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
     )
 
 
-def test_the_program_pulls(folder: Path) -> None:
+def test_program_pulls_a_model(folder: Path) -> None:
     done = run(folder, "pull", MODEL)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].split() == [UVR_LIST, "present"]
     assert (folder / WEIGHTS_NAME).read_bytes() == WEIGHTS
 
 
-def test_the_program_ends_with_a_status_that_says_why(folder: Path) -> None:
+def test_program_has_an_exit_status_per_error(folder: Path) -> None:
     done = run(folder, "pull", MODEL, MODEL_OFFLINE="true")
     assert done.returncode == ModelsExit.UNAVAILABLE
     assert f"/{WEIGHTS_NAME}: put it there" in done.stdout

@@ -1,4 +1,4 @@
-"""How many threads the libraries of a child have, and where that number comes from."""
+"""The number of threads of a child's libraries, and its sources."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALLOWED = sorted(os.sched_getaffinity(0))
 
 
 def with_siblings(folder: Path, *pairs: str) -> Path:
-    """The kernel's folder of a machine whose processors share cores as ``pairs`` has it, one after the other."""
+    """Create the kernel's folder of a machine whose hardware threads share cores as ``pairs`` lists them."""
     for number, siblings in zip(ALLOWED, pairs, strict=False):
         file = folder / f"cpu{number}" / "topology" / "thread_siblings_list"
         file.parent.mkdir(parents=True)
@@ -25,8 +25,8 @@ def with_siblings(folder: Path, *pairs: str) -> Path:
     return folder
 
 
-def quota(folder: Path, membership: str, files: dict[str, str]) -> int:
-    """The cores of a process in such groups, on a machine like this one."""
+def usable_with_cgroups(folder: Path, membership: str, files: dict[str, str]) -> int:
+    """Return the usable cores of a process in these cgroups, on this machine."""
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
@@ -34,51 +34,51 @@ def quota(folder: Path, membership: str, files: dict[str, str]) -> int:
     return usable_cores(folder / "cgroup", folder, NONE)
 
 
-def test_without_groups_they_are_those_that_the_process_may_run_on() -> None:
+def test_without_cgroups_all_allowed_cores_are_usable() -> None:
     assert usable_cores(NONE, NONE, NONE) == len(ALLOWED)
 
 
-def test_processors_that_share_a_core_are_one(tmp_path: Path) -> None:
+def test_hardware_threads_of_one_core_count_once(tmp_path: Path) -> None:
     assert usable_cores(NONE, NONE, with_siblings(tmp_path, *["0,1"] * len(ALLOWED))) == 1
 
 
-def test_a_share_of_their_time_is_rounded_up(tmp_path: Path) -> None:
-    assert quota(tmp_path, "0::/a\n", {"a/cpu.max": "max 100000\n"}) == len(ALLOWED)
-    assert quota(tmp_path, "0::/a\n", {"a/cpu.max": "40000 100000\n"}) == 1
-    assert quota(tmp_path, "0::/a\n", {"a/cpu.max": "110000 100000\n"}) == min(2, len(ALLOWED))
+def test_cpu_quota_is_rounded_up(tmp_path: Path) -> None:
+    assert usable_with_cgroups(tmp_path, "0::/a\n", {"a/cpu.max": "max 100000\n"}) == len(ALLOWED)
+    assert usable_with_cgroups(tmp_path, "0::/a\n", {"a/cpu.max": "40000 100000\n"}) == 1
+    assert usable_with_cgroups(tmp_path, "0::/a\n", {"a/cpu.max": "110000 100000\n"}) == min(2, len(ALLOWED))
 
 
-def test_a_group_around_ours_counts_too(tmp_path: Path) -> None:
+def test_quota_of_an_ancestor_cgroup_applies(tmp_path: Path) -> None:
     files = {"cpu.max": "max 100000\n", "a/cpu.max": "50000 100000\n", "a/b/cpu.max": "6400000 100000\n"}
-    assert quota(tmp_path, "0::/a/b\n", files) == 1
+    assert usable_with_cgroups(tmp_path, "0::/a/b\n", files) == 1
 
 
 @pytest.mark.parametrize(("time", "found"), [("-1", len(ALLOWED)), ("50000", 1)])
-def test_the_first_version_of_groups(tmp_path: Path, time: str, found: int) -> None:
+def test_quota_of_cgroup_version_1(tmp_path: Path, time: str, found: int) -> None:
     files = {"cpu/a/cpu.cfs_quota_us": f"{time}\n", "cpu/a/cpu.cfs_period_us": "100000\n"}
-    assert quota(tmp_path, "5:cpu,cpuacct:/a\n0::/y\n", files) == found
+    assert usable_with_cgroups(tmp_path, "5:cpu,cpuacct:/a\n0::/y\n", files) == found
 
 
-def test_what_the_operator_has_set_stays() -> None:
+def test_operator_settings_are_kept() -> None:
     environment = {THREADS: "7", WAITING: "ACTIVE"}
     cpu.configure_threads(environment)
     assert environment == {THREADS: "7", WAITING: "ACTIVE"}
     assert cpu.threads(environment) == 7
 
 
-def test_else_there_is_a_thread_for_each_core_and_it_sleeps_while_it_waits() -> None:
+def test_default_is_one_passive_thread_per_core() -> None:
     environment: dict[str, str] = {}
     cpu.configure_threads(environment)
     assert environment == {THREADS: str(usable_cores()), WAITING: "PASSIVE"}
 
 
 @pytest.mark.parametrize(("value", "meant"), [("3,2", 3), (" 5 ", 5), ("0", None), ("many", None), ("", None)])
-def test_numbers_as_openmp_reads_them(value: str, meant: int | None) -> None:
+def test_thread_counts_are_parsed_like_openmp(value: str, meant: int | None) -> None:
     assert cpu.threads({THREADS: value}) == (meant or usable_cores())
 
 
-#: What the libraries have in the end; ONNX Runtime's options are asked what a session of its own would be given.
-TOLD = """
+#: Prints the settings of the libraries; for ONNX Runtime those that a new session would get.
+PRINT_THREADS = """
 from processor.system import cpu
 cpu.configure_threads()
 import onnxruntime, torch
@@ -94,11 +94,11 @@ print(torch.get_num_threads(), options.intra_op_num_threads, spinning, before.in
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wanted", [None, "1"])
-def test_all_libraries_keep_to_it(wanted: str | None) -> None:
+def test_all_libraries_use_the_configured_threads(wanted: str | None) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in (THREADS, WAITING)}
     environment |= {THREADS: wanted} if wanted else {}
     done = subprocess.run(
-        (sys.executable, "-c", TOLD), capture_output=True, text=True, check=True, env=environment, timeout=60
+        (sys.executable, "-c", PRINT_THREADS), capture_output=True, text=True, check=True, env=environment, timeout=60
     )
     expected = wanted or str(usable_cores())
     assert done.stdout.split() == [expected, expected, "0", "0"]

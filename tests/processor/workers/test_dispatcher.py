@@ -1,4 +1,4 @@
-"""One at a time, in order; nobody waits who is cancelled or whose service stops."""
+"""The dispatcher: one job per slot, in order; cancelled jobs do not wait, nor any job while the service stops."""
 
 from __future__ import annotations
 
@@ -18,163 +18,163 @@ from tests.processor.worker_threads import DEADLINE, Lanes, eventually, open_lan
 
 
 class Bench:
-    """A gate, and lanes that stay at the device until they are told to leave."""
+    """A dispatcher, and worker threads that hold their slot until ``finish``."""
 
-    def __init__(self, lanes: Lanes) -> None:
-        self.lanes = lanes
+    def __init__(self, threads: Lanes) -> None:
+        self.threads = threads
         self.stop = StopSignal(DEADLINE)
         self.dispatcher = Dispatcher(StoppableCondition(self.stop), ["device"], lambda free, _: next(iter(free), None))
         self.served: list[str] = []
-        self._leave: dict[str, threading.Event] = {}
+        self._finish: dict[str, threading.Event] = {}
 
-    def come(self, name: str, cancel: CancelToken | None = None) -> Future[None]:
-        """A lane comes to the gate; returns when it stands in the line."""
-        before = len(self.dispatcher._line)
-        self._leave[name] = threading.Event()
-        lane = self.lanes.start(self._work, name, cancel or CancelToken())
-        eventually(lambda: len(self.dispatcher._line) == before + 1 or lane.done())
-        return lane
+    def arrive(self, name: str, cancel: CancelToken | None = None) -> Future[None]:
+        """Start a worker thread; return once it is queued."""
+        before = len(self.dispatcher._tickets)
+        self._finish[name] = threading.Event()
+        thread = self.threads.start(self._work, name, cancel or CancelToken())
+        eventually(lambda: len(self.dispatcher._tickets) == before + 1 or thread.done())
+        return thread
 
     def _work(self, name: str, cancel: CancelToken) -> None:
         with self.dispatcher.lease(cancel):
             self.served.append(name)
-            assert self._leave[name].wait(DEADLINE)
+            assert self._finish[name].wait(DEADLINE)
 
-    def leave(self, name: str) -> None:
+    def finish(self, name: str) -> None:
         eventually(lambda: name in self.served)
-        self._leave[name].set()
+        self._finish[name].set()
 
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    with open_lanes() as lanes:
-        yield Bench(lanes)
+    with open_lanes() as threads:
+        yield Bench(threads)
 
 
-def reason(lane: Future[None]) -> ErrorCode:
-    """Why the lane did not wait."""
-    error = lane.exception(DEADLINE)
+def cancel_code(thread: Future[None]) -> ErrorCode:
+    """Return the code of the thread's CancelledError."""
+    error = thread.exception(DEADLINE)
     assert isinstance(error, CancelledError)
     return error.code
 
 
-def test_those_who_wait_are_served_in_their_order(bench: Bench) -> None:
+def test_waiting_jobs_are_served_in_order(bench: Bench) -> None:
     names = ["first", "second", "third", "fourth"]
-    lanes = [bench.come(name) for name in names]
+    threads = [bench.arrive(name) for name in names]
     for number, name in enumerate(names, 1):
         eventually(lambda number=number: len(bench.served) == number)  # type: ignore[misc]
         assert bench.served == names[:number]
-        bench.leave(name)
-    for lane in lanes:
-        lane.result(DEADLINE)
+        bench.finish(name)
+    for thread in threads:
+        thread.result(DEADLINE)
 
 
-def test_one_who_is_cancelled_leaves_the_line(bench: Bench) -> None:
+def test_cancelled_job_leaves_the_queue(bench: Bench) -> None:
     cancel = CancelToken()
-    bench.come("first")
-    second = bench.come("second", cancel)
-    bench.come("third")
+    bench.arrive("first")
+    second = bench.arrive("second", cancel)
+    bench.arrive("third")
     cancel.cancel(ErrorCode.DELIVERY_LOST)
-    assert reason(second) is ErrorCode.DELIVERY_LOST
-    bench.leave("first")
-    bench.leave("third")
+    assert cancel_code(second) is ErrorCode.DELIVERY_LOST
+    bench.finish("first")
+    bench.finish("third")
     assert bench.served == ["first", "third"]
 
 
-def test_one_who_comes_cancelled_does_not_get_in(bench: Bench) -> None:
+def test_cancelled_job_is_rejected_before_queueing(bench: Bench) -> None:
     cancel = CancelToken()
     cancel.cancel(ErrorCode.DELIVERY_LOST)
-    assert reason(bench.come("late", cancel)) is ErrorCode.DELIVERY_LOST
+    assert cancel_code(bench.arrive("late", cancel)) is ErrorCode.DELIVERY_LOST
     assert bench.served == []
 
 
-def test_when_the_service_stops_nobody_waits(bench: Bench) -> None:
-    first = bench.come("first")
-    waiting = [bench.come("second"), bench.come("third")]
+def test_stop_rejects_waiting_jobs(bench: Bench) -> None:
+    first = bench.arrive("first")
+    waiting = [bench.arrive("second"), bench.arrive("third")]
     bench.stop.request("test")
-    assert [reason(lane) for lane in waiting] == [ErrorCode.SHUTTING_DOWN] * 2
-    assert reason(bench.come("late")) is ErrorCode.SHUTTING_DOWN
-    bench.leave("first")
+    assert [cancel_code(thread) for thread in waiting] == [ErrorCode.SHUTTING_DOWN] * 2
+    assert cancel_code(bench.arrive("late")) is ErrorCode.SHUTTING_DOWN
+    bench.finish("first")
     first.result(DEADLINE)
     assert bench.served == ["first"]
 
 
-def test_a_stopping_service_still_has_a_free_device(bench: Bench) -> None:
-    """What was fetched already may be done within the grace."""
+def test_stopping_service_still_leases_a_free_slot(bench: Bench) -> None:
+    """A job that is already fetched may finish within the grace period."""
     bench.stop.request("test")
-    lane = bench.come("prepared")
-    bench.leave("prepared")
-    lane.result(DEADLINE)
+    thread = bench.arrive("prepared")
+    bench.finish("prepared")
+    thread.result(DEADLINE)
 
 
-def test_one_who_fails_makes_way(bench: Bench) -> None:
+def test_failed_job_releases_its_slot(bench: Bench) -> None:
     with pytest.raises(ZeroDivisionError), bench.dispatcher.lease(CancelToken()):
         raise ZeroDivisionError
-    second = bench.come("second")
-    bench.leave("second")
+    second = bench.arrive("second")
+    bench.finish("second")
     second.result(DEADLINE)
 
 
-def test_both_waits_are_told(bench: Bench) -> None:
+def test_lease_has_both_waiting_times(bench: Bench) -> None:
     with bench.dispatcher.lease(CancelToken()) as lease:
         assert 0 <= lease.waited < DEADLINE
-        bench.come("second")
-        seen = bench.lanes.start(lambda: bench.dispatcher.lease(CancelToken()).__enter__())
-        eventually(lambda: len(bench.dispatcher._line) == 3)
+        bench.arrive("second")
+        seen = bench.threads.start(lambda: bench.dispatcher.lease(CancelToken()).__enter__())
+        eventually(lambda: len(bench.dispatcher._tickets) == 3)
         pause = 0.05
         threading.Event().wait(pause)
-    bench.leave("second")
+    bench.finish("second")
     second = seen.result(DEADLINE)
     assert second.waited >= pause
     assert second.idle < second.waited
 
 
-# --- several places ---
+# --- several slots ---
 
 
-def several(bench: Bench, *slots: str) -> None:
-    """Places that are taken unless they are named in what a job wants to pass by."""
+def use_slots(bench: Bench, *slots: str) -> None:
+    """Use ``slots``; a job does not accept the slots that its ``models`` name."""
 
-    def choose(free: Sequence[str], passed_by: frozenset[str]) -> str | None:
-        return next((slot for slot in free if slot not in passed_by), None)
+    def choose(free: Sequence[str], models: frozenset[str]) -> str | None:
+        return next((slot for slot in free if slot not in models), None)
 
     bench.dispatcher = Dispatcher(StoppableCondition(bench.stop), slots, choose)
 
 
-def test_as_many_are_let_in_as_there_are_places_least_recently_used_first(bench: Bench) -> None:
-    several(bench, "a", "b")
+def test_slots_are_leased_least_recently_used_first(bench: Bench) -> None:
+    use_slots(bench, "a", "b")
     with bench.dispatcher.lease(CancelToken()) as first:
         with bench.dispatcher.lease(CancelToken()) as second:
-            third = bench.come("third")
+            third = bench.arrive("third")
             assert not bench.served
             assert bench.dispatcher.busy == [first.slot, second.slot] == ["a", "b"]
         eventually(lambda: bench.served == ["third"])
         assert bench.dispatcher.busy == ["a", "b"]
-        bench.leave("third")
+        bench.finish("third")
         third.result(DEADLINE)
     with bench.dispatcher.lease(CancelToken()) as next_one:
         assert next_one.slot == "b"
 
 
-def test_the_first_keeps_his_place_in_the_line_when_no_place_is_right(bench: Bench) -> None:
-    several(bench, "a", "b")
+def test_first_job_is_not_overtaken_while_no_slot_suits_it(bench: Bench) -> None:
+    use_slots(bench, "a", "b")
     with bench.dispatcher.lease(CancelToken()) as first:
         assert first.slot == "a"
         cancel = CancelToken()
-        picky = bench.lanes.start(lambda: bench.dispatcher.lease(cancel, frozenset("b")).__enter__())
-        eventually(lambda: len(bench.dispatcher._line) == 2)
-        bench.come("easy")
+        selective = bench.threads.start(lambda: bench.dispatcher.lease(cancel, frozenset("b")).__enter__())
+        eventually(lambda: len(bench.dispatcher._tickets) == 2)
+        bench.arrive("undemanding")
         cancel.cancel(ErrorCode.DELIVERY_LOST)
-        assert isinstance(picky.exception(DEADLINE), CancelledError)
-        bench.leave("easy")
+        assert isinstance(selective.exception(DEADLINE), CancelledError)
+        bench.finish("undemanding")
 
 
-def test_never_two_at_once_and_none_forgotten(bench: Bench) -> None:
-    """Lanes come, go, fail and are cancelled all at once."""
+def test_slot_has_one_job_at_a_time_and_no_job_is_lost(bench: Bench) -> None:
+    """Many threads wait, finish and are cancelled concurrently."""
     inside = threading.Lock()
     ends: list[str] = []
 
-    def lane(seed: int) -> None:
+    def thread(seed: int) -> None:
         rng = random.Random(seed)
         for _ in range(50):
             cancel = CancelToken()
@@ -190,7 +190,7 @@ def test_never_two_at_once_and_none_forgotten(bench: Bench) -> None:
                 ends.append("cancelled")
             canceller.cancel()
 
-    for end in [bench.lanes.start(lane, seed) for seed in range(8)]:
+    for end in [bench.threads.start(thread, seed) for seed in range(8)]:
         end.result(DEADLINE)
     assert len(ends) == 400
-    assert not bench.dispatcher._line
+    assert not bench.dispatcher._tickets

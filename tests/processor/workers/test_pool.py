@@ -1,4 +1,4 @@
-"""Several children: which of them a job goes to, and what becomes of the others when one of them is gone."""
+"""Several children: the assignment of jobs, and the effect of one child's death on the others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.processor.worker_threads import DEADLINE, Lanes, eventually, open_lan
 
 @dataclass(frozen=True)
 class Stage:
-    """A fleet whose children have a folder each."""
+    """A pool whose children have a folder each."""
 
     root: Path
     processes: Sequence[WorkerSupervisor]
@@ -36,12 +36,12 @@ class Stage:
     lanes: Lanes
 
     def start(self, ready: int | None = None) -> None:
-        """And wait until so many are ready, all of them unless it is said."""
+        """Start the pool, and wait until ``ready`` children are ready; by default all."""
         self.pool.start(self.cancel)
         eventually(lambda: sum(bool(process.ready) for process in self.processes) == (ready or len(self.processes)))
 
-    def chosen(self, model: str | None = None) -> int:
-        """Which child a job for ``model`` goes to, and is done by."""
+    def separate_and_get_index(self, model: str | None = None) -> int:
+        """Run a job for ``model``; return the index of the child that it was assigned to."""
         with self.pool.lease(self.cancel, model) as lease:
             lease.slot.separate(
                 Mixture(self.root / "mixture.wav", 1.0, 44_100, ()),
@@ -66,7 +66,7 @@ Opener = Callable[..., Stage]
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Opener]:
-    """``stage(("work",), …)``: the behaviours of each child, one after the other; ``labels`` of their devices."""
+    """``stage(("work",), …)``: the successive behaviours of each child; ``labels``: of their devices."""
     with ExitStack() as stack:
         lanes = stack.enter_context(open_lanes())
 
@@ -85,36 +85,36 @@ def stage(tmp_path: Path) -> Iterator[Opener]:
         yield open_stage
 
 
-# --- which child ---
+# --- choice of a child ---
 
 
-def test_the_least_recently_used_one_is_taken(stage: Opener) -> None:
+def test_least_recently_used_child_is_chosen(stage: Opener) -> None:
     at = stage(("work",), ("work",), ("work",))
     at.start()
-    assert [at.chosen() for _ in range(6)] == [0, 1, 2, 0, 1, 2]
+    assert [at.separate_and_get_index() for _ in range(6)] == [0, 1, 2, 0, 1, 2]
 
 
-def test_one_that_has_the_model_goes_before(stage: Opener) -> None:
+def test_child_with_the_model_is_preferred(stage: Opener) -> None:
     at = stage(("hold_in_job",), ("hold_in_job",), ("hold_in_job",))
     at.start()
-    first = [at.chosen(model) for model in ("a.onnx", "b.onnx")]
-    assert [at.chosen(model) for model in ("b.onnx", "b.onnx", "a.onnx", "b.onnx")] == [
+    first = [at.separate_and_get_index(model) for model in ("a.onnx", "b.onnx")]
+    assert [at.separate_and_get_index(model) for model in ("b.onnx", "b.onnx", "a.onnx", "b.onnx")] == [
         first[index] for index in (1, 1, 0, 1)
     ]
-    assert at.chosen("c.onnx") == 2
+    assert at.separate_and_get_index("c.onnx") == 2
     assert [each["models"] for each in at.pool.status()] == [["a.onnx"], ["b.onnx"], ["c.onnx"]]
 
 
-def test_nobody_waits_for_one_that_has_the_model_while_another_is_free(stage: Opener) -> None:
+def test_free_child_is_preferred_to_waiting_for_a_warm_one(stage: Opener) -> None:
     at = stage(("hold_in_job",), ("hold_in_job",))
     at.start()
-    has_it = at.chosen("a.onnx")
+    warm_index = at.separate_and_get_index("a.onnx")
     with at.pool.lease(at.cancel, "a.onnx") as lease:
-        assert at.processes.index(lease.slot) == has_it
-        assert at.chosen("a.onnx") != has_it
+        assert at.processes.index(lease.slot) == warm_index
+        assert at.separate_and_get_index("a.onnx") != warm_index
 
 
-def test_jobs_spread_over_the_devices(stage: Opener) -> None:
+def test_jobs_are_spread_over_devices(stage: Opener) -> None:
     at = stage(*[("work",)] * 4, labels="0011")
     at.start()
     with at.pool.lease(at.cancel, None) as one, at.pool.lease(at.cancel, None) as two:
@@ -122,21 +122,21 @@ def test_jobs_spread_over_the_devices(stage: Opener) -> None:
         assert at.ready("0") == at.ready("1") == 2
 
 
-# --- what is there and what is not ---
+# --- start and restart ---
 
 
-def test_work_flows_as_soon_as_one_is_ready(stage: Opener) -> None:
+def test_one_ready_child_is_enough(stage: Opener) -> None:
     at = stage(("hang_in_setup",), ("work",), ("refuse_setup",))
     at.start(ready=1)
     eventually(lambda: at.states() == ["loading", "ready", "unavailable"])
     at.pool.check()
-    assert [at.chosen() for _ in range(3)] == [1, 1, 1]
+    assert [at.separate_and_get_index() for _ in range(3)] == [1, 1, 1]
     assert [at.ready(label) for label in "012"] == [0, 1, 0]
     last = at.pool.status()[2]
     assert (last["device"], last["pid"], last["error"]) == ("2", None, "there is no model today")
 
 
-def test_if_none_can_be_the_first_one_says_why(stage: Opener) -> None:
+def test_start_fails_with_the_first_childs_reason(stage: Opener) -> None:
     at = stage(("refuse_setup",), ("exit_in_setup",))
     with pytest.raises(InfrastructureError, match="there is no model today"):
         at.pool.start(at.cancel)
@@ -145,8 +145,8 @@ def test_if_none_can_be_the_first_one_says_why(stage: Opener) -> None:
     assert "0: there is no model today; 1: the separation process ended with status 3" in caught.value.message
 
 
-def test_one_that_was_gone_comes_back_by_itself(stage: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "ABSENT", Backoff(base=0.01, cap=0.02))
+def test_failed_child_is_restarted_until_it_is_ready(stage: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "RESTART_BACKOFF", Backoff(base=0.01, cap=0.02))
     at = stage(("work",), ("refuse_setup", "work", "refuse_setup", "exit_in_setup", "work"))
     at.start()
     pid = at.processes[1].pid
@@ -156,7 +156,7 @@ def test_one_that_was_gone_comes_back_by_itself(stage: Opener, monkeypatch: pyte
     assert at.pool.status()[1].keys() == {"device", "name", "pid", "models", "state"}
 
 
-def test_the_end_is_the_end_of_all(stage: Opener) -> None:
+def test_close_ends_all_children(stage: Opener) -> None:
     at = stage(("work",), ("hang_in_setup",))
     at.start(ready=1)
     eventually(lambda: all(process.pid for process in at.processes))
@@ -175,34 +175,34 @@ def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
         yield lambda *behaviours, **options: stack.enter_context(open_bench(tmp_path, *behaviours, **options))
 
 
-def begun(at: Bench, *paths: str) -> bool:
+def files_exist(at: Bench, *paths: str) -> bool:
     return all((at.root / path).exists() for path in paths)
 
 
-def warmed_up(at: Bench) -> None:
-    """The job-less start: each child is ready."""
+def start_all(at: Bench) -> None:
+    """Wait until every child is ready."""
     for process in at.equipment.pool._processes:
         process.start(CancelToken())
 
 
-def test_as_many_separate_at_a_time_as_there_are_children(bench: Callable[..., Bench]) -> None:
-    at = bench("finish_when_told_in_job", others=[["finish_when_told_in_job"]])
-    warmed_up(at)
+def test_jobs_run_on_all_children_concurrently(bench: Callable[..., Bench]) -> None:
+    at = bench("finish_when_released_in_job", others=[["finish_when_released_in_job"]])
+    start_all(at)
     handling = [at.job().handle() for _ in range(3)]
-    eventually(lambda: begun(at, "begun-1", "1/begun-1"))
+    eventually(lambda: files_exist(at, "begun-1", "1/begun-1"))
     at.wait_for_line(3)
     assert [each["state"] for each in at.equipment.pool.status()] == ["separating", "separating"]
     (at.root / "1" / "go-1").touch()
-    eventually(lambda: begun(at, "1/begun-2"))  # the third, while the first is still at it
+    eventually(lambda: files_exist(at, "1/begun-2"))  # the third job, while the first one still runs
     (at.root / "1" / "go-2").touch()
     eventually(lambda: sum(lane.done() for lane in handling) == 2)
     at.tell(1)
     assert [result_of(lane).status for lane in handling] == ["success"] * 3
 
 
-def test_a_death_is_nothing_to_those_beside_it(bench: Callable[..., Bench]) -> None:
-    at = bench("finish_when_told_in_job", others=[["die_in_job", "finish_when_told_in_job"]])
-    warmed_up(at)
+def test_death_of_a_child_does_not_affect_the_others(bench: Callable[..., Bench]) -> None:
+    at = bench("finish_when_released_in_job", others=[["die_in_job", "finish_when_released_in_job"]])
+    start_all(at)
     survivor = at.equipment.pool._processes[0].pid
     handling = [at.job().handle() for _ in range(2)]
     eventually(lambda: any(lane.done() for lane in handling))
@@ -214,11 +214,11 @@ def test_a_death_is_nothing_to_those_beside_it(bench: Callable[..., Bench]) -> N
     assert [result_of(lane).status for lane in handling if lane is not dead] == ["success"]
 
 
-def test_a_job_that_finds_its_child_gone_goes_to_another(bench: Callable[..., Bench]) -> None:
-    """Nothing is held, nothing is counted: the circuit stays closed."""
-    at = bench("die_before_the_job", others=[["finish_when_told_in_job"]])
-    warmed_up(at)
-    one = at.job().handle()  # to the first, which is there and yet is not
-    eventually(lambda: begun(at, "1/begun-1"))
+def test_job_whose_child_is_gone_is_assigned_to_another(bench: Callable[..., Bench]) -> None:
+    """The job is not delayed and not counted: the circuit breaker stays closed."""
+    at = bench("die_before_the_job", others=[["finish_when_released_in_job"]])
+    start_all(at)
+    one = at.job().handle()  # to the first child, which dies before the job
+    eventually(lambda: files_exist(at, "1/begun-1"))
     (at.root / "1" / "go-1").touch()
     assert result_of(one).status == "success"

@@ -22,7 +22,7 @@ from pipeline.cancellation import CancelToken
 from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, PermanentError, PoisonError
 from processor.audio.decode import Mixture
 from processor.ipc import Done, ModelLoaded, Progress, Report, Started
-from processor.workers.process import ChildProcess, Ended
+from processor.workers.process import ChildProcess, Exited
 from processor.workers.supervisor import OnProgress, WorkerSupervisor
 from tests.processor.source_files import decoded, noise, write_pcm
 
@@ -53,7 +53,7 @@ def separate(
 
 
 def pid_of(warm: WorkerSupervisor) -> int:
-    """Of the child that is ready."""
+    """Return the process id of the child, once it is ready."""
     warm.start(CancelToken())
     assert warm.pid is not None
     return warm.pid
@@ -69,7 +69,7 @@ def short(tmp_path: Path) -> Mixture:
     return decoded(write_pcm(tmp_path / "short.wav", noise(0.1), subtype="FLOAT")).mixture
 
 
-def test_a_song_is_separated(warm: WorkerSupervisor, tmp_path: Path) -> None:
+def test_song_is_separated(warm: WorkerSupervisor, tmp_path: Path) -> None:
     song = render_song(seconds=8)
     progress: list[float] = []
     mixture = decoded(write_pcm(tmp_path / "song.wav", song.mixture * np.float32(0.3), subtype="FLOAT")).mixture
@@ -85,28 +85,28 @@ def test_a_song_is_separated(warm: WorkerSupervisor, tmp_path: Path) -> None:
     assert sdr_db(song.vocals, sung) - sdr_db(song.vocals, song.mixture) > 6
 
 
-def test_the_model_stays_warm_from_job_to_job(warm: WorkerSupervisor, song: Mixture) -> None:
+def test_model_stays_loaded_between_jobs(warm: WorkerSupervisor, song: Mixture) -> None:
     pid = pid_of(warm)
     first, second = (separate(warm, song) for _ in range(2))
     assert [stem.sha256 for stem in first.stems] == [stem.sha256 for stem in second.stems]
     assert pid_of(warm) == pid
 
 
-def test_the_child_tells_when_the_songs_own_time_begins(
+def test_child_reports_the_phases_of_a_job(
     warm: WorkerSupervisor, short: Mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hear = ChildProcess.report
-    told: list[type] = []
+    next_report = ChildProcess.next_report
+    report_types: list[type] = []
 
-    def listen(child: ChildProcess) -> Report | Ended | None:
-        report = hear(child)
-        told.append(type(report))
+    def record_report(child: ChildProcess) -> Report | Exited | None:
+        report = next_report(child)
+        report_types.append(type(report))
         return report
 
     warm.start(CancelToken())
-    monkeypatch.setattr(ChildProcess, "report", listen)
+    monkeypatch.setattr(ChildProcess, "next_report", record_report)
     separate(warm, short)
-    assert list(dict.fromkeys(kind for kind in told if kind is not type(None))) == [
+    assert list(dict.fromkeys(kind for kind in report_types if kind is not type(None))) == [
         Started,
         ModelLoaded,
         Progress,
@@ -114,7 +114,7 @@ def test_the_child_tells_when_the_songs_own_time_begins(
     ]
 
 
-def test_a_refused_job_leaves_the_child_fit(warm: WorkerSupervisor, short: Mixture) -> None:
+def test_child_survives_a_refused_job(warm: WorkerSupervisor, short: Mixture) -> None:
     pid = pid_of(warm)
     with pytest.raises(PermanentError) as caught:
         separate(warm, short, stems=("drums",))
@@ -126,7 +126,7 @@ def test_a_refused_job_leaves_the_child_fit(warm: WorkerSupervisor, short: Mixtu
     assert pid_of(warm) == pid
 
 
-def test_a_cancel_is_honoured_and_the_child_stays_warm(warm: WorkerSupervisor, song: Mixture) -> None:
+def test_cancelled_job_keeps_the_model_loaded(warm: WorkerSupervisor, song: Mixture) -> None:
     pid = pid_of(warm)
     cancel = CancelToken()
     with pytest.raises(CancelledError) as caught:
@@ -137,7 +137,7 @@ def test_a_cancel_is_honoured_and_the_child_stays_warm(warm: WorkerSupervisor, s
     assert pid_of(warm) == pid
 
 
-def test_a_full_disk_costs_neither_the_job_nor_the_child(warm: WorkerSupervisor, song: Mixture) -> None:
+def test_full_disk_is_not_blamed_on_job_or_child(warm: WorkerSupervisor, song: Mixture) -> None:
     pid = pid_of(warm)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
     with pytest.raises(InfrastructureError) as caught:
@@ -148,16 +148,16 @@ def test_a_full_disk_costs_neither_the_job_nor_the_child(warm: WorkerSupervisor,
     assert pid_of(warm) == pid
 
 
-def test_a_ctrl_c_is_for_the_parent(warm: WorkerSupervisor, short: Mixture) -> None:
-    """The terminal sends it to both; the parent may want to finish the job."""
+def test_child_ignores_sigint(warm: WorkerSupervisor, short: Mixture) -> None:
+    """A terminal sends SIGINT to both processes; the parent decides whether to finish the job."""
     pid = pid_of(warm)
     os.kill(pid, signal.SIGINT)
     assert len(separate(warm, short).stems) == 2
     assert pid_of(warm) == pid
 
 
-def test_a_child_that_is_killed_at_work_is_replaced(warm: WorkerSupervisor, song: Mixture) -> None:
-    """As by a kernel that is short of memory."""
+def test_child_killed_during_a_job_is_replaced(warm: WorkerSupervisor, song: Mixture) -> None:
+    """The kernel does this when it is out of memory."""
     pid = pid_of(warm)
     with pytest.raises(PoisonError) as caught:
         separate(warm, song, on_progress=lambda _: os.kill(pid, signal.SIGKILL))
@@ -170,66 +170,66 @@ def test_a_child_that_is_killed_at_work_is_replaced(warm: WorkerSupervisor, song
     assert pid_of(warm) != pid
 
 
-PARENT = """
+PARENT_PROGRAM = """
 import sys
 import threading
 from pathlib import Path
 from pipeline.cancellation import CancelToken
 from processor.ipc import ChildSettings
-from processor.workers.supervisor import SeparationProcess
-process = SeparationProcess(ChildSettings(Path(sys.argv[1]), sys.argv[2], False, Path(sys.argv[3])))
-print(process._running().pid, flush=True)
+from processor.workers.supervisor import WorkerSupervisor
+process = WorkerSupervisor(ChildSettings(Path(sys.argv[1]), sys.argv[2], False, Path(sys.argv[3])))
+print(process._ensure_child().pid, flush=True)
 process.start(CancelToken())
 """
 
 
-def test_a_child_ends_with_its_parent(model_dir: Path, tmp_path: Path) -> None:
-    """Even one that is busy loading, when the parent is given no time for anything."""
+def test_child_exits_with_its_parent(model_dir: Path, tmp_path: Path) -> None:
+    """A child that is loading exits too, even if its parent is killed."""
     arguments = [str(model_dir), DEMO_MODEL_NAME, str(tmp_path)]
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        [sys.executable, "-c", PARENT, *arguments], cwd=REPOSITORY, stdout=pipe, stderr=pipe, text=True
+        [sys.executable, "-c", PARENT_PROGRAM, *arguments], cwd=REPOSITORY, stdout=pipe, stderr=pipe, text=True
     ) as parent:
         assert parent.stdout is not None
         assert parent.stderr is not None
         child = psutil.Process(int(parent.stdout.readline()))
-        # Its settings have come when it turns to the library.
+        # The child has its settings once it loads the library.
         while not any("torch" in region.path for region in child.memory_maps()):
             threading.Event().wait(0.05)
         parent.kill()
-        # The child holds this too, so it ends when the last of the two is gone.
+        # The child has this descriptor too: reading ends when both processes have exited.
         logged = parent.stderr.read()
-    assert "model_warmed_up" not in logged  # it did not go on until it had something to tell
+    assert "model_warmed_up" not in logged  # it did not finish loading first
 
 
-_SET_UP = """
+SETUP_PROGRAM = """
 import gc, sys, weakref
 from multiprocessing import Pipe
 from pathlib import Path
-from processor.workers.child import Parent, _set_up
+from processor.workers.child import ParentConnection, _set_up
 from processor.system.memory import MainMemory
 from processor.ipc import ChildSettings
 models, scratch, name = sys.argv[1:]
-parent = Parent(Pipe()[0])
+parent = ParentConnection(Pipe()[0])
 engine = _set_up(ChildSettings(Path(models), name, False, Path(scratch)), parent)
 print(gc.get_freeze_count(), len(gc.get_objects()))
-engine.in_a_circle, of_it = engine, weakref.ref(engine)
+engine.cycle, reference = engine, weakref.ref(engine)
 del engine
 gc.collect()
-print(of_it() is None)
+print(reference() is None)
 MainMemory().give_back()
-print(of_it() is None)
+print(reference() is None)
 print(gc.get_freeze_count(), len(gc.get_objects()))
 """
 
 
-def test_collecting_garbage_between_songs_does_not_look_through_the_libraries(tmp_path: Path) -> None:
+def test_garbage_collection_skips_loaded_libraries(tmp_path: Path) -> None:
     write_demo_model(tmp_path / "models")
-    command = [sys.executable, "-c", _SET_UP, str(tmp_path / "models"), str(tmp_path), DEMO_MODEL_NAME]
+    command = [sys.executable, "-c", SETUP_PROGRAM, str(tmp_path / "models"), str(tmp_path), DEMO_MODEL_NAME]
     run = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, check=True, text=True)
-    at_first, kept, gone, in_the_end = [line for line in run.stdout.splitlines() if "[" not in line]
-    for counts in (at_first, in_the_end):
-        spared, looked_through = map(int, counts.split())
-        assert looked_through < spared / 10
-    # What a model takes is given back where its room is needed.
-    assert (kept, gone) == ("False", "True")
+    at_start, kept, released, at_end = [line for line in run.stdout.splitlines() if "[" not in line]
+    for counts in (at_start, at_end):
+        frozen, scanned = map(int, counts.split())
+        assert scanned < frozen / 10
+    # The memory of a model is released when it is needed.
+    assert (kept, released) == ("False", "True")

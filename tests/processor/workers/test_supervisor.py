@@ -1,4 +1,4 @@
-"""The parent's side, with children that go wrong in every way: tiny programs, in processes as real as any."""
+"""The supervisor, with children that fail in every way: small scripted programs in real processes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from pipeline.model_choice import Algorithm, Ensemble
 from pipeline.service.metrics import REGISTRY
 from processor.audio.decode import Mixture
 from processor.ipc import Cancel, ChildSettings, Done
-from processor.workers import supervisor as separation_module
+from processor.workers import supervisor as supervisor_module
 from processor.workers.process import ChildProcess
-from processor.workers.supervisor import MOST_STILLBORN, WorkerSupervisor
+from processor.workers.supervisor import MAX_START_FAILURES, WorkerSupervisor
 from tests.processor.worker_threads import eventually, open_lanes
 from tests.processor.workers.children import scripted_command
 
@@ -42,7 +42,7 @@ MODEL = "model.onnx"
 
 @dataclass
 class Stage:
-    """A SeparationProcess whose children show ``behaviours``, one after the other."""
+    """A supervisor whose successive children have the given behaviours."""
 
     folder: Path
     process: WorkerSupervisor
@@ -73,11 +73,11 @@ class Stage:
 
     @property
     def pids(self) -> list[int]:
-        """Of all children so far that got as far as to do anything."""
+        """The process ids of all children so far, in order."""
         return [int(path.read_text()) for path in sorted((self.folder / "children").iterdir()) if path.read_text()]
 
     def wait_for_child(self, number: int) -> int:
-        """The process id of the ``number``-th child (from 1), as soon as it is there."""
+        """Wait for the ``number``-th child (from 1); return its process id."""
         eventually(lambda: len(self.pids) >= number)
         return self.pids[number - 1]
 
@@ -103,22 +103,22 @@ def stage(tmp_path: Path) -> Iterator[Callable[..., Stage]]:
     yield open_stage
     for each in opened:
         each.process.close()
-        # Nothing runs on, and nothing is left for the system to tidy up.
+        # No child still runs, and none is a zombie.
         assert not [pid for pid in each.pids if psutil.pid_exists(pid)]
 
 
 Opener = Callable[..., Stage]
 
 
-def test_one_child_does_one_job_after_the_other(stage: Opener) -> None:
+def test_one_child_runs_jobs_in_sequence(stage: Opener) -> None:
     at = stage("work")
     assert [at.separate().model for _ in range(3)] == [MODEL] * 3
     assert at.progress == [0.0, 0.5, 1.0] * 3
     assert len(at.pids) == 1
 
 
-def test_it_is_ready_once_the_model_is_loaded(stage: Opener) -> None:
-    at = stage("get_ready_when_told")
+def test_child_is_ready_once_the_model_is_loaded(stage: Opener) -> None:
+    at = stage("get_ready_when_released")
     with pytest.raises(InfrastructureError, match="no separation process is running"):
         at.process.check()
     starting = threading.Thread(target=at.process.start, args=[CancelToken()])
@@ -139,7 +139,7 @@ def busy_seconds() -> float:
 
 
 def test_busy_time_is_counted_while_the_child_separates(stage: Opener) -> None:
-    at = stage("finish_when_told_in_job")
+    at = stage("finish_when_released_in_job")
     at.process.start(CancelToken())
     before, started = busy_seconds(), time.monotonic()
     separating = threading.Thread(target=at.separate)
@@ -151,18 +151,18 @@ def test_busy_time_is_counted_while_the_child_separates(stage: Opener) -> None:
     assert busy_seconds() - before <= time.monotonic() - started
 
 
-def test_the_loading_of_a_model_is_no_busy_time(stage: Opener) -> None:
-    at = stage("hang_while_it_loads", load_timeout=0.5)
+def test_loading_is_not_busy_time(stage: Opener) -> None:
+    at = stage("hang_while_loading", load_timeout=0.5)
     at.process.start(CancelToken())
     before = busy_seconds()
     assert isinstance(at.failure(), PoisonError)
     assert busy_seconds() == before
 
 
-# --- while it sets up: the job has nothing to do with it ---
+# --- setup: the job is not to blame ---
 
 
-def test_a_child_that_ends_in_setup_is_our_own_trouble(stage: Opener) -> None:
+def test_exit_during_setup_is_an_infrastructure_error(stage: Opener) -> None:
     at = stage("exit_in_setup")
     for tries in (1, 2):
         error = at.failure()
@@ -171,26 +171,26 @@ def test_a_child_that_ends_in_setup_is_our_own_trouble(stage: Opener) -> None:
             ErrorCode.WORKER_DIED,
             "the separation process ended with status 3 while it loaded the model",
         )
-        # One for each try: nobody starts children that cannot live as fast as the machine can.
+        # One child per attempt: failing children are not restarted in a tight loop.
         with pytest.raises(InfrastructureError, match="no separation process is running"):
             at.process.check()
         assert len(at.pids) == tries
 
 
-def test_at_the_start_others_take_the_place_of_a_child_that_ends_in_setup(stage: Opener) -> None:
+def test_start_retries_after_exit_during_setup(stage: Opener) -> None:
     at = stage("exit_in_setup", "exit_in_setup", "work")
     assert at.process.start(CancelToken()).model == MODEL
     assert len(at.pids) == 3
 
 
-def test_but_not_for_ever(stage: Opener) -> None:
+def test_start_gives_up_after_the_maximum_of_failures(stage: Opener) -> None:
     at = stage("exit_in_setup")
     with pytest.raises(InfrastructureError, match="while it loaded the model"):
         at.process.start(CancelToken())
     assert len(at.pids) == 3
 
 
-def test_a_child_that_says_why_it_cannot_be_is_quoted(stage: Opener) -> None:
+def test_reported_setup_failure_is_raised(stage: Opener) -> None:
     at = stage("refuse_setup", "work")
     with pytest.raises(InfrastructureError, match="there is no model today") as caught:
         at.process.start(CancelToken())
@@ -198,25 +198,25 @@ def test_a_child_that_says_why_it_cannot_be_is_quoted(stage: Opener) -> None:
     assert at.process.start(CancelToken()).model == MODEL
 
 
-def test_a_full_disk_at_the_start_is_waited_out(stage: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(separation_module, "FULL_DISK", Backoff(base=0.01, cap=0.01))
-    full = ["find_the_disk_full"] * (MOST_STILLBORN + 1)
+def test_start_is_retried_while_the_disk_is_full(stage: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_module, "DISK_FULL_BACKOFF", Backoff(base=0.01, cap=0.01))
+    full = ["report_full_disk"] * (MAX_START_FAILURES + 1)
     at = stage(*full, "work")
     assert at.process.start(CancelToken()).model == MODEL
     assert len(at.pids) == len(full) + 1
 
 
-def test_nobody_waits_for_the_disk_who_is_told_to_stop(stage: Opener) -> None:
-    at = stage("find_the_disk_full")
+def test_cancel_ends_the_wait_for_disk_space(stage: Opener) -> None:
+    at = stage("report_full_disk")
     cancel = CancelToken()
     threading.Timer(0.1, cancel.cancel, [ErrorCode.SHUTTING_DOWN]).start()
     with pytest.raises(CancelledError):
         at.process.start(cancel)
 
 
-def test_a_child_that_hangs_in_setup_is_given_up(stage: Opener) -> None:
+def test_child_that_hangs_during_setup_is_killed(stage: Opener) -> None:
     at = stage("hang_in_setup", "work", load_timeout=0.3)
-    at.process._running()
+    at.process._ensure_child()
     at.wait_for_child(1)
     error = at.failure()
     assert isinstance(error, InfrastructureError)
@@ -225,7 +225,7 @@ def test_a_child_that_hangs_in_setup_is_given_up(stage: Opener) -> None:
     at.separate()
 
 
-def test_a_cancel_does_not_wait_for_the_model_nor_end_its_loading(stage: Opener) -> None:
+def test_cancel_does_not_interrupt_loading(stage: Opener) -> None:
     at = stage("hang_in_setup")
     cancel = CancelToken()
     cancel.cancel(ErrorCode.DELIVERY_LOST)
@@ -237,7 +237,7 @@ def test_a_cancel_does_not_wait_for_the_model_nor_end_its_loading(stage: Opener)
     assert len(at.pids) == 1
 
 
-def test_a_program_that_is_not_there_is_our_own_trouble(tmp_path: Path) -> None:
+def test_missing_program_is_an_infrastructure_error(tmp_path: Path) -> None:
     process = WorkerSupervisor(ChildSettings(tmp_path, MODEL, False, tmp_path), [str(tmp_path / "no-program")])
     before = open_files()
     with pytest.raises(InfrastructureError, match="can be started: No such file or directory"):
@@ -246,29 +246,29 @@ def test_a_program_that_is_not_there_is_our_own_trouble(tmp_path: Path) -> None:
     process.close()
 
 
-# --- while it works: the job is to blame ---
+# --- during a job: the job is to blame ---
 
 
 @pytest.mark.parametrize(
     ("behaviour", "message"),
     [
         ("die_in_job", "the separation process was ended by signal 9"),
-        ("break_down_in_job", "the device has fallen off"),
-        ("talk_nonsense_in_job", "the separation process was ended by signal 9"),
+        ("report_fatal_in_job", "the device has fallen off"),
+        ("send_garbage_in_job", "the separation process was ended by signal 9"),
     ],
 )
-def test_a_child_that_the_job_ended_is_replaced_at_once(stage: Opener, behaviour: str, message: str) -> None:
+def test_child_killed_by_a_job_is_replaced_immediately(stage: Opener, behaviour: str, message: str) -> None:
     at = stage(behaviour, "work")
     error = at.failure()
     assert isinstance(error, PoisonError)
     assert (error.code, error.message) == (ErrorCode.WORKER_DIED, message)
     assert not psutil.pid_exists(at.pids[0])
-    eventually(lambda: is_ready(at.process))  # nobody has asked for it yet
+    eventually(lambda: is_ready(at.process))  # without a request for it
     at.separate()
     assert len(at.pids) == 2
 
 
-def test_a_hung_child_is_ended_at_the_deadline(stage: Opener) -> None:
+def test_hung_child_is_killed_at_the_timeout(stage: Opener) -> None:
     at = stage("stop_in_job", "work")
     at.process.start(CancelToken())
     error = at.failure(timeout=1.0)
@@ -278,8 +278,8 @@ def test_a_hung_child_is_ended_at_the_deadline(stage: Opener) -> None:
     at.separate()
 
 
-def test_a_child_that_hangs_while_it_loads_the_jobs_own_model_is_ended(stage: Opener) -> None:
-    at = stage("hang_while_it_loads", "work", load_timeout=1.0)
+def test_child_that_hangs_while_loading_a_jobs_model_is_killed(stage: Opener) -> None:
+    at = stage("hang_while_loading", "work", load_timeout=1.0)
     at.process.start(CancelToken())
     error = at.failure(timeout=0.0)
     assert isinstance(error, PoisonError)
@@ -287,22 +287,22 @@ def test_a_child_that_hangs_while_it_loads_the_jobs_own_model_is_ended(stage: Op
     assert not psutil.pid_exists(at.pids[0])
 
 
-def test_the_time_that_a_model_takes_to_load_is_not_the_songs(stage: Opener) -> None:
-    at = stage("take_its_time_to_load")
+def test_loading_time_does_not_count_towards_the_timeout(stage: Opener) -> None:
+    at = stage("load_slowly")
     at.process.start(CancelToken())
     assert at.separate(timeout=0.9).model == MODEL
     assert len(at.pids) == 1
 
 
-def test_each_model_of_an_ensemble_has_its_own_time_for_the_song(stage: Opener) -> None:
-    at = stage("load_one_model_after_the_other")
+def test_each_model_of_an_ensemble_has_its_own_timeout(stage: Opener) -> None:
+    at = stage("load_two_models")
     at.process.start(CancelToken())
     ensemble = Ensemble(ensemble=("a.onnx", "b.ckpt"), algorithm=Algorithm.MAX_FFT)
     assert at.separate(timeout=1.0, model=ensemble).model == "max_fft: a.onnx, b.ckpt"
 
 
 @pytest.mark.parametrize("kind", ErrorKind)
-def test_a_failure_is_what_the_child_says(stage: Opener, kind: ErrorKind) -> None:
+def test_reported_failure_is_raised_with_its_kind(stage: Opener, kind: ErrorKind) -> None:
     at = stage("fail_in_job")
     with pytest.raises(PipelineError) as caught:
         at.separate(model=kind.value)
@@ -313,17 +313,17 @@ def test_a_failure_is_what_the_child_says(stage: Opener, kind: ErrorKind) -> Non
     assert len(at.pids) == 1
 
 
-def test_late_reports_about_an_earlier_job_are_dropped(stage: Opener) -> None:
-    at = stage("be_late_in_job")
+def test_stale_reports_are_dropped(stage: Opener) -> None:
+    at = stage("send_stale_report_in_job")
     for _ in range(3):
         at.separate()
     assert len(at.pids) == 1
 
 
-# --- between two jobs, and before one has begun: nobody is to blame ---
+# --- between jobs, and before a job has started: no job is to blame ---
 
 
-def test_a_child_that_is_killed_while_idle_is_replaced_at_once(stage: Opener) -> None:
+def test_child_killed_while_idle_is_replaced_immediately(stage: Opener) -> None:
     at = stage("work")
     at.separate()
     os.kill(at.pids[0], signal.SIGKILL)
@@ -333,8 +333,8 @@ def test_a_child_that_is_killed_while_idle_is_replaced_at_once(stage: Opener) ->
     assert at.pids[1:] == [second]
 
 
-def test_a_job_follows_hard_upon_a_death(stage: Opener) -> None:
-    """However the two race, the job is done."""
+def test_job_directly_after_a_death_is_done(stage: Opener) -> None:
+    """The job is done whichever event is noticed first."""
     at = stage("work")
     for _ in range(5):
         at.separate()
@@ -343,21 +343,21 @@ def test_a_job_follows_hard_upon_a_death(stage: Opener) -> None:
 
 
 @pytest.mark.parametrize("behaviour", ["die_before_the_job", "stop_before_the_job"])
-def test_a_child_that_never_began_takes_no_blame_to_the_job(
+def test_job_is_not_blamed_for_a_child_that_never_started_it(
     stage: Opener, behaviour: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(separation_module, "START_GRACE", 1.0)
+    monkeypatch.setattr(supervisor_module, "START_GRACE", 1.0)
     at = stage(behaviour, "work")
     at.separate()
     assert len(at.pids) == 2
 
 
-def test_children_that_never_begin_are_our_own_trouble(stage: Opener) -> None:
+def test_children_that_never_start_the_job_are_an_infrastructure_error(stage: Opener) -> None:
     at = stage("die_before_the_job")
     error = at.failure()
     assert isinstance(error, InfrastructureError)
     assert error.code is ErrorCode.WORKER_DIED
-    assert MOST_STILLBORN <= len(at.pids) <= MOST_STILLBORN + 1
+    assert MAX_START_FAILURES <= len(at.pids) <= MAX_START_FAILURES + 1
 
 
 # --- cancel ---
@@ -371,8 +371,8 @@ def cancelled_at_progress(at: Stage) -> PipelineError:
     return error
 
 
-@pytest.mark.parametrize("behaviour", ["obey_a_cancel_in_job", "finish_all_the_same_in_job"])
-def test_a_child_that_obeys_a_cancel_stays_warm(stage: Opener, behaviour: str) -> None:
+@pytest.mark.parametrize("behaviour", ["honour_cancel_in_job", "finish_despite_cancel_in_job"])
+def test_child_that_honours_a_cancel_stays_warm(stage: Opener, behaviour: str) -> None:
     at = stage(behaviour)
     for _ in range(2):
         error = cancelled_at_progress(at)
@@ -381,9 +381,9 @@ def test_a_child_that_obeys_a_cancel_stays_warm(stage: Opener, behaviour: str) -
     assert len(at.pids) == 1
 
 
-@pytest.mark.parametrize("behaviour", ["be_deaf_in_job", "stop_in_job", "die_in_job", "break_down_in_job"])
-def test_a_child_that_does_not_obey_is_replaced(stage: Opener, behaviour: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(separation_module, "CANCEL_GRACE", 0.3)
+@pytest.mark.parametrize("behaviour", ["ignore_cancel_in_job", "stop_in_job", "die_in_job", "report_fatal_in_job"])
+def test_child_ignoring_a_cancel_is_replaced(stage: Opener, behaviour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_module, "CANCEL_GRACE", 0.3)
     at = stage(behaviour, "work")
     assert isinstance(cancelled_at_progress(at), CancelledError)
     assert not psutil.pid_exists(at.pids[0])
@@ -391,10 +391,10 @@ def test_a_child_that_does_not_obey_is_replaced(stage: Opener, behaviour: str, m
     assert len(at.pids) == 2
 
 
-# --- the end ---
+# --- close ---
 
 
-def test_after_the_end_there_is_no_other_child(stage: Opener) -> None:
+def test_no_child_is_started_after_close(stage: Opener) -> None:
     at = stage("work")
     at.separate()
     for _ in range(2):
@@ -405,9 +405,9 @@ def test_after_the_end_there_is_no_other_child(stage: Opener) -> None:
     assert len(at.pids) == 1
 
 
-def test_the_end_does_not_wait_for_a_child_that_hangs(stage: Opener) -> None:
+def test_close_does_not_wait_for_a_hung_child(stage: Opener) -> None:
     at = stage("hang_in_setup")
-    at.process._running()
+    at.process._ensure_child()
     pid = at.wait_for_child(1)
     os.kill(pid, signal.SIGSTOP)
     at.process.close()
@@ -422,10 +422,10 @@ def child_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("child-")]
 
 
-def test_deaths_leave_no_files_and_no_threads_behind(stage: Opener) -> None:
-    at = stage("work", "die_in_job", "exit_in_setup", "talk_nonsense_in_job", "stop_in_job", "work")
+def test_dead_children_leak_no_descriptors_or_threads(stage: Opener) -> None:
+    at = stage("work", "die_in_job", "exit_in_setup", "send_garbage_in_job", "stop_in_job", "work")
     at.separate()
-    gc.collect()  # what earlier tests have left to it
+    gc.collect()  # the garbage of earlier tests
     files, threads = open_files(), len(child_threads())
     os.kill(at.pids[0], signal.SIGKILL)
     at.wait_for_child(2)
@@ -438,26 +438,26 @@ def test_deaths_leave_no_files_and_no_threads_behind(stage: Opener) -> None:
     assert (open_files(), len(child_threads())) == (files, threads)
 
 
-def strays_seen(over: threading.Event) -> int:
-    """Bytes that came into pipes that nobody has written to."""
-    strays = 0
-    while not over.is_set():
+def count_stray_bytes(finished: threading.Event) -> int:
+    """Count the bytes that arrive in pipes without a writer."""
+    stray_bytes = 0
+    while not finished.is_set():
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
         threading.Event().wait(0)
         with suppress(BlockingIOError):
-            strays += len(os.read(reading, 1000))
+            stray_bytes += len(os.read(reading, 1000))
         os.close(writing)
         os.close(reading)
-    return strays
+    return stray_bytes
 
 
-def test_what_is_said_to_a_child_that_goes_ends_up_in_no_other_file(tmp_path: Path) -> None:
-    """The system gives the number of its descriptor to the next file that anybody opens."""
-    over = threading.Event()
+def test_commands_to_an_exiting_child_reach_no_other_descriptor(tmp_path: Path) -> None:
+    """The system reuses the number of a closed descriptor for the next file that is opened."""
+    finished = threading.Event()
     interval = sys.getswitchinterval()
     with open_lanes() as lanes:
-        watch = lanes.start(strays_seen, over)
+        watch = lanes.start(count_stray_bytes, finished)
         sys.setswitchinterval(1e-5)
         try:
             for _ in range(100):
@@ -466,5 +466,5 @@ def test_what_is_said_to_a_child_that_goes_ends_up_in_no_other_file(tmp_path: Pa
                     child.send(Cancel(1))
         finally:
             sys.setswitchinterval(interval)
-            over.set()
+            finished.set()
         assert watch.result(DEADLINE) == 0

@@ -1,4 +1,4 @@
-"""Two real children with the demo model: side by side, and apart when one of them dies."""
+"""Two real children with the demo model: concurrent work, and the death of one of them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SEEN = ("GPU-aaaa", "")
 
 @pytest.fixture(scope="module")
 def pair(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WorkerSupervisor, ...]]:
-    """Ready. A GPU that is not there is none to the child; it would have to be required to be missed."""
+    """Yield two ready children. A missing GPU is no error for them, because no GPU is required."""
     settings = ChildSettings(
         model_dir, DEMO_MODEL_NAME, False, tmp_path_factory.mktemp("scratch"), on_device=1, in_all=2, threads=1
     )
@@ -50,19 +50,19 @@ def pair(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     pool = WorkerPool(processes, StopSignal(DEADLINE))
     pool.start(cancel)
     eventually(lambda: all(process.ready for process in processes), DEADLINE)
-    cancel.cancel(ErrorCode.SHUTTING_DOWN)  # the tests have fleets of their own
+    cancel.cancel(ErrorCode.SHUTTING_DOWN)  # the tests have their own pools
     yield processes
     pool.close()
 
 
 @pytest.fixture
 def songs(tmp_path: Path) -> list[Mixture]:
-    found = []
+    mixtures = []
     for name in ("one", "two"):
         folder = tmp_path / name
         folder.mkdir()
-        found.append(decoded(write_pcm(folder / "song.wav", noise(8.0), subtype="FLOAT")).mixture)
-    return found
+        mixtures.append(decoded(write_pcm(folder / "song.wav", noise(8.0), subtype="FLOAT")).mixture)
+    return mixtures
 
 
 def separate(process: WorkerSupervisor, song: Mixture, on_progress: Callable[[float], None]) -> Done:
@@ -78,7 +78,7 @@ def separate(process: WorkerSupervisor, song: Mixture, on_progress: Callable[[fl
 
 
 def variables(process: WorkerSupervisor) -> dict[str, str]:
-    """Of the child, as the system has them."""
+    """Return the environment variables of the child."""
     return psutil.Process(process.pid).environ()
 
 
@@ -86,45 +86,48 @@ def busy_seconds(process: WorkerSupervisor) -> float:
     return REGISTRY.get_sample_value("uvr_engine_busy_seconds_total", {"device": process.device.label}) or 0.0
 
 
-def test_each_has_its_own_device_and_its_part_of_the_cores(pair: tuple[WorkerSupervisor, ...]) -> None:
+def test_each_child_has_its_device_and_its_share_of_the_cores(pair: tuple[WorkerSupervisor, ...]) -> None:
     assert [variables(process)["CUDA_VISIBLE_DEVICES"] for process in pair] == list(SEEN)
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     assert [variables(process)["OMP_NUM_THREADS"] for process in pair] == [threads] * 2
     assert [process.models for process in pair] == [{DEMO_MODEL_NAME}] * 2
 
 
-def test_one_dies_while_both_are_at_work(pair: tuple[WorkerSupervisor, ...], songs: list[Mixture]) -> None:
-    """The other one's song is what it is alone; the dead one is replaced."""
+def test_one_child_dies_while_both_work(pair: tuple[WorkerSupervisor, ...], songs: list[Mixture]) -> None:
+    """The survivor's result is not affected; the dead child is replaced."""
     doomed, other = pair
     pids = [process.pid for process in pair]
     both_at_work = threading.Barrier(2)
     died = threading.Event()
 
-    def die(_fraction: float) -> None:
+    def kill_it(_fraction: float) -> None:
         both_at_work.wait(DEADLINE)
         assert doomed.pid
         os.kill(doomed.pid, signal.SIGKILL)
         died.set()
 
-    met: list[float] = []
+    progress: list[float] = []
 
-    def meet(fraction: float) -> None:
-        if not met:
+    def wait_for_it(fraction: float) -> None:
+        if not progress:
             both_at_work.wait(DEADLINE)
             assert died.wait(DEADLINE)
-        met.append(fraction)
+        progress.append(fraction)
 
     with open_lanes() as lanes:
-        one, two = lanes.start(separate, doomed, songs[0], die), lanes.start(separate, other, songs[1], meet)
+        one, two = (
+            lanes.start(separate, doomed, songs[0], kill_it),
+            lanes.start(separate, other, songs[1], wait_for_it),
+        )
         assert isinstance(one.exception(DEADLINE), PoisonError)
-        beside = two.result(DEADLINE)
+        survivor_result = two.result(DEADLINE)
     assert other.pid == pids[1]
     again = separate(doomed, songs[0], lambda _fraction: None)
     assert doomed.pid != pids[0]
-    assert [stem.sha256 for stem in again.stems] == [stem.sha256 for stem in beside.stems]
+    assert [stem.sha256 for stem in again.stems] == [stem.sha256 for stem in survivor_result.stems]
 
 
-def test_two_songs_at_a_time_through_the_consumer(pair: tuple[WorkerSupervisor, ...], tmp_path: Path) -> None:
+def test_consumer_separates_two_songs_concurrently(pair: tuple[WorkerSupervisor, ...], tmp_path: Path) -> None:
     content = write_pcm(tmp_path / "song.wav", noise(3.0)).read_bytes()
     before = [busy_seconds(process) for process in pair]
     with SourceServer() as source, open_way(tmp_path, *pair, lanes=4) as way:

@@ -1,4 +1,4 @@
-"""Children that do as they are told, in the place of the one that owns a model."""
+"""Scripted children that replace the real child process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def scripted_command(root: Path, *behaviours: str) -> tuple[str, ...]:
-    """The command of a child that shows ``behaviours``; it leaves its notes in ``root/children``."""
+    """Return the command of children with these successive behaviours; their files are in ``root/children``."""
     folder = root / "children"
     folder.mkdir(exist_ok=True)
     return (sys.executable, "-m", "tests.processor.workers.children.scripted", str(folder), *behaviours)

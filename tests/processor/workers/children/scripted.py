@@ -1,7 +1,7 @@
-"""A child that does as it is told: ``python -m tests.processor.workers.children.scripted FOLDER BEHAVIOUR… DESCRIPTOR``.
+"""A scripted child: ``python -m tests.processor.workers.children.scripted FOLDER BEHAVIOUR… DESCRIPTOR``.
 
-The first process that is started with ``FOLDER`` shows the first behaviour, the second the second, and all after the
-last one the last. Each leaves its process id there, in a file named by its number.
+The first process that is started with ``FOLDER`` has the first behaviour, the second process the second one, and so on;
+the last behaviour repeats. Each process writes its process id to a file in the folder, named by its number.
 """
 
 from __future__ import annotations
@@ -49,25 +49,25 @@ def next_job(parent: Connection) -> Separate:
     return command
 
 
-def begin(parent: Connection) -> Separate:
-    """Take a job, and leave the file ``begun-1`` beside the folder for the first one, ``begun-2`` for the second, …"""
+def accept_job(parent: Connection) -> Separate:
+    """Accept a job, and create the file ``begun-1`` beside the folder, ``begun-2`` for the second job, …"""
     job = next_job(parent)
     parent.send(Started(job.job))
-    beside(f"begun-{job.job}").touch()
+    sibling(f"begun-{job.job}").touch()
     return job
 
 
-def beside(name: str) -> Path:
+def sibling(name: str) -> Path:
     return Path(sys.argv[1]).parent / name
 
 
 def done(job: Separate) -> Done:
-    """Stems that tell which job they were made in; no sound, which nobody here wants to hear."""
+    """Return stems whose content names their job; they are not audio."""
     return Done(job.job, tuple(stem(job, name) for name in STEMS), str(job.model), "cpu")
 
 
 def content_of(name: str, job: int) -> bytes:
-    """What is in the stem that the ``job``-th job of a process gives."""
+    """Return the content of a stem of a process's ``job``-th job."""
     return f"{name} of job {job}".encode()
 
 
@@ -84,7 +84,7 @@ def work(parent: Connection) -> None:
 
 def serve(parent: Connection) -> None:
     while True:
-        job = begin(parent)
+        job = accept_job(parent)
         parent.send(ModelLoaded(job.job))
         for fraction in (0.0, 0.5, 1.0):
             parent.send(Progress(job.job, fraction))
@@ -99,10 +99,10 @@ def exit_in_setup(parent: Connection) -> None:
 def refuse_setup(parent: Connection) -> None:
     parent.recv()
     parent.send(SetupFailed(ErrorCode.MODEL_UNAVAILABLE, "there is no model today"))
-    hang()  # as a process that takes its time to end
+    hang()  # like a process that is slow to exit
 
 
-def find_the_disk_full(parent: Connection) -> None:
+def report_full_disk(parent: Connection) -> None:
     parent.recv()
     parent.send(SetupFailed(ErrorCode.DISK_FULL, "the disk is full"))
 
@@ -112,12 +112,12 @@ def hang_in_setup(parent: Connection) -> None:
     hang()
 
 
-def get_ready_when_told(parent: Connection) -> None:
-    """By the file ``go`` beside the folder."""
+def get_ready_when_released(parent: Connection) -> None:
+    """Wait for the file ``go`` beside the folder."""
     settings = parent.recv()
-    while not beside("go").exists():
+    while not sibling("go").exists():
         if parent.poll(0.02):
-            parent.recv()  # there is nothing to be said but that the parent is gone
+            parent.recv()  # raises EOFError if the parent has exited
     parent.send(Ready(settings.model_name, "cpu", 0.0))
     serve(parent)
 
@@ -134,27 +134,27 @@ def stop_before_the_job(parent: Connection) -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def hang_while_it_loads(parent: Connection) -> None:
-    """A model of the job's own."""
+def hang_while_loading(parent: Connection) -> None:
+    """Hang while loading the job's model."""
     get_ready(parent)
-    begin(parent)
+    accept_job(parent)
     hang()
 
 
-def take_its_time_to_load(parent: Connection) -> None:
-    """As a model that has to be downloaded first."""
+def load_slowly(parent: Connection) -> None:
+    """Load as slowly as a model that must be downloaded first."""
     get_ready(parent)
     while True:
-        job = begin(parent)
+        job = accept_job(parent)
         threading.Event().wait(1.0)
         parent.send(ModelLoaded(job.job))
         parent.send(done(job))
 
 
-def load_one_model_after_the_other(parent: Connection) -> None:
-    """As for an ensemble of two, each of which takes its time with the song."""
+def load_two_models(parent: Connection) -> None:
+    """Act like an ensemble of two models, each of which needs some time for the song."""
     get_ready(parent)
-    job = begin(parent)
+    job = accept_job(parent)
     for _ in range(2):
         parent.send(Started(job.job))
         parent.send(ModelLoaded(job.job))
@@ -163,14 +163,14 @@ def load_one_model_after_the_other(parent: Connection) -> None:
     hang()
 
 
-def in_job(then: Callable[[Connection, Separate], None]) -> Callable[[Connection], None]:
+def in_job(act: Callable[[Connection, Separate], None]) -> Callable[[Connection], None]:
     def behave(parent: Connection) -> None:
         get_ready(parent)
         while True:
-            job = begin(parent)
+            job = accept_job(parent)
             parent.send(ModelLoaded(job.job))
             parent.send(Progress(job.job, 0.5))
-            then(parent, job)
+            act(parent, job)
 
     return behave
 
@@ -179,8 +179,8 @@ def die(_parent: Connection, _job: Separate) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_if_told(parent: Connection, job: Separate) -> None:
-    """By the model's name."""
+def die_for_deadly_model(parent: Connection, job: Separate) -> None:
+    """Die if the model's name is ``deadly``."""
     if job.model == "deadly":
         die(parent, job)
     parent.send(done(job))
@@ -190,37 +190,37 @@ def stop(_parent: Connection, _job: Separate) -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def break_down(parent: Connection, job: Separate) -> None:
+def report_fatal(parent: Connection, job: Separate) -> None:
     parent.send(Fatal(job.job, "the device has fallen off"))
     hang()
 
 
-def talk_nonsense(parent: Connection, _job: Separate) -> None:
+def send_garbage(parent: Connection, _job: Separate) -> None:
     parent.send_bytes(b"this is no pickle")
     hang()
 
 
-def obey_a_cancel(parent: Connection, job: Separate) -> None:
+def honour_cancel(parent: Connection, job: Separate) -> None:
     assert parent.recv() == Cancel(job.job)
     parent.send(Failed(job.job, ErrorKind.CANCELLED, ErrorCode.SHUTTING_DOWN, "stopped"))
 
 
-def finish_all_the_same(parent: Connection, job: Separate) -> None:
+def finish_despite_cancel(parent: Connection, job: Separate) -> None:
     assert parent.recv() == Cancel(job.job)
     parent.send(done(job))
 
 
-def finish_when_told(parent: Connection, job: Separate) -> None:
-    """By the file ``go-1`` beside the folder for the first job, ``go-2`` for the second, …; or when cancelled."""
-    while not beside(f"go-{job.job}").exists():
+def finish_when_released(parent: Connection, job: Separate) -> None:
+    """Wait for the file ``go-1`` beside the folder for the first job, ``go-2`` for the second, …, or for a cancel."""
+    while not sibling(f"go-{job.job}").exists():
         if parent.poll(0.02):
-            obey_a_cancel(parent, job)
+            honour_cancel(parent, job)
             return
     parent.send(done(job))
 
 
 def hold(parent: Connection, job: Separate) -> None:
-    """The models of all jobs so far, as the real one while there is room."""
+    """Keep the models of all jobs loaded, like the real child while there is memory."""
     held.add(str(job.model))
     parent.send(LoadedModels(tuple(sorted(held))))
     parent.send(done(job))
@@ -229,18 +229,18 @@ def hold(parent: Connection, job: Separate) -> None:
 held: set[str] = set()
 
 
-def be_deaf(_parent: Connection, _job: Separate) -> None:
+def ignore_cancel(_parent: Connection, _job: Separate) -> None:
     hang()
 
 
-def be_late(parent: Connection, job: Separate) -> None:
-    """Reports about the job before this one come in between."""
+def send_stale_report(parent: Connection, job: Separate) -> None:
+    """Send a report about the previous job first."""
     parent.send(Fatal(job.job - 1, "yesterday's trouble"))
     parent.send(done(job))
 
 
 def fail(parent: Connection, job: Separate) -> None:
-    """With the kind of error that the model's name stands for."""
+    """Fail with the kind of error that the model's name names."""
     parent.send(Failed(job.job, ErrorKind(str(job.model)), ErrorCode.SEPARATION_FAILED, f"{job.model} it is"))
 
 
@@ -254,36 +254,36 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
         work,
         exit_in_setup,
         refuse_setup,
-        find_the_disk_full,
+        report_full_disk,
         hang_in_setup,
-        get_ready_when_told,
+        get_ready_when_released,
         die_before_the_job,
         stop_before_the_job,
-        hang_while_it_loads,
-        take_its_time_to_load,
-        load_one_model_after_the_other,
+        hang_while_loading,
+        load_slowly,
+        load_two_models,
     )
 } | {
-    f"{then.__name__}_in_job": in_job(then)
-    for then in (
+    f"{act.__name__}_in_job": in_job(act)
+    for act in (
         die,
-        die_if_told,
+        die_for_deadly_model,
         stop,
-        break_down,
-        talk_nonsense,
-        obey_a_cancel,
-        finish_all_the_same,
-        finish_when_told,
+        report_fatal,
+        send_garbage,
+        honour_cancel,
+        finish_despite_cancel,
+        finish_when_released,
         hold,
-        be_deaf,
-        be_late,
+        ignore_cancel,
+        send_stale_report,
         fail,
     )
 }
 
 
-def sign_in(folder: Path) -> int:
-    """How many came before."""
+def register(folder: Path) -> int:
+    """Write the process id to a new file; return the number of earlier processes."""
     for number in itertools.count():
         with contextlib.suppress(FileExistsError), (folder / f"{number:03}").open("x") as file:
             file.write(str(os.getpid()))
@@ -292,12 +292,12 @@ def sign_in(folder: Path) -> int:
 
 
 def main(folder: Path, *behaviours: str) -> None:
-    number = sign_in(folder)
+    number = register(folder)
     *_, descriptor = sys.argv
     try:
         BEHAVIOURS[behaviours[min(number, len(behaviours) - 1)]](Connection(int(descriptor)))
     except EOFError:
-        sys.exit(0)  # the parent is gone
+        sys.exit(0)  # the parent has exited
 
 
 if __name__ == "__main__":

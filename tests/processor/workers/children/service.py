@@ -1,4 +1,4 @@
-"""``python -m tests.processor.workers.children.service ROOT BEHAVIOUR…``: the processor, with scripted children."""
+"""``python -m tests.processor.workers.children.service ROOT BEHAVIOUR…``: the processor with scripted children."""
 
 from __future__ import annotations
 
