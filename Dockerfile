@@ -80,6 +80,7 @@ STOPSIGNAL SIGTERM
 # What the services share.
 FROM runtime AS shared
 COPY config.py ./
+COPY settings/ settings/
 COPY deploy/*.py deploy/
 COPY pipeline/ pipeline/
 # A checkout that its owner alone can read (umask 077) must not make an image that nobody can run.

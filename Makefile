@@ -4,7 +4,7 @@ PYTEST := $(PYTHON) -m pytest
 # Side by side, a file at a time: most tests wait for a server or a clock rather than for the processor.
 WORKERS ?= 3
 SPREAD := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=25
-SOURCES := config.py api processor uploader pipeline demo devstack deploy benchmarks
+SOURCES := config.py settings api processor uploader pipeline demo devstack deploy benchmarks
 
 # Kept byte code saves seconds at every start.
 unexport PYTHONDONTWRITEBYTECODE

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from config import SECTIONS, KafkaSettings, Section, StorageSettings
+from config import SECTIONS, KafkaSettings, Section, StorageSettings, variable_names
 from devstack.process import free_port
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +24,7 @@ def everyday(env_file: Path, defaults: Mapping[str, str]) -> dict[str, str]:
 
 def apart(settings: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with `settings` in place of every setting of the services."""
-    return _without(os.environ, setting_names(SECTIONS)) | dict(settings) | _reachable()
+    return _without(os.environ, variable_names(SECTIONS)) | dict(settings) | _reachable()
 
 
 def explicit_settings(names: Iterable[str], env_file: Path) -> dict[str, str]:
@@ -37,12 +37,7 @@ def connections(env_file: Path) -> dict[str, str]:
     """What the user has set about a broker and a store of his own, if he names one."""
     own: dict[str, type[Section]] = {"KAFKA_BOOTSTRAP_SERVERS": KafkaSettings, "S3_ENDPOINT_URL": StorageSettings}
     sections = [section for name, section in own.items() if explicit_settings((name,), env_file)]
-    return explicit_settings(setting_names(sections), env_file)
-
-
-def setting_names(sections: Iterable[type[Section]]) -> set[str]:
-    """The variables of these settings."""
-    return {field.alias for section in sections for field in section.model_fields.values() if field.alias}
+    return explicit_settings(variable_names(sections), env_file)
 
 
 def free_ports() -> dict[str, str]:

@@ -58,8 +58,7 @@ class Plan:
 
     def settings(self) -> Settings:
         """The settings as the services see them. Raises ConfigError."""
-        with _environ(self.environment):
-            return load(self.env_file)
+        return load(self.env_file, self.environment)
 
     @property
     def folder(self) -> Path:

@@ -79,7 +79,7 @@ def test_environment_holds_settings_that_exist(dockerfile: Dockerfile, image: st
 @pytest.mark.parametrize("image", IMAGES)
 def test_holds_the_service_and_no_other(dockerfile: Dockerfile, image: str) -> None:
     service = image.partition("-")[0]
-    assert set(copied(dockerfile, image)) == {"config.py", "deploy/*.py", "pipeline/", f"{service}/"}
+    assert set(copied(dockerfile, image)) == {"config.py", "settings/", "deploy/*.py", "pipeline/", f"{service}/"}
 
 
 @pytest.mark.parametrize(
