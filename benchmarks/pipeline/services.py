@@ -15,7 +15,7 @@ from typing import Final, Self
 import requests
 
 from demo.centre_model import DEMO_MODEL_NAME
-from devstack.environment import apart, free_ports
+from devstack.environment import free_ports, isolated_environment
 from devstack.stack import Plan, Stack, running
 
 CREDENTIALS: Final = ("benchmark", "a password of the benchmark")
@@ -44,7 +44,7 @@ def services(folder: Path, models: Path, chosen: Mapping[str, str]) -> Iterator[
         **free_ports(),
         **chosen,
     }
-    plan = Plan(environment=apart(settings), data_dir=folder, log_dir=folder / "logs", real_servers=True)
+    plan = Plan(environment=isolated_environment(settings), data_dir=folder, log_dir=folder / "logs", real_servers=True)
     with running(plan) as stack:
         yield stack
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from devstack.environment import apart
+from devstack.environment import isolated_environment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: Longest run of one command, s: an installation, or a fetch of the servers, and the demo.
@@ -55,7 +55,7 @@ class Checkout:
                 raise
 
     def command(self, arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-        env = apart({}) | {"UV_OFFLINE": "1", "PIP_NO_INDEX": "1"} | dict(environment)
+        env = isolated_environment({}) | {"UV_OFFLINE": "1", "PIP_NO_INDEX": "1"} | dict(environment)
         # The copy is to find its own code, not the repository's.
         return ["./start_local.sh", *arguments], {name: value for name, value in env.items() if name != "PYTHONPATH"}
 

@@ -17,7 +17,7 @@ from standardwebhooks import Webhook
 
 from config import Settings
 from demo.centre_model import DEMO_MODEL_NAME
-from devstack.environment import apart, free_ports
+from devstack.environment import free_ports, isolated_environment
 from devstack.process import ServerProcess, free_port
 from devstack.stack import Plan, Stack, running
 from tests.e2e.logs import read_log
@@ -166,7 +166,7 @@ class Service:
 @contextmanager
 def service_in(folder: Path, *, real_servers: bool, **settings: str) -> Iterator[Service]:
     """The three services, ready, with their state and logs below `folder`."""
-    environment = apart(
+    environment = isolated_environment(
         {
             "BASIC_AUTH_USERNAME": CREDENTIALS[0],
             "BASIC_AUTH_PASSWORD": CREDENTIALS[1],

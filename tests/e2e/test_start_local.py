@@ -63,7 +63,7 @@ def said_until(process: subprocess.Popen[str], sign: str) -> str:
 
 def test_a_life_in_the_foreground(checkout: Checkout) -> None:
     with checkout.start(**free_ports()) as foreground:
-        said = said_until(foreground, "Ctrl-C stops it.")
+        said = said_until(foreground, "Press Ctrl-C to stop.")
         check_welcome(said, checkout.root / ".env")
         (address,) = re.findall(r"^ +address +(\S+)", said, re.MULTILINE)
         status = checkout.run("status")
