@@ -52,8 +52,8 @@ def test_demo_with_a_real_kafka_and_s3(checkout: Checkout, tools_dir: Path) -> N
 @pytest.mark.timeout(1800)
 def test_demo_after_a_fresh_installation(tmp_path: Path) -> None:
     checkout = Checkout(tmp_path / "checkout")
-    assert "installing" in run_demo(checkout, "demo", UV_OFFLINE="false", PIP_NO_INDEX="false").stderr
-    assert "installing" not in run_demo(checkout, "demo").stderr
+    assert "Installing" in run_demo(checkout, "demo", UV_OFFLINE="false", PIP_NO_INDEX="false").stderr
+    assert "Installing" not in run_demo(checkout, "demo").stderr
 
 
 def check_demo(checkout: Checkout, *arguments: str, **environment: str) -> dict[str, Any]:
