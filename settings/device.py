@@ -51,7 +51,7 @@ class DeviceSettings(Section):
     batch: Annotated[int, Field(ge=1, le=64)] = Field(
         4,
         alias="GPU_BATCH",
-        description="Number of segments in one batch on a GPU (1 to 64). Demucs models choose their own.",
+        description="Number of segments in one batch on a GPU. Demucs models choose their own.",
         json_schema_extra=ADVANCED,
     )
     tensorrt: bool = Field(

@@ -120,7 +120,7 @@ class DownloadSettings(Section):
         ge=1,
         le=64,
         alias="DOWNLOAD_CONNECTIONS",
-        description="Maximum number of connections for one file (1 to 64). The download opens more connections only "
+        description="Maximum number of connections for one file. The download opens more connections only "
         "while that makes it faster.",
         json_schema_extra=ADVANCED,
     )

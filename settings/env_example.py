@@ -60,8 +60,11 @@ def _section_lines(sections: Iterable[type[Section]], *, advanced: bool) -> Iter
         if fields:
             yield f"# --- {section.title} ---\n"
         for field in fields:
+            limits = {type(item).__name__: item for item in field.metadata}
+            low, high = getattr(limits.get("Ge"), "ge", None), getattr(limits.get("Le"), "le", None)
+            text = f"{field.description}" + (f" {low} to {high}." if low is not None and high is not None else "")
             start = "" if is_marked(field, "required") else "# "
-            yield f"{_comment(str(field.description))}\n{start}{field.alias}={default_text(field)}\n"
+            yield f"{_comment(text)}\n{start}{field.alias}={default_text(field)}\n"
 
 
 def _comment(text: str) -> str:

@@ -124,7 +124,7 @@ class StorageSettings(Section):
         ge=60,
         le=604_800,
         alias="RESULT_URL_TTL",
-        description="Time for which signed links to stems are valid (seconds, 60 to 604800, which are 7 days).",
+        description="Time for which signed links to stems are valid (seconds, at most 7 days).",
     )
     result_base_url: BaseUrl | None = Field(
         None,

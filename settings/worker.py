@@ -67,7 +67,7 @@ class WorkerSettings(Section):
         ge=1,
         le=16,
         alias="PROCESSOR_CONCURRENCY",
-        description="Number of songs that are separated at a time on each device (1 to 16). Each has a child process "
+        description="Number of songs that are separated at a time on each device. Each has a child process "
         "with its own copy of the models. Values above 1 help where one song does not use the whole GPU.",
     )
     prefetch: int = Field(
@@ -75,7 +75,7 @@ class WorkerSettings(Section):
         ge=0,
         le=16,
         alias="PREFETCH",
-        description="Number of jobs that are downloaded, decoded or handed off while others are separated (0 to 16).",
+        description="Number of jobs that are downloaded, decoded or handed off while others are separated.",
     )
     prefetch_bytes: Bytes = Field(
         4 * GIB,
