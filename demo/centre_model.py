@@ -107,15 +107,13 @@ def _centre_gain(g: GraphBuilder, mid_power: Tensor, side_power: Tensor) -> Tens
         count_include_pad=1,
     )
     total = g.shift(g.add(mid_power, g.scale(smooth, _SIDE_WEIGHT)), _EPSILON)
-    return g.mul(g.sqrt(g.div(mid_power, total)), _highpass(g))
-
-
-def _highpass(g: GraphBuilder) -> Tensor:
-    """Return `h`, a Butterworth power response over the bins, `(bins, 1)`; a table of it would double the file."""
+    centrality = g.sqrt(g.div(mid_power, total))
+    # `h`, a Butterworth power response over the bins, `(bins, 1)`; a table of it would double the file.
     bins = g.op("Range", g.constant(0.0), g.constant(float(_BINS)), g.constant(1.0))
     relative = g.scale(bins, _SAMPLE_RATE / _N_FFT / _HIGHPASS_HZ)
     falling = g.op("Pow", relative, g.constant(-2.0 * _HIGHPASS_ORDER))
-    return g.op("Unsqueeze", g.op("Reciprocal", g.shift(falling, 1.0)), g.integers(1))
+    highpass = g.op("Unsqueeze", g.op("Reciprocal", g.shift(falling, 1.0)), g.integers(1))
+    return g.mul(centrality, highpass)
 
 
 def _unrepeated_gain(g: GraphBuilder, centre: Tensor, side: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,11 @@ def find_java(tools_dir: Path) -> Java:
 
     Raises ToolUnavailableError if none is found and none can be fetched.
     """
-    for executable in _installed_candidates():
+    home, on_path = os.environ.get("JAVA_HOME"), shutil.which("java")
+    installed = [Path(home) / "bin" / "java"] if home else []
+    if on_path:
+        installed.append(Path(on_path).resolve())  # the distribution's links hide the real home
+    for executable in installed:
         java = _probe(executable)
         if java is not None:
             return java
@@ -68,15 +72,6 @@ def properties_text(settings: Mapping[str, object]) -> str:
     """Return `settings` as the text of a Java properties file, with backslashes escaped."""
     lines = (f"{key}={value}\n" for key, value in settings.items())
     return "".join(lines).replace("\\", "\\\\")
-
-
-def _installed_candidates() -> Iterator[Path]:
-    home = os.environ.get("JAVA_HOME")
-    if home:
-        yield Path(home) / "bin" / "java"
-    on_path = shutil.which("java")
-    if on_path:
-        yield Path(on_path).resolve()  # the distribution's links hide the real home
 
 
 def _probe(executable: Path) -> Java | None:

@@ -104,7 +104,11 @@ class KafkaBroker(LocalServer):
         ]
         self._data_dir.mkdir(parents=True, exist_ok=True)
         settings = self._write_settings()
-        cluster_id = stored_cluster_id(self._log_dir) or self._format(java, settings)
+        cluster_id = stored_cluster_id(self._log_dir)
+        if cluster_id is None:
+            options = ["--standalone"] if self._membership is None else []
+            cluster_id = new_cluster_id() if self._membership is None else self._membership.cluster_id
+            format_storage(java, settings, cluster_id, *options)
         return ServerProcess(
             "Kafka",
             [*java, "kafka.Kafka", str(settings)],
@@ -127,16 +131,6 @@ class KafkaBroker(LocalServer):
         path.touch(mode=0o600)  # it may contain passwords
         path.write_text(properties_text(settings), encoding="utf-8")
         return path
-
-    def _format(self, java: list[str], settings: Path) -> str:
-        """Format the storage and return the id of the cluster that it belongs to."""
-        if self._membership is None:
-            cluster_id = new_cluster_id()
-            format_storage(java, settings, cluster_id, "--standalone")
-        else:
-            cluster_id = self._membership.cluster_id
-            format_storage(java, settings, cluster_id)
-        return cluster_id
 
     @property
     def _log_dir(self) -> Path:

@@ -50,7 +50,23 @@ class Access:
 
     def properties(self) -> dict[str, object]:
         """Return the broker's properties for its listener `CLIENT`."""
-        return self._tls_properties() | self._sasl_properties()
+        properties: dict[str, object] = {}
+        if self.tls is not None:
+            properties |= {
+                f"{_LISTENER}.ssl.keystore.type": "PEM",
+                f"{_LISTENER}.ssl.keystore.location": self.tls.key_and_chain.absolute(),
+            }
+            if self.tls.client_authority is not None:
+                properties |= {
+                    f"{_LISTENER}.ssl.client.auth": "required",
+                    f"{_LISTENER}.ssl.truststore.type": "PEM",
+                    f"{_LISTENER}.ssl.truststore.location": self.tls.client_authority.absolute(),
+                }
+        if self.mechanisms:
+            properties[f"{_LISTENER}.sasl.enabled.mechanisms"] = ",".join(self.mechanisms)
+        for mechanism in self.mechanisms:
+            properties[f"{_LISTENER}.{mechanism.lower()}.sasl.jaas.config"] = self._jaas_config(mechanism)
+        return properties
 
     def store_passwords(self, admin: KafkaAdminClient) -> None:
         """Store the SCRAM passwords in a running broker, which keeps them in its log. Raises ServerStartError."""
@@ -69,30 +85,6 @@ class Access:
     def stored_mechanisms(self) -> Sequence[Mechanism]:
         """The mechanisms whose passwords the broker keeps in its log, not in its properties."""
         return [mechanism for mechanism in self.mechanisms if mechanism != "PLAIN"]
-
-    def _tls_properties(self) -> dict[str, object]:
-        if self.tls is None:
-            return {}
-        properties: dict[str, object] = {
-            f"{_LISTENER}.ssl.keystore.type": "PEM",
-            f"{_LISTENER}.ssl.keystore.location": self.tls.key_and_chain.absolute(),
-        }
-        if self.tls.client_authority is not None:
-            properties |= {
-                f"{_LISTENER}.ssl.client.auth": "required",
-                f"{_LISTENER}.ssl.truststore.type": "PEM",
-                f"{_LISTENER}.ssl.truststore.location": self.tls.client_authority.absolute(),
-            }
-        return properties
-
-    def _sasl_properties(self) -> dict[str, object]:
-        if not self.mechanisms:
-            return {}
-        logins = {
-            f"{_LISTENER}.{mechanism.lower()}.sasl.jaas.config": self._jaas_config(mechanism)
-            for mechanism in self.mechanisms
-        }
-        return {f"{_LISTENER}.sasl.enabled.mechanisms": ",".join(self.mechanisms), **logins}
 
     def _jaas_config(self, mechanism: Mechanism) -> str:
         passwords = self.users.items() if mechanism == "PLAIN" else ()

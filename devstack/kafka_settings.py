@@ -41,10 +41,20 @@ def server_properties(
     ports: Ports, log_dir: Path, *, advertised_port: int, access: Access, membership: Membership | None
 ) -> dict[str, object]:
     """Return the properties of a combined broker and controller that advertises `advertised_port` to its clients."""
+    if membership is None:
+        quorum = {"node.id": 1, "controller.quorum.bootstrap.servers": f"{HOST}:{ports.controller}"}
+    else:
+        voters = ",".join(f"{node_id}@{HOST}:{port}" for node_id, port in membership.controllers.items())
+        quorum = {"node.id": membership.node_id, "controller.quorum.voters": voters}
     return {
-        **_listeners(ports, advertised_port, access),
+        "listeners": f"CLIENT://{HOST}:{ports.client},INTERNAL://{HOST}:{ports.internal},"
+        f"CONTROLLER://{HOST}:{ports.controller}",
+        "advertised.listeners": f"CLIENT://{HOST}:{advertised_port},INTERNAL://{HOST}:{ports.internal}",
+        "controller.listener.names": "CONTROLLER",
+        "inter.broker.listener.name": "INTERNAL",
+        "listener.security.protocol.map": f"CLIENT:{access.protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
         **access.properties(),
-        **_quorum(ports, membership),
+        **quorum,
         **_replication(1 if membership is None else membership.replicas),
         "process.roles": "broker,controller",
         "log.dirs": log_dir,
@@ -60,24 +70,6 @@ def server_properties(
         "controller.socket.timeout.ms": 3000,
         "log.cleaner.dedupe.buffer.size": 4 * 1024 * 1024,
     }
-
-
-def _listeners(ports: Ports, advertised_port: int, access: Access) -> dict[str, object]:
-    return {
-        "listeners": f"CLIENT://{HOST}:{ports.client},INTERNAL://{HOST}:{ports.internal},"
-        f"CONTROLLER://{HOST}:{ports.controller}",
-        "advertised.listeners": f"CLIENT://{HOST}:{advertised_port},INTERNAL://{HOST}:{ports.internal}",
-        "controller.listener.names": "CONTROLLER",
-        "inter.broker.listener.name": "INTERNAL",
-        "listener.security.protocol.map": f"CLIENT:{access.protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
-    }
-
-
-def _quorum(ports: Ports, membership: Membership | None) -> dict[str, object]:
-    if membership is None:
-        return {"node.id": 1, "controller.quorum.bootstrap.servers": f"{HOST}:{ports.controller}"}
-    voters = ",".join(f"{node_id}@{HOST}:{port}" for node_id, port in membership.controllers.items())
-    return {"node.id": membership.node_id, "controller.quorum.voters": voters}
 
 
 def _replication(replicas: int) -> dict[str, object]:

@@ -178,19 +178,19 @@ class S3Server(LocalServer):
 
 def _fetch_versitygw(tools_dir: Path) -> Path:
     version = VERSITYGW_VERSION
-    return install_once(tools_dir / f"versitygw-{version}", version, _build_versitygw) / "versitygw"
 
+    def build(folder: Path) -> None:
+        go = shutil.which("go")
+        if go is None:
+            raise ToolUnavailableError(f"VersityGW is built with Go: install Go {GO_MINIMUM}+ (the command go)")
+        run_tool(
+            [go, "install", f"github.com/versity/versitygw/cmd/versitygw@v{version}"],
+            timeout=_BUILD_SECONDS,
+            failure=f"Go could not build VersityGW, which needs Go {GO_MINIMUM}+ and a network or module mirror",
+            env={**os.environ, "GOBIN": str(folder)},
+        )
 
-def _build_versitygw(folder: Path) -> None:
-    go = shutil.which("go")
-    if go is None:
-        raise ToolUnavailableError(f"VersityGW is built with Go: install Go {GO_MINIMUM}+ (the command go)")
-    run_tool(
-        [go, "install", f"github.com/versity/versitygw/cmd/versitygw@v{VERSITYGW_VERSION}"],
-        timeout=_BUILD_SECONDS,
-        failure=f"Go could not build VersityGW, which needs Go {GO_MINIMUM}+ and a network or module mirror",
-        env={**os.environ, "GOBIN": str(folder)},
-    )
+    return install_once(tools_dir / f"versitygw-{version}", version, build) / "versitygw"
 
 
 def _fetch_s3proxy(tools_dir: Path) -> Path:

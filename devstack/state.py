@@ -50,7 +50,16 @@ def held_claim(path: Path, taken: str) -> Iterator[Claim]:
     """Claim the right to run the services. Raises DevstackError with the message `taken` if another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
-        _lock(file, taken)
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                # The kernel releases the lock when its holder ends for any reason.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise DevstackError(taken) from None
+                time.sleep(_POLL_SECONDS)
         try:
             yield Claim(file)
         finally:
@@ -84,17 +93,3 @@ def stop(path: Path) -> bool:
             raise DevstackError(f"the services have not ended within {_STOP_SECONDS:.0f} s; their logs are in logs/")
         time.sleep(_POLL_SECONDS)
     return True
-
-
-def _lock(file: IO[str], taken: str) -> None:
-    # The kernel releases the lock when its holder ends for any reason.
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise DevstackError(taken) from None
-            time.sleep(_POLL_SECONDS)
-        else:
-            return

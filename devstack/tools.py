@@ -8,8 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from devstack.errors import ToolUnavailableError
@@ -37,10 +36,22 @@ def install_once(target: Path, key: str, build: Callable[[Path], None]) -> Path:
     """
     if _holds(target, key):
         return target
-    with _lock(target.with_name(f"{target.name}.lock")):
-        if not _holds(target, key):
-            logger.info("fetching %s", target.name)
-            _install(target, key, build)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f"{target.name}.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _holds(target, key):
+            return target
+        logger.info("fetching %s", target.name)
+        staging = target.with_name(f"{target.name}.partial")
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        try:
+            build(staging)
+            (staging / _MARKER).write_text(key, encoding="utf-8")
+            shutil.rmtree(target, ignore_errors=True)
+            staging.rename(target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     return target
 
 
@@ -71,27 +82,6 @@ def _holds(target: Path, key: str) -> bool:
         return (target / _MARKER).read_text(encoding="utf-8") == key
     except FileNotFoundError:
         return False
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _install(target: Path, key: str, build: Callable[[Path], None]) -> None:
-    staging = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    try:
-        build(staging)
-        (staging / _MARKER).write_text(key, encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        staging.rename(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _essence(output: str) -> str:
