@@ -1,16 +1,16 @@
-# One file, four images: api, uploader, processor-cpu, processor-gpu. docker-compose.yml builds and runs them all:
+# Builds four images: api, uploader, processor-cpu, processor-gpu. docker-compose.yml builds and runs all of them:
 #
 #   docker build --target processor-gpu --tag uvr-api/processor-gpu .
 #
-# Needs BuildKit (Docker 23 or newer). Packages come from wherever pip and uv are told to look, each of them with the
-# hash that requirements/*.lock gives it; the CPU builds of torch alone have none.
+# Needs BuildKit (Docker 23 or newer). Packages come from the indexes that pip and uv are configured with. Each package
+# must have its hash in requirements/*.lock, except the CPU builds of torch.
 
 
-# --- Virtual environments. Nothing of these stages but /opt/venv gets into an image. ---
+# --- Virtual environments. The images contain only /opt/venv of these stages. ---
 
-# Not the slim variant: diffq, which audio-separator depends on, comes as source and takes a C compiler.
+# Not the slim variant: diffq, a dependency of audio-separator, is built from source with a C compiler.
 FROM python:3.11.15-bookworm AS build
-# Byte code that never asks for its source's date: layers may be rewritten with other dates.
+# Byte code is validated by hash, not by date: layers may be rewritten with other dates.
 ENV UV_COMPILE_BYTECODE=1 \
     PYC_INVALIDATION_MODE=UNCHECKED_HASH \
     UV_LINK_MODE=copy \
@@ -22,21 +22,21 @@ RUN --mount=type=cache,target=/root/.cache \
     pip install --disable-pip-version-check --root-user-action=ignore --require-hashes -r /requirements/uv.lock \
     && uv venv --python /usr/local/bin/python3 /opt/venv
 
-# What every service needs, and all that the api and the uploader need.
+# Packages of every service; the api and the uploader need no others.
 FROM build AS services
 RUN --mount=type=cache,target=/root/.cache \
     --mount=type=bind,source=requirements,target=/requirements \
     uv pip install --no-deps --require-hashes -r /requirements/service.lock
 
-# The CPU builds of torch are a tenth of the size, but live on an index of their own, which may be out of reach: a look
-# at it ends within seconds, and the builds with CUDA work on a CPU just as well.
+# The CPU builds of torch are a tenth of the size, but have their own index, which may be unreachable. The dry run fails
+# within seconds in that case; the builds with CUDA work on a CPU as well.
 FROM services AS separation-cpu
 RUN --mount=type=cache,target=/root/.cache \
     --mount=type=bind,source=requirements,target=/requirements \
     if UV_HTTP_TIMEOUT=5 UV_HTTP_RETRIES=0 timeout 20 \
         uv pip install --no-deps --dry-run --torch-backend cpu -r /requirements/torch-cpu.lock; \
     then uv pip install --no-deps --torch-backend cpu -r /requirements/torch-cpu.lock; \
-    else echo "no CPU builds of torch to be had: taking those with CUDA" >&2 \
+    else echo "the CPU builds of torch are unavailable: using those with CUDA" >&2 \
         && uv pip install --no-deps --require-hashes -r /requirements/torch-cuda.lock; \
     fi
 # hadolint ignore=DL3059
@@ -45,8 +45,8 @@ RUN --mount=type=cache,target=/root/.cache \
     uv pip install --no-deps --require-hashes \
         -r /requirements/separation.lock -r /requirements/onnxruntime-cpu.lock
 
-# The CUDA libraries come in wheels, so the base image needs none; the driver is the host's. Plain onnxruntime must not
-# lie beside onnxruntime-gpu: they are the same folder, and the model would run on the CPU.
+# The CUDA libraries are in wheels, so that the base image needs none; the driver is the host's. onnxruntime and
+# onnxruntime-gpu must not both be installed: they share a folder, and the model would run on the CPU.
 FROM services AS separation-gpu
 RUN --mount=type=cache,target=/root/.cache \
     --mount=type=bind,source=requirements,target=/requirements \
@@ -64,39 +64,40 @@ FROM python:3.11.15-slim-bookworm AS runtime
 LABEL org.opencontainers.image.title="UVR-API" \
       org.opencontainers.image.description="Self-hosted audio separation: a URL goes in, stems and a webhook come out." \
       org.opencontainers.image.licenses="MIT"
-# The root file system may be mounted read-only: what is written goes to DATA_DIR, MODEL_FILE_DIR and /tmp.
+# The root file system can be mounted read-only: the services write to DATA_DIR, MODEL_FILE_DIR and /tmp.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     DATA_DIR=/data \
     MODEL_FILE_DIR=/models
-# New volumes take over the owner of the folder that they are mounted on.
+# New volumes inherit the owner of the folder that they are mounted on.
 RUN groupadd --gid 10001 uvr \
     && useradd --uid 10001 --gid uvr --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin uvr \
     && install --directory --owner uvr --group uvr /data /models
 WORKDIR /app
 STOPSIGNAL SIGTERM
 
-# What the services share.
+# Code that the services share.
 FROM runtime AS shared
 COPY config.py ./
+COPY settings/ settings/
 COPY deploy/*.py deploy/
 COPY pipeline/ pipeline/
-# A checkout that its owner alone can read (umask 077) must not make an image that nobody can run.
+# A private checkout (umask 077) must not result in an image that the service's user cannot read.
 RUN chmod -R a+rX . && python -m compileall -q --invalidation-mode unchecked-hash .
 
 FROM runtime AS api
 COPY --link --from=services /opt/venv /opt/venv
 COPY --link --from=shared /app /app
 COPY api/ api/
-# The import fails the build, not the first start, if anything is missing.
+# If anything is missing, the import fails during the build, not at the first start.
 RUN chmod -R a+rX api && python -m compileall -q --invalidation-mode unchecked-hash api \
     && python -c "import api.__main__"
 ENV API_HOST=0.0.0.0 \
     API_PORT=8000
 EXPOSE 8000
 USER 10001:10001
-# Alive, not ready: whoever restarts unhealthy containers should not do so because the broker is away.
+# Checks that the service is alive, not that it is ready: an unreachable broker is no reason for a restart.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-m", "deploy.probe", "/health", "API_PORT"]
 ENTRYPOINT ["python", "-m", "api"]
@@ -116,7 +117,7 @@ HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
 ENTRYPOINT ["python", "-m", "uploader"]
 
 FROM runtime AS processor
-# VR models are resampled with libsamplerate, which the wheel samplerate brings along for every system but Linux.
+# VR models are resampled with libsamplerate, which the wheel samplerate contains for all systems except Linux.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libsamplerate0 \
@@ -124,21 +125,21 @@ RUN apt-get update \
 COPY --link --from=shared /app /app
 COPY processor/ processor/
 RUN chmod -R a+rX processor && python -m compileall -q --invalidation-mode unchecked-hash processor
-# numba keeps compiled functions beside their source, or in the home directory, or fails: it has neither here. On a
-# volume they outlive the container, and the first song after a start is not a quarter of a minute late.
-# onnxruntime's own builds report to their maker unless they are told not to.
+# numba caches compiled functions beside their source or in the home directory, and fails if it can write to neither, as
+# here. A cache on a volume survives the container and saves 15 s at the first song after a start.
+# Official builds of onnxruntime send telemetry unless it is disabled.
 ENV PROCESSOR_HEALTH_HOST=0.0.0.0 \
     PROCESSOR_HEALTH_PORT=8001 \
     NUMBA_CACHE_DIR=/data/numba \
     ORT_DISABLE_TELEMETRY=1
 EXPOSE 8001
 USER 10001:10001
-# The processor answers once its model is loaded, and may have to download it first.
+# The processor answers when its model is loaded, which may include a download.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=1800s --retries=3 \
     CMD ["python", "-m", "deploy.probe", "/health", "PROCESSOR_HEALTH_PORT"]
 ENTRYPOINT ["python", "-m", "processor"]
 
-# The environment is a linked layer: a change of the sources before it does not write its gigabytes anew.
+# The environment is a linked layer: a change of the sources before it does not rebuild its gigabytes.
 FROM processor AS processor-cpu
 COPY --link --from=separation-cpu /opt/venv /opt/venv
 RUN ["python", "-c", "import processor.engine.engine, samplerate"]

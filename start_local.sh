@@ -1,30 +1,31 @@
 #!/usr/bin/env bash
-# UVR-API on this machine: makes the virtual environment if it is not there, then starts the services.
+# Runs UVR-API on this machine. Creates the virtual environment if necessary, then starts the services.
 #
-#   ./start_local.sh demo           everything from nothing: a song in, its stems out
-#   ./start_local.sh                the services, in the foreground, until Ctrl-C
-#   ./start_local.sh status|stop    from another terminal
-#   ./start_local.sh install [dev]  the virtual environment alone; dev: with what tests and checks need
-#   --kafka                         on a real Apache Kafka and a real S3 server
+#   ./start_local.sh demo           separate a demo song with all services, then stop
+#   ./start_local.sh                run the services in the foreground until Ctrl-C
+#   ./start_local.sh status         print whether the services run (from another terminal)
+#   ./start_local.sh stop           stop the services (from another terminal)
+#   ./start_local.sh install [dev]  only create the virtual environment; dev: with the tools for tests and checks
+#   --kafka                         use a real Apache Kafka and a real S3 server
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 venv=.venv
 locks=requirements
-unset PYTHONDONTWRITEBYTECODE # byte code that is kept saves seconds at every later start
+unset PYTHONDONTWRITEBYTECODE # cached byte code saves seconds at every later start
 
-say() { printf '%s\n' "$*" >&2; }
+log() { printf '%s\n' "$*" >&2; }
 
 usage() { sed -n '2,/^set /s/^# \{0,1\}//p' start_local.sh; }
 
-# Before anything is installed for it.
+# Rejects unknown arguments before anything is installed.
 check_arguments() {
     local word
     for word in "$@"; do
         case $word in
         -h | --help) usage && exit ;;
         --kafka | run | demo | status | stop | install | dev) ;;
-        *) say "./start_local.sh knows no \"$word\"; ./start_local.sh --help tells what it knows." && exit 64 ;;
+        *) log "Unknown argument \"$word\". See ./start_local.sh --help." && exit 64 ;;
         esac
     done
 }
@@ -38,13 +39,13 @@ find_python() {
             return
         fi
     done
-    say "Python 3.11 or 3.12 is needed: install it, or set PYTHON to one."
+    log "Python 3.11 or 3.12 is needed: install it, or set PYTHON to one."
     return 1
 }
 
 has_nvidia_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; }
 
-# Installs exactly what the lock files name, nothing that they do not.
+# Installs exactly the packages in the lock files.
 install_locked() {
     if [ -x $venv/bin/uv ]; then
         $venv/bin/uv pip install --quiet --python $venv/bin/python --no-deps "$@"
@@ -53,8 +54,8 @@ install_locked() {
     fi
 }
 
-# The CPU builds of torch are a tenth of the size, but live on an index of their own, which may be out of reach: a
-# look at it ends within seconds.
+# The CPU builds of torch are a tenth of the size, but have their own index, which may be unreachable. The dry run fails
+# within seconds in that case.
 install_torch_cpu() {
     [ -x $venv/bin/uv ] || return 1
     UV_HTTP_TIMEOUT=5 UV_HTTP_RETRIES=0 timeout 20 \
@@ -79,22 +80,22 @@ ensure_venv() { # dev or not
     local device=cpu kind=$1 stamp wanted python
     has_nvidia_gpu && device=gpu
     stamp=$venv/.installed
-    # An environment that has the development tools serves without them as well.
+    # An environment with the development tools is sufficient without them as well.
     if [ "$kind" = run ] && [ -f $stamp ] && grep -q '^dev ' $stamp; then kind=dev; fi
     wanted="$kind $device $(cat $locks/*.lock | cksum)"
     if [ -x $venv/bin/python ] && [ -f $stamp ] && [ "$(cat $stamp)" = "$wanted" ]; then return; fi
-    # An environment whose making was cut short has no pip yet.
+    # An environment whose creation was interrupted has no pip yet.
     if ! $venv/bin/python -c 'import pip' 2>/dev/null; then
         python=$(find_python)
-        say "making $venv with $($python --version)"
+        log "Creating $venv with $($python --version)."
         "$python" -m venv $venv || {
-            say "The virtual environment could not be made: install Python's venv module (on Debian: python3-venv)."
+            log "The virtual environment could not be created. Install Python's venv module (on Debian: python3-venv)."
             return 1
         }
     fi
-    say "installing the locked requirements (the first time this fetches about 3 GB; a second checkout shares the cache)"
+    log "Installing the locked packages. The first installation downloads about 3 GB; other checkouts share its cache."
     [ -x $venv/bin/uv ] || $venv/bin/python -m pip install --quiet --disable-pip-version-check -r $locks/uv.lock ||
-        say "uv cannot be had; pip does the same, slower"
+        log "uv could not be installed. Using pip, which is slower."
     install_all "$device" "$kind"
     printf '%s\n' "$wanted" >$stamp
 }
@@ -104,7 +105,7 @@ if [ "${1:-}" = install ]; then
     ensure_venv "${2:-run}"
     exit
 fi
-# Nothing is installed for a question: whatever runs has its environment already.
+# These commands install nothing: running services already have a virtual environment.
 case " $* " in
 *" stop "*) [ -x $venv/bin/python ] || { printf 'not running\n' && exit 0; } ;;
 *" status "*) [ -x $venv/bin/python ] || { printf 'not running\n' && exit 3; } ;;

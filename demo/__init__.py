@@ -1,5 +1,5 @@
-"""The demo's own model, its own song with known stems, and the score that compares the two.
+"""The demo: a model, a song with known stems, and the score of a separation.
 
-Nothing here is downloaded: the model is built from formulas and the song is synthesised, so
-the whole way of a job can be shown, and measured, on a machine that reaches no model host.
+Nothing here is downloaded: the model is built from formulas and the song is synthesised, so that a complete job can
+be shown and measured on a machine without access to model hosts.
 """

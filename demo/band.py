@@ -1,4 +1,4 @@
-"""A small band spread over the stereo field: drums, bass, a pad of chords and a plucked arpeggio."""
+"""Synthesise a small band across the stereo field: drums, bass, a pad of chords and a plucked arpeggio."""
 
 from __future__ import annotations
 
@@ -28,22 +28,25 @@ _EIGHTHS = 2 * BEATS
 
 @dataclass(frozen=True)
 class Bar:
-    """What the band plays in one bar."""
+    """The notes that the band plays in one bar."""
 
     chords: Sequence[Sequence[int]]
-    """MIDI notes, root first; each chord lasts for an equal part of the bar."""
+    """MIDI notes, root first; all chords of a bar last equally long."""
     kicks: Sequence[float]
-    """Beats on which the kick falls; snare and hi-hat always keep their places."""
+    """Beats of the kick drum. Snare and hi-hat play the same beats in every bar."""
     arpeggio: Sequence[int]
-    """For each eighth, which note of the chord is plucked, counting on into the next octave."""
+    """For each eighth, the index of the plucked note in the chord; higher indices continue in the next octave."""
 
     def chord_at(self, eighth: int) -> Sequence[int]:
+        """Return the chord of an eighth of the bar."""
         return self.chords[eighth * len(self.chords) // _EIGHTHS]
 
 
 def accompany(bars: Sequence[Bar], beat: float, length: int, rng: np.random.Generator, *, drums: float = 1.0) -> Signal:
-    """The band alone, `(2, length)`, at an arbitrary level; `beat` in seconds. `drums`: how many times as loud as ever
-    they are."""
+    """Return the band alone, `(2, length)`, at an arbitrary level.
+
+    `beat`: length of a beat, s. `drums`: a factor on the amplitude of the drums.
+    """
     track = np.zeros((2, length))
     kick, snare, hat = (drums * pan(*drum) for drum in ((_kick(), 0.0), (_snare(rng), 0.1), (_hat(rng), 0.45)))
 
@@ -70,7 +73,7 @@ def accompany(bars: Sequence[Bar], beat: float, length: int, rng: np.random.Gene
 
 
 def _kick() -> Signal:
-    """A sine that falls from 138 to 48 Hz."""
+    """Return a sine that falls from 138 to 48 Hz."""
     time = np.arange(samples(0.35)) / SAMPLE_RATE
     turns = 48 * time + 90 / 30 * (1 - np.exp(-30 * time))
     return np.sin(2 * np.pi * turns) * decay(len(time), 0.35)
@@ -99,7 +102,7 @@ def _pluck(note: int) -> Signal:
 
 
 def _pad(chord: Sequence[int], seconds: float) -> Signal:
-    """Each note on both sides, a few cents apart: a wide chorus, `(2, samples)`."""
+    """Return a wide chorus, `(2, samples)`: each note on both sides, a few cents apart."""
     pad = np.zeros((2, samples(seconds)))
     for index, note in enumerate(chord):
         for side in (-1, 1):
@@ -114,6 +117,6 @@ def _tone(hertz: float, length: int, amplitudes: Sequence[float]) -> Signal:
 
 
 def _faded(tone: Signal, seconds: float) -> Signal:
-    """`tone` with straight ramps at both ends, against clicks."""
+    """Add linear ramps at both ends of `tone`, which prevent clicks."""
     ramp = np.arange(len(tone)) / samples(seconds)
     return tone * np.minimum(1, np.minimum(ramp, ramp[::-1]))

@@ -1,4 +1,4 @@
-"""A thin layer over `onnx.helper` that names tensors by itself, so that a graph reads like its formula."""
+"""Build ONNX graphs with automatic names of tensors, so that the code reads like the formula."""
 
 from __future__ import annotations
 
@@ -10,36 +10,38 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 Tensor = str
-"""A tensor of a graph under construction is known by its name."""
+"""The name of a tensor in a graph under construction."""
 
 _OPSET = 17
 _IR_VERSION = 8
-"""Fixed, and old enough for every ONNX Runtime in use: the defaults move with the installed `onnx`."""
+"""Fixed, and old enough for every ONNX Runtime in use: the default depends on the installed `onnx`."""
 
 
 class GraphBuilder:
-    """Collects nodes and constants in order and names each by its place: the same calls, the same bytes."""
+    """Collects nodes and constants and names each by its position: the same calls give the same bytes."""
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
 
     def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> Tensor:
+        """Add a constant."""
         name = f"c{len(self._constants)}"
         self._constants.append(numpy_helper.from_array(np.asarray(value, dtype), name))
         return name
 
     def integers(self, *values: int) -> Tensor:
-        """A vector of int64, the form in which operators take axes and sizes."""
+        """Add a vector of int64, the form of operators' axes and sizes."""
         return self.constant(values, np.int64)
 
     def op(self, kind: str, *inputs: Tensor, output: str | None = None, **attributes: Any) -> Tensor:
+        """Add a node of the operator `kind`; return its output."""
         name = output or f"n{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name
 
     def split(self, tensor: Tensor, parts: int, axis: int) -> list[Tensor]:
-        """Cut `tensor` along `axis`, which has `parts` entries, into its entries; the axis stays."""
+        """Split `tensor` along `axis`, which has `parts` entries, into its entries; the axis is kept."""
         outputs = [f"n{len(self._nodes)}_{part}" for part in range(parts)]
         sizes = self.integers(*[1] * parts)
         self._nodes.append(helper.make_node("Split", [tensor, sizes], outputs, axis=axis))
@@ -70,7 +72,7 @@ class GraphBuilder:
         return self.add(a, self.constant(offset))
 
     def model(self, name: str, shape: list[int | str]) -> onnx.ModelProto:
-        """The model from `input` to `output`, both float32 of `shape`; a name in it is a free dimension."""
+        """Return the model from `input` to `output`, both float32 of `shape`; a name in it is a free dimension."""
         ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT, shape) for end in ("input", "output")]
         graph = helper.make_graph(self._nodes, name, ends[:1], ends[1:], self._constants)
         opsets = [helper.make_opsetid("", _OPSET)]

@@ -1,4 +1,4 @@
-"""The client's side of the demo: a server that hands out the song and receives the webhook."""
+"""Serve the song and receive the webhook, as the client of the demo."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 @dataclass(frozen=True)
 class Received:
-    """A webhook as it came in."""
+    """A webhook that has arrived."""
 
     body: dict[str, Any]
     verified: bool
-    """Whether its signature is right."""
+    """True if the signature is valid."""
 
 
 class Listener:
-    """Listens on a free loopback port while it is entered."""
+    """A context manager that listens on a free loopback port."""
 
     def __init__(self, song: Path, secret: str | None) -> None:
         self._song = song
@@ -46,32 +46,27 @@ class Listener:
 
     @property
     def song_url(self) -> str:
-        return f"{self._address}/{self._song.name}"
+        """The URL of the song."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}/{self._song.name}"
 
     @property
     def hook_url(self) -> str:
-        return f"{self._address}/hook"
-
-    @property
-    def _address(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        """The URL for the webhook."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}/hook"
 
     def song(self, path: str) -> bytes | None:
-        """What is under `path`."""
+        """Return the song if `path` names it."""
         return self._song.read_bytes() if path == f"/{self._song.name}" else None
 
     def accept(self, body: bytes, headers: dict[str, str]) -> None:
-        """Take a webhook in."""
-        self.received.put(Received(json.loads(body), self._verified(body, headers)))
-
-    def _verified(self, body: bytes, headers: dict[str, str]) -> bool:
-        if self._verifier is None:
-            return False
+        """Verify a webhook and add it to `received`."""
+        verified = self._verifier is not None
         try:
-            self._verifier.verify(body, headers)
+            if self._verifier is not None:
+                self._verifier.verify(body, headers)
         except WebhookVerificationError:
-            return False
-        return True
+            verified = False
+        self.received.put(Received(json.loads(body), verified))
 
 
 class _Server(ThreadingHTTPServer):
@@ -97,4 +92,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.listener.accept(body, {name.lower(): value for name, value in self.headers.items()})
 
     def log_message(self, format: str, *args: object) -> None:
-        """The demo tells what happens in its own words."""
+        """Suppress the log of requests: the demo prints its own messages."""

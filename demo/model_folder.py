@@ -1,9 +1,9 @@
-"""The files beside a model from which `audio-separator` learns what the model is, without asking the network.
+"""Write a model and the lists that describe it to `audio-separator`, which then needs no network.
 
-`audio-separator` 0.47 reads three lists from its model folder and fetches each one that is missing: which
-models exist (`download_checks.json`), and by the hash of a model's file the parameters it was made with
-(`mdx_model_data.json`, `vr_model_data.json`). A list that is there is taken as it is, so a folder that holds
-only what this module wrote knows no other model: give the demo a folder of its own, or one that is complete.
+`audio-separator` 0.47 reads three lists from its model folder and downloads each one that is missing: the models that
+exist (`download_checks.json`), and the parameters of a model by the hash of its file (`mdx_model_data.json`,
+`vr_model_data.json`). It uses an existing list as it is, so that in a folder with only this module's lists no other
+model can be found: give the demo its own folder, or a complete one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 _HASHED_BYTES = 10_000 * 1024
-"""UVR knows a model by the MD5 of this many bytes at the end of its file, or of the whole if smaller."""
+"""UVR identifies a model by the MD5 of this many bytes at the end of its file, or of the whole if it is smaller."""
 
 LISTS = (
     "vr_download_list",
@@ -31,14 +31,15 @@ LISTS = (
 
 
 def model_hash(model: bytes) -> str:
+    """Return the hash by which UVR identifies a model."""
     return hashlib.md5(model[-_HASHED_BYTES:], usedforsecurity=False).hexdigest()
 
 
 def install_mdx_model(model_dir: Path, name: str, model: bytes, parameters: dict[str, Any]) -> Path:
-    """Put an MDX-Net model and its entries into `model_dir`, made if need be; returns the model's path.
+    """Write an MDX-Net model and its entries into `model_dir`, which is created if necessary; return the model's path.
 
-    What the folder's lists already hold is kept. Each file is replaced whole and only if it changes, so that
-    processes doing the same at once, or loading meanwhile, never see half a file.
+    Existing entries of the folder's lists are kept. Each file is replaced atomically and only if it changes, so that
+    concurrent processes never see a partial file.
 
     Raises:
         ValueError: one of the folder's lists is not a JSON object.
@@ -55,29 +56,25 @@ def install_mdx_model(model_dir: Path, name: str, model: bytes, parameters: dict
 
 
 def _merge_json(path: Path, entries: Mapping[str, object]) -> None:
-    held = _read_object(path)
-    for key, value in entries.items():
-        old = held.get(key)
-        held[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-    _replace(path, (json.dumps(held, indent=1) + "\n").encode())
-
-
-def _read_object(path: Path) -> dict[str, Any]:
     try:
-        held = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        return {}
+        content = {}
     except ValueError:
-        held = None
-    if isinstance(held, dict):
-        return held
+        content = None
+    if isinstance(content, dict):
+        for key, value in entries.items():
+            old = content.get(key)
+            content[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        _replace(path, (json.dumps(content, indent=1) + "\n").encode())
+        return
     raise ValueError(f"{path} does not hold a JSON object: repair or remove it")
 
 
 def _replace(path: Path, content: bytes) -> None:
     if path.exists() and path.read_bytes() == content:
         return
-    # Not `tempfile`: its files are for their owner alone, and a model folder is often shared between users.
+    # Not `tempfile`: only the owner can read its files, and users often share a model folder.
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with draft.open("xb") as file:

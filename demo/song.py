@@ -1,4 +1,4 @@
-"""A song whose true stems are known: a voice and a band around it, composed and played from a seed."""
+"""Compose and synthesise a song with known stems, a voice and a band, from a seed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ DEFAULT_SEED = 7
 DEFAULT_SECONDS = 24.0
 
 PEAK = 0.9
-"""Of the mixture."""
+"""Peak amplitude of the mixture."""
 VOICE_TO_BAND_DB = -2.0
-"""Energy of the voice over that of the band: the SDR of the mixture itself as an estimate of the voice."""
+"""Energy of the voice relative to the band: the SDR of the mixture itself as an estimate of the voice."""
 
 _FADE_SECONDS = 0.4
 _SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10))
@@ -32,7 +32,7 @@ _RHYTHMS = (
     ((0, 1.5), (1.5, 1), (2.5, 0.5), (3, 1), (4, 2.5)),
     ((0.5, 0.5), (1, 0.5), (1.5, 0.5), (2, 1), (3, 1), (4, 0.5), (4.5, 2)),
 )
-"""Sung phrases of two bars: beat and length in beats of each syllable, and a rest to breathe in."""
+"""Sung phrases of two bars: start and length of each syllable in beats, and a rest for a breath."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,14 @@ class Song:
 
     @property
     def mixture(self) -> npt.NDArray[np.float32]:
+        """The sum of the stems, `(2, samples)`."""
         return self.vocals + self.instrumental
 
 
 @dataclass(frozen=True)
 class SongFiles:
+    """The files of a song."""
+
     mixture: Path
     vocals: Path
     instrumental: Path
@@ -61,7 +64,7 @@ class _Key:
     scale: tuple[int, ...]
 
     def note(self, degree: int) -> int:
-        """The MIDI note of a degree of the scale, counted from 0 on the tonic and on into other octaves."""
+        """Return the MIDI note of a degree of the scale; 0 is the tonic, other octaves continue the count."""
         octave, step = divmod(degree, len(self.scale))
         return self.tonic + 12 * octave + self.scale[step]
 
@@ -74,13 +77,13 @@ def render_song(
     looping: bool = True,
     drums: float = 1.0,
 ) -> Song:
-    """Compose and play a song; the same arguments give the same samples.
+    """Compose and synthesise a song; the same arguments give the same samples.
 
-    `voice_pan` (-1 left to 1 right), `looping=False`, with new chords and figures in each bar, and `drums`, a factor
-    on their amplitude, make songs that suit the demo model less, to measure its limits with.
+    `voice_pan` (-1 left to 1 right), `looping=False` (new chords and figures in each bar) and `drums` (a factor on
+    their amplitude) produce songs that suit the demo model less, for measurements of its limits.
 
     Raises:
-        ValueError: less than one second, in which the voice might not have begun.
+        ValueError: the song would be shorter than one second, so that the voice might not have started.
     """
     if seconds < 1:
         raise ValueError(f"a song lasts at least one second, not {seconds}")
@@ -95,7 +98,7 @@ def render_song(
 
 
 def write_song(song: Song, directory: Path) -> SongFiles:
-    """Write the mixture as FLAC and the true stems as WAV, all 16 bit, into `directory`, made if need be."""
+    """Write the mixture as FLAC and the true stems as WAV, all with 16 bits, into `directory`, which is created."""
     directory.mkdir(parents=True, exist_ok=True)
     files = SongFiles(directory / "mixture.flac", directory / "vocals.wav", directory / "instrumental.wav")
     soundfile.write(files.mixture, song.mixture.T, song.sample_rate, subtype="PCM_16")
@@ -119,7 +122,7 @@ def _compose_bar(rng: np.random.Generator, key: _Key, roots: Sequence[int]) -> B
 
 
 def _compose_melody(rng: np.random.Generator, bars: int, beat: float, key: _Key) -> list[Syllable]:
-    """A phrase for every two bars, its notes a walk along the scale in small steps."""
+    """Compose a phrase for every two bars, whose notes move along the scale in small steps."""
     syllables: list[Syllable] = []
     degree = int(rng.integers(2, 6))
     for bar in range(0, bars, 2):

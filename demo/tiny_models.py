@@ -1,4 +1,4 @@
-"""Small untrained models of the other architectures than the demo model's, made from seeds."""
+"""Write small untrained models of other architectures than the demo model's, from seeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from demo.model_folder import LISTS, model_hash
 
 
 def write_list(model_dir: Path, **lists: dict[str, Any]) -> None:
-    """The list of models, of which there are these alone."""
+    """Write the lists of models, with these entries only."""
     model_dir.mkdir(parents=True, exist_ok=True)
     (model_dir / "download_checks.json").write_text(json.dumps({name: {} for name in LISTS} | lists))
     for name in ("mdx_model_data.json", "vr_model_data.json"):
@@ -24,7 +24,7 @@ def write_list(model_dir: Path, **lists: dict[str, Any]) -> None:
 def write_mdxc(
     model_dir: Path, instruments: list[str], target: str | None = None, *, name: str = "tiny", overlap: int = 2
 ) -> str:
-    """Add an MDX23C model with these stems; returns its name."""
+    """Add an MDX23C model with these stems; return its name."""
     import torch
     from audio_separator.separator.uvr_lib_v5.tfc_tdf_v3 import TFC_TDF_net
     from ml_collections import ConfigDict  # type: ignore[import-untyped]
@@ -53,9 +53,11 @@ def write_roformer(
     times: int = 201,
     **options: Any,
 ) -> str:
-    """Add a Roformer with these stems; returns its name. ``bands``: ``bs``, or ``mel`` for Mel bands. ``passes``: all
-    that goes in comes out of it, as each of its stems. ``times``: frames that it takes at a time. ``options``: of the
-    network."""
+    """Add a Roformer with these stems; return its name.
+
+    ``bands``: ``bs``, or ``mel`` for Mel bands. ``passes``: every stem is equal to the input. ``times``: frames in a
+    segment. ``options``: of the network.
+    """
     import torch
     from audio_separator.separator.uvr_lib_v5.roformer.bs_roformer import BSRoformer
     from audio_separator.separator.uvr_lib_v5.roformer.mel_band_roformer import MelBandRoformer
@@ -80,8 +82,9 @@ def write_roformer(
 
 
 def _let_pass(roformer: Any) -> None:
-    """A mask of ones: the last layer gives 1 and 0 by turns, real and imaginary, and the gates, the second half, all
-    of that."""
+    """Set the mask to one: the last layer outputs 1 and 0 alternately (real and imaginary parts), and the gates, the
+    second half, pass all of it.
+    """
     import torch
 
     for estimator in roformer.mask_estimators:
@@ -95,7 +98,7 @@ def _let_pass(roformer: Any) -> None:
 
 
 def save_mdxc(model_dir: Path, name: str, config: dict[str, Any], network: Any, kind: str) -> str:
-    """Save the network and add it to the list ``kind``. Returns its name."""
+    """Save the network and add it to the list ``kind``; return its name."""
     import torch
 
     model_dir.mkdir(parents=True, exist_ok=True)
@@ -110,21 +113,21 @@ def save_mdxc(model_dir: Path, name: str, config: dict[str, Any], network: Any, 
 
 
 def write_vr(model_dir: Path, *layouts: str) -> None:
-    """VR models of version 5.1 for some of the library's layouts of bands, each named ``<layout>.pth``."""
+    """Write VR models of version 5.1 for some of the library's band layouts, each named ``<layout>.pth``."""
     from audio_separator.separator.uvr_lib_v5.vr_network.nets_new import CascadedNet
 
     save_vr(model_dir, layouts, lambda bins: CascadedNet(2 * bins, nout=4, nout_lstm=8), {"nout": 4, "nout_lstm": 8})
 
 
 def write_old_vr(model_dir: Path, *layouts: str) -> None:
-    """Those of version 5.0 in the smallest size that there is, 30 MB: the library knows them by their size."""
+    """Write VR models of version 5.0 in the smallest size, 30 MB: the library identifies them by their size."""
     from audio_separator.separator.uvr_lib_v5.vr_network.nets import determine_model_capacity
 
     save_vr(model_dir, layouts, lambda bins: determine_model_capacity(2 * bins, 31191), {})
 
 
 def damage_vr(model_dir: Path, name: str) -> None:
-    """Cut the weights off; the library's list knows the rest under their name."""
+    """Truncate the weights of a model, and list its parameters under the hash of the remaining bytes."""
     path = model_dir / name
     content = path.read_bytes()[:5000]
     path.write_bytes(content)
@@ -133,8 +136,10 @@ def damage_vr(model_dir: Path, name: str) -> None:
 
 
 def save_vr(model_dir: Path, layouts: tuple[str, ...], network: Callable[[int], Any], size: dict[str, int]) -> None:
-    """VR models for these layouts. ``network`` makes one for so many bins; ``size``: what the model's data say of
-    it."""
+    """Write VR models for these layouts.
+
+    ``network`` returns one for a number of bins; ``size``: the entries for its size in the model's parameters.
+    """
     import torch
     from audio_separator.separator.uvr_lib_v5 import vr_network
 
@@ -146,7 +151,7 @@ def save_vr(model_dir: Path, layouts: tuple[str, ...], network: Callable[[int], 
         torch.manual_seed(number)
         module = network(parameters.get("n_bins") or parameters["bins"])
         with torch.no_grad():
-            module.out.weight *= 200  # or the mask would be one half nearly everywhere
+            module.out.weight *= 200  # otherwise the mask would be about one half everywhere
         torch.save(module.state_dict(), model_dir / name)
         data[model_hash((model_dir / name).read_bytes())] = {"vr_model_param": layout, "primary_stem": "Drums", **size}
     (model_dir / "vr_model_data.json").write_text(json.dumps(data))
@@ -154,26 +159,26 @@ def save_vr(model_dir: Path, layouts: tuple[str, ...], network: Callable[[int], 
 
 @dataclass(frozen=True)
 class DemucsModel:
-    """A Demucs model with as many networks as there are weights."""
+    """A Demucs model with one network for each entry of ``weights``."""
 
     network: str
-    """Module and class in the library."""
+    """Module and class of the library."""
     options: dict[str, Any]
     weights: tuple[tuple[float, ...], ...] | None = None
-    """Of each network's stems; None: one network, and nothing about it in the model's YAML."""
+    """Weights of each network's stems; None: one network, without weights in the model's YAML."""
 
 
 FOUR = ["drums", "bass", "other", "vocals"]
 HYBRID_TRANSFORMER = {"channels": 4, "dconv_comp": 2, "t_layers": 1, "t_heads": 2, "t_hidden_scale": 1.0}
 
-#: One that is left to the library: the random numbers that it draws change what it gives.
+#: A model that the library must run itself: its output depends on the random numbers that it draws.
 DICING = DemucsModel(
     "htdemucs.HTDemucs", {"sources": FOUR, "segment": 1, "t_sin_random_shift": 7, **HYBRID_TRANSFORMER}
 )
 
 
 def write_demucs(folder: Path) -> tuple[str, str]:
-    """A Demucs model's two files; returns their names, the one that names the model first."""
+    """Write the two files of a Demucs model; return their names, that of the model first."""
     options = {"sources": FOUR, "channels": 4}
     weights = _write_network(folder, "abcd1234", "hdemucs.HDemucs", options, seed=0)
     (folder / "tiny.yaml").write_text("models: ['abcd1234']\n")
@@ -181,7 +186,7 @@ def write_demucs(folder: Path) -> tuple[str, str]:
 
 
 def write_demucs_models(model_dir: Path, models: Mapping[str, DemucsModel]) -> None:
-    """Models of several kinds in one folder, under their names with ``.yaml``."""
+    """Write models of several kinds into one folder, under their names with ``.yaml``."""
     model_dir.mkdir(parents=True)
     listed = {}
     for title, model in models.items():
@@ -197,7 +202,7 @@ def write_demucs_models(model_dir: Path, models: Mapping[str, DemucsModel]) -> N
 
 
 def _write_network(folder: Path, signature: str, network: str, options: dict[str, Any], *, seed: int) -> str:
-    """A file that is named as the library wants it: after the network, and after its own hash."""
+    """Write a file that is named after the network and its own hash, as the library requires; return its name."""
     import torch
 
     module, name = network.split(".")
@@ -211,6 +216,6 @@ def _write_network(folder: Path, signature: str, network: str, options: dict[str
 
 
 def list_demucs(model_dir: Path, name: str, weights: str, base_url: str) -> None:
-    """List the model so that it would be fetched from ``base_url``."""
+    """List the model with ``base_url`` as its source."""
     files = {weights: f"{base_url}/{weights}", name: f"{base_url}/{name}"}
     write_list(model_dir, demucs_download_list={"Demucs v4: tiny": files})

@@ -1,4 +1,4 @@
-"""A singing voice: a glottal pulse train through the formants of vowels, and noise bursts for consonants."""
+"""Synthesise a singing voice: a glottal pulse train through the formants of vowels, and noise bursts for consonants."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BANDWIDTHS_HZ = (80, 110, 160, 180, 200)
 
 @dataclass(frozen=True)
 class Burst:
-    """Noise in a band; `level` is its RMS where a vowel's peak is 1."""
+    """Noise in a band; `level` is its RMS relative to a vowel's peak of 1."""
 
     low_hz: float
     high_hz: float
@@ -59,7 +59,7 @@ class Syllable:
 
 
 def sing(syllables: Sequence[Syllable], length: int, rng: np.random.Generator) -> Signal:
-    """The voice alone, `(length,)`, peak about 1. The syllables come in order and do not overlap."""
+    """Return the voice alone, `(length,)`, with a peak of about 1. Syllables are in order and do not overlap."""
     time = np.arange(length // _HOP + 2) * _HOP / SAMPLE_RATE
     level, pitch = _level(syllables, time), _pitch(syllables, time)
     gains = level[:, None] * _formant_gains(syllables, time, pitch)
@@ -74,7 +74,7 @@ def sing(syllables: Sequence[Syllable], length: int, rng: np.random.Generator) -
 
 
 def _smooth(contour: Signal, seconds: float) -> Signal:
-    """A moving average along the first axis, as a voice glides instead of stepping; the ends are held."""
+    """Return a moving average along the first axis, because a voice glides; the ends are extended."""
     width = max(round(seconds * SAMPLE_RATE / _HOP), 1)
     padded = np.concatenate([contour[:1].repeat(width // 2, 0), contour, contour[-1:].repeat(width, 0)])
     total = np.cumsum(np.concatenate([np.zeros_like(padded[:1]), padded]), axis=0)
@@ -83,7 +83,7 @@ def _smooth(contour: Signal, seconds: float) -> Signal:
 
 
 def _current(syllables: Sequence[Syllable], time: Signal) -> npt.NDArray[np.intp]:
-    """The index of the syllable that began last, at each time."""
+    """Return the index of the syllable that started last, at each time."""
     starts = [syllable.start for syllable in syllables]
     return np.maximum(np.searchsorted(starts, time, side="right") - 1, 0)
 
@@ -98,7 +98,7 @@ def _level(syllables: Sequence[Syllable], time: Signal) -> Signal:
 
 
 def _pitch(syllables: Sequence[Syllable], time: Signal) -> Signal:
-    """Fundamental in Hz: glides between notes, and a vibrato that sets in on the long ones."""
+    """Return the fundamental in Hz: glides between notes, and a vibrato on the long ones."""
     current = _current(syllables, time)
     notes = _smooth(np.array([float(s.midi_note) for s in syllables])[current], 0.07)
     age = time - np.array([s.start for s in syllables])[current]
@@ -107,7 +107,7 @@ def _pitch(syllables: Sequence[Syllable], time: Signal) -> Signal:
 
 
 def _formant_gains(syllables: Sequence[Syllable], time: Signal, pitch: Signal) -> Signal:
-    """Amplitude of each harmonic of the pulses under the vowel's resonances, `(frames, harmonics)`."""
+    """Return the amplitude of each harmonic under the resonances of the vowel, `(frames, harmonics)`."""
     current = _current(syllables, time)
     formants = _smooth(np.array([VOWELS[s.vowel] for s in syllables], np.float64)[current], 0.08)
     hertz = pitch[:, None] * np.arange(1, _HARMONICS + 1)
@@ -120,7 +120,7 @@ def _formant_gains(syllables: Sequence[Syllable], time: Signal, pitch: Signal) -
 
 
 def _per_sample(contour: Signal) -> Signal:
-    """Straight lines between the frames of a contour, one value a sample."""
+    """Interpolate a contour linearly between its frames, to one value per sample."""
     steps = np.diff(contour)[:, None] * (np.arange(_HOP) / _HOP)
     return (contour[:-1, None] + steps).ravel()
 

@@ -1,1 +1,1 @@
-"""What the images and ``docker-compose.yml`` need besides the services themselves."""
+"""Commands of the images and of ``docker-compose.yml`` besides the services themselves."""

@@ -1,4 +1,4 @@
-"""``python -m deploy.make_bucket``: makes the bucket of the settings unless it is there. Exits with an ``ExitCode``."""
+"""Creates the bucket of the settings unless it exists: ``python -m deploy.make_bucket``. Exits with an ``ExitCode``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ log = get_logger("make_bucket")
 
 
 def main() -> ExitCode:
-    """Try once."""
+    """Create the bucket, in one attempt."""
     try:
         settings = load()
         if settings.storage.s3_bucket is None:
-            raise ConfigError("S3_BUCKET_NAME must be set: it names the bucket that is to be made.")
+            raise ConfigError("S3_BUCKET_NAME must be set: it names the bucket to create.")
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return ExitCode.CONFIG
@@ -27,7 +27,7 @@ def main() -> ExitCode:
     try:
         S3Store(s3_options(settings.storage)).ensure_bucket()
     except PipelineError as error:
-        log.error("bucket_not_made", code=error.code, error=error.message)
+        log.error("bucket_creation_failed", code=error.code, error=error.message)
         return ExitCode.UNAVAILABLE
     log.info("bucket_ready", bucket=settings.storage.s3_bucket)
     return ExitCode.OK

@@ -1,8 +1,8 @@
-"""``python -m deploy.make_topics [--wait SECONDS] [--align]``: makes the topics as the settings want them.
+"""Creates the topics of the settings: ``python -m deploy.make_topics [--wait SECONDS] [--align]``.
 
-May be run at any time, and again: what is missing is created, partitions are added where ``KAFKA_PARTITIONS`` asks for
-more, and with ``--align`` retention and ``min.insync.replicas`` are set anew where they differ. Nothing is taken away.
-Prints a line for each topic. Exits with an ``ExitCode``.
+The command can be run again at any time: it creates missing topics, adds partitions if ``KAFKA_PARTITIONS`` is larger
+than before, and with ``--align`` updates retention and ``min.insync.replicas``. It never removes anything. It prints a
+line for each topic and exits with an ``ExitCode``.
 """
 
 from __future__ import annotations
@@ -24,15 +24,25 @@ from pipeline.transport.kafka.transport import KafkaTransport
 
 log = get_logger("make_topics")
 
-#: Nothing is consumed here; the setting is there for the services that do.
+#: Required by the transport, but not used: this command consumes nothing.
 _NO_CONSUMER_MS = 300_000
-#: Pause before the broker is asked again, s.
+#: Pause between two attempts, s.
 _PAUSE = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:
-    """Make them all, or as many as can be made in time; the next run makes the others."""
-    options = _parser().parse_args(arguments)
+    """Create all topics, or as many as possible in time; the next run creates the others."""
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.make_topics",
+        description="Create the topics of the settings. Can be run again at any time; removes nothing.",
+    )
+    parser.add_argument(
+        "--wait", type=float, default=0.0, metavar="SECONDS", help="longest wait for the broker; default: try once"
+    )
+    parser.add_argument(
+        "--align", action="store_true", help="update retention and min.insync.replicas of existing topics"
+    )
+    options = parser.parse_args(arguments)
     try:
         settings = load()
         configure_logging("make_topics", settings.log)
@@ -43,51 +53,34 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     try:
         deadline = time.monotonic() + options.wait
         for topic in Topics.from_settings(settings).to_create():
-            done = _made(transport, topic, options.align, deadline)
-            sys.stdout.write(f"{topic.name}: {done}\n")
+            result = _create(transport, topic, options.align, deadline)
+            sys.stdout.write(f"{topic.name}: {result}\n")
     except InfrastructureError as error:
-        log.error("topics_not_made", code=error.code, error=operators_sentence(error))
+        log.error("topic_creation_failed", code=error.code, error=operators_sentence(error))
         return exit_code(error)
     finally:
         transport.close()
     return ExitCode.OK
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m deploy.make_topics",
-        description="Make the topics as the settings want them. May be run again at any time; takes nothing away.",
-    )
-    parser.add_argument(
-        "--wait", type=float, default=0.0, metavar="SECONDS", help="wait so long for the broker; default: try once"
-    )
-    parser.add_argument(
-        "--align",
-        action="store_true",
-        help="set retention and min.insync.replicas of topics that exist as the settings say",
-    )
-    return parser
+def _create(transport: Transport, topic: Topic, align: bool, deadline: float) -> str:
+    """Create or update the topic and return what was done.
 
-
-def _made(transport: Transport, topic: Topic, align: bool, deadline: float) -> str:
-    """What was done. Raises InfrastructureError if the broker has not answered until ``deadline``."""
+    Raises InfrastructureError if the broker does not answer until ``deadline``, RefusedError at once.
+    """
     while True:
         try:
-            return _lay_out(transport, topic, align)
+            if isinstance(transport, KafkaTransport):
+                return transport.lay_out(topic, align=align)
+            transport.ensure_topics([topic])
+            return "as it should be"
         except RefusedError:
             raise
         except InfrastructureError as error:
             if time.monotonic() + _PAUSE >= deadline:
                 raise
-            log.info("waiting_for_the_broker", code=error.code, error=error.message)
+            log.info("waiting_for_broker", code=error.code, error=error.message)
             time.sleep(_PAUSE)
-
-
-def _lay_out(transport: Transport, topic: Topic, align: bool) -> str:
-    if isinstance(transport, KafkaTransport):
-        return transport.lay_out(topic, align=align)
-    transport.ensure_topics([topic])
-    return "as it should be"
 
 
 if __name__ == "__main__":

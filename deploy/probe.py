@@ -1,7 +1,7 @@
-"""``python -m deploy.probe PATH VARIABLE``: asks the service of this container how it is.
+"""Checks the health of the service in this container: ``python -m deploy.probe PATH VARIABLE``.
 
-For health checks, since slim images have no curl. ``VARIABLE`` names the setting that holds the service's port. Exits
-with 0 if the answer is 200, else with 1; the answer, or what is in its place, goes to stdout for ``docker inspect``.
+Slim images have no curl. ``VARIABLE`` is the name of the setting with the service's port. The command exits with 0 if
+the response has status 200, and with 1 otherwise. It prints the response or the error, for ``docker inspect``.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import http.client
 import os
 import sys
 
-#: s; below the time-out of the health checks.
+#: Shorter than the timeout of the health checks, s.
 TIMEOUT = 4.0
 
 
 def main(path: str, variable: str) -> int:
-    """Ask once."""
+    """Send one request and return the exit status."""
     try:
-        # Not urllib: it would ask a proxy that the environment names.
+        # Not urllib: it would use a proxy of the environment.
         connection = http.client.HTTPConnection("127.0.0.1", int(os.environ[variable]), timeout=TIMEOUT)
         connection.request("GET", path)
         response = connection.getresponse()

@@ -1,4 +1,4 @@
-"""Real servers on loopback for development and tests: Apache Kafka and an S3 server, fetched once and run from here.
+"""Run Apache Kafka and an S3 server on loopback, for development and tests.
 
-`start_local.sh --kafka` and the test suite use the same code. Nothing in the services imports this package.
+`start_local.sh --kafka` and the test suite share this code. It fetches each server once. No service imports it.
 """

@@ -1,4 +1,4 @@
-"""What `./start_local.sh` runs once the virtual environment is there."""
+"""Implement the commands of `./start_local.sh`, which starts this module in the virtual environment."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from pipeline.service.shutdown import ExitCode
 
 _STATE = stack.LOCAL / "stack.json"
 _ENV_FILE = stack.ROOT / ".env"
-#: As `.env` names it: relative, so that the checkout may be moved.
+#: Relative, as in `.env`, so that the checkout can be moved.
 _DEMO_MODELS = Path(".local/demo-models")
-#: The demo's own, so that no worker of the user's ever meets its jobs, nor its worker the user's.
+#: The demo has its own topics and groups, so that its jobs never mix with the user's.
 _DEMO_CHANNELS = {
     "KAFKA_TASK_TOPIC": "uvr_demo_tasks",
     "KAFKA_RESULT_TOPIC": "uvr_demo_results",
@@ -34,20 +34,30 @@ _DEMO_CHANNELS = {
     "KAFKA_PROCESSOR_GROUP_ID": "uvr_demo_processors",
     "KAFKA_UPLOADER_GROUP_ID": "uvr_demo_uploaders",
 }
-_SECRETS = ("BASIC_AUTH_USERNAME", "BASIC_AUTH_PASSWORD", "WEBHOOK_SECRET")
-#: How often the foreground looks whether every service is still there, s.
-_WATCH_SECONDS = 1.0
-#: What `status` answers when nothing runs, as systemctl and the Linux Standard Base have it.
+_CREDENTIALS = (
+    "BASIC_AUTH_USERNAME",
+    "BASIC_AUTH_PASSWORD",
+    "BASIC_AUTH_PASSWORD_FILE",
+    "WEBHOOK_SECRET",
+    "WEBHOOK_SECRET_FILE",
+)
+#: Time between two checks that every service still runs, s.
+_CHECK_SECONDS = 1.0
+#: Exit status of `status` when nothing runs, as with systemctl and in the Linux Standard Base.
 _NOT_RUNNING = 3
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="start_local.sh", description="UVR-API on this machine.")
+    """Run one command and return its exit status."""
+    parser = argparse.ArgumentParser(prog="start_local.sh", description="Run UVR-API on this machine.")
     parser.add_argument("command", nargs="?", choices=("run", "demo", "status", "stop"), default="run")
-    parser.add_argument("--kafka", action="store_true", help="on a real Apache Kafka and a real S3 server")
+    parser.add_argument("--kafka", action="store_true", help="use a real Apache Kafka and a real S3 server")
     options = parser.parse_args(arguments)
     _configure_logging()
-    _end_in_good_order()
+    # `stop` and a closed terminal have the same effect as Ctrl-C. An ignored signal (nohup) stays ignored.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     commands = {"run": _run, "demo": _demo, "status": _status, "stop": _stop}
     try:
         return commands[options.command](options.kafka)
@@ -60,19 +70,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _configure_logging() -> None:
-    """What the servers do is told in plain words; of the pipeline's own lines only warnings concern the user."""
+    """Print the messages of this package as plain text, and only the warnings of the pipeline."""
     configure_logging("start_local", LogSettings(level="WARNING", format=LogFormat.CONSOLE))
-    told = logging.getLogger("devstack")
-    told.setLevel(logging.INFO)
-    told.addHandler(logging.StreamHandler())
-    told.propagate = False
-
-
-def _end_in_good_order() -> None:
-    """`stop` and a terminal that is closed end it as Ctrl-C does; what is ignored (nohup) stays so."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
+    logger = logging.getLogger("devstack")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(logging.StreamHandler())
+    logger.propagate = False
 
 
 def _demo(real_servers: bool) -> int:
@@ -80,7 +83,7 @@ def _demo(real_servers: bool) -> int:
     home = stack.LOCAL / ("demo-kafka" if real_servers else "demo")
     with state.held_claim(home / "running.json", "the demo is running already in this checkout"):
         plan = _demo_plan(home / "state", real_servers)
-        # A demo that was killed may have left its job behind, whose webhook nobody waits for any more.
+        # A demo that was killed may have left a job, whose webhook has no receiver any more.
         shutil.rmtree(plan.data_dir, ignore_errors=True)
         with stack.running(plan) as services:
             run_demo(services.settings(), services.api_url, home, watch=services.require_running)
@@ -88,11 +91,14 @@ def _demo(real_servers: bool) -> int:
 
 
 def _demo_plan(data_dir: Path, real_servers: bool) -> stack.Plan:
-    """The demo is the same for everybody: of the user's settings it takes secrets, and servers if it is asked to."""
+    """Return the plan of the demo, which uses only the user's credentials and, with `--kafka`, the user's servers."""
+    own = environment.explicit_settings(_CREDENTIALS, _ENV_FILE)
+    if real_servers:
+        own |= environment.server_settings(_ENV_FILE)
     settings = {
         **environment.DEVELOPMENT,
-        **environment.explicit_settings(_SECRETS, _ENV_FILE),
-        **(environment.connections(_ENV_FILE) if real_servers else {}),
+        # The demo's services run in another folder than the user's.
+        **{name: str(stack.ROOT / value) if name.endswith("_FILE") else value for name, value in own.items()},
         **_DEMO_CHANNELS,
         **environment.free_ports(),
         "MODEL_NAME": DEMO_MODEL_NAME,
@@ -100,7 +106,10 @@ def _demo_plan(data_dir: Path, real_servers: bool) -> stack.Plan:
         "DATA_DIR": str(data_dir),
     }
     return stack.Plan(
-        environment=environment.apart(settings), data_dir=data_dir, log_prefix="demo-", real_servers=real_servers
+        environment=environment.isolated_environment(settings),
+        data_dir=data_dir,
+        log_prefix="demo-",
+        real_servers=real_servers,
     )
 
 
@@ -109,37 +118,28 @@ def _run(real_servers: bool) -> int:
     data_dir = stack.LOCAL / "kafka-stack" if real_servers else stack.LOCAL
     defaults = {**environment.DEVELOPMENT, "DATA_DIR": str(data_dir)}
     plan = stack.Plan(
-        environment=environment.everyday(_ENV_FILE, defaults),
+        environment=environment.user_environment(_ENV_FILE, defaults),
         env_file=_ENV_FILE,
         data_dir=data_dir,
         real_servers=real_servers,
     )
     with state.held_claim(_STATE, "the services are running already; ./start_local.sh stop ends them") as claim:
-        _announce_download(plan)
+        model = plan.settings().model
+        if model.model_name != DEMO_MODEL_NAME and not (plan.folder / model.model_dir / model.model_name).is_file():
+            print(f"downloading the model {model.model_name} first: it is not in {model.model_dir} yet", flush=True)
         with stack.running(plan) as services:
             claim.announce(services.api_url)
-            _welcome(services)
-            _watch(services)
+            _print_welcome(services)
+            try:
+                while True:
+                    time.sleep(_CHECK_SECONDS)
+                    services.require_running()
+            except KeyboardInterrupt:
+                print("stopping", flush=True)
     return ExitCode.OK
 
 
-def _announce_download(plan: stack.Plan) -> None:
-    model = plan.settings().model
-    if model.model_name != DEMO_MODEL_NAME and not (plan.folder / model.model_dir / model.model_name).is_file():
-        print(f"the model {model.model_name} is not in {model.model_dir} yet and is fetched first", flush=True)
-
-
-def _watch(services: stack.Stack) -> None:
-    """Until Ctrl-C."""
-    try:
-        while True:
-            time.sleep(_WATCH_SECONDS)
-            services.require_running()
-    except KeyboardInterrupt:
-        print("stopping", flush=True)
-
-
-def _welcome(services: stack.Stack) -> None:
+def _print_welcome(services: stack.Stack) -> None:
     settings = services.settings()
     username, password = settings.api.require_credentials()
     kafka = settings.kafka.bootstrap_servers or "embedded"
@@ -158,7 +158,7 @@ UVR-API is ready.
        -d '{{"audio": "http://127.0.0.1:9000/song.mp3", "hook_url": "http://127.0.0.1:9000/hook"}}' \\
        {services.api_url}/generate
 
-Ctrl-C stops it.
+Press Ctrl-C to stop.
 """,
         flush=True,
     )

@@ -1,9 +1,8 @@
-"""Become a command that the kernel kills when its parent dies: `die_with_parent.py PARENT_PID COMMAND...`.
+"""Run a command that the kernel kills when its parent dies: `die_with_parent.py PARENT_PID COMMAND...`.
 
-A script of its own, run by path, because the setting has to be made in the child: `prctl` between fork and exec
-(`preexec_fn`) is unsafe in a process with threads, whereas here the interpreter is fresh. The death signal is kept
-over `exec`, and so are the process id and the session; nothing of this script is left once the command runs.
-Linux only.
+This is a separate script, run by path, because the child must call `prctl` itself: between fork and exec
+(`preexec_fn`) that is unsafe in a process with threads, whereas this interpreter is fresh. `exec` keeps the death
+signal, the process id and the session. The command replaces this script. Linux only.
 """
 
 import ctypes
@@ -15,13 +14,14 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def main() -> None:
+    """Set the death signal, then replace this process by the command."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)) != 0:
         sys.exit(f"prctl(PR_SET_PDEATHSIG) failed: {os.strerror(ctypes.get_errno())}")
-    if os.getppid() != parent:  # it died before the setting was made, so the signal will never come
+    if os.getppid() != parent:  # it died before the call, so that the signal will never be sent
         sys.exit("the parent process is gone")
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec would hand that on
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec would keep that
     try:
         os.execvp(command[0], command)
     except OSError as error:

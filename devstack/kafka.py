@@ -1,4 +1,4 @@
-"""A real Apache Kafka: one combined broker and controller (KRaft) on loopback."""
+"""Run a real Apache Kafka: one combined broker and controller (KRaft) on loopback."""
 
 import socket
 from pathlib import Path
@@ -18,13 +18,13 @@ from pipeline.transport.kafka.network import made
 
 _HERE = Path(__file__).parent
 _MAX_HEAP = "512m"
-_MAX_HEAP_OF_SEVERAL = "384m"
+_MAX_HEAP_IN_CLUSTER = "384m"
 _CONNECT_SECONDS = 1.0
-_ASK_MILLISECONDS = 5_000
+_REQUEST_MILLISECONDS = 5_000
 
 
 def fetch_kafka(tools_dir: Path) -> Path:
-    """The folder with Kafka's jars, fetched by Maven when it is not there yet; raises ToolUnavailableError."""
+    """Return the folder with Kafka's jars; Maven fetches it if necessary. Raises ToolUnavailableError."""
     versions = {
         "kafka.version": KAFKA_VERSION,
         "kafka.scala.version": KAFKA_SCALA_VERSION,
@@ -34,13 +34,13 @@ def fetch_kafka(tools_dir: Path) -> Path:
 
 
 class KafkaBroker(LocalServer):
-    """A Kafka node that keeps its log in `data_dir` and talks on 127.0.0.1 only; alone, unless `membership` says more.
+    """A Kafka node that keeps its log in `data_dir` and listens on 127.0.0.1 only.
 
-    Ports that are not given are picked once and kept over restarts of this object; another object may use the same
-    data on other ports. Topics are made by the admin client: the broker makes none by itself.
+    Ports that are not given are chosen once and kept over restarts of this object; another object may use the same
+    data on other ports. The broker does not create topics automatically.
 
-    `advertised_port`: where clients are sent that have found the broker, for a proxy in front of it. `access`: what
-    clients are asked for; nothing, if it is not given.
+    `advertised_port`: the port that the broker names to its clients, for a proxy in front of it. `access`: encryption
+    and authentication of clients; none by default. `membership`: the node's place in a cluster; None: a single node.
     """
 
     def __init__(
@@ -66,16 +66,17 @@ class KafkaBroker(LocalServer):
 
     @property
     def port(self) -> int:
-        """Where it listens to clients; `bootstrap_servers` is where it tells them to go."""
+        """The port for clients. `bootstrap_servers` contains the advertised port instead."""
         return self._ports.client
 
     @property
     def bootstrap_servers(self) -> str:
+        """The address that the broker advertises to its clients."""
         return f"{HOST}:{self.advertised_port}"
 
     @property
     def node_id(self) -> int:
-        """As the cluster's metadata name it."""
+        """The node's id in the metadata of the cluster."""
         return 1 if self._membership is None else self._membership.node_id
 
     def start(self) -> None:
@@ -85,33 +86,38 @@ class KafkaBroker(LocalServer):
                 self.access.store_passwords(admin)
 
     def admin(self) -> KafkaAdminClient:
-        """A client with every right, past any proxy and without credentials. Raises kafka-python's exceptions."""
+        """Open a client with all rights, past proxies and without credentials. Raises kafka-python's errors."""
         return made(
             KafkaAdminClient,
             bootstrap_servers=f"{HOST}:{self._ports.internal}",
-            bootstrap_timeout_ms=_ASK_MILLISECONDS,
-            request_timeout_ms=_ASK_MILLISECONDS,
+            bootstrap_timeout_ms=_REQUEST_MILLISECONDS,
+            request_timeout_ms=_REQUEST_MILLISECONDS,
         )
 
     def _prepare(self) -> ServerProcess:
-        java = [*self._java_command(), "-cp", f"{fetch_kafka(self._tools_dir)}/*"]
+        java = [
+            *find_java(self._tools_dir).command(
+                max_heap=_MAX_HEAP if self._membership is None else _MAX_HEAP_IN_CLUSTER
+            ),
+            f"-Dlog4j2.configurationFile={_HERE / 'kafka-log4j2.properties'}",
+            *("-cp", f"{fetch_kafka(self._tools_dir)}/*"),
+        ]
         self._data_dir.mkdir(parents=True, exist_ok=True)
         settings = self._write_settings()
-        cluster_id = stored_cluster_id(self._log_dir) or self._format(java, settings)
+        cluster_id = stored_cluster_id(self._log_dir)
+        if cluster_id is None:
+            options = ["--standalone"] if self._membership is None else []
+            cluster_id = new_cluster_id() if self._membership is None else self._membership.cluster_id
+            format_storage(java, settings, cluster_id, *options)
         return ServerProcess(
             "Kafka",
             [*java, "kafka.Kafka", str(settings)],
             log_file=self._log_file,
             ready=lambda: self._serves(cluster_id),
             env=server_environment(),
-            cwd=self._data_dir,  # where a crashed JVM leaves its report
+            cwd=self._data_dir,  # a crashed JVM writes its report there
             ports=(self._ports.client, self._ports.internal, self._ports.controller),
         )
-
-    def _java_command(self) -> list[str]:
-        logging_file = _HERE / "kafka-log4j2.properties"
-        heap = _MAX_HEAP if self._membership is None else _MAX_HEAP_OF_SEVERAL
-        return [*find_java(self._tools_dir).command(max_heap=heap), f"-Dlog4j2.configurationFile={logging_file}"]
 
     def _write_settings(self) -> Path:
         settings = server_properties(
@@ -122,28 +128,18 @@ class KafkaBroker(LocalServer):
             membership=self._membership,
         )
         path = self._data_dir / "server.properties"
-        path.touch(mode=0o600)  # there may be passwords in it
+        path.touch(mode=0o600)  # it may contain passwords
         path.write_text(properties_text(settings), encoding="utf-8")
         return path
-
-    def _format(self, java: list[str], settings: Path) -> str:
-        """The id of the cluster that the storage has been formatted for."""
-        if self._membership is None:
-            cluster_id = new_cluster_id()
-            format_storage(java, settings, cluster_id, "--standalone")
-        else:
-            cluster_id = self._membership.cluster_id
-            format_storage(java, settings, cluster_id)
-        return cluster_id
 
     @property
     def _log_dir(self) -> Path:
         return self._data_dir / "log"
 
     def _serves(self, cluster_id: str) -> bool:
-        """Whether this cluster answers here with this broker registered and not fenced, so that it can serve."""
+        """Return True if this cluster answers and this broker is registered and not fenced."""
         try:
-            # Quick and quiet while nobody listens.
+            # Fails fast, and logs nothing, while the port is closed.
             socket.create_connection((HOST, self._ports.internal), _CONNECT_SECONDS).close()
             with self.admin() as admin:
                 cluster = admin.describe_cluster()

@@ -1,4 +1,4 @@
-"""Several real Kafka nodes that are one cluster, so that one of them can die."""
+"""Run several real Kafka nodes as one cluster, so that tests can stop one of them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from devstack.process import free_port
 
 
 class KafkaCluster:
-    """Combined brokers and controllers on loopback, whose data outlive them; topics have three replicas, two in sync.
+    """Combined brokers and controllers on loopback. Topics have three replicas, two of them in sync. Data persist.
 
-    Each of `brokers` is started, stopped, killed and paused on its own; most of them are needed for the cluster to
-    serve, and for the `start` of any to return. `advertised_ports`: one for each broker, where it sends its clients,
-    for a proxy in front of each; what brokers say to each other does not pass there.
+    Each of `brokers` can be started, stopped, killed and paused on its own. The cluster serves, and `start` of a broker
+    returns, only while a majority of them runs. `advertised_ports`: the port that each broker names to its clients,
+    for a proxy in front of each. The traffic between brokers bypasses these proxies.
     """
 
     def __init__(
@@ -57,32 +57,32 @@ class KafkaCluster:
 
     @property
     def bootstrap_servers(self) -> str:
-        """Every broker, as clients are told where it is."""
+        """The advertised addresses of all brokers."""
         return ",".join(broker.bootstrap_servers for broker in self.brokers)
 
     def start(self) -> None:
-        """Start those that do not run, side by side; return when all of them serve.
+        """Start the brokers that do not run, in parallel; return when all of them serve.
 
-        Raises ToolUnavailableError, ServerStartError; none is left running then.
+        Raises ToolUnavailableError or ServerStartError, after killing all brokers.
         """
         try:
-            self._each(KafkaBroker.start)
-        except BaseException:  # an interrupt too must leave nothing behind
+            self._run_on_all(KafkaBroker.start)
+        except BaseException:  # an interrupt must leave no process behind either
             self.kill()
             raise
 
     def stop(self) -> None:
-        """End them in good order, side by side."""
-        self._each(KafkaBroker.stop)
+        """Stop all brokers gracefully, in parallel."""
+        self._run_on_all(KafkaBroker.stop)
 
     def kill(self) -> None:
-        """End them all with SIGKILL, as when the power goes."""
-        self._each(KafkaBroker.kill)
+        """Kill all brokers with SIGKILL, as in a power failure."""
+        self._run_on_all(KafkaBroker.kill)
 
     def broker(self, node_id: int) -> KafkaBroker:
-        """The broker that the cluster's metadata name `node_id`."""
+        """Return the broker with this id in the metadata of the cluster."""
         return self.brokers[node_id - 1]
 
-    def _each(self, action: Callable[[KafkaBroker], None]) -> None:
+    def _run_on_all(self, action: Callable[[KafkaBroker], None]) -> None:
         with ThreadPoolExecutor(len(self.brokers)) as pool:
             list(pool.map(action, self.brokers))

@@ -1,4 +1,4 @@
-"""What a Kafka node is told in its server.properties."""
+"""Build the server.properties of a Kafka node."""
 
 from __future__ import annotations
 
@@ -14,55 +14,38 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """Where a node listens. Ports that are not given are picked once, with the object."""
+    """The ports of a node. Ports that are not given are chosen when the object is created."""
 
     client: int = field(default_factory=free_port)
     internal: int = field(default_factory=free_port)
-    """For the other brokers and for whoever starts this one; in plain text, whatever clients are asked for."""
+    """For the other brokers and for this package; always in plain text and without authentication."""
     controller: int = field(default_factory=free_port)
 
 
 @dataclass(frozen=True)
 class Membership:
-    """A node's place in a cluster of several."""
+    """A node's place in a cluster of several nodes."""
 
     node_id: int
     cluster_id: str
     controllers: Mapping[int, int]
-    """The controllers' ports of all nodes, by node id."""
+    """The controller ports of all nodes, by node id."""
 
     @property
     def replicas(self) -> int:
-        """Of each partition: three, as in production, where there are as many nodes."""
+        """The number of replicas of each partition: three, as in production, or fewer in a smaller cluster."""
         return min(3, len(self.controllers))
 
 
 def server_properties(
     ports: Ports, log_dir: Path, *, advertised_port: int, access: Access, membership: Membership | None
 ) -> dict[str, object]:
-    """The settings of one combined broker and controller, whose clients are sent to `advertised_port`."""
-    return {
-        **_listeners(ports, advertised_port, access),
-        **access.properties(),
-        **_quorum(ports, membership),
-        **_replication(1 if membership is None else membership.replicas),
-        "process.roles": "broker,controller",
-        "log.dirs": log_dir,
-        "auto.create.topics.enable": "false",
-        # Groups form at once, and tests may let members time out quickly.
-        "group.initial.rebalance.delay.ms": 0,
-        "group.min.session.timeout.ms": 1000,
-        # After a crash the broker is let in again only when its old session is over: seconds, not the usual nine.
-        "broker.session.timeout.ms": 3000,
-        "broker.heartbeat.interval.ms": 500,
-        # And a broker that hangs keeps the others waiting for as long as this, not for the usual half minute.
-        "replica.socket.timeout.ms": 3000,
-        "controller.socket.timeout.ms": 3000,
-        "log.cleaner.dedupe.buffer.size": 4 * 1024 * 1024,
-    }
-
-
-def _listeners(ports: Ports, advertised_port: int, access: Access) -> dict[str, object]:
+    """Return the properties of a combined broker and controller that advertises `advertised_port` to its clients."""
+    if membership is None:
+        quorum = {"node.id": 1, "controller.quorum.bootstrap.servers": f"{HOST}:{ports.controller}"}
+    else:
+        voters = ",".join(f"{node_id}@{HOST}:{port}" for node_id, port in membership.controllers.items())
+        quorum = {"node.id": membership.node_id, "controller.quorum.voters": voters}
     return {
         "listeners": f"CLIENT://{HOST}:{ports.client},INTERNAL://{HOST}:{ports.internal},"
         f"CONTROLLER://{HOST}:{ports.controller}",
@@ -70,18 +53,27 @@ def _listeners(ports: Ports, advertised_port: int, access: Access) -> dict[str, 
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "INTERNAL",
         "listener.security.protocol.map": f"CLIENT:{access.protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        **access.properties(),
+        **quorum,
+        **_replication(1 if membership is None else membership.replicas),
+        "process.roles": "broker,controller",
+        "log.dirs": log_dir,
+        "auto.create.topics.enable": "false",
+        # Groups form without delay, and tests can use short session timeouts.
+        "group.initial.rebalance.delay.ms": 0,
+        "group.min.session.timeout.ms": 1000,
+        # After a crash, the broker can register again only when its old session has expired; the default is 9 s.
+        "broker.session.timeout.ms": 3000,
+        "broker.heartbeat.interval.ms": 500,
+        # The other brokers wait this long for one that hangs; the default is 30 s.
+        "replica.socket.timeout.ms": 3000,
+        "controller.socket.timeout.ms": 3000,
+        "log.cleaner.dedupe.buffer.size": 4 * 1024 * 1024,
     }
 
 
-def _quorum(ports: Ports, membership: Membership | None) -> dict[str, object]:
-    if membership is None:
-        return {"node.id": 1, "controller.quorum.bootstrap.servers": f"{HOST}:{ports.controller}"}
-    voters = ",".join(f"{node_id}@{HOST}:{port}" for node_id, port in membership.controllers.items())
-    return {"node.id": membership.node_id, "controller.quorum.voters": voters}
-
-
 def _replication(replicas: int) -> dict[str, object]:
-    """For topics that do not say it themselves, and for internal ones, which have few partitions, made on first use."""
+    """Return the defaults of topics. Internal topics get few partitions, since they are created on first use."""
     in_sync = max(1, replicas - 1)
     partitions = max(2, replicas)
     return {

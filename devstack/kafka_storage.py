@@ -1,4 +1,4 @@
-"""A Kafka node's folder: formatted once, under the id of its cluster, before the node can start on it."""
+"""Format the folder of a Kafka node, once, under the id of its cluster, before the node can start on it."""
 
 import base64
 import secrets
@@ -13,7 +13,7 @@ _FORMAT_SECONDS = 120.0
 
 
 def new_cluster_id() -> str:
-    """A random id in Kafka's form, 16 bytes in URL-safe base64, which may not look like an option (KIP-78)."""
+    """Return a random id in Kafka's form: 16 bytes in URL-safe base64 that do not start with a dash (KIP-78)."""
     while True:
         cluster_id = base64.urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()
         if not cluster_id.startswith("-"):
@@ -21,7 +21,7 @@ def new_cluster_id() -> str:
 
 
 def stored_cluster_id(log_dir: Path) -> str | None:
-    """The id that formatting left in `log_dir`, None where it was never formatted (to its end)."""
+    """Return the id of the cluster that `log_dir` was formatted for; None if formatting never completed."""
     try:
         lines = (log_dir / "meta.properties").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -30,7 +30,7 @@ def stored_cluster_id(log_dir: Path) -> str | None:
 
 
 def format_storage(java: Sequence[str], settings: Path, cluster_id: str, *options: str) -> None:
-    """Make the folders of a node ready. Raises ServerStartError."""
+    """Format the folders of a node. Raises ServerStartError."""
     command = [*java, "kafka.tools.StorageTool", "format", *options, "-t", cluster_id, "-c", str(settings)]
     try:
         run = subprocess.run(

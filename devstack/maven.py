@@ -1,4 +1,4 @@
-"""Jars with all they depend on, fetched by Maven from a pom that this package carries."""
+"""Fetch jars and their dependencies with Maven, from a pom of this package."""
 
 import hashlib
 import json
@@ -17,10 +17,10 @@ _PLUGIN = f"org.apache.maven.plugins:maven-dependency-plugin:{MAVEN_DEPENDENCY_P
 
 
 def fetch_jars(pom: Path, tools_dir: Path, name: str, versions: Mapping[str, str]) -> Path:
-    """The folder in `tools_dir`, called `name`, with the jars that `pom` asks for; `versions` fill its properties.
+    """Return the folder `name` in `tools_dir` with the jars that `pom` requires; `versions` fill its properties.
 
-    Nothing is run when they are there already. Raises ToolUnavailableError when Maven or a Java to run it with is
-    missing, or when Maven fails.
+    Maven runs only if the folder is not complete. Raises ToolUnavailableError if Maven or Java is missing, or if Maven
+    fails.
     """
     content = pom.read_text(encoding="utf-8") + json.dumps(dict(versions), sort_keys=True)
     key = hashlib.sha256(content.encode()).hexdigest()
@@ -29,24 +29,14 @@ def fetch_jars(pom: Path, tools_dir: Path, name: str, versions: Mapping[str, str
         maven = shutil.which("mvn")
         if maven is None:
             raise ToolUnavailableError(f"{name} is fetched with Apache Maven: install Maven (the command mvn)")
-        # Maven is itself a Java program; without JAVA_HOME it finds only what is on PATH.
+        # Maven is itself a Java program; without JAVA_HOME it finds only a Java on PATH.
         env = {**os.environ, "JAVA_HOME": str(find_java(tools_dir).home)}
         failure = f"Maven could not fetch {name}: check its network or mirror and try again"
-        run_tool(_copy_command(maven, pom, folder, versions), timeout=_FETCH_SECONDS, failure=failure, env=env)
+        command = [
+            *(maven, "--batch-mode", "--quiet", "--strict-checksums", "-Dstyle.color=never", f"--file={pom}"),
+            *(f"-D{key}={value}" for key, value in versions.items()),
+            *(f"{_PLUGIN}:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}"),
+        ]
+        run_tool(command, timeout=_FETCH_SECONDS, failure=failure, env=env)
 
     return install_once(tools_dir / name, key, build)
-
-
-def _copy_command(maven: str, pom: Path, folder: Path, versions: Mapping[str, str]) -> list[str]:
-    return [
-        maven,
-        "--batch-mode",
-        "--quiet",
-        "--strict-checksums",
-        "-Dstyle.color=never",
-        *(f"-D{key}={value}" for key, value in versions.items()),
-        f"--file={pom}",
-        f"{_PLUGIN}:copy-dependencies",
-        "-DincludeScope=runtime",
-        f"-DoutputDirectory={folder}",
-    ]

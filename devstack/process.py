@@ -1,4 +1,4 @@
-"""One server process: started, awaited until it answers, stopped, killed, paused, started again."""
+"""Run one server process: start it and wait until it answers, stop, kill, pause and restart it."""
 
 import logging
 import random
@@ -19,28 +19,27 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 0.1
 _TAIL_LINES = 15
 _TAIL_BYTES = 8192
-# Below Linux's ephemeral range (32768-60999), on purpose: a client that keeps trying an ephemeral port nobody
-# listens on is in time given that very port as its own and connects to itself, and then the server it waits for
-# cannot bind again.
+# These ports are below Linux's ephemeral range (32768-60999). A client that keeps trying a closed ephemeral port is
+# at some point given that same port as its own and connects to itself; then the server cannot bind to it again.
 _PORTS = range(20_000, 32_768)
 
-_handed_out: set[int] = set()
-_handing_out = threading.Lock()
+_reserved_ports: set[int] = set()
+_reserving = threading.Lock()
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on; never the same one twice in the life of this process."""
-    with _handing_out:
+    """Return a free TCP port on 127.0.0.1; never the same one twice in this process."""
+    with _reserving:
         for port in random.sample(_PORTS, len(_PORTS)):
-            if port not in _handed_out and _can_bind(port):
-                _handed_out.add(port)
+            if port not in _reserved_ports and _can_bind(port):
+                _reserved_ports.add(port)
                 return port
-    raise ServerStartError(f"no free TCP port is left on 127.0.0.1 between {_PORTS.start} and {_PORTS.stop - 1}")
+    raise ServerStartError(f"there is no free TCP port on 127.0.0.1 between {_PORTS.start} and {_PORTS.stop - 1}")
 
 
 def _can_bind(port: int) -> bool:
     with socket.socket() as probe:
-        # As the servers do: a port is free although connections of an earlier server are still in TIME_WAIT.
+        # The servers do so too: a port counts as free while connections of an earlier server are in TIME_WAIT.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -50,12 +49,12 @@ def _can_bind(port: int) -> bool:
 
 
 class ServerProcess:
-    """A command that is a server; its output is appended to `log_file`. To be used from one thread at a time.
+    """A server command, whose output is appended to `log_file`. Not thread-safe.
 
-    `ready` is asked again and again, while the process lives, until it says yes: it must be quick to say no, and
-    must be sure that it speaks to this very server (a stranger may listen on the port). `env` is the whole
-    environment, `stdin` is fed on every start (a place for secrets, which never belong on a command line). `ports` on
-    127.0.0.1 must be free: a server of several may answer on one before it finds that it cannot have another.
+    `ready` is polled while the process lives until it returns True. It must return False quickly, and must be sure
+    that it talks to this server (another program may listen on the port). `env` is the complete environment. `stdin`
+    is written to the process at every start; it may contain secrets, which never belong on a command line. All `ports`
+    on 127.0.0.1 must be free before the start: a server with several ports may answer on one before another fails.
     """
 
     def __init__(
@@ -94,67 +93,68 @@ class ServerProcess:
 
     @property
     def running(self) -> bool:
+        """True while the process runs."""
         return self._popen is not None and self._popen.poll() is None
 
     @property
     def pid(self) -> int | None:
-        """The process id while it runs."""
+        """The process id; None unless it runs."""
         return self._popen.pid if self._popen is not None and self._popen.poll() is None else None
 
     def start(self) -> None:
-        """Start it and return when it answers; nothing happens if it runs already.
+        """Start the process and return when it answers; do nothing if it runs already.
 
-        Raises ServerStartError, with the end of the log, when it ends before that or takes longer than
-        `ready_timeout` seconds; the process is then gone. Without starting it, when one of its ports is taken.
+        Raises ServerStartError if a port is taken, or if the process ends early or takes longer than `ready_timeout`
+        seconds; in these cases the message includes the end of the log, and the process is killed.
         """
         if self.running:
             return
         taken = [port for port in self._ports if not _can_bind(port)]
         if taken:
-            raise ServerStartError(f"{self.name} was not started: another process has 127.0.0.1:{taken[0]}")
+            raise ServerStartError(f"{self.name} was not started: another process uses 127.0.0.1:{taken[0]}")
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        began = time.monotonic()
+        started = time.monotonic()
         with self.log_file.open("ab") as log:
             self._log_start = log.tell()
             self._popen = spawn(self._command, output=log, env=self._env, cwd=self._cwd, stdin=self._stdin)
         try:
-            self._await_ready(self._popen, began + self._ready_timeout)
-        except BaseException:  # an interrupt too must leave nothing behind
+            self._await_ready(self._popen, started + self._ready_timeout)
+        except BaseException:  # an interrupt must leave no process behind either
             self.kill()
             raise
-        logger.info("%s is ready after %.1f s (pid %d)", self.name, time.monotonic() - began, self._popen.pid)
+        logger.info("%s is ready after %.1f s (pid %d)", self.name, time.monotonic() - started, self._popen.pid)
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL if it has not ended after `stop_grace` seconds; returns when it is gone."""
+        """Send SIGTERM, and SIGKILL after `stop_grace` seconds; return when the process has ended."""
         if self._popen is None:
             return
-        # A paused process hears SIGTERM only once it is continued.
+        # A paused process receives SIGTERM only when it continues.
         signal_group(self._popen, signal.SIGTERM, signal.SIGCONT)
         try:
             self._popen.wait(self._stop_grace)
         except subprocess.TimeoutExpired:
-            logger.warning("%s did not end within %.0f s of SIGTERM and is killed", self.name, self._stop_grace)
+            logger.warning("killing %s, which did not end within %.0f s of SIGTERM", self.name, self._stop_grace)
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL, as a crash; returns when it is gone."""
+        """Send SIGKILL, as in a crash; return when the process has ended."""
         if self._popen is None:
             return
         signal_group(self._popen, signal.SIGKILL)
         self._popen.wait()
 
     def pause(self) -> None:
-        """SIGSTOP: it keeps its sockets and answers nothing, as a hung server does."""
+        """Send SIGSTOP: the process keeps its sockets and answers nothing, as a hung server does."""
         if self._popen is not None:
             pause_group(self._popen)
 
     def resume(self) -> None:
-        """SIGCONT after `pause`."""
+        """Send SIGCONT after `pause`."""
         if self._popen is not None:
             signal_group(self._popen, signal.SIGCONT)
 
     def restart(self) -> None:
-        """Stop it if it runs, then start the same command again."""
+        """Stop the process if it runs, then start the same command again."""
         self.stop()
         self.start()
 
@@ -171,11 +171,11 @@ class ServerProcess:
             raise ServerStartError(f"{self.name} ended with code {code} before it answered; {self._log_tail()}")
 
     def _log_tail(self) -> str:
-        """The end of what this run (not an earlier one) wrote."""
+        """Return the last lines that this run, not an earlier one, wrote."""
         with self.log_file.open("rb") as log:
             end = log.seek(0, 2)
             log.seek(max(self._log_start, end - _TAIL_BYTES))
             lines = log.read().decode("utf-8", "replace").splitlines()[-_TAIL_LINES:]
         if not lines:
-            return f"its log {self.log_file} says nothing"
+            return f"its log {self.log_file} is empty"
         return "\n  ".join([f"its log {self.log_file} ends with:", *lines])

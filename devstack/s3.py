@@ -1,4 +1,4 @@
-"""A real S3 server on loopback: VersityGW where there is Go, else S3Proxy through Maven."""
+"""Run a real S3 server on loopback: VersityGW, built with Go, or else S3Proxy, fetched with Maven."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ from devstack.tools import install_once, run_tool
 
 logger = logging.getLogger(__name__)
 
-Engine = Literal["versitygw", "s3proxy"]
+S3Engine = Literal["versitygw", "s3proxy"]
 
 _HERE = Path(__file__).parent
 _HOST = "127.0.0.1"
@@ -36,16 +36,16 @@ _READ_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class S3Tool:
-    """A fetched S3 server: for "versitygw" `path` is its executable, for "s3proxy" its folder of jars."""
+    """A fetched S3 server: `path` is the executable of "versitygw", or the folder with the jars of "s3proxy"."""
 
-    engine: Engine
+    engine: S3Engine
     path: Path
 
 
-def fetch_s3_server(tools_dir: Path, engine: Engine | None = None) -> S3Tool:
-    """Fetch the S3 server `engine`, or the first that can be had, unless it is in `tools_dir` already.
+def fetch_s3_server(tools_dir: Path, engine: S3Engine | None = None) -> S3Tool:
+    """Fetch the S3 server `engine`, or the first that is available, unless it is in `tools_dir` already.
 
-    Raises ToolUnavailableError when it cannot be had.
+    Raises ToolUnavailableError if it is not available.
     """
     if engine == "versitygw":
         return S3Tool(engine, _fetch_versitygw(tools_dir))
@@ -55,7 +55,7 @@ def fetch_s3_server(tools_dir: Path, engine: Engine | None = None) -> S3Tool:
         return fetch_s3_server(tools_dir, "versitygw")
     except ToolUnavailableError as error:
         no_versitygw = error
-        logger.info("taking S3Proxy instead of VersityGW: %s", error)
+        logger.info("using S3Proxy instead of VersityGW: %s", error)
     try:
         return fetch_s3_server(tools_dir, "s3proxy")
     except ToolUnavailableError as no_s3proxy:
@@ -67,9 +67,9 @@ def fetch_s3_server(tools_dir: Path, engine: Engine | None = None) -> S3Tool:
 class S3Server(LocalServer):
     """An S3 server with one account that keeps its objects in `data_dir`, on 127.0.0.1, over plain HTTP.
 
-    A port and a secret that are not given are picked once and kept over restarts of this object. Buckets belong to
-    the `access_key` they were made with, so another one on the same data does not own them; the secret may change.
-    The engines store objects differently, and each has a folder of its own below `data_dir`.
+    A port and a secret that are not given are chosen once and kept over restarts of this object. Buckets belong to
+    the `access_key` that created them; another key does not own them, but the secret may change. The engines store
+    objects differently, so that each has its own folder below `data_dir`.
     """
 
     region = _REGION
@@ -81,7 +81,7 @@ class S3Server(LocalServer):
         port: int | None = None,
         access_key: str | None = None,
         secret_key: str | None = None,
-        engine: Engine | None = None,
+        engine: S3Engine | None = None,
         *,
         log_file: Path | None = None,
     ) -> None:
@@ -96,6 +96,7 @@ class S3Server(LocalServer):
 
     @property
     def endpoint_url(self) -> str:
+        """The URL of the server."""
         return f"http://{_HOST}:{self.port}"
 
     def _prepare(self) -> ServerProcess:
@@ -110,7 +111,7 @@ class S3Server(LocalServer):
 
     def _versitygw(self, executable: Path) -> ServerProcess:
         objects = self._folder("versitygw/objects")
-        # Metadata in files of their own: extended attributes do not work on every file system.
+        # Metadata are kept in files, because extended attributes do not work on every file system.
         metadata = self._folder("versitygw/metadata")
         return ServerProcess(
             "VersityGW",
@@ -143,7 +144,7 @@ class S3Server(LocalServer):
             ready=self._answers,
             cwd=self._data_dir,
             env=server_environment(),
-            stdin=properties_text(settings).encode(),  # it reads no environment, and a JVM logs what it gets there
+            stdin=properties_text(settings).encode(),  # it reads no variables, and a JVM logs its properties
         )
 
     def _folder(self, name: str) -> Path:
@@ -152,7 +153,7 @@ class S3Server(LocalServer):
         return folder
 
     def _answers(self) -> bool:
-        """Whether a server on the port lists buckets for this very account."""
+        """Return True if the server on the port lists buckets for this account."""
         client = boto3.client(
             "s3",
             endpoint_url=self.endpoint_url,
@@ -177,19 +178,19 @@ class S3Server(LocalServer):
 
 def _fetch_versitygw(tools_dir: Path) -> Path:
     version = VERSITYGW_VERSION
-    return install_once(tools_dir / f"versitygw-{version}", version, _build_versitygw) / "versitygw"
 
+    def build(folder: Path) -> None:
+        go = shutil.which("go")
+        if go is None:
+            raise ToolUnavailableError(f"VersityGW is built with Go: install Go {GO_MINIMUM}+ (the command go)")
+        run_tool(
+            [go, "install", f"github.com/versity/versitygw/cmd/versitygw@v{version}"],
+            timeout=_BUILD_SECONDS,
+            failure=f"Go could not build VersityGW, which needs Go {GO_MINIMUM}+ and a network or module mirror",
+            env={**os.environ, "GOBIN": str(folder)},
+        )
 
-def _build_versitygw(folder: Path) -> None:
-    go = shutil.which("go")
-    if go is None:
-        raise ToolUnavailableError(f"VersityGW is built with Go: install Go {GO_MINIMUM}+ (the command go)")
-    run_tool(
-        [go, "install", f"github.com/versity/versitygw/cmd/versitygw@v{VERSITYGW_VERSION}"],
-        timeout=_BUILD_SECONDS,
-        failure=f"Go could not build VersityGW, which takes Go {GO_MINIMUM}+ and a network or module mirror",
-        env={**os.environ, "GOBIN": str(folder)},
-    )
+    return install_once(tools_dir / f"versitygw-{version}", version, build) / "versitygw"
 
 
 def _fetch_s3proxy(tools_dir: Path) -> Path:

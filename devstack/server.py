@@ -1,4 +1,4 @@
-"""What the real servers have in common: a life cycle, and an environment without the user's secrets."""
+"""Base of the real servers: their life cycle, and an environment without the user's secrets."""
 
 import os
 from abc import ABC, abstractmethod
@@ -6,13 +6,13 @@ from typing import Self
 
 from devstack.process import ServerProcess
 
-_PASSED_ON = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "TZ")
+_PASSED_VARIABLES = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "TZ")
 
 
 class LocalServer(ABC):
-    """A server on loopback whose data outlive it. To be used from one thread at a time.
+    """A server on loopback with persistent data. Not thread-safe.
 
-    Tools are fetched and data folders made at the first `start`, never by the constructor.
+    The first `start` fetches tools and creates data folders; the constructor does neither.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class LocalServer(ABC):
 
     @abstractmethod
     def _prepare(self) -> ServerProcess:
-        """Fetch the tools, make the data folder ready, and return the process, not yet started."""
+        """Fetch the tools, prepare the data folder, and return the process without starting it."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -31,48 +31,49 @@ class LocalServer(ABC):
 
     @property
     def running(self) -> bool:
+        """True while the server runs."""
         return self._process is not None and self._process.running
 
     @property
     def pid(self) -> int | None:
-        """The server's process id while it runs."""
+        """The server's process id; None unless it runs."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start it on its old data, if there are any, and return when it answers.
+        """Start the server on its existing data, if any, and return when it answers.
 
-        Raises ToolUnavailableError when it cannot be fetched, ServerStartError when it does not come up.
+        Raises ToolUnavailableError if it cannot be fetched, ServerStartError if it does not start.
         """
         if self._process is None:
             self._process = self._prepare()
         self._process.start()
 
     def stop(self) -> None:
-        """End it in good order."""
+        """Stop the server gracefully."""
         if self._process is not None:
             self._process.stop()
 
     def kill(self) -> None:
-        """End it with SIGKILL, as a crash."""
+        """Kill the server with SIGKILL, as in a crash."""
         if self._process is not None:
             self._process.kill()
 
     def restart(self) -> None:
-        """Stop it if it runs, and start it on the same data and ports."""
+        """Stop the server if it runs, and start it on the same data and ports."""
         self.stop()
         self.start()
 
     def pause(self) -> None:
-        """Make it hang: connections are accepted by the kernel, nothing is answered."""
+        """Make the server hang: the kernel accepts connections, but the server does not answer."""
         if self._process is not None:
             self._process.pause()
 
     def resume(self) -> None:
-        """Let it go on after `pause`."""
+        """Continue the server after `pause`."""
         if self._process is not None:
             self._process.resume()
 
 
 def server_environment(**more: str) -> dict[str, str]:
-    """What a server needs of this process's environment, and `more`; not its credentials and settings."""
-    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | more
+    """Return the variables of this process that a server needs, and `more`; no credentials or settings."""
+    return {name: os.environ[name] for name in _PASSED_VARIABLES if name in os.environ} | more

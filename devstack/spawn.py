@@ -1,4 +1,4 @@
-"""Start a command in a process group of its own that does not outlive this process, not even one killed with -9."""
+"""Start commands in their own process groups that end with this process, even if SIGKILL ends it."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from typing import BinaryIO
 _WRAPPER = Path(__file__).with_name("die_with_parent.py")
 
 _spawners: dict[int, ThreadPoolExecutor] = {}  # by process id
-_making = threading.Lock()
+_creating = threading.Lock()
 
 
 def spawn(
@@ -25,16 +25,18 @@ def spawn(
     cwd: Path | None = None,
     stdin: bytes | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start `command` with stdout and stderr going to `output`; `stdin` (at most a pipe's 64 KiB) is fed to it.
+    """Start `command` with stdout and stderr to `output`, and write `stdin` (at most a pipe's 64 KiB) to it.
 
-    The command leads a session of its own, so Ctrl-C in the terminal reaches this process alone, which then stops
-    what it started in the right order. On Linux the kernel kills the command when this process ends in whatever
-    way; elsewhere there is no such promise, and a command survives a parent that was killed with -9.
-    A command that cannot be run ends at once with code 1 and the reason in `output`; elsewhere it raises OSError.
+    The command leads its own session, so that Ctrl-C in the terminal reaches only this process, which then stops its
+    commands in the right order. On Linux, the kernel kills the command when this process ends for any reason; on
+    other systems, the command survives a parent that SIGKILL ended. A command that cannot be run ends at once with
+    code 1 and the reason in `output`; on other systems it raises OSError.
     """
+    on_linux = sys.platform == "linux"
+    wrapper = [sys.executable, "-I", "-S", str(_WRAPPER), str(os.getpid())] if on_linux else []
     started = _spawner().submit(
         subprocess.Popen[bytes],
-        [*_wrapper(), *command],
+        [*wrapper, *command],
         stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -44,13 +46,13 @@ def spawn(
     )
     popen = started.result()
     if popen.stdin is not None:
-        with suppress(BrokenPipeError), popen.stdin as pipe:  # it died early: its exit code tells
+        with suppress(BrokenPipeError), popen.stdin as pipe:  # it ended early; its exit code is checked later
             pipe.write(stdin or b"")
     return popen
 
 
 def signal_group(popen: subprocess.Popen[bytes], *signals: signal.Signals) -> None:
-    """Send `signals` to the command and all it started; nothing happens once it has ended."""
+    """Send `signals` to the command and its descendants; do nothing if it has ended."""
     for number in signals:
         if popen.poll() is None:
             with suppress(ProcessLookupError):
@@ -58,10 +60,10 @@ def signal_group(popen: subprocess.Popen[bytes], *signals: signal.Signals) -> No
 
 
 def pause_group(popen: subprocess.Popen[bytes]) -> None:
-    """SIGSTOP to the command and all it started; the command itself has come to a halt when this returns.
+    """Send SIGSTOP to the command and its descendants; return when the command itself has stopped.
 
-    A signal is only on its way when the call that sends it returns: on a busy machine a server went on for another
-    6 ms, long enough to answer. The kernel reports a process as stopped once the last of its threads is.
+    The call that sends a signal returns before the signal takes effect: on a busy machine, a server ran for another
+    6 ms, long enough to answer. The kernel reports a process as stopped when the last of its threads has stopped.
     """
     signal_group(popen, signal.SIGSTOP)
     if popen.poll() is None:
@@ -69,19 +71,13 @@ def pause_group(popen: subprocess.Popen[bytes]) -> None:
             os.waitid(os.P_PID, popen.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
 
-def _wrapper() -> list[str]:
-    if sys.platform != "linux":
-        return []
-    return [sys.executable, "-I", "-S", str(_WRAPPER), str(os.getpid())]
-
-
 def _spawner() -> ThreadPoolExecutor:
-    """The one thread that starts all commands of this process (a forked child gets its own).
+    """Return the pool of one thread that starts all commands of this process (a forked child gets its own).
 
-    The kernel's "parent" in PR_SET_PDEATHSIG is the thread that forked, not the process: a server started from a
-    short-lived thread would die with that thread. This one lives until the interpreter ends.
+    In PR_SET_PDEATHSIG, the kernel's "parent" is the thread that forked, not the process: a server started from a
+    short-lived thread would die with that thread. This thread lives until the interpreter ends.
     """
-    with _making:
+    with _creating:
         pid = os.getpid()
         if pid not in _spawners:
             _spawners[pid] = ThreadPoolExecutor(max_workers=1, thread_name_prefix="devstack-spawner")

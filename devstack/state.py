@@ -1,4 +1,4 @@
-"""What runs in the foreground of this checkout, for `status` and `stop` from another terminal."""
+"""Record which process runs the services of this checkout, for `status` and `stop` from another terminal."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from typing import IO
 from devstack.errors import DevstackError
 
 _POLL_SECONDS = 0.1
-#: How long a look by `status` may hold up a start, s.
-_LOOK_SECONDS = 0.5
-#: The services' and the servers' time to stop, one after the other, and a little, s.
+#: Longest wait of a start for `status`, which holds the lock for a moment, s.
+_LOCK_SECONDS = 0.5
+#: Longest stop of the services and then of the servers, and a margin, s.
 _STOP_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Running:
-    """A stack in the foreground of some terminal."""
+    """A stack that runs in the foreground of a terminal."""
 
     pid: int
     address: str | None
-    """Where the API listens; None while the services are being started."""
+    """The URL of the API; None while the services start."""
 
 
 class Claim:
-    """The right to be the only one, kept by an open file."""
+    """The exclusive right to run the services, held through a lock on an open file."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
         self.announce(None)
 
     def announce(self, address: str | None) -> None:
-        """Let others know where the API listens."""
+        """Publish the URL of the API."""
         self._file.truncate(0)
         json.dump(asdict(Running(os.getpid(), address)), self._file)
         self._file.flush()
@@ -47,10 +47,19 @@ class Claim:
 
 @contextmanager
 def held_claim(path: Path, taken: str) -> Iterator[Claim]:
-    """Mark this process as the one that runs. Raises DevstackError, saying `taken`, if there is one already."""
+    """Claim the right to run the services. Raises DevstackError with the message `taken` if another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
-        _lock(file, taken)
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                # The kernel releases the lock when its holder ends for any reason.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise DevstackError(taken) from None
+                time.sleep(_POLL_SECONDS)
         try:
             yield Claim(file)
         finally:
@@ -58,20 +67,22 @@ def held_claim(path: Path, taken: str) -> Iterator[Claim]:
 
 
 def status(path: Path) -> Running | None:
-    """What runs; None if nothing does."""
+    """Return the process that runs the services; None if there is none."""
     try:
         with path.open("r", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return _parsed(file.read())
+                text = file.read()
+                # The file is empty just before the announcement and just before the end.
+                return Running(**json.loads(text)) if text else None
     except FileNotFoundError:
         pass
     return None
 
 
 def stop(path: Path) -> bool:
-    """End what runs and wait until it is gone; False if nothing did. Raises DevstackError."""
+    """Stop the services and wait for their end; return False if none ran. Raises DevstackError."""
     found = status(path)
     if found is None:
         return False
@@ -82,22 +93,3 @@ def stop(path: Path) -> bool:
             raise DevstackError(f"the services have not ended within {_STOP_SECONDS:.0f} s; their logs are in logs/")
         time.sleep(_POLL_SECONDS)
     return True
-
-
-def _lock(file: IO[str], taken: str) -> None:
-    # The kernel gives the lock back when its holder dies, however it dies.
-    deadline = time.monotonic() + _LOOK_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise DevstackError(taken) from None
-            time.sleep(_POLL_SECONDS)
-        else:
-            return
-
-
-def _parsed(text: str) -> Running | None:
-    """What a claim has announced; None while it is just about to, or has just ended."""
-    return Running(**json.loads(text)) if text else None

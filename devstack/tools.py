@@ -1,4 +1,4 @@
-"""The folder of fetched tools: where it is, and how each tool gets there once and whole."""
+"""Fetch tools into a folder, each of them once and completely."""
 
 import fcntl
 import logging
@@ -8,8 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from devstack.errors import ToolUnavailableError
@@ -19,36 +18,48 @@ logger = logging.getLogger(__name__)
 
 _MARKER = ".complete"
 _EXCERPT_CHARACTERS = 300
-# Addresses may carry credentials of a private mirror, and say nothing to the reader.
+# URLs may contain the credentials of a private mirror, and do not help the reader.
 _ADDRESS = re.compile(r"\(?\w+://\S+")
 
 
 def tools_folder(default: Path) -> Path:
-    """Where tools are kept: the environment's UVR_TOOLS_DIR, else `default`; absolute."""
+    """Return the absolute folder of tools: UVR_TOOLS_DIR of the environment, or else `default`."""
     return Path(os.environ.get("UVR_TOOLS_DIR") or default).expanduser().absolute()
 
 
 def install_once(target: Path, key: str, build: Callable[[Path], None]) -> Path:
-    """`target`, filled by `build(folder)` unless it already holds what `key` names.
+    """Fill `target` with `build(folder)`, unless it already holds the version `key`, and return it.
 
-    `build` fills a folder beside `target`, which is renamed when complete: a crash leaves nothing that looks
-    finished. Processes and threads that ask at the same time wait for the first one (by a lock file, which the
-    kernel releases when its holder dies). What `build` raises is passed on.
+    `build` fills a folder beside `target`, which is renamed when it is complete, so that a crash leaves nothing that
+    looks finished. Concurrent processes and threads wait for the first one through a lock file, which the kernel
+    releases when its holder ends. Exceptions of `build` propagate.
     """
     if _holds(target, key):
         return target
-    with _lock(target.with_name(f"{target.name}.lock")):
-        if not _holds(target, key):
-            logger.info("fetching %s", target.name)
-            _install(target, key, build)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f"{target.name}.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _holds(target, key):
+            return target
+        logger.info("fetching %s", target.name)
+        staging = target.with_name(f"{target.name}.partial")
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        try:
+            build(staging)
+            (staging / _MARKER).write_text(key, encoding="utf-8")
+            shutil.rmtree(target, ignore_errors=True)
+            staging.rename(target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     return target
 
 
 def run_tool(command: Sequence[str], *, timeout: float, failure: str, env: Mapping[str, str] | None = None) -> str:
     """Run a fetching command to its end and return its output.
 
-    Raises ToolUnavailableError, `failure` plus the reason in a few words, when it fails or takes longer than
-    `timeout` seconds; whatever it started is then killed.
+    Raises ToolUnavailableError, with `failure` and a short reason, if it fails or takes longer than `timeout` seconds;
+    its descendants are then killed.
     """
     with tempfile.TemporaryFile() as output:
         process = spawn(command, output=output, env=env)
@@ -73,29 +84,8 @@ def _holds(target: Path, key: str) -> bool:
         return False
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _install(target: Path, key: str, build: Callable[[Path], None]) -> None:
-    staging = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    try:
-        build(staging)
-        (staging / _MARKER).write_text(key, encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        staging.rename(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
 def _essence(output: str) -> str:
-    """The line of a failed command's output that says most: the first that is marked as an error, else the last."""
+    """Return the most informative line of a failed command: the first one marked as an error, or else the last."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", output)
     lines = [line.strip() for line in plain.splitlines() if line.strip()]
     marked = [line for line in lines if re.match(r"\[?(error|fatal)\b", line, re.IGNORECASE)]

@@ -1,9 +1,9 @@
-"""`make bench-pipeline`: jobs through the services, on a real Kafka and S3, beside one job after the other.
+"""`make bench-pipeline`: measure jobs through the services, with a real Kafka and S3, against a sequential program.
 
-songs         the songs, and a far and slow server of them
-hooks         who the webhooks are for
-services      the services as processes, and what they are asked
+songs         the songs, and a server of them with a slow and distant line
+hooks         the receiver of the webhooks
+services      the services as processes, and a client of them
 sequential    the baseline: download, separate, upload, webhook; then the next job
-rows          models, and the passes of both over the same songs, in turns
-report        Markdown
+rows          models, and alternating passes of both over the same songs
+report        the results as Markdown
 """

@@ -1,4 +1,4 @@
-"""Who the webhooks are for: takes them in, with the time at which each came."""
+"""Receive webhooks and record the time of each."""
 
 from __future__ import annotations
 
@@ -12,52 +12,50 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from benchmarks.download.laboratory import LOOPBACK
 
-_WATCH_SECONDS = 1.0
+_CHECK_SECONDS = 1.0
 
 
 class Hooks(ThreadingHTTPServer):
-    """Listens on a free port of loopback."""
+    """A receiver of webhooks on a free port of loopback."""
 
     daemon_threads = True
-    #: Many jobs may end at a time.
+    #: Many jobs may end at the same time.
     request_queue_size = 128
 
     def __init__(self) -> None:
         super().__init__((LOOPBACK, 0), _Handler)
-        self._came: dict[str, tuple[float, str]] = {}
+        self._arrivals: dict[str, tuple[float, str]] = {}
         self._changed = threading.Condition()
 
     @property
     def url(self) -> str:
+        """The URL for webhooks."""
         return f"http://{LOOPBACK}:{self.server_address[1]}/hook"
 
-    def take(self, task_uuid: str, status: str) -> None:
-        """A webhook has come; a repeat changes nothing."""
+    def record(self, task_uuid: str, status: str) -> None:
+        """Record a webhook; a repetition changes nothing."""
         with self._changed:
-            self._came.setdefault(task_uuid, (time.monotonic(), status))
+            self._arrivals.setdefault(task_uuid, (time.monotonic(), status))
             self._changed.notify_all()
 
     def wait(
-        self, tasks: Collection[str], patience: float, watch: Callable[[], None] = lambda: None
+        self, tasks: Collection[str], timeout: float, check: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
-        """When the webhook of each task came, on the monotonic clock.
+        """Wait for the webhooks of all tasks; return their times on the monotonic clock.
 
-        ``watch`` is called while waiting; it raises if nothing can come any more. Raises TimeoutError if not all have
-        come within ``patience`` s, RuntimeError if a job has failed.
+        ``check`` is called during the wait; it raises if no further webhook can arrive. Raises TimeoutError if webhooks
+        are missing after ``timeout`` s, RuntimeError if a job has failed.
         """
-        deadline = time.monotonic() + patience
-        while not self._have_come(tasks, min(_WATCH_SECONDS, patience)):
-            watch()
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not all webhooks came within {patience:g} s")
-        ends = {task: self._came[task] for task in tasks}
-        if failed := {task: status for task, (_, status) in ends.items() if status != "success"}:
-            raise RuntimeError(f"jobs have not succeeded: {failed}")
-        return {task: came for task, (came, _) in ends.items()}
-
-    def _have_come(self, tasks: Collection[str], patience: float) -> bool:
+        deadline = time.monotonic() + timeout
         with self._changed:
-            return self._changed.wait_for(lambda: all(task in self._came for task in tasks), patience)
+            while not self._changed.wait_for(lambda: self._arrivals.keys() >= set(tasks), min(_CHECK_SECONDS, timeout)):
+                check()
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"not all webhooks arrived within {timeout:g} s")
+        arrivals = {task: self._arrivals[task] for task in tasks}
+        if failed := {task: status for task, (_, status) in arrivals.items() if status != "success"}:
+            raise RuntimeError(f"jobs have not succeeded: {failed}")
+        return {task: at for task, (at, _) in arrivals.items()}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -65,17 +63,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.take(body["task_uuid"], body["status"])
+        self.server.record(body["task_uuid"], body["status"])
         self.send_response(HTTPStatus.NO_CONTENT)
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """The report says what there is to say."""
+        """Suppress the log of requests."""
 
 
 @contextmanager
-def hooks_taken() -> Iterator[Hooks]:
-    """A receiver that runs while the block does."""
+def hook_server() -> Iterator[Hooks]:
+    """Run a receiver of webhooks during the block."""
     hooks = Hooks()
     threading.Thread(target=hooks.serve_forever, name="hooks", daemon=True).start()
     try:

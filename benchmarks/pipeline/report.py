@@ -1,4 +1,4 @@
-"""What was measured, as Markdown."""
+"""Write the results as Markdown."""
 
 from __future__ import annotations
 
@@ -26,18 +26,14 @@ _COLUMNS = (
 
 
 def pipeline_page(rows: list[tuple[PipelineRow, Passes]], settings: Mapping[str, str], *, quick: bool) -> str:
-    """The whole report, without the headline of the page. ``settings``: those of the services that were chosen."""
-    setting = [machine(), _versions(), *load_warning()]
+    """Return the report, without the headline of the page. ``settings``: the services' settings that were changed."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("audio-separator", "onnxruntime", "torch"))
+    conditions = [machine(), f"{versions}.", *load_warning()]
     if settings:
-        setting.append(f"Settings that are not the defaults: {', '.join(map('='.join, settings.items()))}.")
+        conditions.append(f"Settings that are not the defaults: {', '.join(map('='.join, settings.items()))}.")
     if quick:
-        setting.append("**A quick run: few short songs, once. It shows that the benchmark works, and nothing else.**")
-    return "\n\n".join([" ".join(setting), *(_row(row, passes) for row, passes in rows)])
-
-
-def _versions() -> str:
-    names = ("audio-separator", "onnxruntime", "torch")
-    return f"{', '.join(f'{name} {version(name)}' for name in names)}."
+        conditions.append("**A quick run: few short songs, once. It only shows that the benchmark works.**")
+    return "\n\n".join([" ".join(conditions), *(_row(row, passes) for row, passes in rows)])
 
 
 def _row(row: PipelineRow, passes: Passes) -> str:

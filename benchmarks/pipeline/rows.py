@@ -1,4 +1,4 @@
-"""The models, and the passes of the services and of the sequential program over the same songs, in turns."""
+"""Run alternating passes of the services and of the sequential program over the same songs, for each model."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from typing import IO, Final
 
 from benchmarks.conversation import conversation
 from benchmarks.models import install_model
-from benchmarks.pipeline.hooks import Hooks, hooks_taken
-from benchmarks.pipeline.services import BusyWatch, busy_once_warm, post, services
+from benchmarks.pipeline.hooks import Hooks, hook_server
+from benchmarks.pipeline.services import BusyMonitor, busy_time, post, services
 from benchmarks.pipeline.songs import ServedSong, songs_served
 from demo.centre_model import DEMO_MODEL_NAME
 from demo.random_network import Shape
 from devstack.stack import Stack
 from pipeline.storage.factory import s3_options
 
-#: What a pass may take before it counts as hung, s.
-PATIENCE: Final = 1800.0
+#: Longest pass, s.
+TIMEOUT: Final = 1800.0
 
 _WARM_UP_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineRow:
-    """One model, and what it is given."""
+    """A model, and the songs that it separates."""
 
     name: str
     title: str
     model: str
     shape: Shape | None
-    """None: it is the demo model."""
+    """None: the demo model."""
     lengths: tuple[float, ...]
-    """Of the songs, s, in the order in which they are asked for."""
+    """Lengths of the songs, in the order of the requests, s."""
     repeats: int
 
     def quick(self) -> PipelineRow:
-        """A few short songs, once."""
+        """Return the row with a few short songs, once."""
         return replace(self, lengths=self.lengths[:3] if self.shape is None else (4.0, 6.0), repeats=1)
 
 
@@ -68,21 +68,21 @@ ROWS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """All songs of a row, once. Times in s."""
+    """One pass over all songs of a row. Times in s."""
 
     wall: float
-    """From the first request to the last webhook."""
+    """Time from the first request to the last webhook."""
     busy: float
-    """In which the engine separated."""
+    """Time during which the engine separated."""
     share: float
-    """Of the time in which the engine separated, from its first song's begin to its last one's end."""
+    """Share of that time in the time from the start of the first separation to the end of the last."""
     jobs: tuple[float, ...]
-    """From the request (of the sequential program: from its turn) to the webhook, of each job."""
+    """Time from the request (sequential program: from the start of the job) to the webhook, of each job."""
 
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """What a row has come to."""
+    """The results of a row."""
 
     services: list[Pass]
     sequential: list[Pass]
@@ -91,17 +91,17 @@ class Passes:
 def run_rows(
     rows: Sequence[PipelineRow], folder: Path, settings: Mapping[str, str]
 ) -> list[tuple[PipelineRow, Passes]]:
-    """All passes of all rows, on the same servers. ``folder`` is empty; ``settings``: see ``services``.
+    """Run all passes of all rows with the same servers. ``folder`` is empty; ``settings``: see ``services``.
 
-    Raises DevstackError if a server or service cannot be had.
+    Raises DevstackError if a server or service is not available.
     """
     models, program = folder / "models", folder / "sequential"
     program.mkdir()
-    install_model(models, DEMO_MODEL_NAME, None)  # which is the services' own in any case
+    install_model(models, DEMO_MODEL_NAME, None)  # the default model of the services
     for row in rows:
         install_model(models, row.model, row.shape)
     with (
-        hooks_taken() as hooks,
+        hook_server() as hooks,
         services(folder / "services", models, settings) as stack,
         _sequential(stack, models, program) as baseline,
     ):
@@ -123,49 +123,49 @@ def _run_row(row: PipelineRow, contestants: Contestants, folder: Path) -> Passes
 
 @dataclass(frozen=True, slots=True)
 class _Program:
-    """The sequential program, running."""
+    """The sequential program in a process."""
 
-    to: IO[str]
-    answers: IO[str]
+    stdin: IO[str]
+    stdout: IO[str]
 
-    def do(self, job: dict[str, str]) -> float:
-        """Have a job done; returns how long its separation took, s."""
-        self.to.write(f"{json.dumps(job)}\n")
-        self.to.flush()
-        for line in self.answers:
+    def run(self, job: dict[str, str]) -> float:
+        """Run a job; return the duration of its separation, s."""
+        self.stdin.write(f"{json.dumps(job)}\n")
+        self.stdin.flush()
+        for line in self.stdout:
             return float(line)
         raise RuntimeError("the sequential program has ended; its log is beside its working files")
 
 
 @dataclass(frozen=True, slots=True)
 class Contestants:
-    """Both of them, warm."""
+    """The services and the sequential program, after a warm-up."""
 
     stack: Stack
     baseline: _Program
     hooks: Hooks
 
     def by_services(self, songs: Sequence[ServedSong], model: str) -> Pass:
-        """Ask the services for all songs at once."""
-        with BusyWatch(self.stack) as watch:
+        """Post all songs to the services at once."""
+        with BusyMonitor(self.stack) as monitor:
             started = time.monotonic()
-            asked: dict[str, float] = {}
+            requested: dict[str, float] = {}
             for song in songs:
                 at = time.monotonic()
-                asked[post(self.stack, song.url(uuid.uuid4().hex), self.hooks.url, model)] = at
-            ends = self.hooks.wait(asked, PATIENCE, self.stack.require_running)
-        busy, share = busy_once_warm(watch.looks)
-        jobs = tuple(ends[task] - at for task, at in asked.items())
+                requested[post(self.stack, song.url(uuid.uuid4().hex), self.hooks.url, model)] = at
+            ends = self.hooks.wait(requested, TIMEOUT, self.stack.require_running)
+        busy, share = busy_time(monitor.samples)
+        jobs = tuple(ends[task] - at for task, at in requested.items())
         return Pass(max(ends.values()) - started, busy, share, jobs)
 
     def one_by_one(self, songs: Sequence[ServedSong], model: str) -> Pass:
-        """Have the sequential program do one song after the other."""
+        """Run the sequential program over the songs, one after the other."""
         started, busy, jobs = time.monotonic(), 0.0, []
         for song in songs:
             task, at = uuid.uuid4().hex, time.monotonic()
             audio = song.url(uuid.uuid4().hex)
-            busy += self.baseline.do({"task": task, "audio": audio, "hook_url": self.hooks.url, "model": model})
-            jobs.append(self.hooks.wait([task], PATIENCE)[task] - at)
+            busy += self.baseline.run({"task": task, "audio": audio, "hook_url": self.hooks.url, "model": model})
+            jobs.append(self.hooks.wait([task], TIMEOUT)[task] - at)
         wall = time.monotonic() - started
         return Pass(wall, busy, busy / wall, tuple(jobs))
 
@@ -184,6 +184,6 @@ def _sequential(stack: Stack, models: Path, folder: Path) -> Iterator[_Program]:
     }
     with (
         (folder / "log").open("wb") as log,
-        conversation("benchmarks.pipeline.sequential", *arguments, environment=environment, log=log) as (to, answers),
+        conversation("benchmarks.pipeline.sequential", *arguments, environment=environment, log=log) as (stdin, stdout),
     ):
-        yield _Program(to, answers)
+        yield _Program(stdin, stdout)

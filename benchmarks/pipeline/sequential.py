@@ -1,8 +1,9 @@
-"""``python -m benchmarks.pipeline.sequential MODEL_DIR FOLDER BUCKET [ENDPOINT_URL]``: the obvious program, warm.
+"""Run jobs one after the other, as the simplest program does, with a loaded model.
 
-Reads jobs, a line of JSON each (``task``, ``audio``, ``hook_url``, ``model``), and does them one after the other:
-download, separate, upload, webhook. Answers each with how long the separation took, s. Engine, decoding and encoding
-are the services' own.
+    python -m benchmarks.pipeline.sequential MODEL_DIR FOLDER BUCKET [ENDPOINT_URL]
+
+reads one job per line of JSON (``task``, ``audio``, ``hook_url``, ``model``): download, separate, upload, webhook. For
+each it prints the duration of the separation, s. Engine, decoder and encoder are those of the services.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ CHUNK = 1024**2
 
 
 def main(model_dir: str, folder: str, bucket: str, endpoint_url: str | None = None) -> None:
-    """Until the input ends."""
-    configure_logging("sequential", LogSettings(level="WARNING"))  # to standard error: here, answers go to the output
+    """Run jobs until the input ends."""
+    configure_logging("sequential", LogSettings(level="WARNING"))  # to standard error: results go to standard output
     work = Path(folder)
     engine, store = our_engine(Path(model_dir), work), boto3.client("s3", endpoint_url=endpoint_url)
     for line in sys.stdin:

@@ -1,9 +1,9 @@
-"""The songs, and their server: every connection to it is slow and far.
+"""Render the songs and serve them over slow connections with a long round trip.
 
     python -m benchmarks.pipeline.songs FOLDER HOST
 
-serves each sub-folder of ``FOLDER`` on a port of its own, with the server of the download benchmark, and prints the
-ports as JSON. It ends when its standard input does.
+serves each subfolder of ``FOLDER`` on its own port, with the server of the download benchmark, and prints the ports as
+JSON. It ends when its standard input ends.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from benchmarks.download.sandbox import service
 from benchmarks.download.server import FaultServer
 from demo.song import render_song
 
-#: Of each connection: 20 Mbit/s, in bytes/s, and 180 ms.
+#: Rate of each connection, bytes/s (20 Mbit/s), and its round trip, s.
 RATE: Final = 2_500_000
 ROUND_TRIP: Final = 0.18
-#: Songs are in these formats by turns.
+#: The formats of the songs, in rotation.
 FORMATS: Final = ("MP3", "FLAC", "WAV")
 
-#: What is composed and played, s; longer songs repeat it.
-_PLAYED = 30.0
+#: Length of the rendered song, s; longer songs repeat it.
+_RENDERED_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +44,22 @@ class ServedSong:
     port: int
 
     def url(self, run: str) -> str:
-        """Where ``run``, a word that nobody else uses, finds it."""
+        """Return the URL of the song for ``run``, a unique word."""
         profile = Profile(self.bytes, rate=RATE, round_trip=ROUND_TRIP)
         return f"http://{LOOPBACK}:{self.port}{profile.path(run)}"
 
 
 @contextmanager
 def songs_served(folder: Path, lengths: Sequence[float]) -> Iterator[list[ServedSong]]:
-    """Songs of these lengths (s), made in ``folder``, while they are served."""
-    played = render_song(seconds=_PLAYED)
+    """Render songs of these lengths (s) into ``folder`` and serve them during the block."""
+    rendered = render_song(seconds=_RENDERED_SECONDS)
     for number, seconds in enumerate(lengths):
-        own = folder / str(number)
-        own.mkdir(parents=True)
-        frames = np.arange(round(seconds * played.sample_rate)) % played.mixture.shape[1]
+        song_dir = folder / str(number)
+        song_dir.mkdir(parents=True)
+        frames = np.arange(round(seconds * rendered.sample_rate)) % rendered.mixture.shape[1]
         form = FORMATS[number % len(FORMATS)]
-        soundfile.write(own / "old", played.mixture[:, frames].T, played.sample_rate, format=form)
-        (own / "new").touch()  # the server can replace files, which is not wanted here
+        soundfile.write(song_dir / "old", rendered.mixture[:, frames].T, rendered.sample_rate, format=form)
+        (song_dir / "new").touch()  # the server can replace files, which is not used here
     with service("benchmarks.pipeline.songs", str(folder), LOOPBACK) as ports:
         yield [
             ServedSong(seconds, (folder / str(number) / "old").stat().st_size, port)

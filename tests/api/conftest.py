@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from api.app import create_app
-from config import SECTIONS, Settings
+from config import SECTIONS, Settings, load
 from pipeline.download.ssrf.url_guard import UrlGuard
 from pipeline.messages import SeparationTask, TaskEvent
 from pipeline.storage import ObjectStore
@@ -99,7 +99,7 @@ def make_settings(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Set
             }
             for name, value in {**defaults, **variables}.items():
                 patch.setenv(name, value)
-            return Settings(env_file=None)
+            return load(None)
 
     return make
 

@@ -1,4 +1,4 @@
-"""The harness of `make bench-pipeline`: it runs, and its report says what was measured."""
+"""Test the harness of `make bench-pipeline` and its report."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 import requests
 import soundfile
 
-from benchmarks.pipeline.hooks import hooks_taken
+from benchmarks.pipeline.hooks import hook_server
 from benchmarks.pipeline.report import BEGIN, END, pipeline_page
 from benchmarks.pipeline.rows import ROWS, Pass, Passes, run_rows
-from benchmarks.pipeline.services import Look, busy_once_warm
+from benchmarks.pipeline.services import BusySample, busy_time
 from benchmarks.pipeline.songs import FORMATS, songs_served
 from devstack.kafka import fetch_kafka
 from devstack.s3 import fetch_s3_server
@@ -26,7 +26,7 @@ PASSES = Passes(
 )
 
 
-def test_the_report_compares_the_two() -> None:
+def test_report_compares_both() -> None:
     text = pipeline_page([(replace(LIGHT, lengths=(30.0, 90.0)), PASSES)], {}, quick=False)
     assert "### A light model (the demo model), 2 songs of 30 to 90 s, 120 s in all" in text
     assert "| **the services** | 30.0 | 20.0 – 40.0 | 270 | 15.5 | 97.0% | 7.25 | 13.5 | 40.0 | 2 |" in text
@@ -35,42 +35,43 @@ def test_the_report_compares_the_two() -> None:
     assert "defaults" not in text
 
 
-def test_what_is_not_as_ever_is_said() -> None:
+def test_report_names_deviations_from_the_default() -> None:
     text = pipeline_page([(HEAVY.quick(), PASSES)], {"PREFETCH": "3", "HANDOFF": "local"}, quick=True)
     assert "**A quick run" in text
     assert "PREFETCH=3, HANDOFF=local" in text
     assert HEAVY.quick().repeats == LIGHT.quick().repeats == 1
 
 
-def test_the_page_in_the_repository_has_a_place_for_the_report() -> None:
+def test_page_in_the_repository_has_a_place_for_the_report() -> None:
     page = (Path(__file__).parents[2] / "docs" / "BENCHMARKS.md").read_text()
     assert page.count(BEGIN) == page.count(END) == 1
 
 
-def test_warm_is_from_the_first_separation_to_the_last() -> None:
-    """Before and after, the engine waits for what it has no part in; in between, it should not."""
-    looks = [Look(0, 5.0), Look(1, 5.0), Look(2, 5.8), Look(3, 5.8), Look(4, 6.6), Look(5, 7.0), Look(9, 7.0)]
-    busy, share = busy_once_warm(looks)
+def test_share_is_of_the_time_from_the_first_separation_to_the_last() -> None:
+    """Before and after that time, the engine waits for other parts."""
+    points = ((0, 5.0), (1, 5.0), (2, 5.8), (3, 5.8), (4, 6.6), (5, 7.0), (9, 7.0))
+    samples = [BusySample(at, busy) for at, busy in points]
+    busy, share = busy_time(samples)
     assert busy == pytest.approx(2.0)
     assert share == pytest.approx(2.0 / 4)
     with pytest.raises(ValueError, match="not busy"):
-        busy_once_warm(looks[:2])
+        busy_time(samples[:2])
 
 
-def test_a_webhook_is_known_by_its_task_and_its_first_time() -> None:
-    with hooks_taken() as hooks:
-        hooks.take("a", "success")
+def test_first_webhook_of_a_task_counts() -> None:
+    with hook_server() as hooks:
+        hooks.record("a", "success")
         first = hooks.wait(["a"], 1.0)
-        hooks.take("a", "failed")
+        hooks.record("a", "failed")
         assert hooks.wait(["a"], 1.0) == first
-        hooks.take("b", "failed")
+        hooks.record("b", "failed")
         with pytest.raises(RuntimeError, match="'b': 'failed'"):
             hooks.wait(["a", "b"], 1.0)
         with pytest.raises(TimeoutError):
             hooks.wait(["c"], 0.0)
 
 
-def test_songs_of_all_formats_come_from_the_server(tmp_path: Path) -> None:
+def test_server_has_songs_of_all_formats(tmp_path: Path) -> None:
     target = tmp_path / "fetched"
     with songs_served(tmp_path / "songs", (1.0, 2.0, 3.0)) as songs:
         for song, form in zip(songs, FORMATS, strict=True):
@@ -83,7 +84,7 @@ def test_songs_of_all_formats_come_from_the_server(tmp_path: Path) -> None:
 @pytest.mark.kafka
 @pytest.mark.s3
 @pytest.mark.timeout(900)  # the first run fetches a broker and builds an S3 server
-def test_both_do_their_jobs(tmp_path: Path, tools_dir: Path) -> None:
+def test_services_and_sequential_program_finish_their_jobs(tmp_path: Path, tools_dir: Path) -> None:
     require(lambda: fetch_kafka(tools_dir))
     require(lambda: fetch_s3_server(tools_dir))
     ((_, passes),) = run_rows([replace(LIGHT, lengths=(3.0, 4.0), repeats=1)], tmp_path, {})

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from config import load
 from demo.centre_model import DEMO_MODEL_NAME
-from devstack.environment import apart
+from devstack.environment import isolated_environment
 from devstack.kafka_cluster import KafkaCluster
 from devstack.s3 import S3Server
 from pipeline.topics import Topics
@@ -46,7 +46,7 @@ def quick(max_crashes: int) -> dict[str, str]:
 
 def common(cluster: KafkaCluster, store: S3Server, s3_url: str, special: Mapping[str, str]) -> dict[str, str]:
     """The environment of every service, whole. ``s3_url``: where they find the store; ``special``: see ``quick``."""
-    return apart(
+    return isolated_environment(
         {
             **special,
             "KAFKA_BOOTSTRAP_SERVERS": cluster.bootstrap_servers,

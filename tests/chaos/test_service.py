@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from devstack.environment import apart
+from devstack.environment import isolated_environment
 from tests.chaos.disk import Disk
 from tests.chaos.service import Service
 
@@ -20,7 +20,7 @@ PATIENCE = 20.0
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     disk = Disk(tmp_path / "tmp", small=False)
-    service = Service("dawdler", "tests.chaos.dawdler", tmp_path, disk, "http://127.0.0.1:9", apart({}))
+    service = Service("dawdler", "tests.chaos.dawdler", tmp_path, disk, "http://127.0.0.1:9", isolated_environment({}))
     service.start()
     wait_for((tmp_path / "begun").exists)
     yield service

@@ -1,4 +1,4 @@
-"""An ffmpeg for `audio-separator`, which looks for one on PATH."""
+"""Provide an ffmpeg on PATH for `audio-separator`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def ffmpeg_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for PATH: the binary that `imageio-ffmpeg` carries has its version in its name."""
+    """Return a folder for PATH; the binary of `imageio-ffmpeg` itself has its version in its name."""
     folder = tmp_path_factory.mktemp("bin")
     (folder / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
     return folder

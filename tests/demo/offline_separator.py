@@ -1,10 +1,10 @@
-"""A process of its own in which `audio-separator`, as it comes, separates files without a network.
+"""Separate files with the unchanged `audio-separator` in a process without a network.
 
     python -m tests.demo.offline_separator MODEL_DIR < [{"mixture": ..., "output_dir": ..., "segment_size": ...}, ...]
 
-It prints the attempts at a look-up or connection that it refused. The first one is its own, which shows that
-refusing works. Apart from the tests' process also because importing `audio-separator` leaves that changed:
-warning filters, loggers, and lazy modules that fail when something looks at them, as Hypothesis does.
+It prints the lookups and connections that it blocked. The first one is its own, which shows that blocking works.
+A separate process is needed also because the import of `audio-separator` changes the process: warning filters,
+loggers, and lazy modules that fail when they are inspected, as Hypothesis does.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from typing import Any
 from demo.centre_model import DEMO_MODEL_NAME
 
 OWN_ATTEMPT = "192.0.2.1"
-"""An address for documentation (RFC 5737), which nothing answers."""
+"""An address for documentation (RFC 5737), which no host has."""
 
 _NETWORK_EVENTS = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"}
 
 
-def refuse_network() -> list[str]:
-    """Fails whatever would leave this process from now on, and notes it: a swallowed refusal is seen too."""
-    refused: list[str] = []
+def block_network() -> list[str]:
+    """Block network access of this process; return a list to which every blocked attempt is added."""
+    blocked: list[str] = []
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
         if event in _NETWORK_EVENTS:
-            refused.append(f"{event} {arguments[-1] if event == 'socket.connect' else arguments[0]}")
+            blocked.append(f"{event} {arguments[-1] if event == 'socket.connect' else arguments[0]}")
             raise OSError("no network in this process")
 
     sys.addaudithook(audit)
-    return refused
+    return blocked
 
 
 def separate(model_dir: str, mixture: str, output_dir: str, segment_size: int) -> None:
@@ -44,7 +44,7 @@ def separate(model_dir: str, mixture: str, output_dir: str, segment_size: int) -
         log_level=logging.WARNING,
         model_file_dir=model_dir,
         output_dir=output_dir,
-        # At its default of 0.9 the loud stems of a mixture with a peak of 1 come back at another level.
+        # The default of 0.9 changes the level of loud stems of a mixture with a peak of 1.
         normalization_threshold=1.0,
         mdx_params={
             "hop_length": 1024,
@@ -59,12 +59,12 @@ def separate(model_dir: str, mixture: str, output_dir: str, segment_size: int) -
 
 
 def main() -> None:
-    refused = refuse_network()
+    blocked = block_network()
     with suppress(OSError):
         socket.create_connection((OWN_ATTEMPT, 443), timeout=1)
     for job in json.load(sys.stdin):
         separate(sys.argv[1], **job)
-    sys.stdout.write(json.dumps(refused))
+    sys.stdout.write(json.dumps(blocked))
 
 
 if __name__ == "__main__":

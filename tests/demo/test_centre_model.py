@@ -1,4 +1,4 @@
-"""The demo model's file and the folder it is put into."""
+"""Test the demo model, its file and its folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run_model(spectrum: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.asarray(vocals)
 
 
-def test_the_model_is_valid_and_small(tmp_path: Path) -> None:
+def test_model_is_valid_and_small(tmp_path: Path) -> None:
     path = write_demo_model(tmp_path / "new")
     onnx.checker.check_model(onnx.load(path), full_check=True)
     assert path == tmp_path / "new" / DEMO_MODEL_NAME
@@ -50,7 +50,7 @@ def test_two_processes_build_the_same_bytes_and_share_a_folder(tmp_path: Path) -
     assert contents(tmp_path / "shared").keys() == FILES
 
 
-def test_the_lists_name_the_model_and_its_parameters(tmp_path: Path) -> None:
+def test_lists_contain_the_model_and_its_parameters(tmp_path: Path) -> None:
     path = write_demo_model(tmp_path / "new")
     checks = json.loads((tmp_path / "new" / "download_checks.json").read_text())
     assert DEMO_MODEL_NAME in checks["mdx_download_list"].values()
@@ -58,14 +58,14 @@ def test_the_lists_name_the_model_and_its_parameters(tmp_path: Path) -> None:
     assert parameters["primary_stem"] == "Vocals"
 
 
-def test_a_second_time_touches_no_file(tmp_path: Path) -> None:
+def test_second_run_changes_no_file(tmp_path: Path) -> None:
     write_demo_model(tmp_path)
     before = {path: path.stat().st_ino for path in tmp_path.iterdir()}
     write_demo_model(tmp_path)
     assert {path: path.stat().st_ino for path in tmp_path.iterdir()} == before
 
 
-def test_a_damaged_model_is_written_anew(tmp_path: Path) -> None:
+def test_damaged_model_is_replaced(tmp_path: Path) -> None:
     path = write_demo_model(tmp_path)
     sound = path.read_bytes()
     path.write_bytes(sound[:100])
@@ -73,7 +73,7 @@ def test_a_damaged_model_is_written_anew(tmp_path: Path) -> None:
     assert path.read_bytes() == sound
 
 
-def test_a_folder_of_the_users_own_keeps_its_entries_and_models(tmp_path: Path) -> None:
+def test_entries_and_models_of_the_user_are_kept(tmp_path: Path) -> None:
     own = {
         "download_checks.json": {"current_version": "v5", "mdx_download_list": {"Mine": "mine.onnx"}},
         "mdx_model_data.json": {"0" * 32: {"compensate": 1.035}},
@@ -95,7 +95,7 @@ def test_a_folder_of_the_users_own_keeps_its_entries_and_models(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("broken", ["", '{"half": ', "[]"])
-def test_a_broken_list_is_named_and_left_alone(tmp_path: Path, broken: str) -> None:
+def test_invalid_list_is_named_and_not_changed(tmp_path: Path, broken: str) -> None:
     (tmp_path / "mdx_model_data.json").write_text(broken)
     with pytest.raises(ValueError, match=r"mdx_model_data\.json"):
         write_demo_model(tmp_path)
@@ -103,14 +103,14 @@ def test_a_broken_list_is_named_and_left_alone(tmp_path: Path, broken: str) -> N
     assert not list(tmp_path.glob(".*"))
 
 
-def test_other_users_of_a_shared_folder_may_read_the_files(tmp_path: Path) -> None:
+def test_other_users_can_read_the_files(tmp_path: Path) -> None:
     write_demo_model(tmp_path)
     plain = tmp_path / "plain"
     plain.touch()
     assert {path.stat().st_mode for path in tmp_path.iterdir()} == {plain.stat().st_mode}
 
 
-def test_a_hash_is_taken_of_the_end_of_a_large_model() -> None:
+def test_hash_covers_the_end_of_a_large_model() -> None:
     tail = bytes(10_240_000)
     assert model_hash(b"head" + tail) == model_hash(tail) != model_hash(b"head" + tail[4:])
 
@@ -120,7 +120,7 @@ def test_silence_stays_silent() -> None:
 
 
 def burst(left: float, right: float, bins: slice, *starts: int, frames: int = 6) -> npt.NDArray[np.float32]:
-    """A spectrum that is silent but for `bins` in a few frames from each start on, at these levels."""
+    """Return a spectrum with these levels at `bins` in a few frames from each start, and silence elsewhere."""
     spectrum = np.zeros((1, 4, 2048, 256), np.float32)
     for start in starts:
         spectrum[:, 0, bins, start : start + frames] = left
@@ -129,7 +129,7 @@ def burst(left: float, right: float, bins: slice, *starts: int, frames: int = 6)
 
 
 def left_over(spectrum: npt.NDArray[np.float32], bins: slice, start: int) -> float:
-    """The level on both channels of what the model makes of `bins` in the middle of a burst."""
+    """Return the level of the model's output on both channels, at `bins` in the middle of a burst."""
     cells = run_model(spectrum)[0, (0, 2), bins, start + 3]
     assert np.array_equal(cells[0], cells[1])
     return float(np.mean(cells[0]))
@@ -138,29 +138,29 @@ def left_over(spectrum: npt.NDArray[np.float32], bins: slice, start: int) -> flo
 VOICE, DRUM, BAND = slice(60, 90), slice(300, 400), slice(500, 600)
 
 
-def test_the_centre_is_kept_and_a_side_is_turned_down() -> None:
+def test_centre_is_kept_and_a_side_is_attenuated() -> None:
     assert left_over(burst(10, 10, VOICE, 100), VOICE, 100) > 9.5
     assert left_over(burst(20, 0, VOICE, 100), VOICE, 100) < 5
 
 
-def test_what_lies_below_a_voice_is_left_out() -> None:
+def test_frequencies_below_a_voice_are_removed() -> None:
     kick = slice(3, 8)  # 32 to 75 Hz
     assert left_over(burst(10, 10, kick, 100), kick, 100) < 0.1
 
 
-def test_of_the_centre_what_the_band_repeats_is_taken_out() -> None:
+def test_repetitions_of_the_band_are_removed_from_the_centre() -> None:
     drum = burst(10, 10, DRUM, 50) + burst(8, 8, DRUM, 150)
     song = drum + burst(10, -10, BAND, 50, 150) + burst(10, 10, VOICE, 50)
     assert left_over(song, DRUM, 50) < 0.5
     assert left_over(song, VOICE, 50) > 9.5
 
 
-def test_a_held_note_does_not_count_as_repeated() -> None:
+def test_held_note_does_not_count_as_a_repetition() -> None:
     song = burst(10, -10, BAND, 100, frames=20) + burst(10, 10, VOICE, 100, frames=20)
     assert left_over(song, VOICE, 110) > 9.5
 
 
-def test_segments_of_a_batch_do_not_mix_and_may_have_any_length() -> None:
+def test_segments_of_a_batch_do_not_mix_and_can_have_any_length() -> None:
     quiet, loud = np.random.default_rng(0).standard_normal((2, 1, 4, 2048, 40)).astype(np.float32)
     loud *= 1000
     together = run_model(np.concatenate([quiet, loud]))

@@ -1,4 +1,4 @@
-"""The demo's songs through the demo model, in `audio-separator` as it comes, with the network cut off."""
+"""Separate the demo's songs with the demo model in the unchanged `audio-separator`, without a network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Case:
-    """A song on its way through the separator in a folder of its own."""
+    """A song to separate, in its own folder."""
 
     song: Song
     folder: Path
@@ -37,7 +37,7 @@ class Case:
         return np.max(np.abs(self.song.mixture))
 
     def job(self) -> dict[str, object]:
-        """Write the mixture at a peak of 1, since the MDX path scales the vocals by the peak of its input."""
+        """Write the mixture with a peak of 1, since the MDX path scales the vocals by the peak of its input."""
         self.folder.mkdir()
         mixture = self.folder / "mixture.wav"
         soundfile.write(mixture, (self.song.mixture / self.peak).T, self.song.sample_rate, subtype="FLOAT")
@@ -48,7 +48,7 @@ class Case:
         return self.peak * np.asarray(audio, np.float32).T
 
     def gain_db(self, name: str) -> float:
-        """By how much the SDR of a stem beats that of the mixture taken for the stem."""
+        """Return the gain in SDR of a stem over the mixture as an estimate of the stem."""
         truth = getattr(self.song, name)
         return sdr_db(truth, self.stem(name)) - sdr_db(truth, self.song.mixture)
 
@@ -58,8 +58,8 @@ class Separated:
     default: Case
     small_segments: Case
     off_centre: Case
-    refused: list[str]
-    """Look-ups and connections that the separator's process was refused."""
+    blocked: list[str]
+    """Lookups and connections that were blocked in the separator's process."""
 
 
 @pytest.fixture(scope="module")
@@ -83,32 +83,32 @@ def separated(tmp_path_factory: pytest.TempPathFactory, ffmpeg_dir: Path) -> Sep
         timeout=110,
         check=True,
     )
-    return Separated(*cases, refused=json.loads(process.stdout))
+    return Separated(*cases, blocked=json.loads(process.stdout))
 
 
-def test_the_voice_gains_more_than_6_db(separated: Separated) -> None:
+def test_voice_gains_more_than_6_db(separated: Separated) -> None:
     assert separated.default.gain_db("vocals") >= 6
 
 
-def test_the_instrumental_gains_as_well(separated: Separated) -> None:
+def test_instrumental_gains_at_least_4_db(separated: Separated) -> None:
     assert separated.default.gain_db("instrumental") >= 4
 
 
-def test_the_stems_sum_to_the_mixture(separated: Separated) -> None:
+def test_stems_sum_to_the_mixture(separated: Separated) -> None:
     case = separated.default
     rest = case.song.mixture - case.stem("vocals") - case.stem("instrumental")
     assert np.max(np.abs(rest)) <= 3 / 32768
 
 
-def test_nothing_asked_for_the_network(separated: Separated) -> None:
-    assert len(separated.refused) == 1
-    assert OWN_ATTEMPT in separated.refused[0]
+def test_network_is_not_used(separated: Separated) -> None:
+    assert len(separated.blocked) == 1
+    assert OWN_ATTEMPT in separated.blocked[0]
 
 
-def test_another_segment_size_goes_through_pytorch(separated: Separated) -> None:
-    """As when a processor that is short of memory shrinks the segment."""
+def test_another_segment_size_uses_pytorch(separated: Separated) -> None:
+    """A processor uses a smaller segment when memory is short."""
     assert separated.small_segments.gain_db("vocals") >= 6
 
 
-def test_a_voice_off_the_centre_gains_less_but_gains(separated: Separated) -> None:
+def test_voice_off_the_centre_gains_less(separated: Separated) -> None:
     assert 3 <= separated.off_centre.gain_db("vocals") < separated.default.gain_db("vocals")

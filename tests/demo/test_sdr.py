@@ -1,4 +1,4 @@
-"""The score: known values, the algebra it must keep, and what it refuses."""
+"""Test the SDR: known values, its algebra, and rejected input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from demo.sdr import sdr_db
 NOISE = np.random.default_rng(0).standard_normal((2, 1000))
 
 
-def test_a_tenth_of_the_amplitude_missing_is_20_db() -> None:
+def test_error_of_a_tenth_of_the_amplitude_is_20_db() -> None:
     assert sdr_db(NOISE, 0.9 * NOISE) == pytest.approx(20)
 
 
@@ -22,11 +22,11 @@ def test_silence_scores_0_db() -> None:
     assert sdr_db(NOISE, np.zeros_like(NOISE)) == pytest.approx(0)
 
 
-def test_a_perfect_estimate_is_infinite() -> None:
+def test_perfect_estimate_is_infinite() -> None:
     assert math.isinf(sdr_db(NOISE, NOISE))
 
 
-def test_both_channels_count_together_not_on_average() -> None:
+def test_energy_is_summed_over_channels_before_the_ratio() -> None:
     loud_left = NOISE * [[10.0], [1.0]]
     right_lost = loud_left * [[1.0], [0.0]]
     energy = np.sum(loud_left**2, axis=1)
@@ -34,7 +34,7 @@ def test_both_channels_count_together_not_on_average() -> None:
 
 
 @given(scale=st.floats(1e-3, 1e3), error=st.floats(1e-3, 1.0))
-def test_the_level_of_both_does_not_matter(scale: float, error: float) -> None:
+def test_common_level_does_not_matter(scale: float, error: float) -> None:
     estimate = NOISE + error * NOISE[::-1]
     assert sdr_db(scale * NOISE, scale * estimate) == pytest.approx(sdr_db(NOISE, estimate))
 
@@ -45,11 +45,11 @@ def test_float32_audio_is_summed_in_double_precision() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 999), (1, 1000), (1000, 2), (2000,)])
-def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+def test_other_shapes_are_rejected(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="channels, samples"):
         sdr_db(NOISE, np.zeros(shape))
 
 
-def test_a_silent_reference_is_refused() -> None:
+def test_silent_reference_is_rejected() -> None:
     with pytest.raises(ValueError, match="silent"):
         sdr_db(np.zeros((2, 10)), np.ones((2, 10)))

@@ -1,4 +1,4 @@
-"""docker-compose.yml, read as far as the checks need it: merged by YAML, interpolated here as Compose does it."""
+"""Read docker-compose.yml as far as the checks need it; variables are interpolated as in Docker Compose."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-#: What Compose offers besides (``$VAR``, ``${VAR-…}``, ``${VAR:+…}``) the file does not use; a test holds it to that.
+#: The file uses no other forms of Compose (``$VAR``, ``${VAR-…}``, ``${VAR:+…}``); a test checks that.
 _OPEN = re.compile(r"\$(?:\$|\{(?P<name>\w+)(?P<operator>:-|:\?|(?=\})))")
 
 
 class MissingVariableError(Exception):
-    """A ``${VAR:?…}`` without a value."""
+    """A required variable (``${VAR:?…}``) without a value."""
 
 
 class ComposeFile:
@@ -32,14 +32,14 @@ class ComposeFile:
         return {name: service["build"]["target"] for name, service in self.services.items() if "build" in service}
 
     def environment(self, service: str, variables: Mapping[str, str]) -> dict[str, str]:
-        """What the service's container gets; a setting without a value is taken from ``variables``, or left out."""
+        """Return the environment of a container; a setting without a value comes from ``variables``, or is omitted."""
         written = self.services[service]["environment"].items()
         found = {name: variables.get(name) if value is None else str(value) for name, value in written}
         return {name: interpolate(value, variables) for name, value in found.items() if value is not None}
 
 
 def interpolate(text: str, variables: Mapping[str, str]) -> str:
-    """Raises MissingVariableError, ValueError for what this reader does not know."""
+    """Replace variables. Raises MissingVariableError, and ValueError for forms that this reader does not support."""
     result, rest = "", text
     while match := _OPEN.search(rest):
         result += rest[: match.start()]
@@ -50,12 +50,12 @@ def interpolate(text: str, variables: Mapping[str, str]) -> str:
         result += _value(match["name"], match["operator"], rest[match.end() : end], variables)
         rest = rest[end + 1 :]
     if "$" in rest:
-        raise ValueError(f"not understood: {rest}")
+        raise ValueError(f"unsupported form: {rest}")
     return result + rest
 
 
 def variables_of(text: str) -> Iterator[tuple[str, str, str]]:
-    """Every ``${NAME…}``: its name, its operator and what follows that."""
+    """Yield the name, the operator and the argument of every ``${NAME…}``."""
     for match in _OPEN.finditer(text):
         if match["name"] is not None:
             yield match["name"], match["operator"], text[match.end() : _end_of_braces(text, match.end())]
@@ -70,10 +70,10 @@ def _value(name: str, operator: str, argument: str, variables: Mapping[str, str]
 
 
 def _end_of_braces(text: str, start: int) -> int:
-    """Where the brace that is open at ``start`` closes."""
+    """Return the position of the brace that closes the one open at ``start``."""
     depth = 1
     for position in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[position], 0)
         if depth == 0:
             return position
-    raise ValueError(f"an open brace in {text}")
+    raise ValueError(f"unclosed brace in {text}")

@@ -1,4 +1,4 @@
-"""The files under test, read once."""
+"""Read the files under test once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.deploy.dockerfile import Dockerfile
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: What docker-compose.yml has no default for.
+#: Variables without a default in docker-compose.yml.
 REQUIRED = {
     "BASIC_AUTH_USERNAME": "listener",
     "BASIC_AUTH_PASSWORD": "not-a-real-password",

@@ -1,4 +1,4 @@
-"""A Dockerfile, read as far as the checks need it: stages, instructions, flags, the exec form."""
+"""Read a Dockerfile as far as the checks need it: stages, instructions, flags, the exec form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FLAG = re.compile(r"--([a-z-]+)=?(\S*)\s+")
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction; comments and continuations are resolved."""
+    """One instruction, without comments and line continuations."""
 
     keyword: str
     flags: tuple[tuple[str, str], ...]
@@ -21,7 +21,7 @@ class Instruction:
 
     @property
     def exec_form(self) -> list[str] | None:
-        """The words of ``["a", "b"]``; None for the shell form."""
+        """The words of the exec form ``["a", "b"]``; None for the shell form."""
         if not self.arguments.startswith("["):
             return None
         words: list[str] = json.loads(self.arguments)
@@ -33,7 +33,7 @@ class Instruction:
 
 @dataclass
 class Stage:
-    """What lies between two FROMs. ``base`` is an image or another stage."""
+    """The instructions between two FROMs. ``base`` is an image or another stage."""
 
     name: str
     base: str
@@ -61,7 +61,7 @@ class Dockerfile:
         return {stage.base for stage in self.stages.values()} - set(self.stages)
 
     def lineage(self, name: str) -> list[Instruction]:
-        """Every instruction that makes the stage, those of the stages that it builds on first."""
+        """Return all instructions of the stage, after those of the stages that it is based on."""
         stage = self.stages[name]
         inherited = self.lineage(stage.base) if stage.base in self.stages else []
         return [*inherited, *stage.instructions]
@@ -70,7 +70,7 @@ class Dockerfile:
         return [instruction for instruction in self.lineage(name) if instruction.keyword == keyword]
 
     def environment(self, name: str) -> dict[str, str]:
-        """The stage's ENV, as written."""
+        """Return the stage's ENV, as written."""
         pairs = (re.findall(r"(\w+)=(\S+)", env.arguments) for env in self.all_of(name, "ENV"))
         return {key: value for found in pairs for key, value in found}
 

@@ -1,4 +1,4 @@
-"""What docker-compose.yml promises: everything pinned, every setting real, no default for a secret."""
+"""Test docker-compose.yml: pinned versions, existing settings, no default for a secret."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from tests.deploy.dockerfile import Dockerfile
 from tests.deploy.test_dockerfile import IMAGES, PINNED
 
 SettingsOf = Callable[..., Settings]
-"""``settings_of(service, **variables)``: the settings as the service in its container sees them."""
+"""``settings_of(service, **variables)``: returns the settings as the service in its container reads them."""
 
 SERVICES = ("api", "processor", "processor-gpu", "uploader")
 CREDENTIALS = set(REQUIRED)
 SECRETS = {name for name, field in SETTINGS.items() if SecretStr.__name__ in str(field.annotation)}
 BROKER_SECRETS = {"KAFKA_SASL_PASSWORD", "KAFKA_SSL_KEY_PASSWORD"}
-#: Secrets that the services can do without.
+#: Secrets that are optional.
 OPTIONAL = BROKER_SECRETS | {"WEBHOOK_SECRET", "DOWNLOAD_PROXY"}
-#: Settings that mean nothing here: of the embedded transport and the local store, or fixed by the image.
+#: Settings without effect here (of the embedded transport and the local store), or fixed by the image.
 FIXED = {
     *("API_HOST", "API_PORT", "PROCESSOR_HEALTH_HOST", "PROCESSOR_HEALTH_PORT"),
     *("UPLOADER_HEALTH_HOST", "UPLOADER_HEALTH_PORT"),
@@ -38,7 +38,7 @@ FIXED = {
 
 
 def strings(value: Any) -> Iterator[str]:
-    """Every text in a piece of YAML."""
+    """Yield every string in a piece of YAML."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -55,34 +55,26 @@ def seconds(duration: str) -> int:
 
 
 @pytest.fixture
-def settings_of(
-    compose: ComposeFile, dockerfile: Dockerfile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> SettingsOf:
+def settings_of(compose: ComposeFile, dockerfile: Dockerfile) -> SettingsOf:
     def read(service: str, **variables: str) -> Settings:
-        for name in SETTINGS:
-            monkeypatch.delenv(name, raising=False)
         environment = dockerfile.environment(compose.built[service])
-        environment |= compose.environment(service, REQUIRED | variables)
-        for name in SETTINGS.keys() & environment.keys():
-            monkeypatch.setenv(name, environment[name])
-        monkeypatch.chdir(tmp_path)
-        return load()
+        return load(None, environment | compose.environment(service, REQUIRED | variables))
 
     return read
 
 
-def test_images_of_others_are_pinned_by_exact_version(compose: ComposeFile) -> None:
+def test_foreign_images_are_pinned_to_exact_versions(compose: ComposeFile) -> None:
     foreign = {name: service["image"] for name, service in compose.services.items() if "image" in service}
     assert set(foreign) | set(compose.built) == set(compose.services)
     assert all(PINNED.fullmatch(image.replace(":v", ":")) for image in foreign.values()), foreign
 
 
-def test_every_target_is_built_by_the_dockerfile(compose: ComposeFile, dockerfile: Dockerfile) -> None:
+def test_every_target_is_in_the_dockerfile(compose: ComposeFile, dockerfile: Dockerfile) -> None:
     assert set(compose.built.values()) == set(IMAGES)
     assert set(IMAGES) <= set(dockerfile.stages)
 
 
-def test_services_are_given_settings_that_exist(compose: ComposeFile) -> None:
+def test_environment_contains_only_existing_settings(compose: ComposeFile) -> None:
     for name in compose.built:
         assert set(compose.services[name]["environment"]) <= set(SETTINGS), name
 
@@ -93,7 +85,7 @@ def test_every_setting_can_be_set(compose: ComposeFile) -> None:
     assert not reachable & FIXED
 
 
-def test_secrets_go_where_they_are_needed(compose: ComposeFile) -> None:
+def test_services_receive_only_the_secrets_that_they_need(compose: ComposeFile) -> None:
     given = {name: set(compose.services[name]["environment"]) for name in compose.built}
     holders = {secret: {name for name, settings in given.items() if secret in settings} for secret in SECRETS}
     assert holders.pop("BASIC_AUTH_PASSWORD") == {"api"}
@@ -115,13 +107,13 @@ def test_no_secret_has_a_default(compose: ComposeFile) -> None:
 
 
 @pytest.mark.parametrize("missing", sorted(CREDENTIALS))
-def test_does_not_start_without_credentials(compose: ComposeFile, missing: str) -> None:
+def test_missing_credentials_prevent_the_start(compose: ComposeFile, missing: str) -> None:
     present = {name: value for name, value in REQUIRED.items() if name != missing}
     with pytest.raises(MissingVariableError, match=missing):
         interpolate("\n".join(strings(compose.services)), present)
 
 
-def test_every_variable_of_its_own_is_explained(compose: ComposeFile) -> None:
+def test_every_variable_besides_settings_is_explained(compose: ComposeFile) -> None:
     header = compose.text.partition("\nname:")[0]
     used = {name for name, _, _ in variables_of(compose.text)}
     assert used - set(SETTINGS)
@@ -141,13 +133,13 @@ def test_settings_are_complete_and_safe(settings_of: SettingsOf, service: str) -
         assert settings.api.require_credentials() == ("listener", REQUIRED["BASIC_AUTH_PASSWORD"])
 
 
-def test_a_users_setting_gets_through(settings_of: SettingsOf) -> None:
+def test_settings_of_the_user_reach_the_service(settings_of: SettingsOf) -> None:
     assert settings_of("processor", MODEL_NAME="another.onnx", JOB_TIMEOUT="5").model.model_name == "another.onnx"
     assert settings_of("uploader", WEBHOOK_TIMEOUT="3").webhook.timeout == 3
     assert settings_of("api", ALLOW_PRIVATE_NETWORKS="true").download.allow_private_networks is False
 
 
-def test_all_services_have_one_rule_for_urls(settings_of: SettingsOf) -> None:
+def test_all_services_have_the_same_rules_for_urls(settings_of: SettingsOf) -> None:
     rule = {
         "URL_ALLOW_HOSTS": "music.test,.hooks.test",
         "URL_DENY_HOSTS": "old.hooks.test",
@@ -163,44 +155,44 @@ def test_all_services_have_one_rule_for_urls(settings_of: SettingsOf) -> None:
         assert download.allow_ports == (443,), service
 
 
-def test_audio_models_and_webhooks_take_one_way_out(settings_of: SettingsOf) -> None:
-    way = {"DOWNLOAD_PROXY": "socks5h://proxy.test", "DOWNLOAD_MINIMUM_TLS": "1.3"}
+def test_audio_models_and_webhooks_use_the_same_proxy(settings_of: SettingsOf) -> None:
+    proxy = {"DOWNLOAD_PROXY": "socks5h://proxy.test", "DOWNLOAD_MINIMUM_TLS": "1.3"}
     for service in set(SERVICES) - {"api"}:
-        download = settings_of(service, **way).download
+        download = settings_of(service, **proxy).download
         assert download.proxy, service
-        assert download.proxy.get_secret_value() == way["DOWNLOAD_PROXY"], service
+        assert download.proxy.get_secret_value() == proxy["DOWNLOAD_PROXY"], service
         assert download.minimum_tls == "1.3", service
 
 
 @pytest.mark.parametrize("service", ["processor", "processor-gpu"])
-def test_decrypted_models_have_room_in_memory(compose: ComposeFile, settings_of: SettingsOf, service: str) -> None:
+def test_decrypted_models_fit_into_shared_memory(compose: ComposeFile, settings_of: SettingsOf, service: str) -> None:
     assert settings_of(service).model.plain_dir == Path("/dev/shm")
     size = compose.services[service]["shm_size"]
     assert interpolate(size, {}) == "4gb"
     assert interpolate(size, {"SHM_SIZE": "8gb"}) == "8gb"
 
 
-def test_a_processor_elsewhere_is_told_where_the_servers_are(settings_of: SettingsOf) -> None:
+def test_processor_on_another_machine_can_name_the_servers(settings_of: SettingsOf) -> None:
     elsewhere = {"KAFKA_BOOTSTRAP_SERVERS": "10.0.0.1:19092", "S3_ENDPOINT_URL": "http://stems.test:7070"}
     settings = settings_of("processor-gpu", **elsewhere)
     assert settings.kafka.bootstrap_servers == elsewhere["KAFKA_BOOTSTRAP_SERVERS"]
     assert settings.storage.s3_endpoint_url == elsewhere["S3_ENDPOINT_URL"]
 
 
-def test_links_lead_to_the_s3_server_from_inside_and_outside(compose: ComposeFile, settings_of: SettingsOf) -> None:
+def test_links_to_the_s3_server_work_inside_and_outside(compose: ComposeFile, settings_of: SettingsOf) -> None:
     chosen = {"S3_HOST": "stems.test", "S3_PORT": "9000", "S3_BIND": "192.0.2.7"}
     assert settings_of("uploader", **chosen).storage.s3_endpoint_url == "http://stems.test:9000"
     s3 = compose.services["s3"]
     assert [interpolate(name, chosen) for name in s3["networks"]["default"]["aliases"]] == ["stems.test"]
     assert [interpolate(port, chosen) for port in s3["ports"]] == ["192.0.2.7:9000:9000"]
     assert interpolate(s3["command"][0], chosen) == "--port=:9000"
-    # The account of the server is the one that the services use.
+    # The server and the services use the same account.
     server, client = compose.environment("s3", REQUIRED), compose.environment("uploader", REQUIRED)
     assert server["ROOT_ACCESS_KEY"] == client["AWS_ACCESS_KEY_ID"]
     assert server["ROOT_SECRET_KEY"] == client["AWS_SECRET_ACCESS_KEY"]
 
 
-def test_ports_are_published_on_loopback_unless_told_otherwise(compose: ComposeFile) -> None:
+def test_ports_are_published_on_loopback_by_default(compose: ComposeFile) -> None:
     ports = [interpolate(port, {}) for service in compose.services.values() for port in service.get("ports", [])]
     assert sorted(ports) == ["127.0.0.1:19092:19092", "127.0.0.1:7070:7070", "127.0.0.1:8000:8000"]
 
@@ -220,7 +212,7 @@ def test_everything_has_a_health_check(compose: ComposeFile, dockerfile: Dockerf
 
 
 @pytest.mark.parametrize("service", [*SERVICES, "bucket"])
-def test_containers_of_ours_may_do_little(compose: ComposeFile, service: str) -> None:
+def test_own_containers_have_few_privileges(compose: ComposeFile, service: str) -> None:
     written = compose.services[service]
     assert written["read_only"] is written["init"] is True
     assert written["cap_drop"] == ["ALL"]
@@ -228,7 +220,7 @@ def test_containers_of_ours_may_do_little(compose: ComposeFile, service: str) ->
     assert written["tmpfs"] == ["/tmp"]
 
 
-def test_what_is_written_goes_to_named_volumes(compose: ComposeFile, dockerfile: Dockerfile) -> None:
+def test_data_are_written_to_named_volumes(compose: ComposeFile, dockerfile: Dockerfile) -> None:
     mounts = {name: dict(v.split(":")[::-1] for v in s.get("volumes", [])) for name, s in compose.services.items()}
     assert {volume for found in mounts.values() for volume in found.values()} == compose.volumes
     assert "api" not in {name for name, found in mounts.items() if found}
@@ -241,14 +233,14 @@ def test_what_is_written_goes_to_named_volumes(compose: ComposeFile, dockerfile:
     assert compose.services["kafka"]["environment"]["KAFKA_LOG_DIRS"] in mounts["kafka"]
 
 
-def test_a_container_is_given_the_time_that_its_service_takes_to_stop(compose: ComposeFile) -> None:
+def test_stop_grace_period_covers_the_shutdown_of_the_service(compose: ComposeFile) -> None:
     grace = SETTINGS["SHUTDOWN_GRACE"].default
     for service in SERVICES:
-        # The job is given back at the end of the grace, and then the clients are closed.
+        # At the end of the grace period, the job is returned to the queue and the clients are closed.
         assert seconds(interpolate(compose.services[service]["stop_grace_period"], {})) >= grace + 15
 
 
-def test_services_wait_for_what_they_need(compose: ComposeFile) -> None:
+def test_services_wait_for_their_dependencies(compose: ComposeFile) -> None:
     for service in SERVICES:
         assert compose.services[service]["depends_on"] == {
             "kafka": {"condition": "service_healthy"},
@@ -259,7 +251,7 @@ def test_services_wait_for_what_they_need(compose: ComposeFile) -> None:
     assert compose.services["bucket"]["restart"] == "on-failure"
 
 
-def test_the_gpu_processor_is_the_processor_on_a_gpu(compose: ComposeFile) -> None:
+def test_gpu_processor_differs_only_in_its_gpu(compose: ComposeFile) -> None:
     cpu, gpu = compose.services["processor"], compose.services["processor-gpu"]
     assert gpu["profiles"] == ["gpu"]
     assert "profiles" not in cpu
@@ -270,15 +262,15 @@ def test_the_gpu_processor_is_the_processor_on_a_gpu(compose: ComposeFile) -> No
 
 
 def compose_command() -> list[str]:
-    """Docker Compose, where it is installed: as a plugin or by itself."""
+    """Return the command of Docker Compose, as a plugin or a program; skip the test if it is not installed."""
     for program, *rest in (["docker", "compose"], ["docker-compose"]):
         path = shutil.which(program)
         if path and subprocess.run([path, *rest, "version"], capture_output=True).returncode == 0:
             return [path, *rest]
-    pytest.skip("Docker Compose is not installed here, so that only this reader has read docker-compose.yml")
+    pytest.skip("Docker Compose is not installed: docker-compose.yml was read only by tests/deploy/compose.py")
 
 
-def test_docker_compose_reads_it_the_same_way(compose: ComposeFile, tmp_path: Path) -> None:
+def test_docker_compose_reads_the_file_the_same_way(compose: ComposeFile, tmp_path: Path) -> None:
     env_file = tmp_path / "env"
     variables = REQUIRED | {"S3_HOST": "stems.test", "LOG_LEVEL": "DEBUG"}
     env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
@@ -294,5 +286,5 @@ def test_docker_compose_reads_it_the_same_way(compose: ComposeFile, tmp_path: Pa
     read = json.loads(shown.stdout)["services"]
     assert set(read) == set(compose.services)
     for name in compose.services:
-        there = {key: value for key, value in read[name].get("environment", {}).items() if value is not None}
-        assert there == compose.environment(name, variables), name
+        given = {key: value for key, value in read[name].get("environment", {}).items() if value is not None}
+        assert given == compose.environment(name, variables), name

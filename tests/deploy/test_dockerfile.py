@@ -1,4 +1,4 @@
-"""What the Dockerfile promises, as far as it can be read from it. hadolint checks its style."""
+"""Test the Dockerfile as text. hadolint checks its style."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tests.deploy.dockerfile import Dockerfile, Instruction
 
 IMAGES = ("api", "uploader", "processor-cpu", "processor-gpu")
 PINNED = re.compile(r"[a-z0-9./-]+:\d+\.\d+\.\d+(-[a-z0-9]+)*")
-#: Variables of the images that are no settings of ours.
+#: Variables of the images that are not settings.
 FOREIGN = re.compile(r"PATH|PYTHON\w+|NUMBA_CACHE_DIR|ORT_DISABLE_TELEMETRY|NVIDIA_\w+")
 
 
 def locks_of(dockerfile: Dockerfile, image: str) -> list[str]:
-    """The lock files that the image's virtual environment may be made of."""
+    """Return the lock files of the image's virtual environment."""
     (environment,) = [copy for copy in dockerfile.all_of(image, "COPY") if copy.arguments.startswith("/opt/venv")]
     runs = dockerfile.all_of(str(environment.flag("from")), "RUN")
     return [lock for run in runs for lock in re.findall(r"-r /requirements/(\S+?\.lock)", run.arguments)]
 
 
 def copied(dockerfile: Dockerfile, stage: str) -> Iterator[str]:
-    """What gets into a stage from the build context, by way of other stages as well."""
+    """Yield the sources that a stage copies from the build context, directly or through other stages."""
     for copy in dockerfile.all_of(stage, "COPY"):
         *sources, target = copy.arguments.split()
         origin = copy.flag("from")
@@ -35,18 +35,18 @@ def copied(dockerfile: Dockerfile, stage: str) -> Iterator[str]:
             yield from copied(dockerfile, origin)
 
 
-def test_base_images_are_pinned_by_exact_version(dockerfile: Dockerfile) -> None:
+def test_base_images_are_pinned_to_exact_versions(dockerfile: Dockerfile) -> None:
     assert all(PINNED.fullmatch(image) for image in dockerfile.base_images)
     versions = {re.split(r"[:-]", image)[1] for image in dockerfile.base_images}
-    assert len(versions) == 1, "the environment is built for another Python than the one that it is run by"
+    assert len(versions) == 1, "the environment is built with another Python than the one that runs it"
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_runs_as_a_user_without_rights_and_with_a_fixed_id(dockerfile: Dockerfile, image: str) -> None:
+def test_runs_as_an_unprivileged_user_with_a_fixed_id(dockerfile: Dockerfile, image: str) -> None:
     user = dockerfile.all_of(image, "USER")[-1].arguments
     assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", user)
-    (made,) = [run for run in dockerfile.all_of(image, "RUN") if "useradd" in run.arguments]
-    assert f"--uid {user.split(':')[0]} " in made.arguments
+    (creation,) = [run for run in dockerfile.all_of(image, "RUN") if "useradd" in run.arguments]
+    assert f"--uid {user.split(':')[0]} " in creation.arguments
 
 
 @pytest.mark.parametrize("image", IMAGES)
@@ -58,7 +58,7 @@ def test_starts_its_service_without_a_shell(dockerfile: Dockerfile, image: str) 
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_health_check_asks_for_the_port_that_the_service_listens_on(dockerfile: Dockerfile, image: str) -> None:
+def test_health_check_uses_the_port_of_the_service(dockerfile: Dockerfile, image: str) -> None:
     check = dockerfile.all_of(image, "HEALTHCHECK")[-1]
     command = Instruction("CMD", (), check.arguments.removeprefix("CMD ")).exec_form
     assert command is not None
@@ -66,20 +66,20 @@ def test_health_check_asks_for_the_port_that_the_service_listens_on(dockerfile: 
     environment = dockerfile.environment(image)
     assert interpreter == ["python", "-m"]
     assert importlib.util.find_spec(module) is not None
-    assert path == "/health", "an orchestrator would restart what only waits for its broker"
+    assert path == "/health", "an orchestrator would restart a service that only waits for its broker"
     assert environment[variable] == dockerfile.all_of(image, "EXPOSE")[-1].arguments
     assert environment[variable.replace("_PORT", "_HOST")] == "0.0.0.0"
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_environment_holds_settings_that_exist(dockerfile: Dockerfile, image: str) -> None:
+def test_environment_contains_only_existing_settings(dockerfile: Dockerfile, image: str) -> None:
     assert {name for name in dockerfile.environment(image) if not FOREIGN.fullmatch(name)} <= set(SETTINGS)
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_holds_the_service_and_no_other(dockerfile: Dockerfile, image: str) -> None:
+def test_contains_one_service_only(dockerfile: Dockerfile, image: str) -> None:
     service = image.partition("-")[0]
-    assert set(copied(dockerfile, image)) == {"config.py", "deploy/*.py", "pipeline/", f"{service}/"}
+    assert set(copied(dockerfile, image)) == {"config.py", "settings/", "deploy/*.py", "pipeline/", f"{service}/"}
 
 
 @pytest.mark.parametrize(
@@ -91,43 +91,43 @@ def test_holds_the_service_and_no_other(dockerfile: Dockerfile, image: str) -> N
         ("processor-gpu", {"torch-cuda.lock", "separation.lock", "onnxruntime-gpu.lock"}),
     ],
 )
-def test_is_made_of_its_lock_files(dockerfile: Dockerfile, image: str, more: set[str]) -> None:
+def test_environment_is_built_from_the_lock_files(dockerfile: Dockerfile, image: str, more: set[str]) -> None:
     locks = set(locks_of(dockerfile, image))
-    assert locks == {"uv.lock", "service.lock"} | more  # uv itself stays outside the environment
+    assert locks == {"uv.lock", "service.lock"} | more  # uv is not part of the environment
     assert all((ROOT / "requirements" / lock).is_file() for lock in locks)
 
 
-def test_installs_nothing_that_is_not_locked(dockerfile: Dockerfile) -> None:
+def test_installs_only_locked_packages(dockerfile: Dockerfile) -> None:
     runs = [run.arguments for stage in dockerfile.stages.values() for run in stage.instructions if run.keyword == "RUN"]
     installs = [part for run in runs for part in re.findall(r"pip install ([^;&]*)", run)]
     assert installs
     for install in installs:
         assert " -r /requirements/" in install
-        # The CPU builds of torch alone have no hashes: they are other files than the ones that were locked.
+        # Only the CPU builds of torch have no hashes: they are other files than the locked ones.
         assert ("--require-hashes" in install) != ("torch-cpu.lock" in install)
 
 
-def test_fetches_nothing_by_address(dockerfile: Dockerfile) -> None:
+def test_downloads_nothing_by_url(dockerfile: Dockerfile) -> None:
     every = [instruction for stage in dockerfile.stages.values() for instruction in stage.instructions]
     assert not [instruction for instruction in every if instruction.keyword == "ADD"]
     assert not [one for one in every if re.search(r"://|index-url|--index|--find-links", one.arguments)]
 
 
-def test_gpu_processor_refuses_the_cpu(dockerfile: Dockerfile) -> None:
+def test_gpu_processor_requires_a_gpu(dockerfile: Dockerfile) -> None:
     assert dockerfile.environment("processor-gpu")["REQUIRE_GPU"] == "true"
     assert "REQUIRE_GPU" not in dockerfile.environment("processor-cpu")
 
 
-def test_onnxruntime_reports_to_nobody(dockerfile: Dockerfile) -> None:
+def test_onnxruntime_telemetry_is_disabled(dockerfile: Dockerfile) -> None:
     for image in ("processor-cpu", "processor-gpu"):
         assert dockerfile.environment(image)["ORT_DISABLE_TELEMETRY"] == "1"
 
 
-def test_context_is_what_is_named_and_holds_no_secrets(dockerfile: Dockerfile) -> None:
+def test_build_context_is_an_allowlist_without_secrets(dockerfile: Dockerfile) -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
-    assert rules[0] == "*", "everything is left out, and then let in by name"
+    assert rules[0] == "*", "everything is excluded first, and then included by name"
     allowed = {rule[1:] for rule in rules if rule.startswith("!")}
-    wanted = {source.rstrip("/").replace("deploy/*.py", "deploy") for i in IMAGES for source in copied(dockerfile, i)}
-    assert allowed == wanted | {"requirements/*.lock"}
-    assert all((ROOT / name).exists() for name in wanted)
+    needed = {source.rstrip("/").replace("deploy/*.py", "deploy") for i in IMAGES for source in copied(dockerfile, i)}
+    assert allowed == needed | {"requirements/*.lock"}
+    assert all((ROOT / name).exists() for name in needed)

@@ -1,6 +1,7 @@
-"""The images' contents, put together without Docker: exactly the files that are copied, exactly the packages that are
-locked, the environment of the Dockerfile and of docker-compose.yml. Each service has to start, answer its health check
-and stop.
+"""Test the contents of the images without Docker: exactly the copied files and the locked packages.
+
+Each service must start with the environment of the Dockerfile and of docker-compose.yml, answer its health check, and
+stop.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tests.deploy.test_dockerfile import copied, locks_of
 
 pytestmark = pytest.mark.slow
 
-#: s; longer than it takes to load a model on a busy machine.
+#: Longer than loading a model on a busy machine, s.
 DEADLINE = 90.0
 LIGHT = ("api", "uploader")
 IMPORT_ALL = """
@@ -40,11 +41,11 @@ for name in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def light_python(dockerfile: Dockerfile, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of the virtual environment that the api and the uploader share."""
+    """Create the virtual environment of the api and the uploader; return its Python."""
     (locks,) = {tuple(locks_of(dockerfile, image)) for image in LIGHT}
     uv = shutil.which("uv", path=str(Path(sys.prefix, "bin"))) or shutil.which("uv")
     if uv is None:
-        pytest.skip("uv, with which the images are made, is not installed here")
+        pytest.skip("uv, which builds the images, is not installed")
     environment = tmp_path_factory.mktemp("light") / "venv"
     python = environment / "bin" / "python"
     files = [word for lock in locks if lock != "uv.lock" for word in ("-r", str(ROOT / "requirements" / lock))]
@@ -60,7 +61,7 @@ def run(command: list[str], cwd: Path | None = None) -> None:
 
 
 class Image:
-    """An image's files below ``root``, and what its container's environment is when it is run there."""
+    """The files of an image below ``root``, and the environment of its container there."""
 
     def __init__(self, dockerfile: Dockerfile, compose: ComposeFile, name: str, service: str, root: Path) -> None:
         self.app = root / "app"
@@ -78,22 +79,19 @@ class Image:
 
     @contextmanager
     def running(self, python: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-        """The service, alive; killed at the end if it is still there."""
+        """Start the service and yield it when it is healthy; kill it at the end."""
         command = [str(python), *self.entrypoint[1:]]
         with log.open("wb") as output:
             service = subprocess.Popen(command, cwd=self.app, env=self.environment, stderr=output)
             try:
-                self._await_health(service, python, log)
+                deadline = time.monotonic() + DEADLINE
+                while not self._is_healthy(python):
+                    assert service.poll() is None, log.read_text()
+                    assert time.monotonic() < deadline, log.read_text()
                 yield service
             finally:
                 service.kill()
                 service.wait()
-
-    def _await_health(self, service: subprocess.Popen[bytes], python: Path, log: Path) -> None:
-        deadline = time.monotonic() + DEADLINE
-        while not self._is_healthy(python):
-            assert service.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
 
     def _is_healthy(self, python: Path) -> bool:
         probe = [str(python), *self.probe[1:]]
@@ -101,17 +99,17 @@ class Image:
 
 
 def container_environment(image: Mapping[str, str], compose: ComposeFile, service: str, root: Path) -> dict[str, str]:
-    """What a container of the service sees, with its folders below ``root`` and its servers out of reach."""
-    away = {
+    """Return the environment of a container, with its folders below ``root`` and unreachable servers."""
+    unreachable = {
         "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}",
         "S3_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
         "MODEL_NAME": DEMO_MODEL_NAME,
     }
-    seen = {**image, **compose.environment(service, REQUIRED | away), "HOME": "/nonexistent"}
-    del seen["PATH"]
+    environment = {**image, **compose.environment(service, REQUIRED | unreachable), "HOME": "/nonexistent"}
+    del environment["PATH"]
     for folder in ("/data", "/models"):
-        seen = {name: str(root) + value if value.startswith(folder) else value for name, value in seen.items()}
-    return seen
+        environment = {k: str(root) + v if v.startswith(folder) else v for k, v in environment.items()}
+    return environment
 
 
 def copy(source: Path, target: Path) -> None:
@@ -123,22 +121,22 @@ def copy(source: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("name", LIGHT)
-def test_light_images_need_nothing_but_their_packages(
+def test_light_images_need_only_their_packages(
     name: str, dockerfile: Dockerfile, compose: ComposeFile, light_python: Path, tmp_path: Path
 ) -> None:
     image = Image(dockerfile, compose, name, name, tmp_path)
     shipped = image.files
-    run([str(light_python), "-B", "-c", IMPORT_ALL, "config", "deploy", "pipeline", name], cwd=image.app)
+    run([str(light_python), "-B", "-c", IMPORT_ALL, "config", "settings", "deploy", "pipeline", name], cwd=image.app)
     with image.running(light_python, tmp_path / "log") as service:
         service.terminate()
         assert service.wait(DEADLINE) == ExitCode.OK
     assert image.files == shipped, "the file system of the image is read-only"
 
 
-def test_the_processors_image_holds_all_of_its_files(
+def test_processor_image_contains_all_of_its_files(
     dockerfile: Dockerfile, compose: ComposeFile, tmp_path: Path
 ) -> None:
-    """Its packages are those of this environment: a virtual environment of its own takes gigabytes."""
+    """The test uses the packages of this environment, because a separate one takes gigabytes."""
     image = Image(dockerfile, compose, "processor-cpu", "processor", tmp_path)
     shipped = image.files
     write_demo_model(tmp_path / "models")
@@ -146,4 +144,4 @@ def test_the_processors_image_holds_all_of_its_files(
         service.terminate()
         assert service.wait(DEADLINE) == ExitCode.OK
     assert image.files == shipped, "the file system of the image is read-only"
-    assert not list((tmp_path / "data").rglob("job-files-*")), "its working files are left behind"
+    assert not list((tmp_path / "data").rglob("job-files-*")), "working files remain"

@@ -1,4 +1,4 @@
-"""The one-shot service that makes the bucket, as a process against a real S3 server."""
+"""Test the command that creates the bucket, as a process with a real S3 server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def account(server: S3Server) -> dict[str, str]:
 
 
 @pytest.mark.s3
-def test_makes_a_bucket_that_can_be_used_and_may_do_so_again(s3_server: S3Server) -> None:
+def test_bucket_is_created_once_and_usable(s3_server: S3Server) -> None:
     options = S3Options(
         bucket="made-by-compose",
         endpoint_url=s3_server.endpoint_url,
@@ -49,23 +49,23 @@ def test_makes_a_bucket_that_can_be_used_and_may_do_so_again(s3_server: S3Server
 
 
 @pytest.mark.s3
-def test_a_refused_account_is_told_and_its_secret_is_not(s3_server: S3Server) -> None:
+def test_rejected_account_is_reported_without_its_secret(s3_server: S3Server) -> None:
     wrong = account(s3_server) | {"AWS_SECRET_ACCESS_KEY": "not-the-secret"}
     result = make_bucket(S3_BUCKET_NAME="refused", **wrong)
     assert result.returncode == ExitCode.UNAVAILABLE
-    assert "bucket_not_made" in result.stderr
+    assert "bucket_creation_failed" in result.stderr
     assert "Traceback" not in result.stderr
     assert "not-the-secret" not in result.stderr
 
 
-def test_no_server_is_told_and_leaves_it_to_compose_to_try_again() -> None:
-    nobody = {"S3_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}", "S3_BUCKET_NAME": "uvr"}
-    result = make_bucket(AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b", **nobody)
+def test_unreachable_server_is_reported_with_a_status_for_a_retry() -> None:
+    unreachable = {"S3_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}", "S3_BUCKET_NAME": "uvr"}
+    result = make_bucket(AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b", **unreachable)
     assert result.returncode == ExitCode.UNAVAILABLE
-    assert "bucket_not_made" in result.stderr
+    assert "bucket_creation_failed" in result.stderr
 
 
-def test_a_bucket_without_a_name() -> None:
+def test_bucket_without_a_name_is_a_configuration_error() -> None:
     result = make_bucket(STORAGE="local")
     assert result.returncode == ExitCode.CONFIG
     assert "S3_BUCKET_NAME must be set" in result.stderr

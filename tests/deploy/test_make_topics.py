@@ -1,4 +1,4 @@
-"""The command that makes the topics, as a process, on both engines."""
+"""Test the command that creates the topics, as a process, with both engines."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def make_topics(folder: Path, *options: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run in ``folder``, where there is no ``.env``."""
+    """Run the command in ``folder``, which contains no ``.env``."""
     return subprocess.run(
         [*COMMAND, *options], cwd=folder, env=environment(settings), capture_output=True, text=True, timeout=PATIENCE
     )
 
 
 def made(folder: Path, *options: str, **settings: str) -> dict[str, str]:
-    """What was done, by topic, by a run that is right to be successful."""
+    """Run the command, which must succeed; return what it did by topic."""
     run = make_topics(folder, *options, **settings)
     assert run.returncode == ExitCode.OK, run.stderr
     return dict(line.split(": ", 1) for line in run.stdout.splitlines())
@@ -47,7 +47,7 @@ def made(folder: Path, *options: str, **settings: str) -> dict[str, str]:
 
 @pytest.fixture
 def names() -> dict[str, str]:
-    """Topics of this test's own, since its broker is everybody's."""
+    """Return unique topic names, since all tests share the broker."""
     test = uuid.uuid4().hex[:8]
     return {
         "KAFKA_TASK_TOPIC": f"{test}-tasks",
@@ -58,14 +58,14 @@ def names() -> dict[str, str]:
     }
 
 
-def test_on_one_machine_it_makes_them_in_the_file_and_may_do_so_again(tmp_path: Path) -> None:
+def test_embedded_topics_are_created_once(tmp_path: Path) -> None:
     first = made(tmp_path)
     assert {"uvr_tasks", "uvr_results", "uvr_events", "uvr_retry_10s", "uvr_dead_letters"} <= first.keys()
     assert (tmp_path / ".local" / "broker.sqlite").exists()
     assert made(tmp_path) == first
 
 
-def test_a_certificate_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_certificate_is_a_configuration_error(tmp_path: Path) -> None:
     settings = {"KAFKA_SECURITY_PROTOCOL": "SSL", "KAFKA_SSL_CA_FILE": str(tmp_path / "nothing.pem")}
     run = make_topics(tmp_path, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1", **settings)
     assert run.returncode == ExitCode.CONFIG
@@ -73,10 +73,10 @@ def test_a_certificate_that_is_not_there(tmp_path: Path) -> None:
     assert "Traceback" not in run.stderr
 
 
-def test_no_broker(tmp_path: Path) -> None:
+def test_unreachable_broker_is_reported(tmp_path: Path) -> None:
     run = make_topics(tmp_path, KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{free_port()}")
     assert run.returncode == ExitCode.UNAVAILABLE
-    assert "topics_not_made" in run.stderr
+    assert "topic_creation_failed" in run.stderr
     assert run.stdout == ""
 
 
@@ -93,7 +93,7 @@ class TestOnKafka:
             yield admin
 
     @pytest.mark.slow
-    def test_it_makes_them_once_and_changes_what_it_is_told_to_change(
+    def test_topics_are_created_once_and_updated_on_request(
         self, tmp_path: Path, settings: dict[str, str], admin: KafkaAdminClient
     ) -> None:
         tasks, letters = settings["KAFKA_TASK_TOPIC"], settings["KAFKA_DEAD_LETTER_TOPIC"]
@@ -120,7 +120,9 @@ class TestOnKafka:
         wait_until(lambda: topic_setting(admin, tasks, "retention.ms") == "3600000")
 
     @pytest.mark.slow
-    def test_it_waits_for_the_broker(self, tmp_path: Path, settings: dict[str, str], kafka_broker: KafkaBroker) -> None:
+    def test_command_waits_for_the_broker(
+        self, tmp_path: Path, settings: dict[str, str], kafka_broker: KafkaBroker
+    ) -> None:
         kafka_broker.kill()
         run = subprocess.Popen(
             [*COMMAND, "--wait", str(PATIENCE)],
@@ -132,13 +134,13 @@ class TestOnKafka:
         )
         with run:
             assert run.stderr is not None
-            assert "waiting_for_the_broker" in run.stderr.readline()
+            assert "waiting_for_broker" in run.stderr.readline()
             kafka_broker.start()
-            said, _ = run.communicate(timeout=PATIENCE)
+            output, _ = run.communicate(timeout=PATIENCE)
         assert run.returncode == ExitCode.OK
-        assert f"{settings['KAFKA_RESULT_TOPIC']}: created" in said
+        assert f"{settings['KAFKA_RESULT_TOPIC']}: created" in output
 
-    def test_a_broker_that_refuses_is_not_waited_for(self, tmp_path: Path, settings: dict[str, str]) -> None:
+    def test_broker_that_rejects_the_client_is_not_waited_for(self, tmp_path: Path, settings: dict[str, str]) -> None:
         login = {"KAFKA_SASL_USERNAME": "separator", "KAFKA_SASL_PASSWORD": "not-to-be-read"}
         run = make_topics(tmp_path, "--wait", "3600", **settings, KAFKA_SECURITY_PROTOCOL="SASL_PLAINTEXT", **login)
         assert run.returncode == ExitCode.REFUSED
@@ -146,7 +148,7 @@ class TestOnKafka:
         assert login["KAFKA_SASL_PASSWORD"] not in run.stderr
 
     @pytest.mark.slow
-    def test_partitions_are_added_under_a_running_consumer(self, tmp_path: Path, settings: dict[str, str]) -> None:
+    def test_partitions_are_added_while_a_consumer_runs(self, tmp_path: Path, settings: dict[str, str]) -> None:
         topic = settings["KAFKA_TASK_TOPIC"]
         made(tmp_path, **settings, KAFKA_PARTITIONS="1")
         with Traffic(lambda: KafkaTransport(settings["KAFKA_BOOTSTRAP_SERVERS"]), topic) as traffic:

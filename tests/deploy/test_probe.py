@@ -1,4 +1,4 @@
-"""The health check of the images, as Docker runs it: a process with an exit status."""
+"""Test the health check of the images as a process, as Docker runs it."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ def probe(path: str, port: int, environment: Mapping[str, str] | None = None) ->
     )
 
 
-def away() -> None:
+def fail() -> None:
     raise InfrastructureError("the broker does not answer", code=ErrorCode.BROKER_UNAVAILABLE)
 
 
-def test_a_service_that_is_well() -> None:
+def test_ready_service() -> None:
     with HealthServer("127.0.0.1", 0, "SOME_PORT", {}) as server:
         assert probe("/ready", server.port).returncode == 0
 
 
-def test_a_service_that_is_not_ready_is_alive_and_says_what_is_missing() -> None:
-    with HealthServer("127.0.0.1", 0, "SOME_PORT", {"broker": away}) as server:
+def test_service_that_is_not_ready_is_alive_and_names_the_cause() -> None:
+    with HealthServer("127.0.0.1", 0, "SOME_PORT", {"broker": fail}) as server:
         assert probe("/health", server.port).returncode == 0
         ready = probe("/ready", server.port)
     assert ready.returncode == 1
     assert "the broker does not answer" in ready.stdout
 
 
-def test_no_service() -> None:
+def test_no_service_listens() -> None:
     result = probe("/health", free_port())
     assert result.returncode == 1
     assert "ConnectionRefusedError" in result.stdout
     assert not result.stderr
 
 
-def test_something_that_is_no_web_server() -> None:
+def test_server_without_http() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
@@ -66,7 +66,7 @@ def test_something_that_is_no_web_server() -> None:
     assert "BadStatusLine" in result.stdout
 
 
-def test_a_proxy_is_not_asked() -> None:
+def test_proxies_are_bypassed() -> None:
     proxy = {"http_proxy": f"http://127.0.0.1:{free_port()}", "HTTP_PROXY": f"http://127.0.0.1:{free_port()}"}
     with HealthServer("127.0.0.1", 0, "SOME_PORT", {}) as server:
         assert probe("/health", server.port, proxy).returncode == 0

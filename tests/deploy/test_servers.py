@@ -1,4 +1,4 @@
-"""The two servers of docker-compose.yml, started with the very settings that it gives them, though without Docker."""
+"""Start the two servers of docker-compose.yml with exactly its settings, but without Docker."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from tests.deploy.conftest import REQUIRED
 from tests.support.servers import require
 
 
-def is_answered(address: str) -> bool:
+def is_ok(url: str) -> bool:
     try:
-        with urllib.request.urlopen(address, timeout=2) as response:
+        with urllib.request.urlopen(url, timeout=2) as response:
             return bool(response.status == 200)
     except OSError:
         return False
 
 
 @pytest.mark.s3
-def test_s3_server_takes_its_command_and_its_account(compose: ComposeFile, tools_dir: Path, tmp_path: Path) -> None:
+def test_s3_server_accepts_its_command_and_its_account(compose: ComposeFile, tools_dir: Path, tmp_path: Path) -> None:
     tool = require(lambda: fetch_s3_server(tools_dir, "versitygw"))
     service, port = compose.services["s3"], free_port()
     chosen = REQUIRED | {"S3_HOST": "127.0.0.1", "S3_PORT": str(port)}
@@ -42,14 +42,14 @@ def test_s3_server_takes_its_command_and_its_account(compose: ComposeFile, tools
     for place in volumes:
         (tmp_path / place.strip("/")).mkdir()
     command = [interpolate(word, chosen).replace("=:", "=127.0.0.1:") for word in service["command"]]
-    for place in volumes:  # the last part of a word, as an argument or as an option's value
+    for place in volumes:  # folders are the last part of an argument or of an option
         command = [f"{word[: -len(place)]}{tmp_path}{place}" if word.endswith(place) else word for word in command]
     probed = interpolate(service["healthcheck"]["test"][-1], chosen)
     server = ServerProcess(
         "VersityGW",
         [str(tool.path), *command],
         log_file=tmp_path / "log",
-        ready=lambda: is_answered(probed),
+        ready=lambda: is_ok(probed),
         env=server_environment(**compose.environment("s3", chosen)),
         cwd=tmp_path,
     )
@@ -74,10 +74,10 @@ def test_s3_server_takes_its_command_and_its_account(compose: ComposeFile, tools
 
 @pytest.mark.kafka
 @pytest.mark.slow
-def test_kafkas_image_makes_a_working_broker_of_its_environment(
+def test_kafka_image_starts_a_broker_from_its_environment(
     compose: ComposeFile, tools_dir: Path, tmp_path: Path
 ) -> None:
-    """The program with which the image turns its environment into the broker's settings comes with Kafka."""
+    """The program that converts the image's environment into the broker's settings is part of Kafka."""
     jars = require(lambda: fetch_kafka(tools_dir))
     java = [*require(lambda: find_java(tools_dir)).command(max_heap="512m"), "-cp", f"{jars}/*"]
     port = str(free_port())
@@ -122,7 +122,7 @@ def test_kafkas_image_makes_a_working_broker_of_its_environment(
 
 
 def on_loopback(environment: Mapping[str, str], external: str, data: Path) -> dict[str, str]:
-    """The broker's settings with the addresses and the folder of a container exchanged for some of this machine."""
+    """Replace the addresses and the folder of the container in the broker's settings by those of this machine."""
     internal, controller = str(free_port()), str(free_port())
     places = {
         "kafka:9092": f"127.0.0.1:{internal}",
@@ -142,7 +142,9 @@ def on_loopback(environment: Mapping[str, str], external: str, data: Path) -> di
 
 def answers(port: str, transport: KafkaTransport) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", int(port)), 1.0).close()  # the client is noisy while nobody listens
+        socket.create_connection(
+            ("127.0.0.1", int(port)), 1.0
+        ).close()  # the client logs errors while the port is closed
         transport.check()
     except (OSError, PipelineError):
         return False

@@ -1,4 +1,4 @@
-"""Fetched tools are kept in the checkout, so that a second run of the suite fetches nothing."""
+"""Provide the folder of fetched tools. It is in the checkout, so that a second run of the suite fetches nothing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The `.env` of a checkout gets what it lacks, once, and keeps what it has."""
+"""Test that the `.env` of a checkout is completed once, and that its content is kept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from config import WebhookSettings
+from config import env_example, load
 from devstack.dotenv import complete_env_file
 
 MODELS = Path("demo-models")
@@ -26,42 +26,61 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_new_file_is_for_its_owner_alone(env_file: Path) -> None:
+def test_new_file_is_private_and_valid(env_file: Path) -> None:
     complete_env_file(env_file, MODELS)
     assert mode(env_file) == 0o600
     assert tuple(dotenv_values(env_file)) == NAMES
-    assert WebhookSettings(_env_file=env_file).secret is not None
+    assert load(env_file, {}).webhook.secret is not None
 
 
-def test_every_file_has_secrets_of_its_own(env_file: Path, tmp_path: Path) -> None:
+def test_every_file_has_different_secrets(env_file: Path, tmp_path: Path) -> None:
     complete_env_file(env_file, MODELS)
     complete_env_file(tmp_path / "other", MODELS)
     for name in ("BASIC_AUTH_PASSWORD", "WEBHOOK_SECRET"):
         assert dotenv_values(env_file)[name] != dotenv_values(tmp_path / "other")[name]
 
 
-def test_a_second_time_changes_nothing(env_file: Path) -> None:
+def test_second_run_changes_nothing(env_file: Path) -> None:
     complete_env_file(env_file, MODELS)
     before = env_file.read_bytes()
     complete_env_file(env_file, MODELS)
     assert env_file.read_bytes() == before
 
 
-def test_what_is_there_stays(env_file: Path) -> None:
+def test_existing_content_is_kept(env_file: Path) -> None:
     own = "# mine\nBASIC_AUTH_USERNAME=me\nMODEL_NAME=other.onnx"  # and no line break at the end
     env_file.write_text(own)
     env_file.chmod(0o644)
     complete_env_file(env_file, MODELS)
-    held = dotenv_values(env_file)
+    values = dotenv_values(env_file)
     assert env_file.read_text().startswith(f"{own}\n")
-    assert (held["BASIC_AUTH_USERNAME"], held["MODEL_NAME"], "MODEL_FILE_DIR" in held) == ("me", "other.onnx", False)
-    assert held["BASIC_AUTH_PASSWORD"]
+    assert (values["BASIC_AUTH_USERNAME"], values["MODEL_NAME"], "MODEL_FILE_DIR" in values) == (
+        "me",
+        "other.onnx",
+        False,
+    )
+    assert values["BASIC_AUTH_PASSWORD"]
     assert mode(env_file) == 0o600
 
 
-def test_what_the_environment_has_is_not_written(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_the_environment_are_not_written(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASIC_AUTH_PASSWORD", "from outside")
     monkeypatch.setenv("WEBHOOK_SECRET", "")  # empty: not set
     complete_env_file(env_file, MODELS)
     assert "BASIC_AUTH_PASSWORD" not in dotenv_values(env_file)
     assert dotenv_values(env_file)["WEBHOOK_SECRET"]
+
+
+def test_secrets_that_are_read_from_files_are_not_written(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env_file.write_text("BASIC_AUTH_USERNAME=me\nBASIC_AUTH_PASSWORD_FILE=password\n")
+    monkeypatch.setenv("WEBHOOK_SECRET_FILE", "secret")
+    complete_env_file(env_file, MODELS)
+    assert dotenv_values(env_file).keys() & {"BASIC_AUTH_PASSWORD", "WEBHOOK_SECRET"} == set()
+
+
+def test_a_copy_of_the_example_is_completed(env_file: Path) -> None:
+    env_file.write_text(env_example(), encoding="utf-8")
+    complete_env_file(env_file, MODELS)
+    settings = load(env_file, {})
+    assert settings.api.require_credentials()[0] == "uvr"
+    assert (settings.webhook.secret is not None, settings.model.model_dir) == (True, MODELS)

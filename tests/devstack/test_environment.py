@@ -1,4 +1,4 @@
-"""What services are started with: the user's settings, or none of them."""
+"""Test the environment of the services: with the user's settings, or without them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from devstack.environment import apart, connections, everyday
+from devstack.environment import isolated_environment, server_settings, user_environment
 
 
 @pytest.fixture
@@ -16,11 +16,11 @@ def env_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_defaults_give_way_to_the_file_and_the_environment(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_and_environment_override_defaults(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_HOST", "127.0.0.2")
     monkeypatch.setenv("API_PORT", "")  # empty: not set
     defaults = {"LOG_FORMAT": "console", "DATA_DIR": "here", "API_HOST": "127.0.0.1", "API_PORT": "8000"}
-    environment = everyday(env_file, defaults)
+    environment = user_environment(env_file, defaults)
     assert "LOG_FORMAT" not in environment  # the service reads the file itself
     assert {name: environment[name] for name in ("DATA_DIR", "API_HOST", "API_PORT")} == {
         "DATA_DIR": "here",
@@ -29,26 +29,27 @@ def test_defaults_give_way_to_the_file_and_the_environment(env_file: Path, monke
     }
 
 
-def test_apart_from_the_users_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_isolated_environment_has_none_of_the_users_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "production:9092")
     monkeypatch.setenv("LANG", "C.UTF-8")
-    environment = apart({"API_PORT": "1"})
-    assert "KAFKA_BOOTSTRAP_SERVERS" not in environment
+    monkeypatch.setenv("BASIC_AUTH_PASSWORD_FILE", "password")
+    environment = isolated_environment({"API_PORT": "1"})
+    assert environment.keys().isdisjoint({"KAFKA_BOOTSTRAP_SERVERS", "BASIC_AUTH_PASSWORD_FILE"})
     assert (environment["LANG"], environment["API_PORT"]) == ("C.UTF-8", "1")
 
 
-def test_loopback_needs_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loopback_bypasses_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.setenv("NO_PROXY", "intranet.test")
-    environment = apart({})
+    environment = isolated_environment({})
     assert environment["no_proxy"] == environment["NO_PROXY"] == "intranet.test,127.0.0.1,::1,localhost"
 
 
-def test_only_servers_that_are_named_come_with_their_settings(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_named_servers_contribute_their_settings(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
     monkeypatch.setenv("KAFKA_PARTITIONS", "3")
     monkeypatch.setenv("STORAGE", "s3")
-    found = connections(env_file)
+    found = server_settings(env_file)
     assert found["S3_BUCKET_NAME"] == "songs"
     assert found["STORAGE"] == "s3"
     assert "KAFKA_PARTITIONS" not in found

@@ -1,4 +1,4 @@
-"""Fetched tools: once, whole, and only one at a time."""
+"""Test that tools are fetched once, completely, and by one process at a time."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from devstack.tools import install_once, run_tool, tools_folder
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def test_the_second_call_builds_nothing(tmp_path: Path) -> None:
+def test_second_call_builds_nothing(tmp_path: Path) -> None:
     built: list[Path] = []
 
     def build(folder: Path) -> None:
@@ -28,7 +28,7 @@ def test_the_second_call_builds_nothing(tmp_path: Path) -> None:
     assert len(built) == 1
 
 
-def test_another_key_replaces_all_of_it(tmp_path: Path) -> None:
+def test_another_key_replaces_everything(tmp_path: Path) -> None:
     target = tmp_path / "thing"
     install_once(target, "1", lambda folder: (folder / "old").touch())
     install_once(target, "2", lambda folder: (folder / "new").touch())
@@ -36,7 +36,7 @@ def test_another_key_replaces_all_of_it(tmp_path: Path) -> None:
     assert not (target / "old").exists()
 
 
-def test_a_failed_build_leaves_nothing_and_may_be_repeated(tmp_path: Path) -> None:
+def test_failed_build_leaves_nothing_and_can_be_repeated(tmp_path: Path) -> None:
     target = tmp_path / "thing"
 
     def fail(folder: Path) -> None:
@@ -50,14 +50,14 @@ def test_a_failed_build_leaves_nothing_and_may_be_repeated(tmp_path: Path) -> No
     assert sorted(path.name for path in target.iterdir()) == [".complete", "whole"]
 
 
-def test_those_who_ask_at_once_wait_for_one_build(tmp_path: Path) -> None:
+def test_concurrent_calls_wait_for_one_build(tmp_path: Path) -> None:
     meeting = threading.Barrier(2)
     built: list[Path] = []
 
     def build(folder: Path) -> None:
         built.append(folder)
         with suppress(threading.BrokenBarrierError):
-            meeting.wait(0.5)  # a second builder, if there were one, would come here
+            meeting.wait(0.5)  # a second builder would arrive here
         (folder / "tool").touch()
 
     with ThreadPoolExecutor(4) as pool:
@@ -66,7 +66,7 @@ def test_those_who_ask_at_once_wait_for_one_build(tmp_path: Path) -> None:
     assert len(built) == 1
 
 
-def test_a_builder_that_was_killed_leaves_neither_a_lock_nor_half_a_tool(tmp_path: Path) -> None:
+def test_killed_builder_leaves_no_lock_and_no_partial_tool(tmp_path: Path) -> None:
     script = f"""
 import os, signal, sys
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_run_tool_returns_the_output() -> None:
     assert run_tool([sys.executable, "-c", "print('hello')"], timeout=60, failure="no") == "hello\n"
 
 
-def test_a_failing_tool_is_one_sentence_without_addresses() -> None:
+def test_failure_of_a_tool_is_one_sentence_without_urls() -> None:
     script = (
         "import sys; print('downloading'); print('\\x1b[1m[ERROR]\\x1b[m no luck at https://user:pw@mirror/x');"
         "print('[ERROR] help follows'); sys.exit(1)"
@@ -101,7 +101,7 @@ def test_a_failing_tool_is_one_sentence_without_addresses() -> None:
     assert "\x1b" not in sentence
 
 
-def test_a_tool_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> None:
+def test_hung_tool_is_killed_with_its_descendants(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     script = f"mkfifo {fifo}; (exec 3<>{fifo}; exec sleep 600) & wait"
     with pytest.raises(ToolUnavailableError, match="took over"):
@@ -117,7 +117,7 @@ def _points_to(link: Path, target: Path) -> bool:
         return False
 
 
-def test_the_environment_may_say_where_tools_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variable_sets_the_tools_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("UVR_TOOLS_DIR", raising=False)
     assert tools_folder(tmp_path) == tmp_path
     monkeypatch.setenv("UVR_TOOLS_DIR", str(tmp_path / "elsewhere"))

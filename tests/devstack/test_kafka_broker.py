@@ -1,4 +1,4 @@
-"""A real Apache Kafka: it keeps what it took, over stops, crashes and other ports."""
+"""Test a real Apache Kafka: messages survive stops, crashes and changes of ports."""
 
 import uuid
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def produce(broker: KafkaBroker, topic: str, *values: bytes) -> None:
 
 
 def consume(broker: KafkaBroker, topic: str, count: int, **options: object) -> list[bytes]:
-    """The first `count` values of `topic`, fewer when no more come within a deadline."""
+    """Return the first `count` values of `topic`, or fewer if no more arrive within a deadline."""
     with KafkaConsumer(
         topic,
         bootstrap_servers=broker.bootstrap_servers,
@@ -70,7 +70,7 @@ def test_messages_survive_a_crash_and_a_stop(broker: KafkaBroker) -> None:
     assert consume(broker, topic, 2) == [b"before the crash", b"after it"]
 
 
-def test_the_data_serve_another_broker_on_other_ports(broker: KafkaBroker, kafka_tools: Path, tmp_path: Path) -> None:
+def test_data_serve_another_broker_on_other_ports(broker: KafkaBroker, kafka_tools: Path, tmp_path: Path) -> None:
     topic = create_topic(broker)
     produce(broker, topic, b"kept")
     broker.stop()
@@ -79,25 +79,23 @@ def test_the_data_serve_another_broker_on_other_ports(broker: KafkaBroker, kafka
         assert consume(other, topic, 1) == [b"kept"]
 
 
-def test_a_group_with_a_session_of_one_second_is_let_in(broker: KafkaBroker) -> None:
+def test_group_with_a_session_timeout_of_one_second_is_accepted(broker: KafkaBroker) -> None:
     topic = create_topic(broker)
     produce(broker, topic, b"1")
     group = {"group_id": "g", "session_timeout_ms": 1000, "heartbeat_interval_ms": 300}
     assert consume(broker, topic, 1, **group) == [b"1"]
 
 
-def test_its_log_has_the_start_and_no_complaint_of_the_logging_library(broker: KafkaBroker, tmp_path: Path) -> None:
+def test_log_has_the_start_and_no_complaint_of_the_logging_library(broker: KafkaBroker, tmp_path: Path) -> None:
     log = (tmp_path / "kafka" / "kafka.log").read_text()
     assert "Kafka Server started" in log
     for noise in ("SLF4J", "StaticLoggerBinder", "Picked up", "sun.misc.Unsafe", " ERROR "):
         assert noise not in log
 
 
-def test_a_second_broker_on_the_same_port_is_not_started(
-    broker: KafkaBroker, kafka_tools: Path, tmp_path: Path
-) -> None:
+def test_second_broker_on_the_same_port_is_not_started(broker: KafkaBroker, kafka_tools: Path, tmp_path: Path) -> None:
     second = KafkaBroker(kafka_tools, tmp_path / "second", port=broker.port)
-    with pytest.raises(ServerStartError, match=f"another process has 127.0.0.1:{broker.port}"):
+    with pytest.raises(ServerStartError, match=f"another process uses 127.0.0.1:{broker.port}"):
         second.start()
     assert not second.running
     assert broker.running

@@ -1,4 +1,4 @@
-"""Several brokers that are one cluster, also after the power has gone."""
+"""Test a cluster of several brokers, also after all of them were killed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def cluster(tools_dir: Path, tmp_path: Path) -> Iterator[KafkaCluster]:
     cluster.kill()
 
 
-def test_topics_are_safe_from_one_death_and_survive_the_death_of_all(
+def test_topics_are_replicated_and_survive_the_death_of_all_brokers(
     cluster: KafkaCluster, tools_dir: Path, tmp_path: Path
 ) -> None:
     with cluster.brokers[0].admin() as admin:
@@ -33,7 +33,7 @@ def test_topics_are_safe_from_one_death_and_survive_the_death_of_all(
         wait_until(lambda: replicas(admin, "kept") == {3})
         assert topic_setting(admin, "kept", "min.insync.replicas") == "2"
         cluster_id = admin.describe_cluster()["cluster_id"]
-    assert told_addresses(cluster) == set(cluster.bootstrap_servers.split(","))
+    assert advertised_addresses(cluster) == set(cluster.bootstrap_servers.split(","))
 
     cluster.kill()
     again = KafkaCluster(tools_dir, tmp_path)
@@ -43,12 +43,12 @@ def test_topics_are_safe_from_one_death_and_survive_the_death_of_all(
 
 
 def replicas(admin: KafkaAdminClient, topic: str) -> set[int]:
-    """How many of them the partitions have, as far as the broker that is asked has heard of the topic."""
+    """Return the numbers of replicas of the partitions; empty until the broker knows the topic."""
     (found,) = admin.describe_topics([topic])
     return {len(partition["replica_nodes"]) for partition in found["partitions"]}
 
 
-def told_addresses(cluster: KafkaCluster) -> set[str]:
-    """Where a client is sent that has come past the proxies, where there are any."""
+def advertised_addresses(cluster: KafkaCluster) -> set[str]:
+    """Return the addresses that a broker gives to a client that bypasses the proxies."""
     with KafkaConsumer(bootstrap_servers=f"127.0.0.1:{cluster.brokers[0].port}") as consumer:
         return {f"{broker.host}:{broker.port}" for broker in consumer._client.cluster.brokers()}

@@ -1,4 +1,4 @@
-"""Where a tool is missing, the user reads one sentence that says what to install."""
+"""Test that a missing tool causes one sentence that names what to install."""
 
 import shutil
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tests.support.servers import require
 
 @pytest.fixture
 def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No command on PATH, no Java, nothing to install Python packages from; gives the folder that PATH names."""
+    """Remove all commands from PATH, Java, and every source of Python packages; return the folder that PATH names."""
     commands = tmp_path / "bin"
     commands.mkdir()
     monkeypatch.setenv("PATH", str(commands))
@@ -41,7 +41,7 @@ def fake_java(folder: Path, output: str, code: int = 0) -> None:
     command.chmod(0o755)
 
 
-def need(command: str) -> None:
+def require_command(command: str) -> None:
     if shutil.which(command) is None:
         pytest.skip(f"{command} is not on this machine")
 
@@ -59,14 +59,14 @@ def test_s3_without_go_and_maven(bare_machine: Path, tmp_path: Path) -> None:
     assert "install Go 1.25+ or Apache Maven" in sentence(lambda: fetch_s3_server(tmp_path / "tools"))
 
 
-def test_an_engine_asked_for_by_name_is_not_replaced(bare_machine: Path, tmp_path: Path) -> None:
-    said = sentence(lambda: fetch_s3_server(tmp_path / "tools", "versitygw"))
-    assert "install Go" in said
-    assert "Maven" not in said
+def test_engine_that_is_named_is_not_replaced(bare_machine: Path, tmp_path: Path) -> None:
+    message = sentence(lambda: fetch_s3_server(tmp_path / "tools", "versitygw"))
+    assert "install Go" in message
+    assert "Maven" not in message
 
 
 def test_go_without_a_module_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    need("go")
+    require_command("go")
     monkeypatch.setenv("GOPROXY", "off")
     monkeypatch.setenv("GOFLAGS", "-modcacherw")
     monkeypatch.setenv("GOMODCACHE", str(tmp_path / "modules"))
@@ -74,12 +74,12 @@ def test_go_without_a_module_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_maven_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    need("mvn")
+    require_command("mvn")
     unreachable = "-Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=9 -Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=9"
     monkeypatch.setenv("MAVEN_OPTS", f"-Dmaven.repo.local={tmp_path / 'repository'} {unreachable}")
-    said = sentence(lambda: fetch_kafka(tmp_path / "tools"))
-    assert said.startswith("Maven could not fetch kafka-")
-    assert "://" not in said
+    message = sentence(lambda: fetch_kafka(tmp_path / "tools"))
+    assert message.startswith("Maven could not fetch kafka-")
+    assert "://" not in message
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_java_version(output: str, major: int | None) -> None:
     assert parse_java_version(output) == major
 
 
-def test_java_home_comes_before_path(bare_machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_java_home_overrides_path(bare_machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_java(bare_machine, 'openjdk version "21.0.2"')
     fake_java(tmp_path / "home" / "bin", 'openjdk version "25.0.2"')
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "home"))
@@ -106,7 +106,7 @@ def test_java_home_comes_before_path(bare_machine: Path, tmp_path: Path, monkeyp
     assert (java.major, java.home) == (25, tmp_path / "home")
 
 
-def test_a_java_that_is_too_old_or_broken_is_passed_over(
+def test_java_that_is_too_old_or_broken_is_skipped(
     bare_machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_java(bare_machine, 'openjdk version "11.0.2"')
@@ -122,14 +122,14 @@ def unavailable() -> None:
     raise ToolUnavailableError("install Go")
 
 
-def test_a_missing_tool_skips_a_test_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tool_skips_a_test_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REQUIRE_KAFKA", raising=False)
     assert require(lambda: 7) == 7
     with pytest.raises(pytest.skip.Exception, match="install Go"):
         require(unavailable)
 
 
-def test_a_missing_tool_fails_a_test_where_it_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tool_fails_a_test_if_it_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REQUIRE_KAFKA", "1")
     with pytest.raises(pytest.fail.Exception, match="install Go"):
         require(unavailable)

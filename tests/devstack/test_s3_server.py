@@ -1,4 +1,4 @@
-"""A real S3 server, each engine: it keeps its objects, and only its account reads them."""
+"""Test each engine of the S3 server: objects survive restarts, and only its account can read them."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -11,7 +11,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from devstack.errors import ServerStartError
-from devstack.s3 import Engine, S3Server, S3Tool, fetch_s3_server
+from devstack.s3 import S3Engine, S3Server, S3Tool, fetch_s3_server
 from tests.support.servers import require
 
 # The first run on a machine fetches or builds the servers, which may take minutes.
@@ -22,7 +22,7 @@ BODY = bytes(range(256)) * 4096
 
 @pytest.fixture(scope="module", params=["versitygw", "s3proxy"])
 def tool(request: pytest.FixtureRequest, tools_dir: Path) -> S3Tool:
-    engine: Engine = request.param
+    engine: S3Engine = request.param
     return require(lambda: fetch_s3_server(tools_dir, engine))
 
 
@@ -43,8 +43,8 @@ def client(server: S3Server, secret_key: str | None = None) -> Iterator[Any]:
             aws_secret_access_key=secret_key or server.secret_key,
             config=Config(retries={"total_max_attempts": 1}, proxies={}),
         )
-    ) as made:
-        yield made
+    ) as s3:
+        yield s3
 
 
 def put(server: S3Server, key: str) -> None:
@@ -52,7 +52,7 @@ def put(server: S3Server, key: str) -> None:
         s3.put_object(Bucket="stems", Key=key, Body=BODY, ContentType="audio/wav", Metadata={"sha256": "ab"})
 
 
-def assert_there(server: S3Server, key: str) -> None:
+def assert_stored(server: S3Server, key: str) -> None:
     with client(server) as s3:
         answer = s3.get_object(Bucket="stems", Key=key)
         with closing(answer["Body"]) as body:
@@ -68,16 +68,16 @@ def test_objects_survive_a_stop_and_a_crash(server: S3Server) -> None:
     server.stop()
     assert not server.running
     server.start()
-    assert_there(server, "a_vocals.wav")
+    assert_stored(server, "a_vocals.wav")
 
     put(server, "b_vocals.wav")
     server.kill()
     server.start()
-    assert_there(server, "b_vocals.wav")
+    assert_stored(server, "b_vocals.wav")
     assert server.endpoint_url == address
 
 
-def test_the_data_serve_another_server_with_another_secret(
+def test_data_serve_another_server_with_another_secret(
     server: S3Server, tools_dir: Path, tool: S3Tool, tmp_path: Path
 ) -> None:
     with client(server) as s3:
@@ -86,17 +86,17 @@ def test_the_data_serve_another_server_with_another_secret(
     server.stop()
     with S3Server(tools_dir, tmp_path / "s3", engine=tool.engine) as other:
         assert other.secret_key != server.secret_key
-        assert_there(other, "a_vocals.wav")
+        assert_stored(other, "a_vocals.wav")
         with client(other) as s3, pytest.raises(s3.exceptions.BucketAlreadyOwnedByYou):
             s3.create_bucket(Bucket="stems")
 
 
-def test_a_wrong_secret_is_refused(server: S3Server) -> None:
+def test_wrong_secret_is_rejected(server: S3Server) -> None:
     with client(server, secret_key="wrong") as s3, pytest.raises(ClientError, match="SignatureDoesNotMatch"):
         s3.list_buckets()
 
 
-def test_the_secret_is_on_no_command_line_in_no_log_and_in_no_file(server: S3Server, tmp_path: Path) -> None:
+def test_secret_is_on_no_command_line_in_no_log_and_in_no_file(server: S3Server, tmp_path: Path) -> None:
     secret = server.secret_key.encode()
     with client(server) as s3:
         s3.create_bucket(Bucket="stems")
@@ -105,7 +105,7 @@ def test_the_secret_is_on_no_command_line_in_no_log_and_in_no_file(server: S3Ser
         assert not path.is_file() or secret not in path.read_bytes(), path
 
 
-def test_a_stranger_on_the_port_is_not_taken_for_the_server(
+def test_another_program_on_the_port_is_not_mistaken_for_the_server(
     server: S3Server, tools_dir: Path, tool: S3Tool, tmp_path: Path
 ) -> None:
     second = S3Server(tools_dir, tmp_path / "second", port=server.port, engine=tool.engine)

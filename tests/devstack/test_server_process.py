@@ -1,4 +1,4 @@
-"""The life of one server process, with small real servers."""
+"""Test the life cycle of a server process, with small real servers."""
 
 import os
 import select
@@ -20,12 +20,12 @@ from devstack.process import ServerProcess, free_port
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEADLINE = 30.0
 
-# Answers every connection with one byte; argv: port, and what to do on SIGTERM ("deaf" or "polite").
+# Answers every connection with one byte; argv: port, and the reaction to SIGTERM ("deaf" or "polite").
 SERVER = """
 import signal, socket, sys
 if sys.argv[2:] == ["deaf"]:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-if sys.argv[2:] == ["polite"]:  # with a handler of its own, as the JVM has
+if sys.argv[2:] == ["polite"]:  # with its own handler, as in the JVM
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 print("listening", flush=True)
@@ -36,7 +36,7 @@ while True:
 """
 
 
-# As `SERVER`, with threads that are never idle.
+# Like `SERVER`, with threads that are never idle.
 BUSY_SERVER = f"""
 import threading
 def turn():
@@ -70,8 +70,8 @@ Make = Callable[..., ServerProcess]
 
 @pytest.fixture
 def make(tmp_path: Path, port: int) -> Iterator[Make]:
-    """Makes a process that is killed at the end of the test, whatever became of it."""
-    made: list[ServerProcess] = []
+    """Create processes that are killed at the end of the test."""
+    servers: list[ServerProcess] = []
 
     def make(
         *mode: str,
@@ -88,16 +88,16 @@ def make(tmp_path: Path, port: int) -> Iterator[Make]:
             ready_timeout=ready_timeout,
             stop_grace=stop_grace,
         )
-        made.append(server)
+        servers.append(server)
         return server
 
     yield make
-    for server in made:
+    for server in servers:
         server.kill()
 
 
 def states(server: ServerProcess) -> list[str]:
-    """What the kernel says of each thread: "R" runs, "S" sleeps, "T" is stopped."""
+    """Return the state of each thread: "R" runs, "S" sleeps, "T" is stopped."""
     threads = Path(f"/proc/{server.pid}/task").glob("*/stat")
     return [thread.read_text().rpartition(")")[2].split()[0] for thread in threads]
 
@@ -108,7 +108,7 @@ def wait_for_end(pidfd: int) -> None:
     assert readable, f"the process still runs after {DEADLINE} s"
 
 
-def test_start_returns_when_it_answers_and_stop_when_it_is_gone(make: Make, port: int) -> None:
+def test_start_returns_when_the_server_answers_and_stop_when_it_has_ended(make: Make, port: int) -> None:
     server = make()
     server.start()
     assert answers(port)
@@ -127,7 +127,7 @@ def test_start_twice_keeps_the_running_process(make: Make) -> None:
     assert server.pid == pid
 
 
-def test_restart_is_the_same_command_in_a_new_process(make: Make, port: int) -> None:
+def test_restart_runs_the_same_command_in_a_new_process(make: Make, port: int) -> None:
     server = make()
     server.start()
     first = server.pid
@@ -147,7 +147,7 @@ def test_stop_and_kill_before_start_and_after_the_end_do_nothing(make: Make) -> 
     assert not server.running
 
 
-def test_kill_is_a_crash_after_which_it_starts_again(make: Make, port: int) -> None:
+def test_killed_server_can_start_again(make: Make, port: int) -> None:
     server = make("deaf")
     server.start()
     server.kill()
@@ -156,14 +156,14 @@ def test_kill_is_a_crash_after_which_it_starts_again(make: Make, port: int) -> N
     assert answers(port)
 
 
-def test_a_server_deaf_to_sigterm_is_killed_after_the_grace(make: Make, port: int) -> None:
+def test_server_that_ignores_sigterm_is_killed_after_the_grace_period(make: Make, port: int) -> None:
     server = make("deaf", stop_grace=0.2)
     server.start()
     server.stop()
     assert not answers(port)
 
 
-def test_a_paused_server_hangs_and_goes_on(make: Make, port: int) -> None:
+def test_paused_server_hangs_until_it_is_resumed(make: Make, port: int) -> None:
     server = make()
     server.start()
     server.pause()
@@ -172,8 +172,8 @@ def test_a_paused_server_hangs_and_goes_on(make: Make, port: int) -> None:
     assert answers(port)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_paused_server_does_nothing_more(make: Make, port: int) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_all_threads_of_a_paused_server_are_stopped(make: Make, port: int) -> None:
     server = make(command=python(BUSY_SERVER, str(port)))
     server.start()
     for _ in range(10):
@@ -182,24 +182,24 @@ def test_a_paused_server_does_nothing_more(make: Make, port: int) -> None:
         server.resume()
 
 
-def test_a_paused_server_hears_a_stop(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_paused_server_can_be_stopped_gracefully(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     server = make("polite", stop_grace=5.0)
     server.start()
     server.pause()
     server.stop()
     assert not server.running
-    assert "is killed" not in caplog.text
+    assert "killing" not in caplog.text
 
 
-def test_a_server_that_ends_at_once_fails_with_its_code_and_the_end_of_its_log(make: Make) -> None:
-    # The deadline is far away: only the process's end can be what ends the wait.
+def test_server_that_ends_at_once_fails_with_its_exit_code_and_the_end_of_its_log(make: Make) -> None:
+    # The deadline is far away: only the end of the process can end the wait.
     server = make(command=python("import sys; print('no licence found'); sys.exit(3)"), ready_timeout=3600.0)
     with pytest.raises(ServerStartError, match=r"(?s)code 3 .*no licence found"):
         server.start()
     assert not server.running
 
 
-def test_the_log_shown_is_of_this_run_and_the_file_keeps_all(make: Make, tmp_path: Path) -> None:
+def test_error_shows_the_log_of_this_run_and_the_file_keeps_all_runs(make: Make, tmp_path: Path) -> None:
     runs = iter(["first", "second"])
     for word in runs:
         server = make(command=python(f"print('{word} failure'); raise SystemExit(1)"))
@@ -210,13 +210,13 @@ def test_the_log_shown_is_of_this_run_and_the_file_keeps_all(make: Make, tmp_pat
     assert (tmp_path / "logs" / "echo.log").read_text().split() == ["first", "failure", "second", "failure"]
 
 
-def test_a_command_that_does_not_exist_is_named(make: Make) -> None:
+def test_command_that_does_not_exist_is_named(make: Make) -> None:
     server = make(command=["/nonexistent/broker"])
     with pytest.raises((ServerStartError, FileNotFoundError), match="/nonexistent/broker"):
         server.start()
 
 
-def test_a_server_that_never_answers_is_given_up_and_killed(make: Make, port: int) -> None:
+def test_server_that_never_answers_is_killed_after_the_timeout(make: Make, port: int) -> None:
     pids: list[int | None] = []
 
     def never() -> bool:
@@ -231,9 +231,9 @@ def test_a_server_that_never_answers_is_given_up_and_killed(make: Make, port: in
     assert not answers(port)
 
 
-def test_a_stranger_on_the_port_is_not_taken_for_the_server(make: Make, port: int) -> None:
-    stranger = make()
-    stranger.start()
+def test_another_program_on_the_port_is_not_mistaken_for_the_server(make: Make, port: int) -> None:
+    other = make()
+    other.start()
 
     def answers_after_the_end() -> bool:
         if server.pid is not None:
@@ -245,7 +245,7 @@ def test_a_stranger_on_the_port_is_not_taken_for_the_server(make: Make, port: in
         server.start()
 
 
-def test_an_interrupt_during_the_start_leaves_nothing_behind(make: Make, port: int) -> None:
+def test_interrupt_during_the_start_leaves_no_process(make: Make, port: int) -> None:
     def interrupted() -> bool:
         if answers(port):
             raise KeyboardInterrupt
@@ -258,7 +258,7 @@ def test_an_interrupt_during_the_start_leaves_nothing_behind(make: Make, port: i
     assert not answers(port)
 
 
-def test_stdin_is_fed_on_every_start(tmp_path: Path) -> None:
+def test_stdin_is_written_at_every_start(tmp_path: Path) -> None:
     secret, copied = b"secret=42\n", tmp_path / "copied"
     script = "import sys, signal; open(sys.argv[1], 'w').write(sys.stdin.read()); signal.pause()"
     server = ServerProcess(
@@ -273,7 +273,7 @@ def test_stdin_is_fed_on_every_start(tmp_path: Path) -> None:
             copied.unlink()
 
 
-def test_it_outlives_the_thread_that_started_it(make: Make, port: int) -> None:
+def test_server_outlives_the_thread_that_started_it(make: Make, port: int) -> None:
     server = make()
     starter = threading.Thread(target=server.start)
     starter.start()
@@ -283,7 +283,7 @@ def test_it_outlives_the_thread_that_started_it(make: Make, port: int) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux's")
-def test_it_dies_with_a_parent_that_is_killed(tmp_path: Path, port: int) -> None:
+def test_server_dies_with_a_parent_that_is_killed(tmp_path: Path, port: int) -> None:
     parent_script = f"""
 import signal, sys
 from pathlib import Path
@@ -313,7 +313,7 @@ def test_free_ports_differ_can_be_bound_and_are_not_ephemeral() -> None:
             assert number < 32_768
 
 
-def test_a_port_that_is_listened_on_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_port_in_use_is_not_returned(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
         monkeypatch.setattr(process_module, "_PORTS", range(number, number + 1))

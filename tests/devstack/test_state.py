@@ -1,4 +1,4 @@
-"""Which process runs a checkout's services: one at a time, and whoever asks learns of it."""
+"""Test that one process at a time runs the services of a checkout, and that other processes can find and stop it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from devstack.state import Running, held_claim, status, stop
 HOLDER = """
 import signal, sys
 from pathlib import Path
-from devstack.state import held
+from devstack.state import held_claim
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-with held(Path(sys.argv[1]), "taken") as claim:
+with held_claim(Path(sys.argv[1]), "taken") as claim:
     claim.announce("http://127.0.0.1:1")
     print("held", flush=True)
     signal.sigwait({signal.SIGTERM})
@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def holder(path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Another process that runs the services."""
+    """Start another process that holds the claim."""
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
@@ -41,12 +41,12 @@ def holder(path: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_nothing_runs(path: Path) -> None:
+def test_status_and_stop_when_nothing_runs(path: Path) -> None:
     assert status(path) is None
     assert not stop(path)
 
 
-def test_there_is_one_at_a_time(path: Path) -> None:
+def test_one_process_at_a_time_holds_the_claim(path: Path) -> None:
     with held_claim(path, "taken") as claim:
         assert status(path) == Running(os.getpid(), None)
         claim.announce("http://127.0.0.1:1")
@@ -58,14 +58,14 @@ def test_there_is_one_at_a_time(path: Path) -> None:
         pass
 
 
-def test_stop_waits_for_the_end(path: Path, holder: subprocess.Popen[bytes]) -> None:
+def test_stop_waits_for_the_end_of_the_process(path: Path, holder: subprocess.Popen[bytes]) -> None:
     assert status(path) == Running(holder.pid, "http://127.0.0.1:1")
     assert stop(path)
     assert holder.wait(20) == 0
     assert status(path) is None
 
 
-def test_a_holder_that_was_killed_holds_nothing(path: Path, holder: subprocess.Popen[bytes]) -> None:
+def test_killed_holder_releases_the_claim(path: Path, holder: subprocess.Popen[bytes]) -> None:
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert status(path) is None

@@ -1,4 +1,4 @@
-"""Songs to send, and what is true of the stems that come back."""
+"""Render songs, and check the stems that the service returns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from demo.song import render_song
 
 Samples = npt.NDArray[np.float64]
 
-#: Rounding each stem to 16 bits, and the song before that, moves the sum of the stems by this much at most.
+#: Largest error of the sum of the stems: each stem, and the song before, is rounded to 16 bits.
 TOLERANCE = 3 / 2**15
 
 
@@ -32,7 +32,7 @@ class Recording:
 
 
 def song(seconds: float) -> Recording:
-    """The demo's song, cut off after `seconds`."""
+    """Return the first `seconds` of the demo song."""
     whole = render_song(seconds=max(seconds, 1.0))
     return recording(whole.mixture.T[: round(seconds * whole.sample_rate)], whole.sample_rate)
 
@@ -57,7 +57,7 @@ def decoded(file: bytes) -> tuple[Samples, int]:
 
 
 def check_stems(body: dict[str, Any], of: Recording, *, names: tuple[str, ...] = ("instrumental", "vocals")) -> None:
-    """The webhook tells the truth about stems that can be fetched, are as long as the song, and sum to it."""
+    """Check that the stems match the webhook, have the length of the song, and sum to it."""
     assert tuple(sorted(stem["name"] for stem in body["stems"])) == names
     stems = {stem["name"]: fetched(stem) for stem in body["stems"]}
     for name, samples in stems.items():
@@ -69,7 +69,7 @@ def check_stems(body: dict[str, Any], of: Recording, *, names: tuple[str, ...] =
 
 
 def fetched(stem: dict[str, Any]) -> Samples:
-    """The samples behind a stem's link, which are what the webhook says they are."""
+    """Fetch a stem, check it against the webhook, and return its samples."""
     answer = requests.get(stem["url"], timeout=30)
     assert answer.status_code == requests.codes.ok, answer.text
     file = answer.content

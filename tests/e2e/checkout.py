@@ -1,4 +1,4 @@
-"""A copy of the working tree, in which `./start_local.sh` can be run without touching the developer's own state."""
+"""Run `./start_local.sh` in a copy of the working tree, apart from the developer's state."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from devstack.environment import apart
+from devstack.environment import isolated_environment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-#: Longest run of one command, s: an installation, or a fetch of the servers, and the demo.
+#: Longest run of one command, s, which may install packages, fetch servers, and run the demo.
 LIMIT = 800.0
 
 
 class Checkout:
-    """The files of the repository below `root`; nothing that git ignores, and no tests."""
+    """A copy of the repository at `root`, without ignored files and tests."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -28,14 +28,14 @@ class Checkout:
         shutil.copytree(REPOSITORY, root, ignore=shutil.ignore_patterns(*patterns, ".git", "tests"))
 
     def borrow_environment(self) -> None:
-        """Use the repository's virtual environment. Skips the test if there is none: `make install` makes it."""
+        """Use the repository's virtual environment; skip the test if `make install` has not created it."""
         environment = REPOSITORY / ".venv"
         if not (environment / ".installed").exists():
-            pytest.skip("the virtual environment is not there: run make install")
+            pytest.skip("there is no virtual environment: run make install")
         (self.root / ".venv").symlink_to(environment)
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """`./start_local.sh arguments`, to its end."""
+        """Run `./start_local.sh arguments` to its end."""
         command, env = self.command(arguments, environment)
         return subprocess.run(
             command, env=env, cwd=self.root, capture_output=True, text=True, timeout=LIMIT, check=False
@@ -43,7 +43,7 @@ class Checkout:
 
     @contextmanager
     def start(self, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-        """`./start_local.sh arguments`, in the background, until it ends; a test that fails ends it."""
+        """Run `./start_local.sh arguments` in the background until it ends; terminate it if the block fails."""
         command, env = self.command(arguments, environment)
         with subprocess.Popen(
             command, env=env, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -55,12 +55,13 @@ class Checkout:
                 raise
 
     def command(self, arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-        env = apart({}) | {"UV_OFFLINE": "1", "PIP_NO_INDEX": "1"} | dict(environment)
-        # The copy is to find its own code, not the repository's.
+        """Return the command and its environment, without the user's settings and without package indexes."""
+        env = isolated_environment({}) | {"UV_OFFLINE": "1", "PIP_NO_INDEX": "1"} | dict(environment)
+        # The copy must import its own code, not the repository's.
         return ["./start_local.sh", *arguments], {name: value for name, value in env.items() if name != "PYTHONPATH"}
 
     def processes(self) -> list[str]:
-        """What runs in this checkout."""
+        """Return the command lines of the processes that run in this checkout."""
         found = []
         for process in psutil.process_iter():
             try:

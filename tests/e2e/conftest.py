@@ -1,4 +1,4 @@
-"""One running service per engine, shared by all tests of this folder: each start takes seconds."""
+"""Run one service per engine for all tests of this folder, because each start takes seconds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ENGINES = [
 def _service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp(request.param)
     real_servers = request.param == "kafka"
-    # Beyond one machine there is no shared folder to hand the stems over in. And a job is given back at once there.
+    # Several machines have no shared folder for the hand-off. A short grace period also tests returned jobs.
     settings = {"HANDOFF": "s3", "SHUTDOWN_GRACE": "0.5"} if real_servers else {}
     if real_servers:
         tools = request.getfixturevalue("tools_dir")
@@ -40,17 +40,13 @@ def _service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         service.check_outcomes()
     state = service.settings.state
     assert not files(state.work_dir)
-    check_logs(folder / "logs", secrets=(CREDENTIALS[1], WEBHOOK_SECRET, *_keys(service)))
-
-
-def _keys(service: Service) -> tuple[str, ...]:
     key = service.settings.storage.aws_secret_access_key
-    return (key.get_secret_value(),) if key else ()
+    check_logs(folder / "logs", secrets=(CREDENTIALS[1], WEBHOOK_SECRET, *([key.get_secret_value()] if key else [])))
 
 
 @pytest.fixture
 def service(_service: Service) -> Iterator[Service]:
-    """The service on each engine; a test may kill, stop or pause any part of it."""
+    """Return the service on each engine; a test may kill, stop or pause any part of it."""
     yield _service
     _service.restore()
     _service.wait_until_tidy()
@@ -58,28 +54,28 @@ def service(_service: Service) -> Iterator[Service]:
 
 @pytest.fixture
 def servers(service: Service) -> dict[str, LocalServer]:
-    """The broker and the store, for tests that kill, stop or pause them. The embedded engines have none."""
+    """Return the broker and the store, for tests that kill, stop or pause them. The embedded engines have none."""
     return service.stack.servers
 
 
 @pytest.fixture
 def quick_engine(service: Service) -> None:
-    """For tests of what has nothing to do with the engine."""
+    """Restrict a test to the embedded engine, if its subject does not depend on the engine."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests of this folder on engines that they are not for."""
-    ours = [item for item in items if isinstance(item, pytest.Function) and FOLDER in item.path.parents]
-    pointless = [item for item in ours if _is_pointless(item)]
-    if pointless:
-        config.hook.pytest_deselected(items=pointless)
-        items[:] = [item for item in items if item not in pointless]
+    """Deselect tests of this folder on engines that they do not apply to."""
+    wrong_engine = {"servers": "embedded", "quick_engine": "kafka"}
 
+    def applies(test: pytest.Function) -> bool:
+        engine = test.callspec.params.get("_service") if hasattr(test, "callspec") else None
+        return all(wrong_engine.get(name, "") != engine for name in test.fixturenames)
 
-def _is_pointless(test: pytest.Function) -> bool:
-    wrong = {"servers": "embedded", "quick_engine": "kafka"}
-    engine = test.callspec.params.get("_service") if hasattr(test, "callspec") else None
-    return any(name in wrong and engine == wrong[name] for name in test.fixturenames)
+    local = [item for item in items if isinstance(item, pytest.Function) and FOLDER in item.path.parents]
+    deselected = [item for item in local if not applies(item)]
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if item not in deselected]
 
 
 @pytest.fixture
@@ -101,5 +97,5 @@ def short_song() -> Recording:
 
 @pytest.fixture(scope="session")
 def long_song() -> Recording:
-    """Long enough to be interrupted in: the model takes a fortieth of the time that it plays."""
+    """Return a song that is long enough for an interruption; a separation takes a fortieth of its length."""
     return repeated(song(16.0), 10)

@@ -1,4 +1,4 @@
-"""What every test of this folder that ends well looks at in the end."""
+"""Check the outcome of successful jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.webhook_receiver import WebhookReceiver
 
 
 def check_success(service: Service, receiver: WebhookReceiver, task_uuid: str, recording: Recording) -> None:
-    """The job has ended well, once."""
+    """Check that the job succeeded, with one webhook and one outcome."""
     (webhook,) = receiver.wait_for(1, PATIENCE)
     assert signed(webhook)
     assert (webhook.json["task_uuid"], webhook.json["status"]) == (task_uuid, "success")
@@ -20,7 +20,7 @@ def check_success(service: Service, receiver: WebhookReceiver, task_uuid: str, r
 
 
 def check_successes(service: Service, receiver: WebhookReceiver, task_uuids: list[str], recording: Recording) -> None:
-    """Every job has ended well, and nobody was told of another one."""
+    """Check that every job succeeded, and that there are no webhooks of other jobs."""
     webhooks = receiver.wait_for(len(task_uuids), PATIENCE)
     assert all(map(signed, webhooks))
     assert sorted(webhook.json["task_uuid"] for webhook in webhooks) == sorted(task_uuids)

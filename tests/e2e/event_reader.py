@@ -1,6 +1,7 @@
-"""A process of its own that prints what the services report: one JSON object per message, until standard input ends.
+"""Print the events and dead letters of the services, one JSON object per message, until standard input ends.
 
-Its own, because a Kafka client whose broker is killed leaves sockets behind that the test process would be blamed for.
+This is a separate process, because a Kafka client whose broker is killed leaves sockets open, which would fail the
+tests in their process.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def main() -> None:
         try:
             delivery = subscription.receive(0.2)
         except PipelineError:
-            ended.wait(0.2)  # the broker was killed by a test; it comes back
+            ended.wait(0.2)  # a test has killed the broker and will restart it
             continue
         if delivery is not None:
             report(delivery, dead=delivery.message.topic == topics[1])
@@ -38,7 +39,7 @@ def main() -> None:
 
 
 def settle(subscription: Subscription, delivery: Delivery, ended: threading.Event) -> None:
-    """However long it takes: what is open holds up whatever else has its key."""
+    """Settle the delivery, with retries: an open delivery blocks all others of its key."""
     while not ended.is_set():
         try:
             subscription.settle(delivery)

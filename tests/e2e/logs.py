@@ -1,4 +1,4 @@
-"""What an operator may rely on in the logs, whatever has happened."""
+"""Check the promises about logs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-#: Who may write: what libraries have to say is told in words of our own.
-_OURS = {"__main__", "api", "pipeline", "processor", "uploader"}
-#: Events that are about one job.
+#: Packages whose loggers may write: messages of libraries are translated.
+_OWN_LOGGERS = {"__main__", "api", "pipeline", "processor", "uploader"}
+#: Events of a single job.
 _ABOUT_JOBS = {
     "downloaded",
     "http_fault",
@@ -30,7 +30,7 @@ _ABOUT_JOBS = {
 
 
 def check_logs(folder: Path, *, secrets: tuple[str, ...]) -> None:
-    """Every line of every service is one JSON object of our own; jobs are named; nothing secret, no stack trace."""
+    """Check that every line is a JSON object of an own logger, with the job's id, no secrets and no stack traces."""
     for service in ("api", "processor", "uploader"):
         text = (folder / f"{service}.log").read_text(encoding="utf-8")
         for secret in secrets:
@@ -40,13 +40,13 @@ def check_logs(folder: Path, *, secrets: tuple[str, ...]) -> None:
         assert any(event["event"] in _ABOUT_JOBS for event in events), f"{service} logs nothing about jobs"
         for event in events:
             assert event["service"].startswith(service), event
-            assert event["logger"].partition(".")[0] in _OURS, event
+            assert event["logger"].partition(".")[0] in _OWN_LOGGERS, event
             assert "exception" not in event, event
             assert "task_uuid" in event or event["event"] not in _ABOUT_JOBS, event
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:
-    """The events in a log."""
+    """Return the events in a log."""
     return [_parsed(line) for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
 
 
@@ -54,5 +54,5 @@ def _parsed(line: str) -> dict[str, Any]:
     try:
         event: dict[str, Any] = json.loads(line)
     except ValueError:
-        raise AssertionError(f"no JSON: {line}") from None
+        raise AssertionError(f"not JSON: {line}") from None
     return event

@@ -1,4 +1,4 @@
-"""The running services as a client sees them, with their processes at hand to be killed."""
+"""Use the running services as a client, and kill their processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from standardwebhooks import Webhook
 
 from config import Settings
 from demo.centre_model import DEMO_MODEL_NAME
-from devstack.environment import apart, free_ports
+from devstack.environment import free_ports, isolated_environment
 from devstack.process import ServerProcess, free_port
 from devstack.stack import Plan, Stack, running
 from tests.e2e.logs import read_log
@@ -27,9 +27,9 @@ from tests.support.webhook_receiver import Received
 CREDENTIALS = ("tester", "a password of the tests")
 WEBHOOK_SECRET = "whsec_" + "dGVzdHMgb25seSwgbm90IGEgc2VjcmV0IGF0IGFsbA=="
 
-#: Longest wait for a service to tidy up after the last job, s.
-TIDYING = 20.0
-#: Quick to try again, quick to notice a death, and small in what is accepted.
+#: Longest wait for a service to delete the files of the last job, s.
+CLEANUP_TIMEOUT = 20.0
+#: Settings for quick retries, quick detection of dead workers, and small limits.
 QUICK = {
     "RETRY_DELAYS": "0.2,0.5",
     "MAX_ATTEMPTS": "3",
@@ -45,20 +45,20 @@ QUICK = {
 
 @dataclass
 class Service:
-    """The service under test. Every job that it accepts is remembered."""
+    """The service under test, with the ids of all accepted jobs."""
 
     stack: Stack
     settings: Settings
     watcher: Watcher
     accepted: list[str] = field(default_factory=list)
-    _blamed: set[str] = field(default_factory=set)
+    _reported: set[str] = field(default_factory=set)
 
     @property
     def url(self) -> str:
         return self.stack.api_url
 
-    def ask(self, audio: str, hook_url: str, **fields: Any) -> requests.Response:
-        """POST /generate, whatever the answer."""
+    def request(self, audio: str, hook_url: str, **fields: Any) -> requests.Response:
+        """POST /generate and return the response."""
         body = {"audio": audio, "hook_url": hook_url, **fields}
         answer = requests.post(f"{self.url}/generate", json=body, auth=CREDENTIALS, timeout=PATIENCE)
         if answer.status_code == requests.codes.accepted:
@@ -66,24 +66,24 @@ class Service:
         return answer
 
     def post(self, audio: str, hook_url: str, **fields: Any) -> str:
-        """The id of a job that was accepted."""
-        answer = self.ask(audio, hook_url, **fields)
+        """Post a job, which must be accepted; return its id."""
+        answer = self.request(audio, hook_url, **fields)
         assert answer.status_code == requests.codes.accepted, answer.text
         return str(answer.json()["task_uuid"])
 
     def kill(self, name: str) -> None:
-        """SIGKILL to the service's own process, as the kernel does it when memory is short; what it started lives."""
+        """Send SIGKILL to the service's own process, as the kernel does when memory is short; its children survive."""
         process = self._process(name)
         process.send_signal(signal.SIGKILL)
         process.wait(PATIENCE)
 
     def separation_process(self) -> psutil.Process:
-        """The processor's child, which owns the model."""
+        """Return the processor's child process, which owns the model."""
         (child,) = self._process("processor").children()
         return child
 
-    def in_hand(self, name: str) -> float:
-        """How many jobs a worker says that it works on."""
+    def jobs_in_progress(self, name: str) -> float:
+        """Return the number of jobs in progress, from the metrics of a worker."""
         worker = self.settings.worker
         port = {"processor": worker.processor_health_port, "uploader": worker.uploader_health_port}[name]
         text = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE).text
@@ -94,12 +94,12 @@ class Service:
         self.stack.services[name].start()
 
     def stop(self, name: str) -> None:
-        """SIGTERM, and wait for the end."""
+        """Send SIGTERM and wait for the end."""
         self.stack.services[name].stop()
 
     @contextmanager
     def another_api(self, **settings: str) -> Iterator[str]:
-        """The address of a second front door to the same service, with other settings."""
+        """Start a second API of the same service with other settings; yield its URL."""
         port = str(free_port())
         address = f"http://127.0.0.1:{port}"
         with ServerProcess(
@@ -113,7 +113,7 @@ class Service:
             yield address
 
     def restore(self) -> None:
-        """Whatever a test has killed or stopped runs again."""
+        """Restart everything that a test has killed, stopped or paused."""
         for server in self.stack.servers.values():
             server.resume()
             server.start()
@@ -121,38 +121,38 @@ class Service:
             service.start()
 
     def wait_until_tidy(self) -> None:
-        """Until no job has left anything in the hand-off or among the working files."""
+        """Wait until the hand-off store and the working folders contain no files of jobs."""
         try:
-            self.wait(lambda: not self.leftovers(), lambda: f"left behind: {self.leftovers()}", TIDYING)
+            self.wait(lambda: not self.leftovers(), lambda: f"left behind: {self.leftovers()}", CLEANUP_TIMEOUT)
         finally:
-            self._blamed |= set(self.leftovers())  # not on the next test too
+            self._reported |= set(self.leftovers())  # do not fail the next test as well
 
     def leftovers(self) -> list[str]:
-        """What is there of jobs, and should not be once the jobs have ended."""
+        """Return files of jobs, which must be deleted when the jobs have ended."""
         state = self.settings.state
         found = [*files(state.handoff_dir), *state.work_dir.glob("*/job-*"), *state.work_dir.glob("upload-*")]
-        return sorted({str(path) for path in found} - self._blamed)
+        return sorted({str(path) for path in found} - self._reported)
 
     def log(self, name: str) -> list[dict[str, Any]]:
-        """What a service has logged so far."""
+        """Return the events that a service has logged so far."""
         return read_log(self.stack.plan.log_file(name))
 
     def wait_for_log(self, name: str, **fields: str) -> None:
-        """Until a service has logged an event with these fields: some things are told to nobody else."""
+        """Wait until a service has logged an event with these fields."""
         self.wait(
             lambda: any(fields.items() <= event.items() for event in self.log(name)),
             lambda: f"{name} has logged no {fields}",
         )
 
-    def wait(self, condition: Callable[[], bool], complaint: Callable[[], str], patience: float = PATIENCE) -> None:
-        """Until `condition`, which nothing announces."""
-        deadline = time.monotonic() + patience
+    def wait(self, condition: Callable[[], bool], message: Callable[[], str], timeout: float = PATIENCE) -> None:
+        """Poll `condition` until it is true; fail with `message` after `timeout` s."""
+        deadline = time.monotonic() + timeout
         while not condition():
-            assert time.monotonic() < deadline, complaint()
+            assert time.monotonic() < deadline, message()
             time.sleep(0.05)
 
     def check_outcomes(self) -> None:
-        """Every accepted job has ended in exactly one way."""
+        """Check that every accepted job has exactly one kind of outcome."""
         outcomes = {task_uuid: self.watcher.outcomes(task_uuid) for task_uuid in self.accepted}
         unclear = {task_uuid: states for task_uuid, states in outcomes.items() if len(set(states)) != 1}
         assert not unclear, unclear
@@ -165,8 +165,8 @@ class Service:
 
 @contextmanager
 def service_in(folder: Path, *, real_servers: bool, **settings: str) -> Iterator[Service]:
-    """The three services, ready, with their state and logs below `folder`."""
-    environment = apart(
+    """Run the three services with their state and logs below `folder`."""
+    environment = isolated_environment(
         {
             "BASIC_AUTH_USERNAME": CREDENTIALS[0],
             "BASIC_AUTH_PASSWORD": CREDENTIALS[1],
@@ -181,10 +181,8 @@ def service_in(folder: Path, *, real_servers: bool, **settings: str) -> Iterator
         }
     )
     plan = Plan(environment=environment, data_dir=folder, log_dir=folder / "logs", real_servers=real_servers)
-    with running(plan) as stack:
-        found = stack.settings()
-        with Watcher(stack.plan) as watcher:
-            yield Service(stack, found, watcher)
+    with running(plan) as stack, Watcher(stack.plan) as watcher:
+        yield Service(stack, stack.settings(), watcher)
 
 
 def answers(url: str) -> bool:
@@ -195,11 +193,11 @@ def answers(url: str) -> bool:
 
 
 def signed(request: Received) -> bool:
-    """Whether the webhook's signature is right; raises if it is not."""
+    """Verify the webhook's signature; return True or raise."""
     Webhook(WEBHOOK_SECRET).verify(request.body, dict(request.headers))
     return True
 
 
 def files(folder: Path) -> list[Path]:
-    """Everything below `folder` but locks, which belong to no job."""
+    """Return all files below `folder` except locks, which belong to no job."""
     return [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]

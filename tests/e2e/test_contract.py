@@ -1,4 +1,4 @@
-"""A client that was written against the contract alone, for the older service: it knows nothing of this code."""
+"""Test the service with a client that uses only the published contract, as written for the older service."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def audio(source: SourceServer, short_song: Recording) -> str:
 
 
 def generate(service: Service, body: dict[str, Any]) -> dict[str, Any]:
-    """The old client's call, by the standard library."""
+    """Post a job as the old client does, with the standard library."""
     token = base64.b64encode(":".join(CREDENTIALS).encode()).decode()
     headers = {"Content-Type": "application/json", "Authorization": f"Basic {token}"}
     request = urllib.request.Request(f"{service.url}/generate", json.dumps(body).encode(), headers)
@@ -45,16 +45,16 @@ def generate(service: Service, body: dict[str, Any]) -> dict[str, Any]:
     return accepted
 
 
-def told(service: Service, receiver: WebhookReceiver, **body: Any) -> dict[str, Any]:
-    """The webhook's body for one job."""
+def webhook_body(service: Service, receiver: WebhookReceiver, **body: Any) -> dict[str, Any]:
+    """Run one job; return the body of its webhook."""
     task_uuid = generate(service, {"hook_url": receiver.url, **body})["task_uuid"]
     (webhook,) = receiver.wait_for(1, PATIENCE)
     assert webhook.json["task_uuid"] == task_uuid
-    found: dict[str, Any] = webhook.json
-    return found
+    received: dict[str, Any] = webhook.json
+    return received
 
 
-def test_the_old_client(service: Service, audio: str, receiver: WebhookReceiver, short_song: Recording) -> None:
+def test_old_client(service: Service, audio: str, receiver: WebhookReceiver, short_song: Recording) -> None:
     accepted = generate(service, {"audio": audio, "hook_url": receiver.url})
     assert {name: accepted[name] for name in ("message", "status")} == {
         "message": "Task has been queued for processing",
@@ -73,8 +73,8 @@ def test_the_old_client(service: Service, audio: str, receiver: WebhookReceiver,
             assert soundfile.info(io.BytesIO(answer.read())).frames == len(short_song.samples)
 
 
-def test_what_is_new_stands_beside_the_old(service: Service, audio: str, receiver: WebhookReceiver) -> None:
-    body = told(service, receiver, audio=audio)
+def test_new_fields_extend_the_old_ones(service: Service, audio: str, receiver: WebhookReceiver) -> None:
+    body = webhook_body(service, receiver, audio=audio)
     assert body["model"] == MODEL
     assert body["device"]
     assert body["metadata"] is None
@@ -86,67 +86,67 @@ def test_what_is_new_stands_beside_the_old(service: Service, audio: str, receive
 
 
 def test_flac(service: Service, audio: str, receiver: WebhookReceiver, short_song: Recording) -> None:
-    body = told(service, receiver, audio=audio, output_format="flac")
+    body = webhook_body(service, receiver, audio=audio, output_format="flac")
     assert {stem["format"] for stem in body["stems"]} == {"flac"}
     check_stems(body, short_song)
 
 
 def test_one_stem(service: Service, audio: str, receiver: WebhookReceiver, short_song: Recording) -> None:
-    body = told(service, receiver, audio=audio, stems=["vocals"])
+    body = webhook_body(service, receiver, audio=audio, stems=["vocals"])
     assert "instrumental" not in body
     check_stems(body, short_song, names=("vocals",))
 
 
-def test_metadata_comes_back(service: Service, audio: str, receiver: WebhookReceiver) -> None:
+def test_metadata_is_returned(service: Service, audio: str, receiver: WebhookReceiver) -> None:
     metadata = {"album": 7, "title": "Grüße \u2028 𝄞", "nested": {"list": [1, None, True, 0.5]}}
-    assert told(service, receiver, audio=audio, metadata=metadata)["metadata"] == metadata
+    assert webhook_body(service, receiver, audio=audio, metadata=metadata)["metadata"] == metadata
 
 
-def test_the_model_by_its_name(service: Service, audio: str, receiver: WebhookReceiver) -> None:
-    body = told(service, receiver, audio=audio, model=MODEL)
+def test_model_by_its_name(service: Service, audio: str, receiver: WebhookReceiver) -> None:
+    body = webhook_body(service, receiver, audio=audio, model=MODEL)
     assert (body["status"], body["model"]) == ("success", MODEL)
 
 
-def test_an_ensemble(service: Service, audio: str, receiver: WebhookReceiver, short_song: Recording) -> None:
+def test_ensemble(service: Service, audio: str, receiver: WebhookReceiver, short_song: Recording) -> None:
     second = "random.onnx"
     shape = Shape(4096, 2048, 8, growth=3, levels=1, convolutions=1, bottleneck=64)
     install_random_model(service.settings.model.model_dir, second, shape, Metadata("Vocals", 1.0))
-    wish = {"ensemble": [MODEL, second], "weights": [3, 1]}
+    ensemble = {"ensemble": [MODEL, second], "weights": [3, 1]}
 
-    body = told(service, receiver, audio=audio, model=wish)
+    body = webhook_body(service, receiver, audio=audio, model=ensemble)
 
     assert (body["status"], body["model"]) == ("success", f"avg_wave: {MODEL}*3, {second}*1")
     check_stems(body, short_song)
 
 
 @pytest.mark.parametrize(
-    ("wish", "code"),
+    ("fields", "code"),
     [
         ({"model": "nobody-knows-this.onnx"}, "model_unknown"),
         ({"model": {"ensemble": [MODEL, "nobody-knows-this.onnx"]}}, "model_unknown"),
         ({"stems": ["zither"]}, "stem_unknown"),
     ],
 )
-def test_a_wish_that_nobody_can_fulfil(
-    wish: dict[str, Any], code: str, service: Service, audio: str, receiver: WebhookReceiver, short_song: Recording
+def test_unknown_models_and_stems_fail_the_job(
+    fields: dict[str, Any], code: str, service: Service, audio: str, receiver: WebhookReceiver, short_song: Recording
 ) -> None:
-    body = told(service, receiver, audio=audio, metadata={"n": 1}, **wish)
+    body = webhook_body(service, receiver, audio=audio, metadata={"n": 1}, **fields)
     assert (body["status"], body["metadata"]) == ("failed", {"n": 1})
     assert body["error"] == {"code": code, "retryable": False}
     assert "vocals" not in body
     assert "/" not in body["error_message"]
     generate(service, {"audio": audio, "hook_url": receiver.url})
-    check_stems(receiver.wait_for(2, PATIENCE)[1].json, short_song)  # the next job finds everything in order
+    check_stems(receiver.wait_for(2, PATIENCE)[1].json, short_song)  # the next job is not affected
 
 
-def test_signatures_by_the_letter_of_the_specification(service: Service, audio: str, receiver: WebhookReceiver) -> None:
-    told(service, receiver, audio=audio)
+def test_signature_follows_the_specification(service: Service, audio: str, receiver: WebhookReceiver) -> None:
+    webhook_body(service, receiver, audio=audio)
     (webhook,) = receiver.received
     assert webhook.headers["webhook-signature"].split() == [f"v1,{signature(webhook)}"]
 
 
 def signature(webhook: Received) -> str:
-    """Standard Webhooks 1.0.0: HMAC-SHA256 of id, timestamp and body, joined by full stops, in base64."""
+    """Return the signature of Standard Webhooks 1.0.0: HMAC-SHA256 of id, timestamp and body, joined by full stops."""
     import hashlib
     import hmac
 
@@ -164,11 +164,11 @@ def signature(webhook: Received) -> str:
         ({"audio": "http://127.0.0.1/song", "hook_url": "there"}, "hook_url must be a valid HTTP(S) URL"),
     ],
 )
-def test_what_the_old_client_is_told_of_its_mistakes(service: Service, body: dict[str, str], error: str) -> None:
+def test_old_client_receives_the_old_error_messages(service: Service, body: dict[str, str], error: str) -> None:
     answer = requests.post(f"{service.url}/generate", json=body, auth=CREDENTIALS, timeout=PATIENCE)
     assert (answer.status_code, answer.json()["error"]) == (400, error)
 
 
-def test_a_client_without_credentials(service: Service, audio: str, receiver: WebhookReceiver) -> None:
+def test_client_without_credentials_is_rejected(service: Service, audio: str, receiver: WebhookReceiver) -> None:
     answer = requests.post(f"{service.url}/generate", json={"audio": audio, "hook_url": receiver.url}, timeout=PATIENCE)
     assert (answer.status_code, answer.headers["WWW-Authenticate"].partition(" ")[0]) == (401, "Basic")

@@ -1,4 +1,4 @@
-"""Any process may be killed in the midst of a job: the job comes again, and ends once and well."""
+"""Test that a job survives the death of any process: it is redelivered and succeeds once."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def separating(service: Service, source: SourceServer, receiver: WebhookReceiver, long_song: Recording) -> str:
-    """A job that the model is working on."""
+    """Post a job and wait until the model separates it; return its id."""
     source.serve_bytes("/song", long_song.file)
     task_uuid = service.post(source.url("/song"), receiver.url)
     service.watcher.wait_for_separation(task_uuid)
     return task_uuid
 
 
-def test_the_processor_is_killed(
+def test_processor_is_killed(
     service: Service, separating: str, receiver: WebhookReceiver, long_song: Recording
 ) -> None:
     orphan = service.separation_process()
     service.kill("processor")
     gone, _ = psutil.wait_procs([orphan], PATIENCE)
-    assert gone, "the separation process outlives its parent"
+    assert gone, "the separation process survives its parent"
     service.start("processor")
     check_success(service, receiver, separating, long_song)
 
 
 @pytest.mark.usefixtures("quick_engine")
-def test_the_separation_process_is_killed(
+def test_separation_process_is_killed(
     service: Service, separating: str, receiver: WebhookReceiver, long_song: Recording
 ) -> None:
     service.separation_process().kill()
@@ -47,10 +47,10 @@ def test_the_separation_process_is_killed(
     assert service.stack.services["processor"].running
 
 
-def test_the_processor_is_told_to_stop(
+def test_processor_is_stopped(
     service: Service, separating: str, receiver: WebhookReceiver, long_song: Recording
 ) -> None:
-    """It is no death of the job's making, whether the grace was long enough for it or not."""
+    """A shutdown does not count as an attempt, whether the grace period was long enough or not."""
     service.stop("processor")
     service.start("processor")
     check_success(service, receiver, separating, long_song)
@@ -62,7 +62,7 @@ def is_about(event: dict[str, Any], name: str, task_uuid: str) -> bool:
     return (event["event"], event.get("task_uuid")) == (name, task_uuid)
 
 
-def test_the_uploader_is_killed_before_the_webhook(
+def test_uploader_is_killed_before_the_webhook(
     service: Service, source: SourceServer, receiver: WebhookReceiver, short_song: Recording
 ) -> None:
     source.serve_bytes("/song", short_song.file)
@@ -75,10 +75,10 @@ def test_the_uploader_is_killed_before_the_webhook(
     check_success(service, receiver, task_uuid, short_song)
 
 
-def test_the_uploader_is_killed_while_the_receiver_thinks(
+def test_uploader_is_killed_before_the_response_of_the_receiver(
     service: Service, source: SourceServer, receiver: WebhookReceiver, short_song: Recording
 ) -> None:
-    """Whether it was told, nobody knows: it is told again, of the same end under the same id."""
+    """The delivery is uncertain, so that the same webhook is sent again under the same id."""
     source.serve_bytes("/song", short_song.file)
     receiver.answer(lambda exchange: exchange.wait_for_the_end(), lambda exchange: exchange.send(OK))
     task_uuid = service.post(source.url("/song"), receiver.url)

@@ -1,4 +1,4 @@
-"""`./start_local.sh demo`: a real song in, its stems out, on the embedded engines and on a real Kafka and S3."""
+"""Test `./start_local.sh demo` with the embedded engines, and with a real Kafka and S3."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.servers import require
 
 pytestmark = pytest.mark.slow
 
-#: Least gain in SDR of the voice over the mixture itself, dB.
+#: Smallest gain in SDR of the voice over the mixture itself, dB.
 REQUIRED_GAIN = 6.0
 
 
@@ -32,36 +32,38 @@ def checkout(tmp_path: Path) -> Checkout:
     return checkout
 
 
-def test_the_demo(checkout: Checkout) -> None:
+def test_demo(checkout: Checkout) -> None:
     check_demo(checkout, "demo")
 
 
 @pytest.mark.kafka
 @pytest.mark.s3
 @pytest.mark.timeout(900)
-def test_the_demo_on_a_real_kafka_and_s3(checkout: Checkout, tools_dir: Path) -> None:
+def test_demo_with_a_real_kafka_and_s3(checkout: Checkout, tools_dir: Path) -> None:
     require(lambda: fetch_kafka(tools_dir))
     require(lambda: fetch_s3_server(tools_dir))
     body = check_demo(checkout, "--kafka", "demo", UVR_TOOLS_DIR=str(tools_dir))
     assert "X-Amz-Signature" in body["vocals"]
 
 
-@pytest.mark.skipif("UVR_TEST_FRESH_INSTALL" not in os.environ, reason="UVR_TEST_FRESH_INSTALL=1 asks for it: minutes")
+@pytest.mark.skipif(
+    "UVR_TEST_FRESH_INSTALL" not in os.environ, reason="takes minutes; set UVR_TEST_FRESH_INSTALL=1 to run it"
+)
 @pytest.mark.timeout(1800)
-def test_the_demo_from_nothing(tmp_path: Path) -> None:
+def test_demo_after_a_fresh_installation(tmp_path: Path) -> None:
     checkout = Checkout(tmp_path / "checkout")
-    assert "installing" in run_demo(checkout, "demo", UV_OFFLINE="false", PIP_NO_INDEX="false").stderr
-    assert "installing" not in run_demo(checkout, "demo").stderr
+    assert "Installing" in run_demo(checkout, "demo", UV_OFFLINE="false", PIP_NO_INDEX="false").stderr
+    assert "Installing" not in run_demo(checkout, "demo").stderr
 
 
 def check_demo(checkout: Checkout, *arguments: str, **environment: str) -> dict[str, Any]:
-    """Run the demo, and check everything that it says and leaves behind; returns the webhook's body."""
-    told = run_demo(checkout, *arguments, **environment).stdout
-    assert "signature    verified" in told
-    body: dict[str, Any] = json.loads(found(r"^webhook +(\{.*\})$(?=\nsignature)", told))
+    """Run the demo; check its output and its files; return the body of the webhook."""
+    output = run_demo(checkout, *arguments, **environment).stdout
+    assert "signature    verified" in output
+    body: dict[str, Any] = json.loads(found(r"^webhook +(\{.*\})$(?=\nsignature)", output))
     assert body["status"] == "success"
-    check_gain(told)
-    check_files(Path(found(r"^stems +([^\n]+)$", told)), body)
+    check_gain(output)
+    check_files(Path(found(r"^stems +([^\n]+)$", output)), body)
     check_nothing_left(checkout)
     return body
 
@@ -78,8 +80,8 @@ def run_demo(checkout: Checkout, *arguments: str, **environment: str) -> subproc
     return run
 
 
-def check_gain(told: str) -> None:
-    gains = dict(re.findall(r"^SDR +(\w+) +mixture .* dB, separated .* dB \(([-+.\d]+) dB\)$", told, re.MULTILINE))
+def check_gain(output: str) -> None:
+    gains = dict(re.findall(r"^SDR +(\w+) +mixture .* dB, separated .* dB \(([-+.\d]+) dB\)$", output, re.MULTILINE))
     assert gains.keys() == {"vocals", "instrumental"}
     assert float(gains["vocals"]) >= REQUIRED_GAIN
 

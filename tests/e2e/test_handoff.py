@@ -1,4 +1,4 @@
-"""Processor and uploader on machines that share no disk: the stems go from one to the other through S3."""
+"""Test the hand-off of stems through S3, between a processor and an uploader without a shared disk."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("servers")]
 
 @pytest.fixture
 def host(service: Service, tmp_path: Path) -> Path:
-    """The disk of the other machine; the uploader of this one is stopped."""
+    """Stop the uploader of this machine; return the disk of another machine."""
     service.stop("uploader")
     return tmp_path / "host"
 
 
 @contextmanager
 def uploader_on(host: Path, service: Service) -> Iterator[None]:
-    """An uploader that has nothing but its settings in common with the others."""
+    """Run an uploader that shares only settings with the other services."""
     host.mkdir()
     port = str(free_port())
     folders = {"DATA_DIR": "data", "TEMP_DIR": "tmp", "OUTPUT_DIR": "stems", "MODEL_FILE_DIR": "models"}
@@ -42,9 +42,9 @@ def uploader_on(host: Path, service: Service) -> Iterator[None]:
         "UPLOADER_HEALTH_PORT": port,
     }
     with ServerProcess(
-        "uploader elsewhere",
+        "remote uploader",
         [sys.executable, "-m", "uploader"],
-        log_file=service.stack.plan.log_file("uploader"),  # of all uploaders: it is checked at the end
+        log_file=service.stack.plan.log_file("uploader"),  # shared by all uploaders, and checked at the end
         ready=lambda: answers(f"http://127.0.0.1:{port}/ready"),
         env=environment,
         cwd=host,
@@ -53,7 +53,7 @@ def uploader_on(host: Path, service: Service) -> Iterator[None]:
 
 
 class Bucket:
-    """What a test sees and does in the bucket, past the services."""
+    """Direct access to the bucket, past the services."""
 
     def __init__(self, service: Service) -> None:
         options = s3_options(service.settings.storage)
@@ -67,7 +67,7 @@ class Bucket:
         )
 
     def handed_off(self, task_uuid: str) -> list[str]:
-        """The keys of the task's stems on their way."""
+        """Return the keys of the task's stems in the hand-off store."""
         found = self._client.list_objects_v2(Bucket=self._name, Prefix=f"handoff/{task_uuid}/")
         return [item["Key"] for item in found.get("Contents", ())]
 
@@ -86,11 +86,11 @@ def bucket(service: Service) -> Iterator[Bucket]:
 
 
 def logged(events: list[dict[str, Any]], name: str, task_uuid: str) -> int:
-    """How often an event about the task was logged."""
+    """Return the number of these events about the task."""
     return sum((event["event"], event.get("task_uuid")) == (name, task_uuid) for event in events)
 
 
-def test_the_uploader_is_on_another_machine(
+def test_uploader_on_another_machine(
     service: Service,
     host: Path,
     bucket: Bucket,
@@ -110,7 +110,7 @@ def test_the_uploader_is_on_another_machine(
     assert files(service.settings.state.handoff_dir) == []
 
 
-def test_a_stem_that_is_lost_on_the_way_is_separated_again(
+def test_stem_lost_in_the_hand_off_is_separated_again(
     service: Service,
     host: Path,
     bucket: Bucket,

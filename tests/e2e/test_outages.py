@@ -1,4 +1,4 @@
-"""A broker or a store that is away for a while costs time, and no job."""
+"""Test that no job is lost while the broker or the store is down."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.webhook_receiver import WebhookReceiver
 pytestmark = pytest.mark.slow
 
 
-def test_the_store_is_stopped_while_jobs_flow(
+def test_store_is_stopped_while_jobs_run(
     service: Service,
     servers: dict[str, LocalServer],
     source: SourceServer,
@@ -30,7 +30,7 @@ def test_the_store_is_stopped_while_jobs_flow(
     check_successes(service, receiver, jobs, short_song)
 
 
-def test_the_broker_is_killed_while_a_job_separates(
+def test_broker_is_killed_during_a_separation(
     service: Service,
     servers: dict[str, LocalServer],
     source: SourceServer,
@@ -41,13 +41,13 @@ def test_the_broker_is_killed_while_a_job_separates(
     task_uuid = service.post(source.url("/song"), receiver.url)
     service.watcher.wait_for_separation(task_uuid)
     servers["kafka"].kill()
-    refused = service.ask(source.url("/song"), receiver.url)
-    assert (refused.status_code, "Retry-After" in refused.headers) == (503, True)
+    response = service.request(source.url("/song"), receiver.url)
+    assert (response.status_code, "Retry-After" in response.headers) == (503, True)
     servers["kafka"].start()
     check_successes(service, receiver, [task_uuid], long_song)
 
 
-def test_the_uploader_is_killed_in_the_midst_of_an_upload(
+def test_uploader_is_killed_during_an_upload(
     service: Service,
     servers: dict[str, LocalServer],
     source: SourceServer,
@@ -61,7 +61,7 @@ def test_the_uploader_is_killed_in_the_midst_of_an_upload(
     service.wait_for_log("processor", event="job_settled", task_uuid=task_uuid)
     servers["s3"].pause()
     uploader.resume()
-    service.wait(lambda: service.in_hand("uploader") == 1, lambda: "the uploader has not begun")
+    service.wait(lambda: service.jobs_in_progress("uploader") == 1, lambda: "the uploader has not started")
     service.kill("uploader")
     servers["s3"].resume()
     service.start("uploader")

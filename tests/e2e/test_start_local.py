@@ -1,4 +1,4 @@
-"""`./start_local.sh` in the foreground, from another terminal, and on machines where something is missing."""
+"""Test `./start_local.sh` in the foreground, from another terminal, and on machines without its requirements."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.e2e.watcher import PATIENCE
 
 pytestmark = pytest.mark.slow
 
-#: What the script itself calls.
+#: Commands that the script itself calls.
 COMMANDS = ("bash", "env", "dirname", "cat", "cksum", "grep", "sed")
 UNAVAILABLE, INTERRUPTED, NOT_RUNNING, USAGE = 69, 130, 3, 64
 
 
 @pytest.fixture
 def bare_checkout(tmp_path: Path) -> Iterator[Checkout]:
-    """Without a virtual environment."""
+    """Return a checkout without a virtual environment."""
     checkout = Checkout(tmp_path / "checkout")
     yield checkout
     assert not checkout.processes()
@@ -40,7 +40,7 @@ def checkout(bare_checkout: Checkout) -> Checkout:
 
 @pytest.fixture
 def bare_path(tmp_path: Path) -> str:
-    """A PATH with what every machine has, and nothing else."""
+    """Return a PATH with only the commands that every machine has."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for command in COMMANDS:
@@ -50,37 +50,37 @@ def bare_path(tmp_path: Path) -> str:
     return str(folder)
 
 
-def said_until(process: subprocess.Popen[str], sign: str) -> str:
-    """Everything up to the line with `sign`, which must come before the end."""
+def output_until(process: subprocess.Popen[str], mark: str) -> str:
+    """Return the output up to the line with `mark`; fail if the process ends before."""
     assert process.stdout is not None
-    said = ""
-    while sign not in said:
+    output = ""
+    while mark not in output:
         line = process.stdout.readline()
-        assert line, said
-        said += line
-    return said
+        assert line, output
+        output += line
+    return output
 
 
-def test_a_life_in_the_foreground(checkout: Checkout) -> None:
+def test_foreground_status_and_interrupt(checkout: Checkout) -> None:
     with checkout.start(**free_ports()) as foreground:
-        said = said_until(foreground, "Ctrl-C stops it.")
-        check_welcome(said, checkout.root / ".env")
-        (address,) = re.findall(r"^ +address +(\S+)", said, re.MULTILINE)
+        output = output_until(foreground, "Press Ctrl-C to stop.")
+        check_welcome(output, checkout.root / ".env")
+        (address,) = re.findall(r"^ +address +(\S+)", output, re.MULTILINE)
         status = checkout.run("status")
         assert (status.returncode, status.stdout) == (0, f"running at {address}, process {foreground.pid}\n")
         second = checkout.run(**free_ports())
         assert (second.returncode, second.stdout) == (UNAVAILABLE, "")
         assert second.stderr == "the services are running already; ./start_local.sh stop ends them\n"
         foreground.send_signal(signal.SIGINT)
-        assert said_until(foreground, "stopping\n").strip() == "stopping"
+        assert output_until(foreground, "stopping\n").strip() == "stopping"
         assert foreground.wait(PATIENCE) == 0
     assert checkout.run("status").returncode == NOT_RUNNING
 
 
-def check_welcome(said: str, env_file: Path) -> None:
-    """The credentials work, are nobody else's, and stand in a file that is nobody else's."""
-    ((username, password),) = re.findall(r"^ +curl -u '?(\w+):([\w-]+)'? ", said, re.MULTILINE)
-    (address,) = re.findall(r"^ +(http\S+)/generate$", said, re.MULTILINE)
+def check_welcome(output: str, env_file: Path) -> None:
+    """Check that the printed credentials work, and that they are in a private file."""
+    ((username, password),) = re.findall(r"^ +curl -u '?(\w+):([\w-]+)'? ", output, re.MULTILINE)
+    (address,) = re.findall(r"^ +(http\S+)/generate$", output, re.MULTILINE)
     assert env_file.stat().st_mode & 0o777 == 0o600
     assert f"BASIC_AUTH_PASSWORD={password}\n" in env_file.read_text()
     assert len(password) >= 16
@@ -89,23 +89,23 @@ def check_welcome(said: str, env_file: Path) -> None:
         assert answer.status_code == status
 
 
-def test_stopped_from_another_terminal_while_starting(checkout: Checkout) -> None:
+def test_stop_from_another_terminal_during_the_start(checkout: Checkout) -> None:
     own = "BASIC_AUTH_USERNAME=me\nBASIC_AUTH_PASSWORD=my own\nMODEL_NAME=uvr_demo_centre_vocals.onnx"
     (checkout.root / ".env").write_text(own)
     with checkout.start(**free_ports()) as foreground:
-        said_until(foreground, "is ready")  # the first service; the processor loads its model yet
+        output_until(foreground, "is ready")  # the first service; the processor still loads its model
         assert "starting" in checkout.run("status").stdout
         stop = checkout.run("stop")
         assert (stop.returncode, stop.stdout) == (0, "stopped\n")
         assert foreground.wait(PATIENCE) == INTERRUPTED
-    held = (checkout.root / ".env").read_text()
-    assert held.startswith(f"{own}\nWEBHOOK_SECRET=whsec_")
-    assert held.count("PASSWORD") == 1
+    content = (checkout.root / ".env").read_text()
+    assert content.startswith(f"{own}\nWEBHOOK_SECRET=whsec_")
+    assert content.count("PASSWORD") == 1
     assert (checkout.root / ".env").stat().st_mode & 0o777 == 0o600
     assert checkout.run("stop").stdout == "not running\n"
 
 
-def test_a_port_that_is_taken(checkout: Checkout) -> None:
+def test_port_in_use(checkout: Checkout) -> None:
     ports = free_ports()
     with socket.create_server(("127.0.0.1", int(ports["API_PORT"]))):
         run = checkout.run(**ports)
@@ -114,26 +114,26 @@ def test_a_port_that_is_taken(checkout: Checkout) -> None:
     assert run.stderr.count("\n") == 1
 
 
-def test_a_setting_that_makes_no_sense(checkout: Checkout) -> None:
+def test_invalid_setting(checkout: Checkout) -> None:
     run = checkout.run(**free_ports(), MAX_AUDIO_SECONDS="long")
     assert (run.returncode, run.stdout) == (UNAVAILABLE, "")
     assert run.stderr.startswith("MAX_AUDIO_SECONDS: ")
     assert run.stderr.count("\n") == 1
 
 
-def test_kafka_where_it_cannot_be_fetched(checkout: Checkout, bare_path: str, tmp_path: Path) -> None:
+def test_kafka_that_cannot_be_fetched(checkout: Checkout, bare_path: str, tmp_path: Path) -> None:
     run = checkout.run("--kafka", "demo", PATH=bare_path, JAVA_HOME="", UVR_TOOLS_DIR=str(tmp_path / "tools"))
     assert (run.returncode, run.stdout) == (UNAVAILABLE, "")
     assert re.fullmatch(r"(fetching kafka-\S+\n)?[^\n]+: install Maven \(the command mvn\)\n", run.stderr)
 
 
-def test_a_machine_without_python(bare_checkout: Checkout, bare_path: str) -> None:
+def test_machine_without_python(bare_checkout: Checkout, bare_path: str) -> None:
     run = bare_checkout.run("demo", PATH=bare_path)
     assert (run.returncode, run.stdout) == (1, "")
     assert re.fullmatch(r"Python 3\.\d+[^\n]* is needed: install it, or set PYTHON to one\.\n", run.stderr)
 
 
-def test_questions_install_nothing(bare_checkout: Checkout, bare_path: str) -> None:
+def test_status_and_help_install_nothing(bare_checkout: Checkout, bare_path: str) -> None:
     answers = {
         word: bare_checkout.run(word, PATH=bare_path).returncode for word in ("status", "stop", "--help", "dance")
     }

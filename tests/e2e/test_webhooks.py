@@ -1,4 +1,4 @@
-"""Whatever a receiver does, it is told of each job's one end: again and again under the same id until it takes it."""
+"""Test the delivery of webhooks: retries under the same id until the receiver accepts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def audio(source: SourceServer, short_song: Recording) -> str:
 
 
 def check_same(webhooks: list[Received]) -> None:
-    """Every try carries the same id and body, and a signature of its own that is right."""
+    """Check that all attempts have the same id and body, and valid signatures."""
     assert len({webhook.headers["webhook-id"] for webhook in webhooks}) == 1
     assert len({webhook.body for webhook in webhooks}) == 1
     assert all(map(signed, webhooks))
 
 
-def test_a_receiver_that_is_down_and_comes_up(
+def test_receiver_that_is_down_at_first(
     service: Service, audio: str, receiver: WebhookReceiver, short_song: Recording
 ) -> None:
     receiver.stop()
@@ -41,7 +41,7 @@ def test_a_receiver_that_is_down_and_comes_up(
     assert len(receiver.received) == 1
 
 
-def test_a_receiver_that_fails_twice(service: Service, audio: str, receiver: WebhookReceiver) -> None:
+def test_receiver_that_fails_twice(service: Service, audio: str, receiver: WebhookReceiver) -> None:
     receiver.answer(500, 500, 200)
     task_uuid = service.post(audio, receiver.url)
     assert service.watcher.outcomes(task_uuid) == [TaskState.SUCCESS]
@@ -50,7 +50,7 @@ def test_a_receiver_that_fails_twice(service: Service, audio: str, receiver: Web
     assert task_uuid not in service.watcher.dead_letters
 
 
-def test_a_failure_is_told_as_stubbornly(service: Service, source: SourceServer, receiver: WebhookReceiver) -> None:
+def test_webhook_of_a_failed_job_is_retried(service: Service, source: SourceServer, receiver: WebhookReceiver) -> None:
     receiver.answer(500, 200)
     task_uuid = service.post(source.url("/nothing"), receiver.url)
     assert service.watcher.outcomes(task_uuid) == [TaskState.FAILED]
@@ -58,7 +58,7 @@ def test_a_failure_is_told_as_stubbornly(service: Service, source: SourceServer,
     assert receiver.received[0].json["error"]["code"] == "source_not_found"
 
 
-def test_a_receiver_that_is_gone_for_good(service: Service, audio: str, receiver: WebhookReceiver) -> None:
+def test_receiver_that_is_gone(service: Service, audio: str, receiver: WebhookReceiver) -> None:
     receiver.answer(410)
     task_uuid = service.post(audio, receiver.url)
     service.watcher.wait_for_dead_letter(task_uuid)
@@ -66,7 +66,7 @@ def test_a_receiver_that_is_gone_for_good(service: Service, audio: str, receiver
     assert len(receiver.received) == 1
 
 
-def test_a_receiver_that_sends_elsewhere(service: Service, audio: str, receiver: WebhookReceiver) -> None:
+def test_redirect_of_a_receiver_is_not_followed(service: Service, audio: str, receiver: WebhookReceiver) -> None:
     with WebhookReceiver() as elsewhere:
         receiver.answer(status(307, Location=elsewhere.url))
         task_uuid = service.post(audio, receiver.url)

@@ -1,4 +1,4 @@
-"""Follows what the services report, so that tests can act in the midst of a job instead of sleeping."""
+"""Follow the events of the services, so that tests can act during a job without sleeping."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pipeline.messages import TaskEvent, TaskState
 
 TERMINAL = {TaskState.SUCCESS, TaskState.FAILED, TaskState.CANCELLED}
 
-#: Longest wait for anything, s: a model is loaded in some seconds, and the machine may be busy.
+#: Longest wait for any event, s: loading a model takes seconds, and the machine may be busy.
 PATIENCE = 90.0
 
 
 class Watcher:
-    """Reads events and dead letters from their beginning."""
+    """A reader of all events and dead letters since the start of the services."""
 
     def __init__(self, plan: Plan) -> None:
         self._changed = threading.Condition()
@@ -50,29 +50,31 @@ class Watcher:
         self._process.wait()
         self._log.close()
 
-    def wait_for(self, task_uuid: str, what: Callable[[TaskEvent], bool]) -> TaskEvent:
-        """The first event of the task that `what` says yes to, which may have been long ago."""
+    def wait_for(self, task_uuid: str, matches: Callable[[TaskEvent], bool]) -> TaskEvent:
+        """Return the first event of the task that matches, past or future."""
         with self._changed:
-            found = self._changed.wait_for(lambda: next(filter(what, self._of(task_uuid)), None), PATIENCE)
-            assert found, f"of {task_uuid} no such event came, but {[e.status.value for e in self._of(task_uuid)]}"
+            found = self._changed.wait_for(lambda: next(filter(matches, self._of(task_uuid)), None), PATIENCE)
+            assert found, f"{task_uuid} has no such event, but {[e.status.value for e in self._of(task_uuid)]}"
             return found
 
     def wait_for_state(self, task_uuid: str, state: TaskState) -> TaskEvent:
         return self.wait_for(task_uuid, lambda event: event.status is state)
 
     def wait_for_separation(self, task_uuid: str) -> None:
-        """Until the model is at work on the song, not yet at its end."""
+        """Wait until the model separates the song."""
         self.wait_for(task_uuid, lambda event: event.status is TaskState.SEPARATING and event.progress > 0)
 
     def outcomes(self, task_uuid: str) -> list[TaskState]:
-        """Every terminal state that was reported so far, at least one."""
+        """Return the terminal states that were reported so far, at least one."""
         self.wait_for(task_uuid, lambda event: event.status in TERMINAL)
         with self._changed:
             return [event.status for event in self._of(task_uuid) if event.status in TERMINAL]
 
     def wait_for_dead_letter(self, task_uuid: str) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: task_uuid in self._dead, PATIENCE), f"{task_uuid} is no dead letter"
+            assert self._changed.wait_for(lambda: task_uuid in self._dead, PATIENCE), (
+                f"{task_uuid} is not a dead letter"
+            )
 
     @property
     def dead_letters(self) -> list[str]:

@@ -1,23 +1,28 @@
-"""Settings: from the environment and ``.env``, with errors that name the variable and never show its value."""
+"""Test the settings: their sources, their values, and errors that name the variable without its value."""
 
 from __future__ import annotations
 
 import base64
 import os
+import pickle
+import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from config import SECTIONS, ConfigError, Engine, Section, Settings, env_example, load
+from config import SECRETS, SECTIONS, ConfigError, Engine, Section, Settings, env_example, load
+from settings.api import ApiSettings
+from settings.download import DownloadSettings
+from settings.env_example import is_marked
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hunter2-hunter2"
 VALID_WEBHOOK_SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
-#: What clients and operators of the older service have in their environments.
+#: Variables that clients and operators of the older service have in their environments.
 KEPT = {
     "BASIC_AUTH_USERNAME",
     "BASIC_AUTH_PASSWORD",
@@ -42,48 +47,42 @@ KEPT = {
 
 
 def fields() -> dict[str, tuple[type[Section], str]]:
-    """Every variable with the section and the field that it sets."""
+    """Map every variable to its section and field."""
     return {str(field.alias): (section, name) for section in SECTIONS for name, field in section.model_fields.items()}
 
 
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in fields():
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.chdir(tmp_path)  # the developer's own .env is not read
+def read(**environment: str) -> Settings:
+    """Load the settings from these variables alone."""
+    return load(None, environment)
 
 
-@pytest.fixture
-def error_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """What ``load`` complains about with these variables set."""
-
-    def error_of(**variables: str) -> str:
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        with pytest.raises(ConfigError) as caught:
-            load(None)
-        return str(caught.value)
-
-    return error_of
+def error_of(**environment: str) -> str:
+    """Return the message of the ConfigError that these variables cause."""
+    with pytest.raises(ConfigError) as caught:
+        load(None, environment)
+    return str(caught.value)
 
 
 class TestNames:
-    def test_the_variables_of_the_older_service_are_kept(self) -> None:
+    def test_variables_of_the_older_service_are_kept(self) -> None:
         assert fields().keys() >= KEPT
 
     def test_no_variable_is_used_twice(self) -> None:
         aliases = [field.alias for section in SECTIONS for field in section.model_fields.values()]
         assert len(aliases) == len(set(aliases))
 
+    def test_no_secret_file_has_the_name_of_another_setting(self) -> None:
+        assert not {f"{name}_FILE" for name in SECRETS} & fields().keys()
+
     @pytest.mark.parametrize("name", ["HOST", "PORT", "USERNAME", "PASSWORD", "SECRET", "LEVEL", "TIMEOUT"])
-    def test_a_stray_variable_with_the_name_of_a_field_is_no_setting(
-        self, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
-        monkeypatch.setenv(name, "9")
-        (tmp_path / ".env").write_text(f"{name}=9\n")
-        assert vars(load()) == vars(load(None))
-        monkeypatch.delenv(name)
-        assert vars(load()) == vars(load(None))
+    @pytest.mark.parametrize("spelling", [str.upper, str.lower])
+    def test_field_names_are_not_variables(self, name: str, spelling: type[str], tmp_path: Path) -> None:
+        env_file = tmp_path / ".env"
+        env_file.write_text(f"{spelling(name)}=9\n")
+        assert load(env_file, {}) == load(None, {spelling(name): "9"}) == load(None, {})
+
+    def test_names_are_matched_in_any_case(self) -> None:
+        assert read(api_port="1111").api.port == 1111
 
     def test_every_variable_is_described(self) -> None:
         described = [field.description for section in SECTIONS for field in section.model_fields.values()]
@@ -91,17 +90,27 @@ class TestNames:
 
 
 class TestSources:
-    def test_the_environment_wins_over_the_file(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        (tmp_path / ".env").write_text("API_PORT=1111\nAPI_HOST=0.0.0.0\n")
+    def test_environment_overrides_the_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path(".env").write_text("API_PORT=1111\nAPI_HOST=0.0.0.0\n")
+        monkeypatch.delenv("API_HOST", raising=False)
         monkeypatch.setenv("API_PORT", "2222")
         settings = load()
         assert (settings.api.host, settings.api.port) == ("0.0.0.0", 2222)
 
-    def test_an_empty_value_means_the_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        defaults = vars(load(None))
-        for variable in fields():
-            monkeypatch.setenv(variable, "")
-        assert vars(load(None)) == defaults
+    def test_an_empty_value_means_the_default(self) -> None:
+        assert load(None, dict.fromkeys(fields(), "")) == load(None, {})
+
+    def test_an_empty_variable_does_not_hide_the_file(self, tmp_path: Path) -> None:
+        env_file = tmp_path / ".env"
+        env_file.write_text("API_PORT=1111\n")
+        assert load(env_file, {"API_PORT": ""}).api.port == 1111
+
+    def test_a_file_that_is_not_text_is_an_error(self, tmp_path: Path) -> None:
+        env_file = tmp_path / ".env"
+        env_file.write_bytes(b"API_PORT=\xff\n")
+        with pytest.raises(ConfigError, match=r"\.env cannot be read \(it is not UTF-8 text\)"):
+            load(env_file, {})
 
     def test_importing_reads_and_creates_nothing(self, tmp_path: Path) -> None:
         environment = {
@@ -114,23 +123,122 @@ class TestSources:
         assert list(tmp_path.iterdir()) == []
 
 
+class TestModels:
+    def test_a_section_is_validated_from_a_mapping_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("API_HOST", "from.environment.test")
+        settings = ApiSettings.model_validate({"API_PORT": "1111", "BASIC_AUTH_USERNAME": "", "UNKNOWN": "x"})
+        assert (settings.host, settings.port, settings.username) == ("127.0.0.1", 1111, None)
+
+    def test_defaults_are_valid(self) -> None:
+        for section in SECTIONS:
+            defaults = section()
+            dumped = {name: getattr(defaults, name) for name in section.model_fields}
+            assert section.model_validate(dumped) == defaults
+
+    def test_settings_are_frozen(self) -> None:
+        settings = load(None, {})
+        with pytest.raises(ValidationError, match="frozen"):
+            settings.api.port = 1  # type: ignore[misc]
+        with pytest.raises(ValidationError, match="frozen"):
+            settings.api = ApiSettings()  # type: ignore[misc]
+
+    def test_settings_can_be_sent_to_a_child_process(self) -> None:
+        settings = DownloadSettings.model_validate({"DOWNLOAD_PROXY": "http://user:pw@proxy:3128", "PORT": "1"})
+        assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+class TestSecretFiles:
+    @pytest.mark.parametrize("content", [SECRET, f"{SECRET}\n", f"{SECRET}\r\n"])
+    def test_the_file_holds_the_value(self, content: str, tmp_path: Path) -> None:
+        file = tmp_path / "password"
+        file.write_text(content, newline="")
+        settings = read(BASIC_AUTH_USERNAME="user", BASIC_AUTH_PASSWORD_FILE=str(file))
+        assert settings.api.require_credentials() == ("user", SECRET)
+
+    @pytest.mark.parametrize("name", SECRETS)
+    def test_every_secret_has_a_file_variant(self, name: str, tmp_path: Path) -> None:
+        message = error_of(**{f"{name}_FILE": str(tmp_path / SECRET)})
+        assert message == f"{name}_FILE: the file cannot be read (No such file or directory)"
+
+    def test_only_one_newline_is_stripped(self, tmp_path: Path) -> None:
+        file = tmp_path / "password"
+        file.write_text(" two words \n\n")
+        password = read(BASIC_AUTH_PASSWORD_FILE=str(file)).api.password
+        assert password is not None
+        assert password.get_secret_value() == " two words \n"
+
+    def test_value_and_file_together_are_an_error(self, tmp_path: Path) -> None:
+        file, env_file = tmp_path / "secret", tmp_path / ".env"
+        file.write_text(VALID_WEBHOOK_SECRET)
+        env_file.write_text(f"WEBHOOK_SECRET={VALID_WEBHOOK_SECRET}\n")
+        with pytest.raises(ConfigError) as caught:
+            load(env_file, {"WEBHOOK_SECRET_FILE": str(file)})
+        assert str(caught.value) == "WEBHOOK_SECRET and WEBHOOK_SECRET_FILE are both set: set only one of them"
+
+    def test_an_empty_variant_counts_as_unset(self) -> None:
+        assert read(WEBHOOK_SECRET_FILE="", WEBHOOK_SECRET=VALID_WEBHOOK_SECRET).webhook.secret is not None
+
+    def test_an_empty_file_is_an_error(self, tmp_path: Path) -> None:
+        file = tmp_path / "password"
+        file.write_text("\n")
+        assert error_of(AWS_SECRET_ACCESS_KEY_FILE=str(file)) == "AWS_SECRET_ACCESS_KEY_FILE: the file is empty"
+
+    def test_a_file_that_is_not_text_is_an_error(self, tmp_path: Path) -> None:
+        file = tmp_path / "password"
+        file.write_bytes(b"\xff")
+        assert "KAFKA_SASL_PASSWORD_FILE: the file cannot be read" in error_of(KAFKA_SASL_PASSWORD_FILE=str(file))
+
+    def test_a_wrong_content_is_reported_without_it(self, tmp_path: Path) -> None:
+        file = tmp_path / "secret"
+        file.write_text(SECRET)
+        message = error_of(WEBHOOK_SECRET_FILE=str(file))
+        assert message.startswith("WEBHOOK_SECRET: must be whsec_")
+        assert SECRET not in message
+
+
 class TestExample:
-    def test_it_is_what_the_settings_say(self) -> None:
+    def test_file_is_generated_from_the_settings(self) -> None:
         printed = subprocess.run(
             [sys.executable, "-m", "config"], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
         assert (ROOT / ".env.example").read_text(encoding="utf-8") == printed, "python -m config > .env.example"
 
-    def test_it_sets_every_variable_to_its_default(self, tmp_path: Path) -> None:
+    def test_every_variable_is_there_once(self) -> None:
+        names = re.findall(r"^(?:# )?([A-Z][A-Z0-9_]+)=", env_example(), flags=re.MULTILINE)
+        assert sorted(names) == sorted(fields())
+
+    def test_copied_unchanged_it_sets_nothing(self, tmp_path: Path) -> None:
         example = tmp_path / "example"
         example.write_text(env_example(), encoding="utf-8")
-        names = [line.partition("=")[0] for line in env_example().splitlines() if line and not line.startswith("#")]
-        assert set(names) == fields().keys()
-        assert vars(Settings(example)) == vars(Settings(None))
+        assert load(example, {}) == load(None, {})
+
+    def test_the_values_shown_are_the_defaults(self, tmp_path: Path) -> None:
+        example = tmp_path / "example"
+        example.write_text(re.sub(r"^# (?=[A-Z][A-Z0-9_]+=)", "", env_example(), flags=re.MULTILINE), encoding="utf-8")
+        assert load(example, {}) == load(None, {})
+
+    def test_only_required_variables_are_not_commented_out(self) -> None:
+        assert re.findall(r"^[^#\n].*", env_example(), flags=re.MULTILINE) == [
+            "BASIC_AUTH_USERNAME=",
+            "BASIC_AUTH_PASSWORD=",
+        ]
+
+    def test_advanced_settings_come_last(self) -> None:
+        text = env_example()
+        start = text.index("# ===== Advanced settings")
+        for section in SECTIONS:
+            for field in section.model_fields.values():
+                place = re.search(rf"^(# )?{field.alias}=", text, flags=re.MULTILINE)
+                assert place is not None
+                assert (place.start() > start) == is_marked(field, "advanced"), field.alias
+
+    def test_every_secret_file_is_listed(self) -> None:
+        header = env_example().partition("# ---")[0]
+        assert all(f"{name}_FILE" in header for name in SECRETS)
 
 
 class TestErrors:
-    def test_every_wrong_variable_is_named_at_once(self, error_of: Callable[..., str]) -> None:
+    def test_every_wrong_variable_is_named_at_once(self) -> None:
         message = error_of(API_PORT="none", KAFKA_PARTITIONS="0", LOG_LEVEL="loud", MODEL_NAME="../model.onnx")
         assert all(name in message for name in ("API_PORT", "KAFKA_PARTITIONS", "LOG_LEVEL", "MODEL_NAME"))
 
@@ -149,27 +257,32 @@ class TestErrors:
             ("DOWNLOAD_PROXY", f"http://user:{SECRET}@proxy:port"),
             ("MODEL_MIRRORS", f"https://key:{SECRET}@mirror/ ftp://x"),
             ("URL_ALLOW_HOSTS", f"http://{SECRET}/"),
+            ("JOB_TIMEOUT", SECRET),
+            ("MAX_AUDIO_BYTES", SECRET),
+            ("KAFKA_SESSION_TIMEOUT_MS", SECRET),
         ],
     )
-    def test_no_error_shows_a_value(self, variable: str, value: str, error_of: Callable[..., str]) -> None:
+    def test_no_error_shows_a_value(self, variable: str, value: str) -> None:
         message = error_of(**{variable: value})
         assert variable in message
         assert "hunter2" not in message
 
-    def test_secrets_do_not_show_in_the_settings(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("BASIC_AUTH_PASSWORD", SECRET)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", SECRET)
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-        monkeypatch.setenv("WEBHOOK_SECRET", VALID_WEBHOOK_SECRET)
-        monkeypatch.setenv("DOWNLOAD_PROXY", f"http://user:{SECRET}@proxy:3128")
-        shown = repr(list(vars(load(None)).values()))
-        assert SECRET not in shown
-        assert VALID_WEBHOOK_SECRET not in shown
+    def test_secrets_do_not_show_in_the_settings(self) -> None:
+        settings = read(
+            BASIC_AUTH_PASSWORD=SECRET,
+            AWS_ACCESS_KEY_ID=SECRET,
+            AWS_SECRET_ACCESS_KEY=SECRET,
+            WEBHOOK_SECRET=VALID_WEBHOOK_SECRET,
+            DOWNLOAD_PROXY=f"http://user:{SECRET}@proxy:3128",
+        )
+        for shown in (repr(settings), str(settings), settings.model_dump_json()):
+            assert SECRET not in shown
+            assert VALID_WEBHOOK_SECRET not in shown
 
 
 class TestCredentials:
     @pytest.mark.parametrize(
-        ("set_up", "missing"),
+        ("environment", "missing"),
         [
             ({}, ["BASIC_AUTH_USERNAME", "BASIC_AUTH_PASSWORD"]),
             ({"BASIC_AUTH_USERNAME": "user"}, ["BASIC_AUTH_PASSWORD"]),
@@ -177,54 +290,43 @@ class TestCredentials:
             ({"BASIC_AUTH_USERNAME": "user", "BASIC_AUTH_PASSWORD": ""}, ["BASIC_AUTH_PASSWORD"]),
         ],
     )
-    def test_both_are_required(
-        self, set_up: dict[str, str], missing: list[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        for name, value in set_up.items():
-            monkeypatch.setenv(name, value)
+    def test_both_are_required(self, environment: dict[str, str], missing: list[str]) -> None:
         with pytest.raises(ConfigError) as caught:
-            load(None).api.require_credentials()
+            read(**environment).api.require_credentials()
         named = [name for name in ("BASIC_AUTH_USERNAME", "BASIC_AUTH_PASSWORD") if name in str(caught.value)]
         assert named == missing
 
-    def test_both_are_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("BASIC_AUTH_USERNAME", "user")
-        monkeypatch.setenv("BASIC_AUTH_PASSWORD", SECRET)
-        assert load(None).api.require_credentials() == ("user", SECRET)
+    def test_both_are_returned(self) -> None:
+        settings = read(BASIC_AUTH_USERNAME="user", BASIC_AUTH_PASSWORD=SECRET)
+        assert settings.api.require_credentials() == ("user", SECRET)
 
 
 class TestStorage:
-    def test_it_is_local_unless_a_bucket_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert load(None).storage.engine is Engine.LOCAL
-        monkeypatch.setenv("S3_BUCKET_NAME", "stems")
-        assert load(None).storage.engine is Engine.S3
-        monkeypatch.setenv("STORAGE", "local")
-        assert load(None).storage.engine is Engine.LOCAL
+    def test_store_is_local_unless_a_bucket_is_named(self) -> None:
+        assert read().storage.engine is Engine.LOCAL
+        assert read(S3_BUCKET_NAME="stems").storage.engine is Engine.S3
+        assert read(S3_BUCKET_NAME="stems", STORAGE="local").storage.engine is Engine.LOCAL
 
     @pytest.mark.parametrize("variable", ["STORAGE", "HANDOFF"])
-    def test_s3_needs_a_bucket(
-        self, variable: str, monkeypatch: pytest.MonkeyPatch, error_of: Callable[..., str]
-    ) -> None:
+    def test_s3_needs_a_bucket(self, variable: str) -> None:
         assert "S3_BUCKET_NAME" in error_of(**{variable: "s3"})
-        monkeypatch.setenv("S3_BUCKET_NAME", "stems")
-        load(None)
+        read(**{variable: "s3", "S3_BUCKET_NAME": "stems"})
 
     @pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-    def test_half_a_key_is_refused(self, variable: str, error_of: Callable[..., str]) -> None:
+    def test_one_key_without_the_other_is_rejected(self, variable: str) -> None:
         message = error_of(**{variable: "half"})
         assert "AWS_ACCESS_KEY_ID" in message
         assert "AWS_SECRET_ACCESS_KEY" in message
 
-    def test_addresses_keep_their_spelling_less_a_slash_at_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("S3_PUBLIC_DOMAIN", "https://cdn.example.org/Stems/")
-        assert load(None).storage.s3_public_domain == "https://cdn.example.org/Stems"
+    def test_urls_keep_their_spelling_without_a_trailing_slash(self) -> None:
+        settings = read(S3_PUBLIC_DOMAIN="https://cdn.example.org/Stems/")
+        assert settings.storage.s3_public_domain == "https://cdn.example.org/Stems"
 
 
 class TestWebhookSecret:
     @pytest.mark.parametrize("secret", [VALID_WEBHOOK_SECRET, f"{VALID_WEBHOOK_SECRET} {VALID_WEBHOOK_SECRET}"])
-    def test_one_or_two_in_the_standard_form(self, secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("WEBHOOK_SECRET", secret)
-        kept = load(None).webhook.secret
+    def test_one_or_two_in_standard_form_are_accepted(self, secret: str) -> None:
+        kept = read(WEBHOOK_SECRET=secret).webhook.secret
         assert kept is not None
         assert kept.get_secret_value() == secret
 
@@ -238,11 +340,11 @@ class TestWebhookSecret:
             f"{VALID_WEBHOOK_SECRET} whsec_",
         ],
     )
-    def test_any_other_form_is_refused(self, secret: str, error_of: Callable[..., str]) -> None:
+    def test_any_other_form_is_rejected(self, secret: str) -> None:
         assert "WEBHOOK_SECRET" in error_of(WEBHOOK_SECRET=secret)
 
 
-class TestWhatMayBeFetched:
+class TestDownloads:
     @pytest.mark.parametrize(
         ("value", "hosts"),
         [
@@ -252,22 +354,18 @@ class TestWhatMayBeFetched:
             ("nas,a_b.test,10.0.0.5", ("nas", "a_b.test", "10.0.0.5")),
         ],
     )
-    def test_lists_of_hosts(self, value: str, hosts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("URL_ALLOW_HOSTS", value)
-        monkeypatch.setenv("URL_DENY_HOSTS", value)
-        settings = load(None).download
+    def test_lists_of_hosts(self, value: str, hosts: tuple[str, ...]) -> None:
+        settings = read(URL_ALLOW_HOSTS=value, URL_DENY_HOSTS=value).download
         assert settings.allow_hosts == settings.deny_hosts == hosts
 
     @pytest.mark.parametrize(
         "value", ["http://a.test", "a.test/x", "a.test:80", "a..test", ".", "*", "a b!", "[::1]", "①.test"]
     )
-    def test_what_is_no_host(self, value: str, error_of: Callable[..., str]) -> None:
+    def test_invalid_hosts_are_rejected(self, value: str) -> None:
         assert "URL_DENY_HOSTS" in error_of(URL_DENY_HOSTS=value)
 
-    def test_lists_of_networks_and_ports(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("URL_ALLOW_NETWORKS", "10.0.0.0/8, 192.168.1.1 FD00:0::/8")
-        monkeypatch.setenv("URL_ALLOW_PORTS", "443,8443")
-        settings = load(None).download
+    def test_lists_of_networks_and_ports(self) -> None:
+        settings = read(URL_ALLOW_NETWORKS="10.0.0.0/8, 192.168.1.1 FD00:0::/8", URL_ALLOW_PORTS="443,8443").download
         assert settings.allow_networks == ("10.0.0.0/8", "192.168.1.1/32", "fd00::/8")
         assert settings.allow_ports == (443, 8443)
 
@@ -285,7 +383,7 @@ class TestWhatMayBeFetched:
             ("MODEL_MIRRORS", "mirror.test"),
         ],
     )
-    def test_what_cannot_be(self, variable: str, value: str, error_of: Callable[..., str]) -> None:
+    def test_values_out_of_range_are_rejected(self, variable: str, value: str) -> None:
         assert variable in error_of(**{variable: value})
 
     @pytest.mark.parametrize(
@@ -300,21 +398,20 @@ class TestWhatMayBeFetched:
             "http://[::1",
         ],
     )
-    def test_what_is_no_proxy(self, value: str, error_of: Callable[..., str]) -> None:
+    def test_invalid_proxies_are_rejected(self, value: str) -> None:
         assert "DOWNLOAD_PROXY" in error_of(DOWNLOAD_PROXY=value)
 
     @pytest.mark.parametrize("scheme", ["http", "https", "socks5", "socks5h"])
-    def test_proxies(self, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("DOWNLOAD_PROXY", f"{scheme}://user:p%40ss@proxy.test:3128/")
-        assert load(None).download.proxy is not None
+    def test_proxies(self, scheme: str) -> None:
+        assert read(DOWNLOAD_PROXY=f"{scheme}://user:p%40ss@proxy.test:3128/").download.proxy is not None
 
-    def test_pins_are_kept_in_one_spelling(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_pins_are_normalised(self) -> None:
         digest = "AB" * 32
-        monkeypatch.setenv("DOWNLOAD_CERTIFICATE_PINS", f"{digest},Models.Test={':'.join(['ab'] * 32)}")
-        assert load(None).download.certificate_pins == ("ab" * 32, "models.test=" + "ab" * 32)
+        settings = read(DOWNLOAD_CERTIFICATE_PINS=f"{digest},Models.Test={':'.join(['ab'] * 32)}")
+        assert settings.download.certificate_pins == ("ab" * 32, "models.test=" + "ab" * 32)
 
     @pytest.mark.parametrize("value", ["ab", "sha256/abc=", "g" * 64, f"https://a.test={'a' * 64}"])
-    def test_what_is_no_pin(self, value: str, error_of: Callable[..., str]) -> None:
+    def test_invalid_pins_are_rejected(self, value: str) -> None:
         assert "DOWNLOAD_CERTIFICATE_PINS" in error_of(DOWNLOAD_CERTIFICATE_PINS=value)
 
 
@@ -328,40 +425,37 @@ class TestDevices:
             ("GPU-8932f937,MIG-GPU-8932f937/1/0", ("GPU-8932f937", "MIG-GPU-8932f937/1/0")),
         ],
     )
-    def test_what_can_be(self, value: str, devices: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("PROCESSOR_DEVICES", value)
-        assert load(None).worker.devices == devices
+    def test_lists_of_devices(self, value: str, devices: tuple[str, ...]) -> None:
+        assert read(PROCESSOR_DEVICES=value).worker.devices == devices
 
     @pytest.mark.parametrize("value", ["cuda", "cuda:0", "-1", "auto,0", "0;1", "gpu-1", "1000"])
-    def test_what_cannot_be_is_told_with_what_can(self, value: str, error_of: Callable[..., str]) -> None:
+    def test_invalid_devices_are_rejected_with_an_example(self, value: str) -> None:
         message = error_of(PROCESSOR_DEVICES=value)
         assert "PROCESSOR_DEVICES" in message
         assert "name it alone" in message or "such as 0,1,3" in message
 
     @pytest.mark.parametrize("value", ["0", "17", "two"])
-    def test_children_are_counted(self, value: str, error_of: Callable[..., str]) -> None:
+    def test_concurrency_out_of_range_is_rejected(self, value: str) -> None:
         assert "PROCESSOR_CONCURRENCY" in error_of(PROCESSOR_CONCURRENCY=value)
 
 
-def test_one_key_for_model_files_is_enough(error_of: Callable[..., str]) -> None:
+def test_two_keys_for_model_files_are_rejected() -> None:
     message = error_of(MODEL_KEY_FILE="/run/key", MODEL_KEY_COMMAND="kms decrypt key")
     assert "MODEL_KEY_FILE" in message
     assert "MODEL_KEY_COMMAND" in message
 
 
-def test_more_replicas_in_sync_than_there_are_cannot_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KAFKA_MIN_INSYNC_REPLICAS", "2")
-    with pytest.raises(ConfigError, match="KAFKA_REPLICATION_FACTOR"):
-        Settings(None)
-    monkeypatch.setenv("KAFKA_REPLICATION_FACTOR", "3")
-    assert Settings(None).kafka.min_insync_replicas == 2
+def test_more_in_sync_replicas_than_replicas_are_rejected() -> None:
+    assert "KAFKA_REPLICATION_FACTOR" in error_of(KAFKA_MIN_INSYNC_REPLICAS="2")
+    settings = read(KAFKA_MIN_INSYNC_REPLICAS="2", KAFKA_REPLICATION_FACTOR="3")
+    assert settings.kafka.min_insync_replicas == 2
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32"])
-def test_tensorrt_is_not_for_float32(precision: str, error_of: Callable[..., str]) -> None:
+def test_tensorrt_with_float32_is_rejected(precision: str) -> None:
     assert "TENSORRT needs PRECISION" in error_of(TENSORRT="true", PRECISION=precision)
 
 
-def test_a_network_is_compiled_in_one_way(error_of: Callable[..., str]) -> None:
+def test_tensorrt_with_compilation_is_rejected() -> None:
     message = error_of(TENSORRT="true", PRECISION="fp16", TORCH_COMPILE="inductor")
     assert "TENSORRT and TORCH_COMPILE cannot both be set" in message

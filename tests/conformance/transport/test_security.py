@@ -76,7 +76,7 @@ def connect() -> Iterator[Connect]:
 
     def connect(bootstrap_servers: str, **settings: Any) -> KafkaTransport:
         publish_timeout = settings.pop("publish_timeout", PUBLISH_TIMEOUT)
-        security = KafkaSecurity.from_settings(KafkaSettings(_env_file=None, **settings))
+        security = KafkaSecurity.from_settings(KafkaSettings(**settings))
         opened.append(
             KafkaTransport(bootstrap_servers, publish_timeout=publish_timeout, partitions=1, security=security)
         )

@@ -468,6 +468,5 @@ def test_limits_come_from_the_settings() -> None:
         DOWNLOAD_TIMEOUT=4,
         DOWNLOAD_CHUNK_BYTES=5,
         DOWNLOAD_CONNECTIONS=6,
-        _env_file=None,
     )
     assert DownloadLimits.from_settings(settings) == DownloadLimits(1, 2, 3, 4, 5, max_connections=6)

@@ -23,7 +23,7 @@ import logging, sys, threading, warnings
 from config import LogFormat, LogSettings
 from pipeline.service.logs import configure_logging, get_logger, log_context
 
-settings = LogSettings(level=sys.argv[1], format=LogFormat(sys.argv[2]), _env_file=None)
+settings = LogSettings(level=sys.argv[1], format=LogFormat(sys.argv[2]))
 configure_logging("tester", settings)
 log = get_logger("pipeline.somewhere")
 """

@@ -25,7 +25,7 @@ from pipeline.service.shutdown import ExitCode, StopSignal
 from pipeline.service.logs import configure_logging
 
 how, grace = sys.argv[1], float(sys.argv[2])
-configure_logging("worker", LogSettings(_env_file=None))
+configure_logging("worker", LogSettings())
 
 def say(word):
     sys.stdout.write(word + "\\n")

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from config import SECTIONS, Settings
+from config import SECTIONS, Settings, load
 from pipeline.storage.factory import open_handoff, open_store
 from pipeline.storage.local.store import LocalStore
 from pipeline.storage.s3.store import S3Store
@@ -27,7 +27,7 @@ def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> MakeSettings:
                 monkeypatch.delenv(str(field.alias), raising=False)
         for name, value in {"DATA_DIR": str(tmp_path / "data"), **variables}.items():
             monkeypatch.setenv(name, value)
-        return Settings(env_file=None)
+        return load(None)
 
     return make
 

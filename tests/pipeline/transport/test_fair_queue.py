@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import Settings
+from config import load
 from pipeline.topics import Topics
 from pipeline.transport.fair_queue import WeightedChoice
 
@@ -69,6 +69,6 @@ class TestNobodyStarves:
             assert turns <= bound(weights, waiting)
 
     def test_the_bound_of_the_lowest_priority_is_what_the_documentation_says(self) -> None:
-        topics = Topics.from_settings(Settings(None))
+        topics = Topics.from_settings(load(None))
         shares = {name: weight for name, weight in topics.weights.items() if name != topics.results}
         assert max(bound(shares, name) for name in shares) == 52

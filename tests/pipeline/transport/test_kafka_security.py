@@ -24,7 +24,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 def security(**settings: Any) -> KafkaSecurity:
-    return KafkaSecurity.from_settings(KafkaSettings(_env_file=None, **settings))
+    return KafkaSecurity.from_settings(KafkaSettings(**settings))
 
 
 class TestSettings:

@@ -281,6 +281,6 @@ def test_a_machine_without_it_says_so_at_the_start(
     curl.write_text("#!/bin/sh\necho 'Features: alt-svc IPv6 SSL'\n")
     curl.chmod(0o755)
     with pytest.raises(ConfigError):
-        ConnectionOptions.from_settings(DownloadSettings(_env_file=None, http_version=version))
+        ConnectionOptions.from_settings(DownloadSettings(http_version=version))
     curl.write_text("#!/bin/sh\necho 'Features: alt-svc HTTP2 HTTP3 SSL'\n")
-    assert ConnectionOptions.from_settings(DownloadSettings(_env_file=None, http_version=version)).http == version
+    assert ConnectionOptions.from_settings(DownloadSettings(http_version=version)).http == version

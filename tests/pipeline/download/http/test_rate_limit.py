@@ -127,7 +127,7 @@ def test_slow_limits_are_kept_by_small_reads(total: float | None, per_host: floa
 
 @pytest.mark.parametrize(("total", "per_host"), [(0, 0), (5, 0), (0, 5)])
 def test_zero_means_no_limit(total: int, per_host: int) -> None:
-    settings = DownloadSettings(_env_file=None, rate_limit=total, rate_limit_per_host=per_host)
+    settings = DownloadSettings(rate_limit=total, rate_limit_per_host=per_host)
     limit = RateLimit.from_settings(settings)
     assert (limit is not None) == bool(total or per_host)
     assert limit is None or limit.most(1_000_000) == (4096)

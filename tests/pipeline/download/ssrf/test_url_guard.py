@@ -201,7 +201,6 @@ def test_lists_of_hosts_and_networks(options: dict[str, Any], passing: str, refu
 
 def test_the_settings_are_those_of_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = DownloadSettings(
-        _env_file=None,
         allow_hosts=("music.example.org", ".cdn.test"),
         deny_hosts=("bad.cdn.test",),
         allow_networks=("10.1.0.0/16", "fd12::/32"),
@@ -219,7 +218,7 @@ def test_the_settings_are_those_of_the_operator(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_by_default_nothing_private_is_open() -> None:
-    subject = UrlGuard.from_settings(DownloadSettings(_env_file=None))
+    subject = UrlGuard.from_settings(DownloadSettings())
     assert subject.addresses("93.184.216.34", 80)
     for host, port in [("127.0.0.1", 80), ("10.0.0.1", 443), ("93.184.216.34", 8080)]:
         with pytest.raises(PermanentError):

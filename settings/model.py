@@ -1,0 +1,73 @@
+"""Settings of model files and of the memory that loaded models may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from settings.types import ADVANCED, Bytes, Section, Urls
+
+
+class ModelSettings(Section):
+    """The default model, the model folder, and the sources of model files."""
+
+    title = "Models"
+
+    model_name: str = Field(
+        "UVR-MDX-NET-Inst_HQ_4.onnx",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._ ()+-]{0,127}$",
+        alias="MODEL_NAME",
+        description="File name of the model that is loaded at start. It is downloaded into MODEL_FILE_DIR if it is "
+        "not there.",
+    )
+    model_dir: Path = Field(
+        Path("models"), alias="MODEL_FILE_DIR", description="Folder of model files and their JSON descriptions."
+    )
+    pool_bytes: Bytes | None = Field(
+        None,
+        alias="MODEL_POOL_BYTES",
+        description="Memory that all loaded models may use together on each GPU, or in main memory (bytes). The child "
+        "processes there share it equally. When it is exceeded, the least recently used models are unloaded, "
+        "MODEL_NAME last. Unset: 60 % of the GPU's memory or, without a GPU, half of the main memory.",
+        json_schema_extra=ADVANCED,
+    )
+    require_gpu: bool = Field(
+        False, alias="REQUIRE_GPU", description="true: refuse to start when separation would run on the CPU."
+    )
+    mirrors: Urls = Field(
+        (),
+        alias="MODEL_MIRRORS",
+        description="URLs of folders on other servers that hold the model files under their own names, "
+        "https://host/path, separated by commas. The original sources of the models are tried last.",
+        json_schema_extra=ADVANCED,
+    )
+    offline: bool = Field(
+        False, alias="MODEL_OFFLINE", description="true: download no model file and use only those in MODEL_FILE_DIR."
+    )
+    key_file: Path | None = Field(
+        None,
+        alias="MODEL_KEY_FILE",
+        description="File with the key of encrypted model files. Unset: model files are not encrypted.",
+        json_schema_extra=ADVANCED,
+    )
+    key_command: str | None = Field(
+        None,
+        alias="MODEL_KEY_COMMAND",
+        description="Command that prints that key, such as the client of a key management service. Set this or "
+        "MODEL_KEY_FILE, not both.",
+        json_schema_extra=ADVANCED,
+    )
+    plain_dir: Path = Field(
+        Path("/dev/shm"),
+        alias="MODEL_PLAIN_DIR",
+        description="Folder of decrypted model files while they are loaded. It should be in memory, not on a disk.",
+        json_schema_extra=ADVANCED,
+    )
+
+    @model_validator(mode="after")
+    def _require_one_key_source(self) -> Self:
+        if self.key_file and self.key_command:
+            raise ValueError("only one of MODEL_KEY_FILE and MODEL_KEY_COMMAND can be set")
+        return self

@@ -1,0 +1,146 @@
+"""Settings of files and objects: folders on this machine, and the store of finished stems."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
+
+from settings.types import ADVANCED, BaseUrl, Seconds, Section, WholeSeconds
+
+
+class Engine(StrEnum):
+    """Kind of an object store."""
+
+    LOCAL = "local"
+    S3 = "s3"
+
+
+def _with_scheme(value: object) -> object:
+    """Add ``https://`` to a bare domain."""
+    bare = isinstance(value, str) and re.fullmatch(r"[\w.-]+(:\d+)?(/[\w./-]*)?", value)
+    return f"https://{value}" if bare else value
+
+
+class StateSettings(Section):
+    """Folders on this machine, and the limits of the embedded transport."""
+
+    title = "Local files"
+
+    data_dir: Path = Field(
+        Path(".local"),
+        alias="DATA_DIR",
+        description="Folder of the embedded transport's database, of the local store and of the hand-off store.",
+    )
+    temp_dir: Path | None = Field(
+        None, alias="TEMP_DIR", description="Folder of the working files of running jobs. Unset: DATA_DIR/tmp."
+    )
+    output_dir: Path | None = Field(
+        None, alias="OUTPUT_DIR", description="Folder of finished stems when STORAGE is local. Unset: DATA_DIR/stems."
+    )
+    lease_seconds: Seconds = Field(
+        15.0,
+        alias="EMBEDDED_LEASE",
+        description="Embedded transport: time after which the job of a dead worker goes to another (seconds).",
+        json_schema_extra=ADVANCED,
+    )
+    retention_seconds: Seconds = Field(
+        7 * 86400.0,
+        alias="EMBEDDED_RETENTION",
+        description="Embedded transport: time for which settled messages are kept (seconds).",
+        json_schema_extra=ADVANCED,
+    )
+
+    @property
+    def broker_file(self) -> Path:
+        """The database of the embedded transport."""
+        return self.data_dir / "broker.sqlite"
+
+    @property
+    def stems_dir(self) -> Path:
+        """The folder of finished stems in the local store."""
+        return self.output_dir or self.data_dir / "stems"
+
+    @property
+    def handoff_dir(self) -> Path:
+        """The folder of stems on their way from processor to uploader."""
+        return self.data_dir / "handoff"
+
+    @property
+    def work_dir(self) -> Path:
+        """The folder of the working files of running jobs."""
+        return self.temp_dir or self.data_dir / "tmp"
+
+    @property
+    def link_key_file(self) -> Path:
+        """The file with the key that signs links to local stems; it is created at first use."""
+        return self.data_dir / "link.key"
+
+
+class StorageSettings(Section):
+    """The store of finished stems, and the hand-off store between processor and uploader."""
+
+    title = "Storage of stems"
+
+    storage: Engine | None = Field(
+        None,
+        alias="STORAGE",
+        description="Store of finished stems: local or s3. Unset: s3 if S3_BUCKET_NAME is set, else local.",
+    )
+    handoff: Engine = Field(
+        Engine.LOCAL,
+        alias="HANDOFF",
+        description="Store through which stems go from the processor to the uploader: local (both share DATA_DIR) or "
+        "s3 (a prefix of the bucket).",
+    )
+    s3_endpoint_url: BaseUrl | None = Field(
+        None, alias="S3_ENDPOINT_URL", description="URL of the S3 server. Unset: Amazon's."
+    )
+    s3_bucket: str | None = Field(
+        None, alias="S3_BUCKET_NAME", description="Bucket for the stems. It must exist already."
+    )
+    s3_public_domain: Annotated[BaseUrl, BeforeValidator(_with_scheme)] | None = Field(
+        None,
+        alias="S3_PUBLIC_DOMAIN",
+        description="Domain under which the bucket is public. Links to stems become S3_PUBLIC_DOMAIN/key. Unset: "
+        "presigned links.",
+    )
+    aws_access_key_id: SecretStr | None = Field(
+        None,
+        alias="AWS_ACCESS_KEY_ID",
+        description="Access key of the S3 server. Unset: boto3 searches its usual places (role, profile).",
+    )
+    aws_secret_access_key: SecretStr | None = Field(
+        None,
+        alias="AWS_SECRET_ACCESS_KEY",
+        description="Secret key of the S3 server. Set both keys or neither.",
+    )
+    aws_region: str = Field("us-east-1", alias="AWS_REGION", description="Region of the bucket.")
+    result_url_ttl: WholeSeconds = Field(
+        86_400,
+        ge=60,
+        le=604_800,
+        alias="RESULT_URL_TTL",
+        description="Time for which signed links to stems are valid (seconds, at most 7 days).",
+    )
+    result_base_url: BaseUrl | None = Field(
+        None,
+        alias="RESULT_BASE_URL",
+        description="URL under which clients reach the API, for links to local stems. Unset: API_HOST:API_PORT.",
+    )
+
+    @property
+    def engine(self) -> Engine:
+        """The kind of the store of finished stems."""
+        return self.storage or (Engine.S3 if self.s3_bucket else Engine.LOCAL)
+
+    @model_validator(mode="after")
+    def _require_bucket_and_both_keys(self) -> Self:
+        if Engine.S3 in (self.engine, self.handoff) and not self.s3_bucket:
+            raise ValueError("S3_BUCKET_NAME must be set when STORAGE or HANDOFF is s3")
+        if (self.aws_access_key_id is None) != (self.aws_secret_access_key is None):
+            raise ValueError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set together")
+        return self
