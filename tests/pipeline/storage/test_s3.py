@@ -136,7 +136,7 @@ def test_what_is_too_large_for_one_copy_is_copied_in_parts(
     options: S3Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit is lowered from 5 GiB, the parts are as large as ever."""
-    monkeypatch.setattr(store_module, "_SINGLE_COPY", 1024)
+    monkeypatch.setattr(store_module, "_MAX_SINGLE_COPY", 1024)
     content = bytes(range(256)) * (40 * 4096)
     (tmp_path / "large").write_bytes(content)
     store = S3Store(options)
