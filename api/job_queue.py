@@ -62,7 +62,7 @@ class JobQueue:
 
     def _publish(self, topic: str, task: SeparationTask) -> None:
         try:
-            self._transport.offer(to_message(topic, task), trial=Message(self._topics.pulse, "pulse", b""))
+            self._transport.publish_probed(to_message(topic, task), probe=Message(self._topics.pulse, "pulse", b""))
         except InfrastructureError as error:
             raise _not_taken(error) from error
         except PermanentError as error:

@@ -85,9 +85,9 @@ def _made(transport: Transport, topic: Topic, align: bool, deadline: float) -> s
 
 def _lay_out(transport: Transport, topic: Topic, align: bool) -> str:
     if isinstance(transport, KafkaTransport):
-        return transport.lay_out(topic, align=align)
+        return transport.reconcile_topic(topic, align=align)
     transport.ensure_topics([topic])
-    return "as it should be"
+    return "up to date"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pipeline.consuming.retry_headers import (
     ORIGINAL_BYTES,
     ORIGINAL_TOPIC,
 )
-from pipeline.transport.protocol import Message, Stored
+from pipeline.transport.protocol import Message, StoredMessage
 
 # Headers of a mark.
 RESOLVES = "resolves"
@@ -67,7 +67,7 @@ class Mark:
 class Letter:
     """A dead letter, with its marks, oldest first."""
 
-    stored: Stored
+    stored: StoredMessage
     marks: tuple[Mark, ...] = ()
 
     @property
@@ -123,9 +123,9 @@ class Letter:
         return sum(mark.resolution is Resolution.REPLAYED for mark in self.marks)
 
 
-def letters_of(browsed: Iterable[Stored]) -> list[Letter]:
+def letters_of(browsed: Iterable[StoredMessage]) -> list[Letter]:
     """The letters among everything that the topic holds, oldest first; resolved ones have marks."""
-    found: list[Stored] = []
+    found: list[StoredMessage] = []
     marks: dict[Position, list[Mark]] = defaultdict(list)
     for stored in browsed:
         resolved = _resolved_by(stored.message)
@@ -160,7 +160,7 @@ def _resolved_by(message: Message) -> Position | None:
         return None
 
 
-def _mark(stored: Stored) -> Mark:
+def _mark(stored: StoredMessage) -> Mark:
     at = _seconds(stored.message, RESOLVED_AT, stored.published_at)
     return Mark(Resolution(_text(stored.message, RESOLUTION)), at)
 

@@ -16,7 +16,7 @@ from pipeline.consuming.retry_headers import ORIGINAL_BYTES, without_trail
 from pipeline.dead_letters.letter import Letter, Resolution, mark
 from pipeline.errors import ErrorCode, ErrorKind, PermanentError
 from pipeline.topics import Topics
-from pipeline.transport.protocol import Message, Transport, require_storable
+from pipeline.transport.protocol import Message, Transport, check_message_sizes
 
 #: Where a replayed message lay among the dead letters.
 REPLAYED_FROM = "replayed-from"
@@ -48,7 +48,7 @@ def prepare(letter: Letter, topics: Topics) -> Replay:
     if _has_had_its_outcome(letter):
         value, run = _as_new_run(value, _run_name(letter), nested=letter.topic == topics.results)
     message = Message(letter.topic, letter.key, value, _headers(letter))
-    require_storable([message])
+    check_message_sizes([message])
     return Replay(letter, message, run)
 
 

@@ -8,7 +8,7 @@ from itertools import islice
 
 import pytest
 
-from pipeline.transport.protocol import NOT_BEFORE, Message, Stored
+from pipeline.transport.protocol import NOT_BEFORE, Message, StoredMessage
 from tests.conformance.transport.backends import Backend
 
 PATIENCE = 30.0
@@ -19,7 +19,7 @@ def numbered(topic: str, count: int, size: int = 0) -> list[Message]:
     return [Message(topic, f"key-{number % 7}", f"{number}".encode().ljust(size)) for number in range(count)]
 
 
-def numbers(browsed: list[Stored]) -> list[int]:
+def numbers(browsed: list[StoredMessage]) -> list[int]:
     return [int(stored.message.value) for stored in browsed]
 
 

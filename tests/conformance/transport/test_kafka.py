@@ -25,7 +25,7 @@ from structlog.testing import capture_logs
 from devstack.kafka import KafkaBroker
 from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, PermanentError
 from pipeline.transport.kafka import member
-from pipeline.transport.kafka.client import KafkaClients, finish_interrupted_join, force_close, is_joining
+from pipeline.transport.kafka.client import KafkaClientFactory, finish_interrupted_join, force_close, is_joining
 from pipeline.transport.kafka.transport import KafkaTransport
 from pipeline.transport.protocol import Delivery, Message, Subscription, Topic
 from tests.conformance.transport import backends
@@ -262,7 +262,7 @@ class TestTheBrokerIsDown:
                 assert time.monotonic() < until
             subscription = transport.subscribe([topic], group)
             # Longer than the silence of a broker that hangs, and nothing is amiss.
-            assert subscription.receive(2 * member.SILENCE) is None
+            assert subscription.receive(2 * member.COORDINATOR_TIMEOUT) is None
             kafka_broker.pause()
             assert fault_told(subscription).code is ErrorCode.BROKER_UNAVAILABLE
             kafka_broker.resume()
@@ -270,12 +270,12 @@ class TestTheBrokerIsDown:
     def test_a_receiver_does_not_wait_for_a_client_that_hangs(
         self, connect: Callable[..., KafkaTransport], topic: str, group: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(member, "STUCK", 0.5)
+        monkeypatch.setattr(member, "STALL_TIMEOUT", 0.5)
         let_go = threading.Event()
         subscription = connect().subscribe([topic], group)
         monkeypatch.setattr(KafkaConsumer, "poll", lambda *_arguments, **_options: let_go.wait(PATIENCE) and {})
         with capture_logs() as log:
-            assert "has not come back" in fault_told(subscription).message
+            assert "has not returned" in fault_told(subscription).message
         (told,) = [line for line in log if line["event"] == "kafka_client_stuck"]
         assert any("member.py" in call for call in told["stack"])
         monkeypatch.undo()
@@ -341,15 +341,15 @@ class TestTheBrokerHangs:
     ) -> None:
         transport, trial = connect(), Message(f"{topic}-trials", "pulse", b"")
         transport.ensure_topics([Topic(trial.topic, 3600)])
-        transport.offer(Message(topic, "k", b"before"), trial=trial)
+        transport.publish_probed(Message(topic, "k", b"before"), probe=trial)
         kafka_broker.pause()
         for _ in range(3):
-            offer = partial(transport.offer, Message(topic, "k", b"refused"), trial=trial)
+            offer = partial(transport.publish_probed, Message(topic, "k", b"refused"), probe=trial)
             assert isinstance(bounded(offer, PUBLISH_TIMEOUT + SLACK), InfrastructureError)
         kafka_broker.resume()
 
         until = time.monotonic() + PATIENCE
-        offer = partial(transport.offer, Message(topic, "k", b"after"), trial=trial)
+        offer = partial(transport.publish_probed, Message(topic, "k", b"after"), probe=trial)
         while isinstance(bounded(offer, PUBLISH_TIMEOUT + SLACK), InfrastructureError):
             assert time.monotonic() < until
 
@@ -358,7 +358,7 @@ class TestTheBrokerHangs:
     def test_a_client_that_is_ended_lets_go_of_what_it_could_not_send(
         self, kafka_broker: KafkaBroker, topic: str
     ) -> None:
-        clients = KafkaClients(
+        clients = KafkaClientFactory(
             kafka_broker.bootstrap_servers, 10.0, max_poll_interval_ms=60_000, session_timeout_ms=6000
         )
         before = Footprint.now()
@@ -585,7 +585,7 @@ KEYS_OF_TWO_PARTITIONS = (0, 1)
 
 def raw_consumer(broker: KafkaBroker, group: str, **settings: Any) -> KafkaConsumer:
     """A client as the engine configures it, but for ``settings``."""
-    clients = KafkaClients(broker.bootstrap_servers, 10.0, max_poll_interval_ms=60_000, session_timeout_ms=10_000)
+    clients = KafkaClientFactory(broker.bootstrap_servers, 10.0, max_poll_interval_ms=60_000, session_timeout_ms=10_000)
     consumer = clients.consumer(group)
     consumer.config.update(settings)
     return consumer

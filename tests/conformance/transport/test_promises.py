@@ -82,7 +82,7 @@ class TestDurablePublish:
 
     def test_what_is_offered_is_as_durable(self, backend: Backend, topic: str, group: str) -> None:
         sent = Message(topic, "k", b"song", {"h": b"1"})
-        backend.open().offer(sent, trial=Message(backend.topic("trials"), "pulse", b""))
+        backend.open().publish_probed(sent, probe=Message(backend.topic("trials"), "pulse", b""))
         assert receive(backend.open().subscribe([topic], group)).message == sent
 
     def test_a_report_arrives_as_well(self, backend: Backend, topic: str, group: str) -> None:

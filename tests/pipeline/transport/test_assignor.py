@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kafka.structs import TopicPartition
 
-from pipeline.transport.kafka.assignor import LEAD, Claims, StickyAssignor, newest_only, share_out
+from pipeline.transport.kafka.assignor import MAX_IMBALANCE, MemberMetadata, StickyAssignor, balance, resolve_ownership
 
 TOPICS = tuple(f"topic-{number}" for number in range(5))
 
@@ -85,7 +85,7 @@ class TestShares:
                 counts = [sum(position.topic == topic for position in share) for share in group.owned.values()]
                 assert max(counts) - min(counts) <= 1
             totals = [len(share) for share in group.owned.values()]
-            assert max(totals) - min(totals) <= LEAD
+            assert max(totals) - min(totals) <= MAX_IMBALANCE
 
     @given(layouts, groups, st.sampled_from("abcdef"))
     def test_who_stays_gets_nothing_taken_away_when_another_leaves(
@@ -108,14 +108,14 @@ class TestShares:
         assert group.rounds <= 3
 
     def test_a_member_gets_only_what_it_subscribes_to(self) -> None:
-        claims = {"old": Claims(frozenset(["a"])), "new": Claims(frozenset(["a", "b"]))}
-        shares = share_out({"a": range(4), "b": range(3)}, claims)
+        claims = {"old": MemberMetadata(frozenset(["a"])), "new": MemberMetadata(frozenset(["a", "b"]))}
+        shares = balance({"a": range(4), "b": range(3)}, claims)
         assert {position.topic for position in shares["old"]} == {"a"}
         assert len(shares["old"]) == 2
         assert sum(map(len, shares.values())) == 7
 
     def test_a_topic_without_partitions_is_no_hindrance(self) -> None:
-        assert share_out({"a": []}, {"m": Claims(frozenset(["a"]))}) == {"m": set()}
+        assert balance({"a": []}, {"m": MemberMetadata(frozenset(["a"]))}) == {"m": set()}
 
 
 class TestJobsInHand:
@@ -150,7 +150,10 @@ class TestClaims:
     def test_the_newest_generation_counts(self) -> None:
         position = TopicPartition("jobs", 0)
         topics = frozenset(["jobs"])
-        claims = {"stale": Claims(topics, (position,), (), 3), "rightful": Claims(topics, (position,), (), 4)}
-        found = newest_only(claims)
+        claims = {
+            "stale": MemberMetadata(topics, (position,), (), 3),
+            "rightful": MemberMetadata(topics, (position,), (), 4),
+        }
+        found = resolve_ownership(claims)
         assert (found["stale"].owned, found["rightful"].owned) == ((), (position,))
-        assert share_out({"jobs": range(1)}, found)["rightful"] == {position}
+        assert balance({"jobs": range(1)}, found)["rightful"] == {position}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from config import Settings
 from pipeline.topics import Topics
-from pipeline.transport.fair_queue import WeightedChoice
+from pipeline.transport.fair_queue import StrideScheduler
 
 weights = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 32), min_size=1)
 
@@ -20,35 +20,35 @@ def bound(weights: dict[str, int], topic: str) -> float:
     return 1 + sum(other / weights[topic] + 1 for other in others)
 
 
-def turn(choice: WeightedChoice, candidates: list[str]) -> str:
-    chosen = choice.choose(candidates)
-    choice.took(chosen)
+def turn(scheduler: StrideScheduler, candidates: list[str]) -> str:
+    chosen = scheduler.select(candidates)
+    scheduler.charge(chosen)
     return chosen
 
 
 class TestShares:
     @given(weights)
     def test_topics_that_always_have_something_share_by_weight(self, weights: dict[str, int]) -> None:
-        choice = WeightedChoice(weights)
+        scheduler = StrideScheduler(weights)
         rounds = 20
-        turns = Counter(turn(choice, list(weights)) for _ in range(rounds * sum(weights.values())))
+        turns = Counter(turn(scheduler, list(weights)) for _ in range(rounds * sum(weights.values())))
         for topic, weight in weights.items():
             assert abs(turns[topic] - rounds * weight) <= len(weights)
 
     def test_who_is_alone_gets_every_turn(self) -> None:
-        choice = WeightedChoice({"low": 1, "high": 16})
-        assert {turn(choice, ["low"]) for _ in range(100)} == {"low"}
+        scheduler = StrideScheduler({"low": 1, "high": 16})
+        assert {turn(scheduler, ["low"]) for _ in range(100)} == {"low"}
 
     def test_nothing_is_saved_up_while_there_is_nothing(self) -> None:
-        choice = WeightedChoice({"low": 1, "high": 16})
+        scheduler = StrideScheduler({"low": 1, "high": 16})
         for _ in range(1000):
-            turn(choice, ["high"])
-        turns = [turn(choice, ["low", "high"]) for _ in range(34)]
+            turn(scheduler, ["high"])
+        turns = [turn(scheduler, ["low", "high"]) for _ in range(34)]
         assert turns.count("low") in (2, 3)
 
     def test_asking_changes_nothing(self) -> None:
-        choice = WeightedChoice({})
-        assert {choice.choose(["a", "b"]) for _ in range(10)} == {choice.choose(["a", "b"])}
+        scheduler = StrideScheduler({})
+        assert {scheduler.select(["a", "b"]) for _ in range(10)} == {scheduler.select(["a", "b"])}
 
 
 class TestNobodyStarves:
@@ -56,15 +56,15 @@ class TestNobodyStarves:
     def test_a_topic_that_has_something_gets_its_turn_within_the_bound_whatever_the_others_do(
         self, weights: dict[str, int], data: st.DataObject
     ) -> None:
-        choice = WeightedChoice(weights)
+        scheduler = StrideScheduler(weights)
         waiting = data.draw(st.sampled_from(sorted(weights)))
         others = sorted(set(weights) - {waiting})
         some_others = st.lists(st.sampled_from(others), unique=True) if others else st.just([])
         for _ in range(data.draw(st.integers(0, 40))):  # whatever was before
             if candidates := data.draw(some_others):
-                turn(choice, candidates)
+                turn(scheduler, candidates)
         turns = 1
-        while turn(choice, [waiting, *data.draw(some_others)]) != waiting:
+        while turn(scheduler, [waiting, *data.draw(some_others)]) != waiting:
             turns += 1
             assert turns <= bound(weights, waiting)
 

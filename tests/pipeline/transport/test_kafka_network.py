@@ -13,8 +13,8 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaTimeoutError
 
 from devstack.process import free_port
-from pipeline.transport.kafka.errors import BrokerHungUp
-from pipeline.transport.kafka.network import KafkaNetwork, made
+from pipeline.transport.kafka.errors import BrokerDisconnectedError
+from pipeline.transport.kafka.network import NetworkClient, create_client
 from tests.support.kafka_litter import LEAVES_SOCKETS
 
 pytestmark = [*LEAVES_SOCKETS, pytest.mark.usefixtures("no_kafka_litter")]
@@ -44,13 +44,13 @@ def listening(answer: Callable[[socket.socket], object]) -> Iterator[str]:
 
 
 def connect(address: str) -> None:
-    made(KafkaAdminClient, bootstrap_servers=[address], bootstrap_timeout_ms=BOOTSTRAP_MS)
+    create_client(KafkaAdminClient, bootstrap_servers=[address], bootstrap_timeout_ms=BOOTSTRAP_MS)
 
 
 def test_what_comes_with_the_end_of_a_connection_is_not_thrown_away() -> None:
     """It says why the connection ends: a broker refuses a password and hangs up."""
     with listening(lambda client: client.sendall(b"the reason")) as address:
-        network = KafkaNetwork(bootstrap_servers=[address])
+        network = NetworkClient(bootstrap_servers=[address])
         (broker,) = network.cluster.bootstrap_brokers()
         transport = network._net.run(network._manager._build_transport, broker)
         wait_for_the_end(transport._sock)
@@ -79,11 +79,11 @@ def test_somebody_who_hangs_up_is_told_from_nobody(read: int, said: bytes) -> No
         client.recv(read)
         client.sendall(said)
 
-    with listening(hang_up) as address, pytest.raises(BrokerHungUp):
+    with listening(hang_up) as address, pytest.raises(BrokerDisconnectedError):
         connect(address)
     with pytest.raises(KafkaTimeoutError) as raised:
         connect(f"127.0.0.1:{free_port()}")
-    assert not isinstance(raised.value, BrokerHungUp)
+    assert not isinstance(raised.value, BrokerDisconnectedError)
 
 
 def test_somebody_who_says_nothing_has_not_hung_up() -> None:
@@ -92,4 +92,4 @@ def test_somebody_who_says_nothing_has_not_hung_up() -> None:
         with pytest.raises(KafkaTimeoutError) as raised:
             connect(address)
         over.set()
-    assert not isinstance(raised.value, BrokerHungUp)
+    assert not isinstance(raised.value, BrokerDisconnectedError)

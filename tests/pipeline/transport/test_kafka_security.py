@@ -13,7 +13,7 @@ from kafka import errors as kafka_errors
 
 from config import ConfigError, KafkaSettings
 from pipeline.errors import ErrorCode, InfrastructureError, RefusedError
-from pipeline.transport.kafka.errors import BrokerHungUp, translate_kafka_error
+from pipeline.transport.kafka.errors import BrokerDisconnectedError, translate_kafka_error
 from pipeline.transport.kafka.security import KafkaSecurity
 from tests.support.certificates import KEY_PASSWORD, Certificates, make_certificates
 
@@ -173,7 +173,7 @@ class TestWhatIsARefusal:
             ConnectionResetError(),
             kafka_errors.KafkaConnectionError("socket disconnected"),
             kafka_errors.KafkaTimeoutError(),
-            BrokerHungUp(),
+            BrokerDisconnectedError(),
             handshake_failed(ssl.SSLEOFError(8, "EOF occurred in violation of protocol")),
             handshake_failed(ssl.SSLZeroReturnError(6, "closed")),
             handshake_failed(alert("TLSV1_ALERT_INTERNAL_ERROR")),

@@ -15,10 +15,10 @@ from pipeline.transport.protocol import Topic
 def test_all_replicas_but_one_must_have_a_message_unless_it_is_said_otherwise(
     replicas: int, asked: int | None, in_sync: str
 ) -> None:
-    settings = TopicLayout(replication_factor=replicas, min_insync_replicas=asked).settings(Topic("t", 1.0))
+    settings = TopicLayout(replication_factor=replicas, min_insync_replicas=asked).config(Topic("t", 1.0))
     assert settings["min.insync.replicas"] == in_sync
 
 
 @pytest.mark.parametrize(("seconds", "milliseconds"), [(None, "-1"), (1.5, "1500"), (7 * 86_400.0, "604800000")])
 def test_retention(seconds: float | None, milliseconds: str) -> None:
-    assert TopicLayout().settings(Topic("t", seconds))["retention.ms"] == milliseconds
+    assert TopicLayout().config(Topic("t", seconds))["retention.ms"] == milliseconds

@@ -16,14 +16,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from kafka.structs import TopicPartition
 
 from pipeline.errors import CancelledError, ErrorCode
-from pipeline.transport.kafka.partitions import Partition, Partitions, Waiting
+from pipeline.transport.kafka.partitions import AssignedPartition, Assignment, BufferedMessage
 from pipeline.transport.offsets import parse_metadata
 from pipeline.transport.protocol import Delivery, Message
 
 POSITIONS = (TopicPartition("jobs", 0), TopicPartition("jobs", 1), TopicPartition("retries", 0))
 MEMBERS = (0, 1)
 
-Taken = tuple[Partition, Delivery]
+Taken = tuple[AssignedPartition, Delivery]
 
 
 class RefusedError(Exception):
@@ -40,7 +40,7 @@ class Group(RuleBasedStateMachine):
         self.commits = dict.fromkeys(POSITIONS, (0, ""))
         self.owners: dict[TopicPartition, int | None] = dict.fromkeys(POSITIONS, None)
         self.settled: dict[TopicPartition, set[int]] = defaultdict(set)
-        self.members = {member: Partitions({}) for member in MEMBERS}
+        self.members = {member: Assignment({}) for member in MEMBERS}
         self.fetched: dict[tuple[int, TopicPartition], int] = {}
         self.open: dict[int, list[Taken]] = {member: [] for member in MEMBERS}
         for position in POSITIONS:
@@ -49,12 +49,12 @@ class Group(RuleBasedStateMachine):
 
     # --- the broker ---
 
-    def commit(self, member: int, partition: Partition) -> None:
+    def commit(self, member: int, partition: AssignedPartition) -> None:
         offset = self.members[member].committable(partition)
-        if self.owners[partition.position] != member:
-            self.members[member].not_committed(partition)
+        if self.owners[partition.topic_partition] != member:
+            self.members[member].commit_failed(partition)
             raise RefusedError
-        self.commits[partition.position] = (offset.offset, offset.metadata)
+        self.commits[partition.topic_partition] = (offset.offset, offset.metadata)
 
     @rule(position=st.sampled_from(POSITIONS), member=st.sampled_from(MEMBERS), noticed=st.booleans())
     def assign(self, position: TopicPartition, member: int, noticed: bool) -> None:
@@ -76,8 +76,7 @@ class Group(RuleBasedStateMachine):
         member = self.owners[position]
         if member is None:
             return
-        self.members[member].give_up([position])
-        for given_back, offset in self.members[member].overcounted([position]).items():
+        for given_back, offset in self.members[member].cancel_open([position]).items():
             self.commits[given_back] = (offset.offset, offset.metadata)
         self.members[member].drop([position])
         self.owners[position] = None
@@ -90,7 +89,7 @@ class Group(RuleBasedStateMachine):
 
     @rule(member=st.sampled_from(MEMBERS))
     def crash(self, member: int) -> None:
-        self.members[member] = Partitions({})
+        self.members[member] = Assignment({})
         self.open[member] = []
         for position, owner in self.owners.items():
             if owner == member:
@@ -110,10 +109,10 @@ class Group(RuleBasedStateMachine):
     def fetch_from(self, member: int, position: TopicPartition, count: int) -> None:
         start = self.fetched[member, position]
         messages = list(enumerate(self.log[position]))[start : start + count]
-        self.members[member].accept(position, [Waiting(offset, message) for offset, message in messages])
+        self.members[member].add_fetched(position, [BufferedMessage(offset, message) for offset, message in messages])
         self.fetched[member, position] = start + len(messages)
-        for partition in self.members[member].unread():
-            self.members[member].read(partition, parse_metadata(self.commits[partition.position][1]))
+        for partition in self.members[member].awaiting_commit():
+            self.members[member].set_committed(partition, parse_metadata(self.commits[partition.topic_partition][1]))
 
     @rule(member=st.sampled_from(MEMBERS))
     def receive(self, member: int) -> None:
@@ -124,14 +123,14 @@ class Group(RuleBasedStateMachine):
         held = [other for _, other in self.open[member]]
         assert not held or delivery.attempt == 1, "a suspect has company"
         assert all(other.attempt == 1 for other in held), "a suspect is given company"
-        if self.owners[partition.position] == member:
-            assert delivery.offset not in self.recorded(partition.position), "it was done before"
-        same = [other for holder, other in self.open[member] if holder.position == partition.position]
+        if self.owners[partition.topic_partition] == member:
+            assert delivery.offset not in self.recorded(partition.topic_partition), "it was done before"
+        same = [other for holder, other in self.open[member] if holder.topic_partition == partition.topic_partition]
         assert delivery.message.key not in {other.message.key for other in same}
         try:
             self.commit(member, partition)
         except (RefusedError, CancelledError):
-            self.members[member].put_back(partition, delivery, count_attempt=False)
+            self.members[member].requeue(partition, delivery, count_attempt=False)
         else:
             self.open[member].append(taken)
 
@@ -141,11 +140,11 @@ class Group(RuleBasedStateMachine):
         """The outputs are durable; the commit may not reach the broker, and then the member settles again."""
         member, (partition, delivery) = self.draw_open(data)
         try:
-            assert self.members[member].holding(delivery) is partition
+            assert self.members[member].require_owned(delivery) is partition
         except CancelledError:
             self.open[member].remove((partition, delivery))
             return
-        self.settled[partition.position].add(delivery.offset)
+        self.settled[partition.topic_partition].add(delivery.offset)
         self.members[member].settle(partition, delivery)
         if answered:
             try:
@@ -160,9 +159,9 @@ class Group(RuleBasedStateMachine):
     def fail(self, data: st.DataObject, counted: bool) -> None:
         """The delivery is given back, unless it is settled but for its commit."""
         member, (partition, delivery) = self.draw_open(data)
-        if delivery.offset in self.settled[partition.position]:
+        if delivery.offset in self.settled[partition.topic_partition]:
             return
-        self.members[member].put_back(partition, delivery, count_attempt=counted)
+        self.members[member].requeue(partition, delivery, count_attempt=counted)
         self.open[member].remove((partition, delivery))
 
     def draw_open(self, data: st.DataObject) -> tuple[int, Taken]:
@@ -175,7 +174,7 @@ class Group(RuleBasedStateMachine):
     def still_holds(self, member: int, taken: Taken) -> bool:
         partition, delivery = taken
         try:
-            return self.members[member].holding(delivery) is partition
+            return self.members[member].require_owned(delivery) is partition
         except CancelledError:
             assert delivery.cancel.reason is ErrorCode.DELIVERY_LOST, "its worker was not told"
             return False
@@ -208,7 +207,7 @@ class Group(RuleBasedStateMachine):
             self.fetch_from(last, position, len(self.log[position]))
         while (taken := self.members[last].take(0)) is not None:
             partition, delivery = taken
-            self.settled[partition.position].add(delivery.offset)
+            self.settled[partition.topic_partition].add(delivery.offset)
             self.members[last].settle(partition, delivery)
             self.commit(last, partition)
             self.members[last].finish(partition, delivery)
@@ -223,13 +222,13 @@ TestGroup.settings = settings(max_examples=150, stateful_step_count=40, deadline
 
 class TestOnePartitionOfManyIsPaused:
     def test_only_partitions_with_waiting_messages_are_full(self) -> None:
-        partitions = Partitions({})
+        partitions = Assignment({})
         partitions.assign(POSITIONS)
-        partitions.accept(POSITIONS[1], [Waiting(0, Message("jobs", "k", b""))])
-        assert partitions.full == {POSITIONS[1]}
+        partitions.add_fetched(POSITIONS[1], [BufferedMessage(0, Message("jobs", "k", b""))])
+        assert partitions.buffered == {POSITIONS[1]}
 
     def test_the_fault_of_the_client_is_raised_to_whoever_waits(self) -> None:
-        partitions = Partitions({})
+        partitions = Assignment({})
         partitions.set_fault(CancelledError("gone", code=ErrorCode.DELIVERY_LOST))
         with pytest.raises(CancelledError):
             partitions.take(0)
