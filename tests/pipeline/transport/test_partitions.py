@@ -1,7 +1,7 @@
-"""What members commit and hand out, over interleavings of receiving, finishing, failing, rebalances and deaths.
+"""Tests of the assignment over random sequences of receive, finish, fail, rebalance and crash.
 
-Two members and the group's commits at a broker, without a network. A member may own what it has lost without knowing
-it yet (a zombie); the broker refuses its commits, as Kafka does for an old generation.
+Two members and the group's commits at a broker, without a network. A member may not have detected yet that it lost a
+partition (a zombie); the broker rejects its commits, as Kafka does for an old generation.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ MEMBERS = (0, 1)
 Taken = tuple[AssignedPartition, Delivery]
 
 
-class RefusedError(Exception):
-    """The broker does not take a commit of a member that is not the partition's owner."""
+class CommitRejectedError(Exception):
+    """The broker rejected the commit of a member that does not own the partition."""
 
 
 class Group(RuleBasedStateMachine):
@@ -35,7 +35,7 @@ class Group(RuleBasedStateMachine):
 
     @initialize(keys=st.lists(st.sampled_from("abc"), min_size=3, max_size=8))
     def publish(self, keys: list[str]) -> None:
-        """The first member begins with everything, so that something is in hand from the start."""
+        """Assign all partitions to the first member, so that there are messages from the start."""
         self.log = {position: [Message(position.topic, key, b"") for key in keys] for position in POSITIONS}
         self.commits = dict.fromkeys(POSITIONS, (0, ""))
         self.owners: dict[TopicPartition, int | None] = dict.fromkeys(POSITIONS, None)
@@ -53,26 +53,26 @@ class Group(RuleBasedStateMachine):
         offset = self.members[member].committable(partition)
         if self.owners[partition.topic_partition] != member:
             self.members[member].commit_failed(partition)
-            raise RefusedError
+            raise CommitRejectedError
         self.commits[partition.topic_partition] = (offset.offset, offset.metadata)
 
-    @rule(position=st.sampled_from(POSITIONS), member=st.sampled_from(MEMBERS), noticed=st.booleans())
-    def assign(self, position: TopicPartition, member: int, noticed: bool) -> None:
-        """The partition goes to ``member``; whoever had it has noticed, or has not yet."""
+    @rule(position=st.sampled_from(POSITIONS), member=st.sampled_from(MEMBERS), detected=st.booleans())
+    def assign(self, position: TopicPartition, member: int, detected: bool) -> None:
+        """Move the partition to ``member``; its previous owner has detected the loss if ``detected``."""
         before = self.owners[position]
         if before == member:
             return
-        if before is not None and noticed:
+        if before is not None and detected:
             self.revoke(position)
         self.owners[position] = member
-        self.members[member].drop([position])  # what it may have believed to own
-        self.forget_lost(member)
+        self.members[member].drop([position])  # partitions that it has lost without detecting it
+        self.remove_lost(member)
         self.members[member].assign([position])
         self.fetched[member, position] = self.commits[position][0]
 
     @rule(position=st.sampled_from(POSITIONS))
     def revoke(self, position: TopicPartition) -> None:
-        """In good order: attempts in hand are taken back first."""
+        """Revoke the partition cooperatively: the attempts in progress are taken back first."""
         member = self.owners[position]
         if member is None:
             return
@@ -80,12 +80,12 @@ class Group(RuleBasedStateMachine):
             self.commits[given_back] = (offset.offset, offset.metadata)
         self.members[member].drop([position])
         self.owners[position] = None
-        self.forget_lost(member)
+        self.remove_lost(member)
 
     @rule(member=st.sampled_from(MEMBERS))
-    def notice_losses(self, member: int) -> None:
+    def detect_losses(self, member: int) -> None:
         self.members[member].drop([position for position in POSITIONS if self.owners[position] != member])
-        self.forget_lost(member)
+        self.remove_lost(member)
 
     @rule(member=st.sampled_from(MEMBERS))
     def crash(self, member: int) -> None:
@@ -121,15 +121,15 @@ class Group(RuleBasedStateMachine):
             return
         partition, delivery = taken
         held = [other for _, other in self.open[member]]
-        assert not held or delivery.attempt == 1, "a suspect has company"
-        assert all(other.attempt == 1 for other in held), "a suspect is given company"
+        assert not held or delivery.attempt == 1, "a suspect is delivered beside other messages"
+        assert all(other.attempt == 1 for other in held), "a message is delivered beside a suspect"
         if self.owners[partition.topic_partition] == member:
-            assert delivery.offset not in self.recorded(partition.topic_partition), "it was done before"
+            assert delivery.offset not in self.recorded(partition.topic_partition), "the message was settled before"
         same = [other for holder, other in self.open[member] if holder.topic_partition == partition.topic_partition]
         assert delivery.message.key not in {other.message.key for other in same}
         try:
             self.commit(member, partition)
-        except (RefusedError, CancelledError):
+        except (CommitRejectedError, CancelledError):
             self.members[member].requeue(partition, delivery, count_attempt=False)
         else:
             self.open[member].append(taken)
@@ -137,7 +137,7 @@ class Group(RuleBasedStateMachine):
     @precondition(lambda self: any(self.open.values()))
     @rule(data=st.data(), answered=st.booleans())
     def finish(self, data: st.DataObject, answered: bool) -> None:
-        """The outputs are durable; the commit may not reach the broker, and then the member settles again."""
+        """Settle a delivery; if the commit does not reach the broker, the member settles again."""
         member, (partition, delivery) = self.draw_open(data)
         try:
             assert self.members[member].require_owned(delivery) is partition
@@ -149,7 +149,7 @@ class Group(RuleBasedStateMachine):
         if answered:
             try:
                 self.commit(member, partition)
-            except RefusedError:
+            except CommitRejectedError:
                 return
             self.members[member].finish(partition, delivery)
             self.open[member].remove((partition, delivery))
@@ -157,7 +157,7 @@ class Group(RuleBasedStateMachine):
     @precondition(lambda self: any(self.open.values()))
     @rule(data=st.data(), counted=st.booleans())
     def fail(self, data: st.DataObject, counted: bool) -> None:
-        """The delivery is given back, unless it is settled but for its commit."""
+        """Release a delivery, unless only its commit is missing."""
         member, (partition, delivery) = self.draw_open(data)
         if delivery.offset in self.settled[partition.topic_partition]:
             return
@@ -168,35 +168,35 @@ class Group(RuleBasedStateMachine):
         member = data.draw(st.sampled_from([member for member in MEMBERS if self.open[member]]))
         return member, data.draw(st.sampled_from(self.open[member]))
 
-    def forget_lost(self, member: int) -> None:
-        self.open[member] = [taken for taken in self.open[member] if self.still_holds(member, taken)]
+    def remove_lost(self, member: int) -> None:
+        self.open[member] = [taken for taken in self.open[member] if self.still_owns(member, taken)]
 
-    def still_holds(self, member: int, taken: Taken) -> bool:
+    def still_owns(self, member: int, taken: Taken) -> bool:
         partition, delivery = taken
         try:
             return self.members[member].require_owned(delivery) is partition
         except CancelledError:
-            assert delivery.cancel.reason is ErrorCode.DELIVERY_LOST, "its worker was not told"
+            assert delivery.cancel.reason is ErrorCode.DELIVERY_LOST, "its worker was not cancelled"
             return False
 
-    # --- what must hold ---
+    # --- invariants ---
 
     @invariant()
-    def no_commit_passes_an_unsettled_message(self) -> None:
+    def committed_offset_is_below_every_unsettled_message(self) -> None:
         for position, (offset, _) in getattr(self, "commits", {}).items():
             assert set(range(offset)) <= self.settled[position]
 
     @invariant()
-    def only_what_is_settled_is_on_record_as_settled(self) -> None:
+    def metadata_lists_only_settled_messages(self) -> None:
         for position in getattr(self, "commits", {}):
             assert self.recorded(position) <= self.settled[position]
 
     def recorded(self, position: TopicPartition) -> set[int]:
-        """What the group's commit says is settled above the low-water mark."""
+        """Return the settled offsets above the low-water mark in the group's commit."""
         return set(itertools.chain.from_iterable(parse_metadata(self.commits[position][1]).settled))
 
     def teardown(self) -> None:
-        """Whatever was before, a member that comes now gets all that is unsettled, and nothing is lost."""
+        """Check that a new member receives all unsettled messages, after any history."""
         if not hasattr(self, "log"):
             return
         for member in MEMBERS:
@@ -220,15 +220,15 @@ TestGroup = Group.TestCase
 TestGroup.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
-class TestOnePartitionOfManyIsPaused:
-    def test_only_partitions_with_waiting_messages_are_full(self) -> None:
-        partitions = Assignment({})
-        partitions.assign(POSITIONS)
-        partitions.add_fetched(POSITIONS[1], [BufferedMessage(0, Message("jobs", "k", b""))])
-        assert partitions.buffered == {POSITIONS[1]}
+class TestAssignment:
+    def test_partitions_with_buffered_messages(self) -> None:
+        assignment = Assignment({})
+        assignment.assign(POSITIONS)
+        assignment.add_fetched(POSITIONS[1], [BufferedMessage(0, Message("jobs", "k", b""))])
+        assert assignment.buffered == {POSITIONS[1]}
 
-    def test_the_fault_of_the_client_is_raised_to_whoever_waits(self) -> None:
-        partitions = Assignment({})
-        partitions.set_fault(CancelledError("gone", code=ErrorCode.DELIVERY_LOST))
+    def test_take_raises_the_fault(self) -> None:
+        assignment = Assignment({})
+        assignment.set_fault(CancelledError("lost", code=ErrorCode.DELIVERY_LOST))
         with pytest.raises(CancelledError):
-            partitions.take(0)
+            assignment.take(0)
