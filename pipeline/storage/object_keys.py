@@ -36,12 +36,14 @@ def handoff_key(task_uuid: UUID, run: str, stem: str, sha256: str) -> str:
     The key contains a part of the content's hash, because a GPU may not produce the same bits twice: the stems of a
     repeated job must not replace those that an earlier result still refers to.
     """
-    return check_key(f"handoff/{_task_segment(task_uuid, run)}/{_segment(stem)}-{_segment(sha256[:16])}.wav")
+    task = f"{task_uuid}_{run}" if run else f"{task_uuid}"
+    return check_key(f"handoff/{task}/{_segment(stem)}-{_segment(sha256[:16])}.wav")
 
 
 def outcome_key(task_uuid: UUID, run: str) -> str:
     """Return the key of the single outcome of a task, or of a requested repeat: ``outcomes/{task_uuid}.json``."""
-    return check_key(f"outcomes/{_task_segment(task_uuid, run)}.json")
+    task = f"{task_uuid}_{run}" if run else f"{task_uuid}"
+    return check_key(f"outcomes/{task}.json")
 
 
 def check_key(key: str) -> str:
@@ -51,10 +53,6 @@ def check_key(key: str) -> str:
     if len(key) > MAX_KEY_LENGTH:
         raise PermanentError("the object key is too long", code=ErrorCode.STORAGE_REFUSED)
     return key
-
-
-def _task_segment(task_uuid: UUID, run: str) -> str:
-    return f"{task_uuid}_{run}" if run else f"{task_uuid}"
 
 
 def _segment(text: str) -> str:

@@ -71,7 +71,7 @@ class LocalStore:
 
     def read(self, key: str) -> bytes:
         """Return the content of the object's file, after its name is durable."""
-        path = self._locate(key)
+        path = self._root / check_key(key)
         with local_errors():
             try:
                 content = path.read_bytes()
@@ -84,7 +84,7 @@ class LocalStore:
 
     def stat(self, key: str) -> StoredObject | None:
         """Return the size of the object's file; None if there is no such file."""
-        path = self._locate(key)
+        path = self._root / check_key(key)
         with local_errors():
             try:
                 status = path.stat()
@@ -111,7 +111,7 @@ class LocalStore:
 
     def delete(self, key: str) -> None:
         """Remove the object's file, and the folders that become empty."""
-        path = self._locate(key)
+        path = self._root / check_key(key)
         with local_errors():
             with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 path.unlink()
@@ -125,10 +125,7 @@ class LocalStore:
 
     def path_of(self, key: str) -> Path | None:
         """Return the file that contains the object, for serving it; None if there is none."""
-        return None if self.stat(key) is None else self._locate(key)
-
-    def _locate(self, key: str) -> Path:
-        return self._root / check_key(key)
+        return None if self.stat(key) is None else self._root / check_key(key)
 
     def _store(
         self,
@@ -136,7 +133,7 @@ class LocalStore:
         write: Callable[[Path], object],
         rename: Callable[[Path, Path], None] = os.replace,
     ) -> StoredObject:
-        path = self._locate(key)
+        path = self._root / check_key(key)
         with local_errors(), self._draft() as draft:
             write(draft)
             sync_file(draft)

@@ -84,7 +84,19 @@ def translate_s3_error(error: Exception) -> PipelineError:
     # After an upload, boto3 wraps the server's response in an exception of its own.
     response = error if isinstance(error, ClientError) else error.__cause__ or error.__context__
     if isinstance(response, ClientError):
-        return _translate_response(response)
+        code = error_code(response)
+        status = int(response.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if code in _MISSING:
+            return PermanentError("there is no such object in the store", code=ErrorCode.OBJECT_MISSING)
+        if code in _REFUSALS:
+            return _configuration_error(_REFUSALS[code])
+        if status in (401, 403):
+            return _configuration_error(_FORBIDDEN)
+        if status >= 500 or status == 429 or code in _TRANSIENT:
+            return InfrastructureError(
+                f"the S3 server is temporarily unavailable ({code})", code=ErrorCode.STORAGE_UNAVAILABLE
+            )
+        return _configuration_error(f"the S3 server refused the request ({code})")
     if isinstance(error, _NO_CREDENTIALS):
         return _configuration_error(f"there are no S3 credentials: {_CREDENTIALS}")
     if isinstance(error, botocore.ParamValidationError):
@@ -98,22 +110,6 @@ def translate_s3_error(error: Exception) -> PipelineError:
 def error_code(error: ClientError) -> str:
     """Return the server's error code; for a response without a body, the status."""
     return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _translate_response(error: ClientError) -> PipelineError:
-    code = error_code(error)
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    if code in _MISSING:
-        return PermanentError("there is no such object in the store", code=ErrorCode.OBJECT_MISSING)
-    if code in _REFUSALS:
-        return _configuration_error(_REFUSALS[code])
-    if status in (401, 403):
-        return _configuration_error(_FORBIDDEN)
-    if status >= 500 or status == 429 or code in _TRANSIENT:
-        return InfrastructureError(
-            f"the S3 server is temporarily unavailable ({code})", code=ErrorCode.STORAGE_UNAVAILABLE
-        )
-    return _configuration_error(f"the S3 server refused the request ({code})")
 
 
 def _configuration_error(sentence: str) -> InfrastructureError:

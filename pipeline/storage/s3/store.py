@@ -138,15 +138,27 @@ class S3Store:
     def copy_from(self, other: ObjectStore, source_key: str, key: str, *, content_type: str) -> StoredObject:
         """Copy an object; within one S3 server and account the server copies it, otherwise through a local file."""
         check_key(key)
-        if isinstance(other, S3Store):
-            options, source = self._options, other._options
-            # The server can copy between buckets of the same server that the same account may access.
-            if (options.endpoint_url, options.access_key_id) == (source.endpoint_url, source.access_key_id):
-                return self._copy_on_server(other, source_key, key, content_type)
-        with local_errors(), tempfile.TemporaryDirectory(prefix="copy-") as folder:
-            draft = Path(folder, "object")
-            other.get(source_key, draft)
-            return self.put(key, draft, content_type=content_type)
+        options = self._options
+        # The server can copy between buckets of the same server that the same account may access.
+        if not isinstance(other, S3Store) or (options.endpoint_url, options.access_key_id) != (
+            other._options.endpoint_url,
+            other._options.access_key_id,
+        ):
+            with local_errors(), tempfile.TemporaryDirectory(prefix="copy-") as folder:
+                draft = Path(folder, "object")
+                other.get(source_key, draft)
+                return self.put(key, draft, content_type=content_type)
+        found = other.stat(source_key)
+        if found is None:
+            raise PermanentError("there is no such object in the store", code=ErrorCode.OBJECT_MISSING)
+        source = {"Bucket": other._bucket, "Key": source_key}
+        extra = {"ContentType": content_type, "MetadataDirective": "REPLACE"}
+        with s3_errors():
+            if found.bytes <= _MAX_SINGLE_COPY:
+                self._client.copy_object(Bucket=self._bucket, Key=key, CopySource=source, **extra)
+            else:
+                self._client.copy(source, self._bucket, key, ExtraArgs=extra, Config=_TRANSFER)
+        return StoredObject(key, found.bytes)
 
     def url(self, key: str) -> str:
         """Return a link on the public domain, or a presigned link."""
@@ -188,19 +200,6 @@ class S3Store:
                 self._client.create_bucket(Bucket=self._bucket, **configuration)
             except (self._client.exceptions.BucketAlreadyOwnedByYou, self._client.exceptions.BucketAlreadyExists):
                 self._client.head_bucket(Bucket=self._bucket)  # raises unless this account may access it
-
-    def _copy_on_server(self, other: S3Store, source_key: str, key: str, content_type: str) -> StoredObject:
-        found = other.stat(source_key)
-        if found is None:
-            raise PermanentError("there is no such object in the store", code=ErrorCode.OBJECT_MISSING)
-        source = {"Bucket": other._bucket, "Key": source_key}
-        described = {"ContentType": content_type, "MetadataDirective": "REPLACE"}
-        with s3_errors():
-            if found.bytes <= _MAX_SINGLE_COPY:
-                self._client.copy_object(Bucket=self._bucket, Key=key, CopySource=source, **described)
-            else:
-                self._client.copy(source, self._bucket, key, ExtraArgs=described, Config=_TRANSFER)
-        return StoredObject(key, found.bytes)
 
     def _require_bucket(self) -> None:
         """Raise InfrastructureError if the bucket is missing; the 404 of a HEAD request does not show this."""
