@@ -71,7 +71,7 @@ class AssignedPartition:
         return OffsetAndMetadata(self.offsets.low_water, self.offsets.metadata, -1)
 
 
-class Assignment:
+class PartitionAssignment:
     """The partitions of one member. Thread-safe: the worker thread takes messages, the client's threads add them."""
 
     def __init__(self, weights: Mapping[str, int]) -> None:

@@ -10,7 +10,7 @@ from kafka.structs import TopicPartition
 
 from pipeline.errors import CancelledError, InfrastructureError
 from pipeline.transport.kafka.member import GroupMember
-from pipeline.transport.kafka.partitions import Assignment
+from pipeline.transport.kafka.partitions import PartitionAssignment
 from pipeline.transport.protocol import Delivery, Message
 
 
@@ -30,7 +30,7 @@ class KafkaSubscription:
         commit_timeout: float,
     ) -> None:
         self._publish = publish
-        self._assignment = Assignment(weights)
+        self._assignment = PartitionAssignment(weights)
         self._member = GroupMember(lambda: connect(self._assignment.busy), topics, self._assignment, commit_timeout)
 
     def receive(self, timeout: float) -> Delivery | None:

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from kafka.structs import TopicPartition
 
 from pipeline.errors import CancelledError, ErrorCode
-from pipeline.transport.kafka.partitions import AssignedPartition, Assignment, BufferedMessage
+from pipeline.transport.kafka.partitions import AssignedPartition, PartitionAssignment, BufferedMessage
 from pipeline.transport.offsets import parse_metadata
 from pipeline.transport.protocol import Delivery, Message
 
@@ -40,7 +40,7 @@ class Group(RuleBasedStateMachine):
         self.commits = dict.fromkeys(POSITIONS, (0, ""))
         self.owners: dict[TopicPartition, int | None] = dict.fromkeys(POSITIONS, None)
         self.settled: dict[TopicPartition, set[int]] = defaultdict(set)
-        self.members = {member: Assignment({}) for member in MEMBERS}
+        self.members = {member: PartitionAssignment({}) for member in MEMBERS}
         self.fetched: dict[tuple[int, TopicPartition], int] = {}
         self.open: dict[int, list[Taken]] = {member: [] for member in MEMBERS}
         for position in POSITIONS:
@@ -89,7 +89,7 @@ class Group(RuleBasedStateMachine):
 
     @rule(member=st.sampled_from(MEMBERS))
     def crash(self, member: int) -> None:
-        self.members[member] = Assignment({})
+        self.members[member] = PartitionAssignment({})
         self.open[member] = []
         for position, owner in self.owners.items():
             if owner == member:
@@ -222,13 +222,13 @@ TestGroup.settings = settings(max_examples=150, stateful_step_count=40, deadline
 
 class TestAssignment:
     def test_partitions_with_buffered_messages(self) -> None:
-        assignment = Assignment({})
+        assignment = PartitionAssignment({})
         assignment.assign(POSITIONS)
         assignment.add_fetched(POSITIONS[1], [BufferedMessage(0, Message("jobs", "k", b""))])
         assert assignment.buffered == {POSITIONS[1]}
 
     def test_take_raises_the_fault(self) -> None:
-        assignment = Assignment({})
+        assignment = PartitionAssignment({})
         assignment.set_fault(CancelledError("lost", code=ErrorCode.DELIVERY_LOST))
         with pytest.raises(CancelledError):
             assignment.take(0)
