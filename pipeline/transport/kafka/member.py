@@ -25,7 +25,7 @@ from pipeline.service import metrics
 from pipeline.service.logs import get_logger
 from pipeline.transport.kafka.client import finish_interrupted_join, has_coordinator, is_joining
 from pipeline.transport.kafka.errors import CLIENT_ERRORS, translate_kafka_error
-from pipeline.transport.kafka.partitions import AssignedPartition, PartitionAssignment, BufferedMessage
+from pipeline.transport.kafka.partitions import AssignedPartition, BufferedMessage, PartitionAssignment
 from pipeline.transport.kafka.reader import message_from_record
 from pipeline.transport.offsets import parse_metadata
 

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from kafka.structs import TopicPartition
 
 from pipeline.errors import CancelledError, ErrorCode
-from pipeline.transport.kafka.partitions import AssignedPartition, PartitionAssignment, BufferedMessage
+from pipeline.transport.kafka.partitions import AssignedPartition, BufferedMessage, PartitionAssignment
 from pipeline.transport.offsets import parse_metadata
 from pipeline.transport.protocol import Delivery, Message
 
