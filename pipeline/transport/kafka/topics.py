@@ -87,7 +87,14 @@ def _create(admin: KafkaAdminClient, layout: TopicLayout, topic: Topic) -> None:
 
 def _reconcile_config(admin: KafkaAdminClient, layout: TopicLayout, topic: Topic, align: bool) -> Iterator[str]:
     wanted = layout.config(topic)
-    present = _read_config(admin, topic.name, wanted)
+    query = ConfigResource(ConfigResourceType.TOPIC, topic.name, configs=dict.fromkeys(wanted))
+    deadline = time.monotonic() + _PROPAGATION_TIMEOUT
+    while not (described := admin.describe_configs([query], config_filter="all")["topic"][topic.name]):
+        # The broker does not know the topic yet; kafka-python (3.0.12) discards the error and returns nothing.
+        if time.monotonic() >= deadline:
+            raise UnknownTopicOrPartitionError(topic.name)
+        time.sleep(_PROPAGATION_PAUSE)
+    present = {name: setting["value"] for name, setting in described.items()}
     different = {name: value for name, value in wanted.items() if present.get(name) != value}
     if different and align:
         resource = ConfigResource(ConfigResourceType.TOPIC, topic.name, configs=different)
@@ -97,16 +104,3 @@ def _reconcile_config(admin: KafkaAdminClient, layout: TopicLayout, topic: Topic
     for name, value in different.items():
         old = present.get(name)
         yield f"{name} {old} changed to {value}" if align else f"{name} is {old}, not {value}: --align changes it"
-
-
-def _read_config(admin: KafkaAdminClient, topic: str, names: dict[str, str]) -> dict[str, str]:
-    resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs=dict.fromkeys(names))
-    deadline = time.monotonic() + _PROPAGATION_TIMEOUT
-    while True:
-        described = admin.describe_configs([resource], config_filter="all")["topic"][topic]
-        if described:
-            return {name: setting["value"] for name, setting in described.items()}
-        # The broker does not know the topic yet; kafka-python (3.0.12) discards the error and returns nothing.
-        if time.monotonic() >= deadline:
-            raise UnknownTopicOrPartitionError(topic)
-        time.sleep(_PROPAGATION_PAUSE)

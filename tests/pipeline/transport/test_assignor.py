@@ -37,7 +37,7 @@ class Group:
             given = self.round()
             assert_no_partition_assigned_twice(given)
             for member, share in given.items():
-                others = {position for other, held in self.owned.items() if other != member for position in held}
+                others = {partition for other, held in self.owned.items() if other != member for partition in held}
                 assert not share & others, "assigned before its owner has revoked it"
             if given == self.owned:
                 return
@@ -47,7 +47,7 @@ class Group:
     def round(self) -> Assignments:
         members = [SimpleNamespace(member_id=member, metadata=self.metadata(member)) for member in self.owned]
         assignments = StickyAssignor().assign(self.cluster, members)
-        return {member: positions_of(assignment) for member, assignment in assignments.items()}
+        return {member: partitions_of(assignment) for member, assignment in assignments.items()}
 
     def metadata(self, member: str) -> Any:
         assignor = StickyAssignor(lambda: self.busy.get(member, []))
@@ -58,7 +58,7 @@ class Group:
         return {TopicPartition(topic, number) for topic, numbers in self.layout.items() for number in numbers}
 
 
-def positions_of(assignment: Any) -> set[TopicPartition]:
+def partitions_of(assignment: Any) -> set[TopicPartition]:
     pairs = [(item[0], item[1]) for item in assignment.assigned_partitions]
     return {TopicPartition(topic, number) for topic, numbers in pairs for number in numbers}
 
@@ -82,7 +82,7 @@ class TestBalance:
             group.settle(members)
             assert set().union(*group.owned.values()) == group.all_partitions()
             for topic in layout:
-                counts = [sum(position.topic == topic for position in share) for share in group.owned.values()]
+                counts = [sum(partition.topic == topic for partition in share) for share in group.owned.values()]
                 assert max(counts) - min(counts) <= 1
             totals = [len(share) for share in group.owned.values()]
             assert max(totals) - min(totals) <= MAX_IMBALANCE
@@ -110,7 +110,7 @@ class TestBalance:
     def test_member_receives_only_subscribed_topics(self) -> None:
         members = {"old": MemberMetadata(frozenset(["a"])), "new": MemberMetadata(frozenset(["a", "b"]))}
         shares = balance({"a": range(4), "b": range(3)}, members)
-        assert {position.topic for position in shares["old"]} == {"a"}
+        assert {partition.topic for partition in shares["old"]} == {"a"}
         assert len(shares["old"]) == 2
         assert sum(map(len, shares.values())) == 7
 
@@ -148,12 +148,12 @@ class TestBusyPartitions:
 
 class TestOwnership:
     def test_newest_generation_wins(self) -> None:
-        position = TopicPartition("jobs", 0)
+        partition = TopicPartition("jobs", 0)
         topics = frozenset(["jobs"])
         members = {
-            "stale": MemberMetadata(topics, (position,), (), 3),
-            "rightful": MemberMetadata(topics, (position,), (), 4),
+            "stale": MemberMetadata(topics, (partition,), (), 3),
+            "rightful": MemberMetadata(topics, (partition,), (), 4),
         }
         found = resolve_ownership(members)
-        assert (found["stale"].owned, found["rightful"].owned) == ((), (position,))
-        assert balance({"jobs": range(1)}, found)["rightful"] == {position}
+        assert (found["stale"].owned, found["rightful"].owned) == ((), (partition,))
+        assert balance({"jobs": range(1)}, found)["rightful"] == {partition}

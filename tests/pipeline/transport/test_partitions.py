@@ -20,7 +20,7 @@ from pipeline.transport.kafka.partitions import AssignedPartition, BufferedMessa
 from pipeline.transport.offsets import parse_metadata
 from pipeline.transport.protocol import Delivery, Message
 
-POSITIONS = (TopicPartition("jobs", 0), TopicPartition("jobs", 1), TopicPartition("retries", 0))
+TOPIC_PARTITIONS = (TopicPartition("jobs", 0), TopicPartition("jobs", 1), TopicPartition("retries", 0))
 MEMBERS = (0, 1)
 
 Taken = tuple[AssignedPartition, Delivery]
@@ -36,16 +36,19 @@ class Group(RuleBasedStateMachine):
     @initialize(keys=st.lists(st.sampled_from("abc"), min_size=3, max_size=8))
     def publish(self, keys: list[str]) -> None:
         """Assign all partitions to the first member, so that there are messages from the start."""
-        self.log = {position: [Message(position.topic, key, b"") for key in keys] for position in POSITIONS}
-        self.commits = dict.fromkeys(POSITIONS, (0, ""))
-        self.owners: dict[TopicPartition, int | None] = dict.fromkeys(POSITIONS, None)
+        self.log = {
+            topic_partition: [Message(topic_partition.topic, key, b"") for key in keys]
+            for topic_partition in TOPIC_PARTITIONS
+        }
+        self.commits = dict.fromkeys(TOPIC_PARTITIONS, (0, ""))
+        self.owners: dict[TopicPartition, int | None] = dict.fromkeys(TOPIC_PARTITIONS, None)
         self.settled: dict[TopicPartition, set[int]] = defaultdict(set)
         self.members = {member: PartitionAssignment({}) for member in MEMBERS}
         self.fetched: dict[tuple[int, TopicPartition], int] = {}
         self.open: dict[int, list[Taken]] = {member: [] for member in MEMBERS}
-        for position in POSITIONS:
-            self.assign(position, 0, True)
-            self.fetch_from(0, position, 3)
+        for topic_partition in TOPIC_PARTITIONS:
+            self.assign(topic_partition, 0, True)
+            self.fetch_from(0, topic_partition, 3)
 
     # --- the broker ---
 
@@ -56,61 +59,65 @@ class Group(RuleBasedStateMachine):
             raise CommitRejectedError
         self.commits[partition.topic_partition] = (offset.offset, offset.metadata)
 
-    @rule(position=st.sampled_from(POSITIONS), member=st.sampled_from(MEMBERS), detected=st.booleans())
-    def assign(self, position: TopicPartition, member: int, detected: bool) -> None:
+    @rule(topic_partition=st.sampled_from(TOPIC_PARTITIONS), member=st.sampled_from(MEMBERS), detected=st.booleans())
+    def assign(self, topic_partition: TopicPartition, member: int, detected: bool) -> None:
         """Move the partition to ``member``; its previous owner has detected the loss if ``detected``."""
-        before = self.owners[position]
+        before = self.owners[topic_partition]
         if before == member:
             return
         if before is not None and detected:
-            self.revoke(position)
-        self.owners[position] = member
-        self.members[member].drop([position])  # partitions that it has lost without detecting it
+            self.revoke(topic_partition)
+        self.owners[topic_partition] = member
+        self.members[member].drop([topic_partition])  # partitions that it has lost without detecting it
         self.remove_lost(member)
-        self.members[member].assign([position])
-        self.fetched[member, position] = self.commits[position][0]
+        self.members[member].assign([topic_partition])
+        self.fetched[member, topic_partition] = self.commits[topic_partition][0]
 
-    @rule(position=st.sampled_from(POSITIONS))
-    def revoke(self, position: TopicPartition) -> None:
+    @rule(topic_partition=st.sampled_from(TOPIC_PARTITIONS))
+    def revoke(self, topic_partition: TopicPartition) -> None:
         """Revoke the partition cooperatively: the attempts in progress are taken back first."""
-        member = self.owners[position]
+        member = self.owners[topic_partition]
         if member is None:
             return
-        for given_back, offset in self.members[member].cancel_open([position]).items():
+        for given_back, offset in self.members[member].cancel_open([topic_partition]).items():
             self.commits[given_back] = (offset.offset, offset.metadata)
-        self.members[member].drop([position])
-        self.owners[position] = None
+        self.members[member].drop([topic_partition])
+        self.owners[topic_partition] = None
         self.remove_lost(member)
 
     @rule(member=st.sampled_from(MEMBERS))
     def detect_losses(self, member: int) -> None:
-        self.members[member].drop([position for position in POSITIONS if self.owners[position] != member])
+        self.members[member].drop(
+            [topic_partition for topic_partition in TOPIC_PARTITIONS if self.owners[topic_partition] != member]
+        )
         self.remove_lost(member)
 
     @rule(member=st.sampled_from(MEMBERS))
     def crash(self, member: int) -> None:
         self.members[member] = PartitionAssignment({})
         self.open[member] = []
-        for position, owner in self.owners.items():
+        for topic_partition, owner in self.owners.items():
             if owner == member:
-                self.owners[position] = None
+                self.owners[topic_partition] = None
 
     # --- a member ---
 
     @precondition(lambda self: any(owner is not None for owner in self.owners.values()))
     @rule(data=st.data(), count=st.integers(1, 4))
     def fetch(self, data: st.DataObject, count: int) -> None:
-        owned = [position for position in POSITIONS if self.owners[position] is not None]
-        position = data.draw(st.sampled_from(owned))
-        member = self.owners[position]
+        owned = [topic_partition for topic_partition in TOPIC_PARTITIONS if self.owners[topic_partition] is not None]
+        topic_partition = data.draw(st.sampled_from(owned))
+        member = self.owners[topic_partition]
         assert member is not None
-        self.fetch_from(member, position, count)
+        self.fetch_from(member, topic_partition, count)
 
-    def fetch_from(self, member: int, position: TopicPartition, count: int) -> None:
-        start = self.fetched[member, position]
-        messages = list(enumerate(self.log[position]))[start : start + count]
-        self.members[member].add_fetched(position, [BufferedMessage(offset, message) for offset, message in messages])
-        self.fetched[member, position] = start + len(messages)
+    def fetch_from(self, member: int, topic_partition: TopicPartition, count: int) -> None:
+        start = self.fetched[member, topic_partition]
+        messages = list(enumerate(self.log[topic_partition]))[start : start + count]
+        self.members[member].add_fetched(
+            topic_partition, [BufferedMessage(offset, message) for offset, message in messages]
+        )
+        self.fetched[member, topic_partition] = start + len(messages)
         for partition in self.members[member].awaiting_commit():
             self.members[member].set_committed(partition, parse_metadata(self.commits[partition.topic_partition][1]))
 
@@ -183,17 +190,17 @@ class Group(RuleBasedStateMachine):
 
     @invariant()
     def committed_offset_is_below_every_unsettled_message(self) -> None:
-        for position, (offset, _) in getattr(self, "commits", {}).items():
-            assert set(range(offset)) <= self.settled[position]
+        for topic_partition, (offset, _) in getattr(self, "commits", {}).items():
+            assert set(range(offset)) <= self.settled[topic_partition]
 
     @invariant()
     def metadata_lists_only_settled_messages(self) -> None:
-        for position in getattr(self, "commits", {}):
-            assert self.recorded(position) <= self.settled[position]
+        for topic_partition in getattr(self, "commits", {}):
+            assert self.recorded(topic_partition) <= self.settled[topic_partition]
 
-    def recorded(self, position: TopicPartition) -> set[int]:
+    def recorded(self, topic_partition: TopicPartition) -> set[int]:
         """Return the settled offsets above the low-water mark in the group's commit."""
-        return set(itertools.chain.from_iterable(parse_metadata(self.commits[position][1]).settled))
+        return set(itertools.chain.from_iterable(parse_metadata(self.commits[topic_partition][1]).settled))
 
     def teardown(self) -> None:
         """Check that a new member receives all unsettled messages, after any history."""
@@ -202,18 +209,18 @@ class Group(RuleBasedStateMachine):
         for member in MEMBERS:
             self.crash(member)
         last = MEMBERS[0]
-        for position in POSITIONS:
-            self.assign(position, last, True)
-            self.fetch_from(last, position, len(self.log[position]))
+        for topic_partition in TOPIC_PARTITIONS:
+            self.assign(topic_partition, last, True)
+            self.fetch_from(last, topic_partition, len(self.log[topic_partition]))
         while (taken := self.members[last].take(0)) is not None:
             partition, delivery = taken
             self.settled[partition.topic_partition].add(delivery.offset)
             self.members[last].settle(partition, delivery)
             self.commit(last, partition)
             self.members[last].finish(partition, delivery)
-        for position, messages in self.log.items():
-            assert self.settled[position] == set(range(len(messages)))
-            assert self.commits[position] == (len(messages), "")
+        for topic_partition, messages in self.log.items():
+            assert self.settled[topic_partition] == set(range(len(messages)))
+            assert self.commits[topic_partition] == (len(messages), "")
 
 
 TestGroup = Group.TestCase
@@ -223,9 +230,9 @@ TestGroup.settings = settings(max_examples=150, stateful_step_count=40, deadline
 class TestAssignment:
     def test_partitions_with_buffered_messages(self) -> None:
         assignment = PartitionAssignment({})
-        assignment.assign(POSITIONS)
-        assignment.add_fetched(POSITIONS[1], [BufferedMessage(0, Message("jobs", "k", b""))])
-        assert assignment.buffered == {POSITIONS[1]}
+        assignment.assign(TOPIC_PARTITIONS)
+        assignment.add_fetched(TOPIC_PARTITIONS[1], [BufferedMessage(0, Message("jobs", "k", b""))])
+        assert assignment.buffered == {TOPIC_PARTITIONS[1]}
 
     def test_take_raises_the_fault(self) -> None:
         assignment = PartitionAssignment({})
