@@ -60,7 +60,7 @@ class JobQueue:
         with self._rate_limit.reserve(client) as within_limit:
             topic = self._topics.tasks[task.priority] if within_limit else self._topics.bulk
             try:
-                self._transport.offer(to_message(topic, task), trial=Message(self._topics.pulse, "pulse", b""))
+                self._transport.publish_probed(to_message(topic, task), probe=Message(self._topics.pulse, "pulse", b""))
             except InfrastructureError as error:
                 raise _not_queued(error) from error
             except PermanentError as error:

@@ -71,9 +71,9 @@ def _create(transport: Transport, topic: Topic, align: bool, deadline: float) ->
     while True:
         try:
             if isinstance(transport, KafkaTransport):
-                return transport.lay_out(topic, align=align)
+                return transport.reconcile_topic(topic, align=align)
             transport.ensure_topics([topic])
-            return "as it should be"
+            return "up to date"
         except RefusedError:
             raise
         except InfrastructureError as error:

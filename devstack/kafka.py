@@ -14,7 +14,7 @@ from devstack.maven import fetch_jars
 from devstack.pins import KAFKA_LOG4J_VERSION, KAFKA_SCALA_VERSION, KAFKA_VERSION
 from devstack.process import ServerProcess, free_port
 from devstack.server import LocalServer, server_environment
-from pipeline.transport.kafka.network import made
+from pipeline.transport.kafka.network import create_client
 
 _HERE = Path(__file__).parent
 _MAX_HEAP = "512m"
@@ -87,7 +87,7 @@ class KafkaBroker(LocalServer):
 
     def admin(self) -> KafkaAdminClient:
         """Open a client with all rights, past proxies and without credentials. Raises kafka-python's errors."""
-        return made(
+        return create_client(
             KafkaAdminClient,
             bootstrap_servers=f"{HOST}:{self._ports.internal}",
             bootstrap_timeout_ms=_REQUEST_MILLISECONDS,

@@ -17,7 +17,7 @@ from pipeline.consuming.retry_headers import (
     ORIGINAL_BYTES,
     ORIGINAL_TOPIC,
 )
-from pipeline.transport.protocol import Message, Stored
+from pipeline.transport.protocol import Message, StoredMessage
 
 # Headers of a mark.
 RESOLVES = "resolves"
@@ -67,7 +67,7 @@ class Mark:
 class Letter:
     """A dead letter with its marks, oldest first."""
 
-    stored: Stored
+    stored: StoredMessage
     marks: tuple[Mark, ...] = ()
 
     @property
@@ -123,9 +123,9 @@ class Letter:
         return sum(mark.resolution is Resolution.REPLAYED for mark in self.marks)
 
 
-def read_letters(browsed: Iterable[Stored]) -> list[Letter]:
+def read_letters(browsed: Iterable[StoredMessage]) -> list[Letter]:
     """Return the letters of the topic, oldest first, each with its marks."""
-    found: list[Stored] = []
+    found: list[StoredMessage] = []
     marks: dict[Position, list[Mark]] = defaultdict(list)
     for stored in browsed:
         resolved = _resolved_position(stored.message)

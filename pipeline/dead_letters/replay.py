@@ -16,7 +16,7 @@ from pipeline.consuming.retry_headers import ORIGINAL_BYTES, without_trail
 from pipeline.dead_letters.letter import Letter, Resolution, mark
 from pipeline.errors import ErrorCode, ErrorKind, PermanentError
 from pipeline.topics import Topics
-from pipeline.transport.protocol import Message, Transport, require_storable
+from pipeline.transport.protocol import Message, Transport, check_message_sizes
 
 #: Header of a replayed message: the position of its letter.
 REPLAYED_FROM = "replayed-from"
@@ -56,7 +56,7 @@ def prepare(letter: Letter, topics: Topics) -> Replay:
     # The headers of the first publication: a replay starts with no attempts spent.
     headers = without_trail(letter.message.headers) | {REPLAYED_FROM: str(letter.position).encode()}
     message = Message(letter.topic, letter.key, value, headers)
-    require_storable([message])
+    check_message_sizes([message])
     return Replay(letter, message, run)
 
 

@@ -1,4 +1,4 @@
-"""Object stores behind one protocol: a local folder with signed links, or any S3 server."""
+"""Object stores behind one protocol: a local folder with signed links, or any S3-compatible server."""
 
 from pipeline.storage.protocol import ObjectStore, StoredObject
 

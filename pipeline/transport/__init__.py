@@ -1,4 +1,4 @@
-"""Brokers behind one protocol: ``embedded`` for a single machine, ``kafka`` for everything beyond it."""
+"""Message transports behind one protocol: ``embedded`` for a single machine, ``kafka`` for several."""
 
 from pipeline.transport.protocol import Delivery, Message, Subscription, Topic, Transport
 

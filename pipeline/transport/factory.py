@@ -1,4 +1,4 @@
-"""Opens the transport that the settings ask for."""
+"""Opens the transport that the settings select."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def open_transport(settings: Settings, *, max_poll_interval_ms: int, publish_timeout: float | None = None) -> Transport:
-    """The embedded engine, or Kafka when ``KAFKA_BOOTSTRAP_SERVERS`` is set.
+    """Return the embedded engine, or the Kafka engine when ``KAFKA_BOOTSTRAP_SERVERS`` is set.
 
-    ``max_poll_interval_ms``: the service's default. ``publish_timeout``: s; None: the setting.
-    Nothing is asked of the broker yet. Raises ConfigError for a certificate or key that cannot be used.
+    ``max_poll_interval_ms`` is the service's default; the setting overrides it. ``publish_timeout`` (s) overrides the
+    setting; None keeps it. No request is sent to the broker yet. Raises ConfigError for an unusable certificate or key.
     """
     kafka = settings.kafka
     if kafka.bootstrap_servers is None:
@@ -24,7 +24,7 @@ def open_transport(settings: Settings, *, max_poll_interval_ms: int, publish_tim
             lease=settings.state.lease_seconds,
             publish_timeout=publish_timeout or kafka.publish_timeout,
         )
-    # They cost a second of import that embedded users need not pay.
+    # Imported here because kafka-python takes 1 s to import, which the embedded engine does not need.
     from pipeline.transport.kafka.security import KafkaSecurity
     from pipeline.transport.kafka.transport import KafkaTransport
 

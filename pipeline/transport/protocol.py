@@ -1,22 +1,23 @@
-"""The protocol that the services speak to a broker, and the promises every engine keeps.
+"""The protocol between the services and a message broker, and the guarantees of every engine.
 
 1. Messages with the same key are delivered in the order in which they were published.
 2. ``publish`` returns when the messages are durable.
-3. At least once: a delivery that was neither settled nor released comes again, to this or another consumer.
+3. Delivery is at least once: a delivery that is neither settled nor released is delivered again, to this or another
+   consumer.
 4. ``settle`` makes the outputs durable first and only then advances the offset. A crash in between repeats the
-   job's last step, never loses it.
-5. The engine keeps the membership alive by itself: a job may run for hours.
-6. A delivery that now belongs to another consumer has its ``cancel`` token set, and can no longer be settled.
-7. ``attempt`` counts deliveries that ended in neither ``settle`` nor an uncounted ``release``; the count
-   survives the death of every process involved.
-8. A message that was begun before without an end is a suspect: it is given out only to a member that holds nothing
-   else, and the member gets nothing else until it is over. So a job that takes its process down takes no blame to the
-   jobs beside it more than once.
+   job's last step and never loses it.
+5. The engine keeps the group membership alive in the background: a job may run for hours.
+6. A delivery that now belongs to another consumer has its ``cancel`` token set and can no longer be settled.
+7. ``attempt`` counts deliveries that ended in neither ``settle`` nor an uncounted ``release``. The count survives the
+   death of every process involved.
+8. A message with an earlier attempt that ended without an outcome is a suspect. It is processed in isolation: it is
+   delivered only to a member with no other open delivery, and that member receives nothing else until it is done. So
+   a job that kills its process adds at most one attempt to the jobs beside it.
 9. A message with a ``not-before`` header is not delivered earlier.
-10. Where several topics have messages that can be delivered, they are taken by the topics' weights
-    (``pipeline.transport.fair_queue``), so that none starves.
+10. If several topics have deliverable messages, the topics' weights decide the order
+    (``pipeline.transport.fair_queue``), so that no topic starves.
 
-The conformance suite in ``tests/conformance`` holds every engine to these sentences.
+The conformance suite in ``tests/conformance`` checks these guarantees for every engine.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pipeline.errors import ErrorCode, PermanentError
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Bytes on their way to a topic. Messages with the same key keep their order."""
+    """A message to publish or a message received. Messages with the same key keep their order."""
 
     topic: str
     key: str
@@ -44,7 +45,7 @@ NOT_BEFORE = "not-before"
 
 
 def due_at(message: Message) -> float:
-    """The time before which the message is not delivered, s since the epoch; 0 if it says nothing that can be read."""
+    """Return the time before which the message is not delivered, s since the epoch; 0 without a valid header."""
     try:
         return int(message.headers.get(NOT_BEFORE, b"0")) / 1000
     except ValueError:
@@ -53,7 +54,7 @@ def due_at(message: Message) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message in the hands of one consumer, until it is settled, released or lost."""
+    """One message that one consumer holds until it is settled, released or lost."""
 
     message: Message
     partition: int
@@ -64,22 +65,23 @@ class Delivery:
 
     @property
     def position(self) -> str:
-        """Where the message lies, for logs: ``topic/partition@offset``."""
+        """The message's position for logs: ``topic/partition@offset``."""
         return f"{self.message.topic}/{self.partition}@{self.offset}"
 
 
-def must_wait(suspect: bool, holding: Collection[Delivery]) -> bool:
-    """Whether a message has to wait because of what its member holds, by promise 8; ``suspect``: begun before.
+def blocked_by_isolation(suspect: bool, open_deliveries: Collection[Delivery]) -> bool:
+    """Return True if guarantee 8 forbids the delivery of the next message now.
 
-    A suspect works alone, so that its end can be laid at no other's door. It waits until all others are done, and
-    meanwhile nothing is begun, or it would wait for ever.
+    ``suspect`` is True if the next message has an earlier attempt without an outcome. A suspect is processed in
+    isolation, so that a crash can be attributed to it. It waits until all open deliveries are done; meanwhile the
+    member begins no other message, because the suspect could starve otherwise.
     """
-    return any(delivery.attempt > 1 for delivery in holding) or (suspect and bool(holding))
+    return any(delivery.attempt > 1 for delivery in open_deliveries) or (suspect and bool(open_deliveries))
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A message as it lies in its topic."""
+class StoredMessage:
+    """A message stored in a topic, with its position."""
 
     message: Message
     partition: int
@@ -90,36 +92,36 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic as it is created."""
+    """The definition of a topic to create."""
 
     name: str
     retention: float | None
-    """How long messages are kept, s; None: for ever. No engine drops a message before then; the embedded one also
-    keeps what a group has not settled yet, unless ``reports``."""
+    """Retention time of messages, s; None: unlimited. No engine drops a message earlier. The embedded engine also
+    keeps messages that a group has not settled yet, unless ``reports`` is True."""
     reports: bool = False
-    """Messages are reports (see ``emit``): they may be dropped unread."""
+    """True if the messages are reports (see ``emit``), which may be dropped unread."""
 
 
-#: Longest value of a message, bytes: Kafka takes 1 MiB with key and headers, unless it is told otherwise. What is
-#: larger belongs into the hand-off store, its reference into the message (claim check).
+#: Maximum length of a message's value, bytes. Kafka's default limit is 1 MiB with key and headers. Larger content
+#: belongs in the hand-off store, with its reference in the message (claim check).
 MAX_VALUE_BYTES = 1_000_000
-#: Longest key and headers together, bytes: the rest of Kafka's 1 MiB.
+#: Maximum length of key and headers together, bytes: the rest of Kafka's 1 MiB.
 MAX_HEADER_BYTES = 32_000
 
 
-def require_storable(messages: Sequence[Message]) -> None:
-    """Raise PermanentError (code ``message_too_large``) if one of the messages is larger than the engines take."""
+def check_message_sizes(messages: Sequence[Message]) -> None:
+    """Raise PermanentError (code ``message_too_large``) if a message is larger than the engines accept."""
     for message in messages:
         headers = sum(len(name.encode()) + len(value) + 16 for name, value in message.headers.items())
         if len(message.value) > MAX_VALUE_BYTES or len(message.key.encode()) + headers > MAX_HEADER_BYTES:
-            raise PermanentError("the message is larger than the broker takes", code=ErrorCode.MESSAGE_TOO_LARGE)
+            raise PermanentError("the message is larger than the broker accepts", code=ErrorCode.MESSAGE_TOO_LARGE)
 
 
 class Subscription(Protocol):
-    """A member of a consumer group. Thread-safe; several deliveries may be open at once."""
+    """A member of a consumer group. Thread-safe; several deliveries may be open at the same time."""
 
     def receive(self, timeout: float) -> Delivery | None:
-        """The next delivery, or None after ``timeout`` s.
+        """Return the next delivery, or None after ``timeout`` s.
 
         Raises InfrastructureError while the broker cannot be reached.
         """
@@ -127,56 +129,56 @@ class Subscription(Protocol):
     def settle(self, delivery: Delivery, *outputs: Message) -> None:
         """Make ``outputs`` durable, then mark the delivery as done. May be called again after a failure.
 
-        Raises InfrastructureError if the broker does not take it (nothing is acknowledged then), PermanentError
+        Raises InfrastructureError if the broker does not confirm it (nothing is acknowledged then), PermanentError
         if an output can never be stored, CancelledError if the delivery now belongs to another consumer.
         """
 
     def release(self, delivery: Delivery, *, count_attempt: bool) -> None:
-        """Give the delivery back; it comes again, to this or another consumer.
+        """Return the delivery to the queue; it is delivered again, to this or another consumer.
 
-        With ``count_attempt`` the next delivery carries ``attempt + 1``, else the same number.
+        With ``count_attempt`` the next delivery carries ``attempt + 1``, otherwise the same number.
         """
 
     def close(self) -> None:
-        """Give back what is open, uncounted, and leave the group at once."""
+        """Return all open deliveries uncounted, and leave the group immediately."""
 
 
 class Transport(Protocol):
-    """A connection to one broker. Thread-safe but for the subscriptions that it hands out."""
+    """A connection to one broker. Thread-safe, except for the subscriptions that it creates."""
 
     def ensure_topics(self, topics: Sequence[Topic]) -> None:
-        """Create the topics that do not exist; existing ones are left as they are. Raises InfrastructureError."""
+        """Create missing topics; existing topics are left unchanged. Raises InfrastructureError."""
 
     def publish(self, *messages: Message) -> None:
         """Store the messages; returns when they are durable.
 
-        Raises PermanentError if one can never be stored (too large), and nothing is stored then. Raises
-        InfrastructureError if the broker does not confirm them: nothing is sent after that, but what the broker
-        received without being able to answer may be stored nevertheless.
+        Raises PermanentError if a message can never be stored (too large); nothing is stored then. Raises
+        InfrastructureError if the broker does not confirm them: nothing is sent after that, but messages that the
+        broker received and could not confirm may be stored.
         """
 
-    def offer(self, *messages: Message, trial: Message) -> None:
-        """``publish``, for whoever tells somebody else at once when it fails.
+    def publish_probed(self, *messages: Message, probe: Message) -> None:
+        """Publish like ``publish``, for callers that report a failure to their own client immediately.
 
-        Kafka: ``trial``, which means nothing, is published first, and the messages only if the broker and its replicas
-        answered that quickly. So a broker that hangs is sent nothing that it would store once it goes on; only one that
-        falls silent between the two may.
+        The Kafka engine first publishes ``probe``, a message without a meaning, and sends the messages only if the
+        broker and its replicas confirmed the probe quickly. So a hanging broker receives nothing that it would store
+        after it resumes. Only a broker that stops responding between the two may do so.
         """
 
     def emit(self, *messages: Message) -> None:
-        """Send reports whose loss does no harm: never blocks for long, never raises on a broken broker."""
+        """Send reports, whose loss is harmless: never blocks for long, never raises if the broker is unavailable."""
 
     def subscribe(self, topics: Sequence[str], group: str, *, weights: Mapping[str, int] | None = None) -> Subscription:
-        """Join ``group``; a new group starts with the oldest message. ``weights``: by topic; 1 for those not named."""
+        """Join ``group``; a new group starts with the oldest message. ``weights``: by topic; the default is 1."""
 
-    def browse(self, topic: str) -> Iterator[Stored]:
-        """Every message that the topic holds now, oldest first in each partition; no group takes note of it.
+    def browse(self, topic: str) -> Iterator[StoredMessage]:
+        """Yield every message that the topic holds now, oldest first in each partition, without affecting any group.
 
         Raises InfrastructureError.
         """
 
     def check(self) -> None:
-        """Raise InfrastructureError unless the broker answers now."""
+        """Raise InfrastructureError unless the broker responds now."""
 
     def close(self) -> None:
-        """Send what is buffered and let go of the connection."""
+        """Send buffered messages and close the connection."""

@@ -1,4 +1,4 @@
-"""The two others that the service talks to: where songs come from, and who is told of the stems."""
+"""The external services: the source of the songs and the receiver of the webhooks."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from devstack.process import free_port
-from tests.chaos.ledger import Ledger, Told
+from tests.chaos.ledger import Ledger, WebhookReceived
 
 WEBHOOK_SECRET = "whsec_" + "Y2hhb3Mgb25seSwgbm90IGEgc2VjcmV0IGF0IGFsbA=="
-#: Where the files of the poisonous model would be. Asking for one is the last thing that a child process does.
+#: Path of the files of the poison model. A child process that requests one is killed.
 POISON_PATH = "/poison/"
 
-_LONGEST_WAIT = 15.0
-"""For a client that has connected and says nothing, s."""
+_CLIENT_TIMEOUT = 15.0
+"""Maximum wait for the request of a connected client, s."""
 
 
 class Counterpart:
-    """A HTTP server on loopback in threads of this process. ``unwell``: it answers everything with 503."""
+    """An HTTP server on loopback in threads of this process. While ``unavailable`` is set, it responds with 503."""
 
     def __init__(self) -> None:
         self.port = free_port()
-        self.unwell = threading.Event()
+        self.unavailable = threading.Event()
         self._server: _Server | None = None
 
     def __enter__(self) -> Self:
@@ -45,16 +45,16 @@ class Counterpart:
             self._server.server_close()
 
     def get(self, path: str, peer_port: int) -> bytes | None:
-        """The file that is asked for, if there is one. ``peer_port``: of whoever asks."""
+        """Return the requested file, if there is one. ``peer_port``: the port of the client."""
         raise NotImplementedError
 
     def post(self, headers: Mapping[str, str], body: bytes) -> int:
-        """The status to answer with. Names of ``headers`` are in lower case."""
+        """Return the status of the response. Names of ``headers`` are in lower case."""
         raise NotImplementedError
 
 
 class Source(Counterpart):
-    """Serves songs by their names, and tells who asks for poison: ``on_poison`` takes the port that he asks from."""
+    """Serves songs by name, and calls ``on_poison`` with the port of a client that requests the poison model."""
 
     def __init__(self, songs: Mapping[str, bytes]) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Source(Counterpart):
 
 
 class Receiver(Counterpart):
-    """Takes webhooks and writes them down before it answers."""
+    """Records each webhook in the ledger before it responds."""
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()
@@ -77,13 +77,13 @@ class Receiver(Counterpart):
         self._webhook = Webhook(WEBHOOK_SECRET)
 
     def post(self, headers: Mapping[str, str], body: bytes) -> int:
-        status = 503 if self.unwell.is_set() else 200
+        status = 503 if self.unavailable.is_set() else 200
         self._ledger.add(
-            Told(
+            WebhookReceived(
                 task_uuid=str(json.loads(body)["task_uuid"]),
                 webhook_id=headers.get("webhook-id", ""),
                 body=body.decode(),
-                answered=status,
+                status=status,
                 signed=self._is_signed(headers, body),
             )
         )
@@ -106,16 +106,16 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", counterpart.port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Connections that are cut are what this is about."""
+        """Ignore errors: interrupted connections are expected in these tests."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    timeout = _LONGEST_WAIT
+    timeout = _CLIENT_TIMEOUT
 
     def do_GET(self) -> None:
         counterpart = self.server.counterpart
-        if counterpart.unwell.is_set():
+        if counterpart.unavailable.is_set():
             self._answer(503)
             return
         content = counterpart.get(self.path.partition("?")[0], self.client_address[1])
@@ -124,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length", "0"))
         body = self.rfile.read(length)
-        if len(body) == length:  # else it was cut off
+        if len(body) == length:  # otherwise the request was truncated
             headers = {name.lower(): value for name, value in self.headers.items()}
             self._answer(self.server.counterpart.post(headers, body))
 
@@ -137,4 +137,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """The ledger tells more."""
+        """Suppress the log; the ledger has more details."""

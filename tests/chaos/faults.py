@@ -1,4 +1,4 @@
-"""Makes the faults of a schedule and heals them again, each in a thread of its own, at its time."""
+"""Injects the faults of a schedule and recovers from them, each in its own thread at its scheduled time."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Protocol
 
 import psutil
 
-from tests.chaos.ledger import Began, Ended, Failed, Skipped
+from tests.chaos.ledger import FaultBegan, FaultEnded, FaultSkipped, RunFailed
 from tests.chaos.proxy import Mode
 from tests.chaos.schedule import BROKERS, Fault, Kind, Schedule
 from tests.chaos.system import System
 
-#: How long a fault waits for its target to be up again from an earlier one, s.
-_PATIENCE = 5.0
-#: How long a broker that has come back may take to catch up with the others, s.
-_CATCHING_UP = 60.0
-#: How often a full disk is filled anew, s.
-_FILLING = 0.2
+#: Maximum wait for the recovery of the target from an earlier fault, s.
+_LOCK_TIMEOUT = 5.0
+#: Maximum time until a restarted broker is in sync with the others, s.
+_SYNC_TIMEOUT = 60.0
+#: Interval at which a full disk is filled again, s.
+_REFILL_INTERVAL = 0.2
 
 _MODES = {
     Kind.DROP: Mode.DROP,
@@ -32,8 +32,8 @@ _MODES = {
 }
 
 
-class _Runs(Protocol):
-    """A server or a service."""
+class _Controllable(Protocol):
+    """A server or a service that can be controlled."""
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
@@ -43,21 +43,21 @@ class _Runs(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Remedy:
-    """The two halves of a fault."""
+class _FaultActions:
+    """The actions that inject a fault and recover from it."""
 
-    hurt: Callable[[], None]
-    heal: Callable[[], None]
-    again: Callable[[], None] | None = None
-    """To be done over and over in between."""
+    inject: Callable[[], None]
+    recover: Callable[[], None]
+    repeat: Callable[[], None] | None = None
+    """Called repeatedly while the fault lasts."""
 
 
-class _ImpossibleError(Exception):
-    """The fault cannot be made now."""
+class _NotInjectableError(Exception):
+    """The fault cannot be injected now."""
 
 
 class Injector:
-    """Carries out a schedule. What goes wrong with that, or does not come up again, is in the ledger as ``Failed``."""
+    """Executes a schedule. Errors and targets that do not recover are recorded as ``RunFailed``."""
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -67,13 +67,13 @@ class Injector:
         self._stopping = threading.Event()
 
     def run(self, schedule: Schedule) -> None:
-        """Returns when the last fault is healed; an interrupt heals those that there are at once."""
+        """Inject all faults; return after the last recovery. An interrupt ends the current faults immediately."""
         began = time.monotonic()
         threads: list[threading.Thread] = []
         try:
             for fault in schedule.faults:
                 time.sleep(max(0.0, began + fault.at - time.monotonic()))
-                thread = threading.Thread(target=self._carry_out, args=(fault,), name=f"fault-{fault.number}")
+                thread = threading.Thread(target=self._run_fault, args=(fault,), name=f"fault-{fault.number}")
                 thread.start()
                 threads.append(thread)
             _join(threads)
@@ -81,101 +81,103 @@ class Injector:
             self._stopping.set()
             _join(threads)
 
-    def _carry_out(self, fault: Fault) -> None:
+    def _run_fault(self, fault: Fault) -> None:
         try:
-            with self._held(fault):
-                self._make(fault)
-        except _ImpossibleError as error:
-            self._system.ledger.add(Skipped(number=fault.number, kind=fault.kind, target=fault.target, why=str(error)))
-        except Exception as error:  # noqa: BLE001 - the boundary: of a thread; the run fails, the others are healed
-            self._fail(f"{fault.kind} of {fault.target} (fault {fault.number}): {error!r}")
+            with self._locked(fault):
+                self._inject(fault)
+        except _NotInjectableError as error:
+            self._system.ledger.add(
+                FaultSkipped(number=fault.number, kind=fault.kind, target=fault.target, why=str(error))
+            )
+        except Exception as error:  # noqa: BLE001 - the boundary of a thread: the run fails, the other faults recover
+            self._record_failure(f"{fault.kind} of {fault.target} (fault {fault.number}): {error!r}")
 
-    def _fail(self, what: str) -> None:
-        self._system.ledger.add(Failed(what=what))
+    def _record_failure(self, what: str) -> None:
+        self._system.ledger.add(RunFailed(what=what))
 
     @contextmanager
-    def _held(self, fault: Fault) -> Iterator[None]:
-        """Nobody else does anything to the target meanwhile."""
-        lock = self._locks[what_is_held(fault)]
-        if not lock.acquire(timeout=_PATIENCE):
-            raise _ImpossibleError("it is not up again")
+    def _locked(self, fault: Fault) -> Iterator[None]:
+        """Lock the target, so that no other fault affects it."""
+        lock = self._locks[held_resource(fault)]
+        if not lock.acquire(timeout=_LOCK_TIMEOUT):
+            raise _NotInjectableError("the target has not recovered yet")
         try:
             yield
         finally:
             lock.release()
 
-    def _make(self, fault: Fault) -> None:
-        remedy = self._remedy(fault)
+    def _inject(self, fault: Fault) -> None:
+        actions = self._actions(fault)
         ledger = self._system.ledger
-        ledger.add(Began(number=fault.number, kind=fault.kind, target=fault.target))
+        ledger.add(FaultBegan(number=fault.number, kind=fault.kind, target=fault.target))
         try:
-            remedy.hurt()
-            self._endure(fault.duration, remedy.again)
+            actions.inject()
+            self._wait(fault.duration, actions.repeat)
         finally:
-            ledger.add(Ended(number=fault.number))
-            remedy.heal()
-        if fault.target in BROKERS and not self._system.kafka.wait_in_sync(_CATCHING_UP):
-            self._fail(f"{fault.target} has not caught up with the others in {_CATCHING_UP:.0f} s")
+            ledger.add(FaultEnded(number=fault.number))
+            actions.recover()
+        if fault.target in BROKERS and not self._system.kafka.wait_in_sync(_SYNC_TIMEOUT):
+            self._record_failure(f"{fault.target} is not in sync with the others after {_SYNC_TIMEOUT:.0f} s")
 
-    def _endure(self, seconds: float, again: Callable[[], None] | None) -> None:
-        if again is None:
+    def _wait(self, seconds: float, repeat: Callable[[], None] | None) -> None:
+        if repeat is None:
             self._stopping.wait(seconds)
             return
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not self._stopping.wait(_FILLING):
-            again()
+        while time.monotonic() < deadline and not self._stopping.wait(_REFILL_INTERVAL):
+            repeat()
 
-    def _remedy(self, fault: Fault) -> _Remedy:
+    def _actions(self, fault: Fault) -> _FaultActions:
         system = self._system
         if fault.kind in _MODES:
-            return self._on_the_network(fault)
-        if fault.kind is Kind.UNWELL:
-            unwell = {"source": system.source, "receiver": system.receiver}[fault.target].unwell
-            return _Remedy(unwell.set, unwell.clear)
+            return self._network_actions(fault)
+        if fault.kind is Kind.UNAVAILABLE:
+            unavailable = {"source": system.source, "receiver": system.receiver}[fault.target].unavailable
+            return _FaultActions(unavailable.set, unavailable.clear)
         if fault.kind is Kind.DISK_FULL:
             disk = system.services[fault.target].disk
             if not disk.small:
-                raise _ImpossibleError("no small disk could be mounted")
-            return _Remedy(disk.fill, disk.free, again=disk.fill)
+                raise _NotInjectableError("no small disk could be mounted")
+            return _FaultActions(disk.fill, disk.free, repeat=disk.fill)
         if fault.target.startswith("child"):
-            return self._on_the_child(fault)
-        return _on_the_process(fault.kind, self._running(fault.target))
+            return self._child_actions(fault)
+        return _process_actions(fault.kind, self._target(fault.target))
 
-    def _on_the_network(self, fault: Fault) -> _Remedy:
+    def _network_actions(self, fault: Fault) -> _FaultActions:
         names = BROKERS if fault.target == "cluster" else (fault.target,)
         proxies = [self._system.proxies[name] for name in names]
 
-        def hurt() -> None:
+        def inject() -> None:
             for proxy in proxies:
                 proxy.set(_MODES[fault.kind], delay=fault.delay)
 
-        def heal() -> None:
+        def recover() -> None:
             for proxy in proxies:
                 proxy.set(Mode.PASS)
 
-        return _Remedy(hurt, heal)
+        return _FaultActions(inject, recover)
 
-    def _on_the_child(self, fault: Fault) -> _Remedy:
+    def _child_actions(self, fault: Fault) -> _FaultActions:
         child = self._system.services[fault.target.replace("child", "processor")].child()
         if child is None:
-            raise _ImpossibleError("there is no child process")
-        hurt, heal = (child.kill, _nothing) if fault.kind is Kind.KILL else (child.suspend, child.resume)
-        return _Remedy(_if_alive(hurt), _if_alive(heal))
+            raise _NotInjectableError("there is no child process")
+        inject, recover = (child.kill, _nothing) if fault.kind is Kind.KILL else (child.suspend, child.resume)
+        return _FaultActions(_if_alive(inject), _if_alive(recover))
 
-    def _running(self, target: str) -> _Runs:
+    def _target(self, target: str) -> _Controllable:
         system = self._system
-        everything: dict[str, _Runs] = {**system.services, **system.brokers, "s3": system.store}
-        return everything[target]
+        targets: dict[str, _Controllable] = {**system.services, **system.brokers, "s3": system.store}
+        return targets[target]
 
 
-def _on_the_process(kind: Kind, process: _Runs) -> _Remedy:
+def _process_actions(kind: Kind, process: _Controllable) -> _FaultActions:
     if kind is Kind.PAUSE:
-        return _Remedy(process.pause, process.resume)
-    return _Remedy(process.kill if kind is Kind.KILL else process.stop, process.start)
+        return _FaultActions(process.pause, process.resume)
+    return _FaultActions(process.kill if kind is Kind.KILL else process.stop, process.start)
 
 
-def what_is_held(fault: Fault) -> str:
-    """What nobody else may touch while the fault lasts, and until it is healed."""
+def held_resource(fault: Fault) -> str:
+    """Return the resource that the fault locks until it has recovered."""
     if fault.kind is Kind.DISK_FULL:
         return f"{fault.target} disk"
     if fault.target in (*BROKERS, "cluster"):
@@ -192,7 +194,7 @@ def _join(threads: Iterable[threading.Thread]) -> None:
 
 def _if_alive(action: Callable[[], None]) -> Callable[[], None]:
     def act() -> None:
-        with suppress(psutil.Error):  # it may die of something else meanwhile
+        with suppress(psutil.Error):  # it may have died meanwhile
             action()
 
     return act

@@ -1,4 +1,4 @@
-"""What lies in the topics, how far the groups are, and how the cluster is."""
+"""Reads the content of the topics, the offsets of the groups, and the state of the cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kafka.admin import OffsetSpec
 from kafka.errors import KafkaError
 
 from devstack.kafka_cluster import KafkaCluster
-from tests.chaos.ledger import DeadLetter, Lag, Reported
+from tests.chaos.ledger import DeadLetter, Lag, StateReported
 from tests.chaos.settings import PROCESSOR_GROUP, UPLOADER_GROUP, topics
 
 _LOOK_SECONDS = 0.5
@@ -21,13 +21,13 @@ _TERMINAL = {"success", "failed", "cancelled"}
 
 
 class KafkaView:
-    """A running cluster."""
+    """A view of a running cluster."""
 
     def __init__(self, cluster: KafkaCluster) -> None:
         self._cluster = cluster
 
     def lags(self) -> list[Lag]:
-        """The partitions in which a group has not settled everything yet. Raises KafkaError."""
+        """Return the partitions in which a group has a lag. Raises KafkaError."""
         named = topics()
         of_groups = {
             PROCESSOR_GROUP: (*named.jobs, *named.retry_names),
@@ -36,24 +36,24 @@ class KafkaView:
         with closing(self._admin()) as admin:
             return [lag for group, names in of_groups.items() for lag in _lags(admin, group, names)]
 
-    def wait_in_sync(self, patience: float) -> bool:
-        """Wait until every replica of every partition is in sync; whether that came within ``patience`` s."""
-        deadline = time.monotonic() + patience
+    def wait_in_sync(self, timeout: float) -> bool:
+        """Wait until every replica of every partition is in sync. Return False after ``timeout`` s."""
+        deadline = time.monotonic() + timeout
         while not self._in_sync():
             if time.monotonic() > deadline:
                 return False
             time.sleep(_LOOK_SECONDS)
         return True
 
-    def ends(self) -> Iterator[Reported]:
-        """The terminal states of tasks in the topic of events. Raises KafkaError."""
+    def ends(self) -> Iterator[StateReported]:
+        """Yield the terminal states of tasks in the topic of events. Raises KafkaError."""
         for record in self._records(topics().events):
             event = json.loads(record.value)
             if event["status"] in _TERMINAL:
-                yield Reported(task_uuid=event["task_uuid"], status=event["status"])
+                yield StateReported(task_uuid=event["task_uuid"], status=event["status"])
 
     def dead_letters(self) -> Iterator[DeadLetter]:
-        """All of them. Raises KafkaError."""
+        """Yield all dead letters. Raises KafkaError."""
         for record in self._records(topics().dead_letters):
             yield DeadLetter(key=record.key.decode(), code=dict(record.headers)["error-code"].decode())
 
@@ -88,7 +88,7 @@ class KafkaView:
                     return broker.admin()
                 except KafkaError:
                     continue
-        raise KafkaError("no broker answers")
+        raise KafkaError("no broker responds")
 
 
 def _lags(admin: Any, group: str, names: tuple[str, ...]) -> Iterator[Lag]:

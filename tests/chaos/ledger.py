@@ -1,6 +1,6 @@
-"""What was asked, what was told and what was done to whom, one JSON object per line, in the order in which it happened.
+"""The ledger of a run: requests, responses, webhooks and faults, one JSON object per line, in the order of events.
 
-Every line is written through at once, so that the file of a run that was cut short can be examined as well.
+Every line is flushed immediately, so that the file of an interrupted run can be examined as well.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Self
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Base of all: something that happened."""
+    """Base class of all entries: an event."""
 
     at: float = field(default_factory=time.time)
     """s since the epoch"""
@@ -25,20 +25,20 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Command(Entry):
-    """What was run."""
+    """The command of the run."""
 
     line: str
     seed: int
     digest: str
-    """Of the schedule."""
+    """The digest of the schedule."""
     minutes: float
     settings: dict[str, str]
-    """Of the services, as far as they are not the defaults."""
+    """Settings of the services that differ from the defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked(Entry):
-    """A client is about to send a job. Each try is a job of its own, under a ``post`` of its own."""
+class RequestSent(Entry):
+    """A client is about to request a job. Each attempt is a separate job with its own ``post``."""
 
     post: str
     song: str
@@ -47,40 +47,40 @@ class Asked(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answered(Entry):
-    """The API has answered, or not: then ``status`` is None, and the job may have been accepted or not."""
+class ResponseReceived(Entry):
+    """The API responded, or did not: then ``status`` is None, and the job may have been accepted or not."""
 
     post: str
     status: int | None
     task_uuid: str | None = None
     seconds: float
     retry_after: bool = False
-    """Whether the answer says when to come again."""
+    """True if the response has a Retry-After header."""
     why: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told(Entry):
-    """A webhook has come. ``answered``: with which status, written down before it is sent."""
+class WebhookReceived(Entry):
+    """A webhook arrived. ``status`` is the status of the response, recorded before it is sent."""
 
     task_uuid: str
     webhook_id: str
     body: str
-    answered: int
+    status: int
     signed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference(Entry):
-    """The stems of a song as they came before anything was broken: sha256 and bytes by name."""
+    """The stems of a song, separated before any fault: sha256 and bytes by name."""
 
     song: str
     stems: dict[str, tuple[str, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Began(Entry):
-    """A fault has begun."""
+class FaultBegan(Entry):
+    """A fault began."""
 
     number: int
     kind: str
@@ -88,15 +88,15 @@ class Began(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended(Entry):
-    """A fault is over: what was killed has been started, what was cut off is connected."""
+class FaultEnded(Entry):
+    """A fault ended: killed processes have been started, connections restored."""
 
     number: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Skipped(Entry):
-    """A fault of the schedule that could not be made."""
+class FaultSkipped(Entry):
+    """A scheduled fault could not be injected."""
 
     number: int
     kind: str
@@ -105,30 +105,30 @@ class Skipped(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quit(Entry):
-    """A service has ended although nobody had told it to; it was started again."""
+class ServiceExited(Entry):
+    """A service exited unexpectedly; it was restarted."""
 
     service: str
     status: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failed(Entry):
-    """Something did not go as it must for the run to count: what was started does not come up, jobs do not end."""
+class RunFailed(Entry):
+    """The run is invalid: a restarted process is not ready in time, or jobs do not finish."""
 
     what: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoisonTaken(Entry):
-    """A child process has begun a job that is poison, and was killed for it."""
+class PoisonBegan(Entry):
+    """A child process began a poison job and was killed."""
 
     child: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progressed(Entry):
-    """A service's log says that it has brought a job one step on: read after the run, at the time of the line."""
+class StepLogged(Entry):
+    """A service logged a completed step of a job. Read from the log after the run, with the time of the line."""
 
     service: str
     task_uuid: str
@@ -136,8 +136,8 @@ class Progressed(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored(Entry):
-    """An object of the bucket, after the end."""
+class ObjectFound(Entry):
+    """An object in the bucket after the run."""
 
     key: str
     sha256: str
@@ -146,26 +146,26 @@ class Stored(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class Leftover(Entry):
-    """Something that should not be there after the end: a working file, a process."""
+    """Something that should not remain after the run: a working file, a process."""
 
     what: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lag(Entry):
-    """How far a group is behind in a partition, after the end; None if it has never settled anything there."""
+    """The lag of a group in a partition after the run; ``behind`` is None if it has committed nothing there."""
 
     group: str
     topic: str
     partition: int
     behind: int | None
     messages: int
-    """That the partition holds."""
+    """Number of messages in the partition."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reported(Entry):
-    """A terminal state in the topic of events, after the end."""
+class StateReported(Entry):
+    """A terminal state in the topic of events, after the run."""
 
     task_uuid: str
     status: str
@@ -173,7 +173,7 @@ class Reported(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class DeadLetter(Entry):
-    """A message in the topic of dead letters, after the end."""
+    """A message in the topic of dead letters, after the run."""
 
     key: str
     code: str
@@ -181,7 +181,7 @@ class DeadLetter(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class Phase(Entry):
-    """A part of the run begins."""
+    """A phase of the run began."""
 
     name: str
 
@@ -189,14 +189,25 @@ class Phase(Entry):
 _TYPES: dict[str, type[Entry]] = {
     kind.__name__.lower(): kind
     for kind in (
-        *(Command, Asked, Answered, Told, Reference, Began, Ended, Skipped, Quit, Failed),
-        *(PoisonTaken, Progressed, Stored, Leftover, Lag, Reported, DeadLetter, Phase),
+        *(
+            Command,
+            RequestSent,
+            ResponseReceived,
+            WebhookReceived,
+            Reference,
+            FaultBegan,
+            FaultEnded,
+            FaultSkipped,
+            ServiceExited,
+            RunFailed,
+        ),
+        *(PoisonBegan, StepLogged, ObjectFound, Leftover, Lag, StateReported, DeadLetter, Phase),
     )
 }
 
 
 class Ledger:
-    """Append-only, in a file and in memory. Thread-safe."""
+    """An append-only list of entries in a file and in memory. Thread-safe."""
 
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -213,7 +224,7 @@ class Ledger:
         self._file.close()
 
     def add(self, *entries: Entry) -> None:
-        """Write them down; they are in the file when this returns."""
+        """Append entries; they are in the file when this returns."""
         with self._changed:
             for entry in entries:
                 self._file.write(_line(entry))
@@ -223,13 +234,13 @@ class Ledger:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """Everything so far."""
+        """All entries so far."""
         with self._changed:
             return tuple(self._entries)
 
 
 def read(file: Path) -> tuple[Entry, ...]:
-    """The entries of a ledger, whose last line may have been cut off. Raises ValueError for anything else."""
+    """Return the entries of a ledger file; its last line may be truncated. Raises ValueError for any other defect."""
     with file.open(encoding="utf-8") as lines:
         return tuple(_entries(lines))
 

@@ -1,6 +1,6 @@
-"""A TCP proxy on loopback that can be made to fail as networks do, one in front of each thing that is talked to.
+"""TCP proxies on loopback that simulate network failures, one in front of each server.
 
-All proxies of a ``Switchboard`` run on one event loop in a thread of its own; they are told what to do from any thread.
+All proxies of a ``ProxyLoop`` run on one event loop in its own thread; they can be controlled from any thread.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ T = TypeVar("T")
 
 _HOST = "127.0.0.1"
 _CHUNK = 64 * 1024
-#: Chunks of one direction that are on their way at a time: what a slow link holds before the sender has to wait.
-_IN_FLIGHT = 64
-_PATIENCE = 10.0
-#: As the option SO_LINGER has it: closing sends RST, and nothing that was still to be sent.
+#: Maximum number of chunks in transit in one direction: the buffer of a slow link before the sender has to wait.
+_MAX_IN_TRANSIT = 64
+_TIMEOUT = 10.0
+#: Value of the option SO_LINGER with which closing sends RST and discards unsent data.
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class Mode(StrEnum):
-    """What a proxy does with connections."""
+    """The behaviour of a proxy."""
 
     PASS = "pass"
-    """Everything goes through."""
+    """All data pass."""
     DROP = "drop"
-    """Nobody listens, and the connections that there were have ended: as a host that is up with its server gone."""
+    """No listener, and existing connections are closed: like a running host without its server."""
     BLACK_HOLE = "black_hole"
-    """Connections stand, and nothing gets through until this is over, then all of it: as a cable that was pulled."""
+    """Connections stay open, and all data are delayed until the mode ends: like an unplugged cable."""
     DELAY = "delay"
-    """Everything goes through later, each way."""
+    """All data are delayed, in each direction."""
     RESET = "reset"
-    """Connections are reset, those that there are and every new one: as a firewall that was started anew."""
+    """Existing and new connections are reset: like a restarted firewall."""
 
 
-class Switchboard:
-    """The event loop of the proxies. Everything is closed when the block is left."""
+class ProxyLoop:
+    """The event loop of the proxies. All connections are closed when the block ends."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -62,30 +62,30 @@ class Switchboard:
         for proxy in self._proxies:
             self.run(proxy._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_PATIENCE)
+        self._thread.join(_TIMEOUT)
         self._loop.close()
 
     def proxy(self, target_port: int, port: int | None = None) -> Proxy:
-        """A proxy that passes everything on to ``target_port``; it listens on ``port``, or on one of its choice."""
+        """Create a proxy to ``target_port``; it listens on ``port``, or on a free port."""
         proxy = Proxy(self, target_port, port or free_port())
         self.run(proxy._listen())
         self._proxies.append(proxy)
         return proxy
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of ``work``, done on the event loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_PATIENCE)
+        """Run ``work`` on the event loop and return its result."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_TIMEOUT)
 
 
 @dataclass(eq=False, slots=True)
-class _Line:
+class _Endpoint:
     """One end of a connection."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
     def cut(self, *, reset: bool) -> None:
-        """End it now, whatever was still to be sent."""
+        """Close the connection immediately and discard unsent data."""
         if reset:
             found = self.writer.get_extra_info("socket")
             with contextlib.suppress(OSError):  # closed already
@@ -94,18 +94,18 @@ class _Line:
 
 
 class Proxy:
-    """Made by ``Switchboard.proxy``. Its port stays the same over all modes."""
+    """A proxy, created by ``ProxyLoop.proxy``. Its port is the same in all modes."""
 
-    def __init__(self, switchboard: Switchboard, target_port: int, port: int) -> None:
+    def __init__(self, loop: ProxyLoop, target_port: int, port: int) -> None:
         self.port = port
-        self._switchboard = switchboard
+        self._proxy_loop = loop
         self._target_port = target_port
         self._mode = Mode.PASS
         self._delay = 0.0
         self._server: asyncio.Server | None = None
         self._passing = asyncio.Event()
         self._passing.set()
-        self._lines: set[_Line] = set()
+        self._endpoints: set[_Endpoint] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -117,8 +117,8 @@ class Proxy:
         return self._mode
 
     def set(self, mode: Mode, *, delay: float = 0.0) -> None:
-        """Returns when it is so. ``delay``: s each way, with ``Mode.DELAY``."""
-        self._switchboard.run(self._set(mode, delay))
+        """Set the mode; return when it is active. ``delay``: s in each direction, for ``Mode.DELAY``."""
+        self._proxy_loop.run(self._set(mode, delay))
 
     async def _set(self, mode: Mode, delay: float) -> None:
         self._mode = mode
@@ -144,8 +144,8 @@ class Proxy:
             self._server = None
 
     def _cut_all(self, *, reset: bool) -> None:
-        for line in tuple(self._lines):
-            line.cut(reset=reset)
+        for endpoint in tuple(self._endpoints):
+            endpoint.cut(reset=reset)
 
     async def _close(self) -> None:
         self._stop_listening()
@@ -159,45 +159,47 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        client = _Line(reader, writer)
-        with contextlib.suppress(OSError, asyncio.CancelledError):  # either side, or this proxy, is gone
+        client = _Endpoint(reader, writer)
+        with contextlib.suppress(
+            OSError, asyncio.CancelledError
+        ):  # either side has disconnected, or this proxy is closed
             await self._serve(client)
 
-    async def _serve(self, client: _Line) -> None:
-        self._lines.add(client)
-        server: _Line | None = None
+    async def _serve(self, client: _Endpoint) -> None:
+        self._endpoints.add(client)
+        server: _Endpoint | None = None
         clean = False
         try:
             if self._mode is Mode.RESET:
                 return
             await self._passing.wait()
-            server = _Line(*await asyncio.open_connection(_HOST, self._target_port))
-            self._lines.add(server)
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._carry(client.reader, server.writer))
-                both.create_task(self._carry(server.reader, client.writer))
+            server = _Endpoint(*await asyncio.open_connection(_HOST, self._target_port))
+            self._endpoints.add(server)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._forward(client.reader, server.writer))
+                group.create_task(self._forward(server.reader, client.writer))
             clean = True
         except* OSError:
-            pass  # one end is gone, and the other learns of it below
+            pass  # one side has disconnected; the other is closed below
         finally:
-            for line in filter(None, (client, server)):
-                await _end(line, clean=clean)
-                self._lines.discard(line)
+            for endpoint in filter(None, (client, server)):
+                await _close_endpoint(endpoint, clean=clean)
+                self._endpoints.discard(endpoint)
 
-    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        """Everything that comes from ``source``, in order, each chunk after the delay of the moment it came at."""
-        on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_IN_FLIGHT)
+    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        """Forward all data from ``source`` in order, each chunk after the delay that is set when it arrives."""
+        in_transit: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_MAX_IN_TRANSIT)
         clock = asyncio.get_running_loop().time
-        async with asyncio.TaskGroup() as both:
-            both.create_task(self._deliver(on_the_way, sink))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._deliver(in_transit, sink))
             while chunk := await source.read(_CHUNK):
-                await on_the_way.put((clock() + self._delay, chunk))
-            await on_the_way.put((clock() + self._delay, b""))
+                await in_transit.put((clock() + self._delay, chunk))
+            await in_transit.put((clock() + self._delay, b""))
 
-    async def _deliver(self, on_the_way: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter) -> None:
+    async def _deliver(self, in_transit: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter) -> None:
         clock = asyncio.get_running_loop().time
         while True:
-            due, chunk = await on_the_way.get()
+            due, chunk = await in_transit.get()
             await asyncio.sleep(max(0.0, due - clock()))
             await self._passing.wait()
             if not chunk:
@@ -207,9 +209,9 @@ class Proxy:
             await sink.drain()
 
 
-async def _end(line: _Line, *, clean: bool) -> None:
+async def _close_endpoint(endpoint: _Endpoint, *, clean: bool) -> None:
     if not clean:
-        line.cut(reset=True)
-    line.writer.close()
+        endpoint.cut(reset=True)
+    endpoint.writer.close()
     with contextlib.suppress(OSError):
-        await line.writer.wait_closed()
+        await endpoint.writer.wait_closed()

@@ -1,4 +1,4 @@
-"""The run as a page of Markdown."""
+"""The report of a run in Markdown."""
 
 from __future__ import annotations
 
@@ -7,69 +7,69 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
 
 from tests.chaos.audit import figures, problems
-from tests.chaos.books import Books
-from tests.chaos.ledger import Began, Command, Entry, Phase, Quit, Skipped
+from tests.chaos.ledger import Command, Entry, FaultBegan, FaultSkipped, Phase, ServiceExited
+from tests.chaos.ledger_index import LedgerIndex
 from tests.chaos.recovery import overall, recoveries
 
-_SHOWN = 40
-"""Problems that are written out."""
+_MAX_SHOWN = 40
+"""Maximum number of problems in the report."""
 
 
 def page(entries: Sequence[Entry]) -> str:
-    """The whole report."""
-    wrong = problems(entries)
-    parts = (["# Chaos"], _run(entries, wrong), _faults(entries), _problems(wrong))
+    """Return the report."""
+    found_problems = problems(entries)
+    parts = (["# Chaos"], _run(entries, found_problems), _faults(entries), _problems(found_problems))
     return "\n\n".join("\n".join(part) for part in parts)
 
 
-def _run(entries: Sequence[Entry], wrong: Sequence[str]) -> Iterator[str]:
-    books = Books(entries)
+def _run(entries: Sequence[Entry], found_problems: Sequence[str]) -> Iterator[str]:
+    index = LedgerIndex(entries)
     counted = figures(entries)
-    began = Counter(entry.target for entry in books.of(Began))
-    skipped = Counter(f"{entry.kind} of {entry.target}: {entry.why}" for entry in books.of(Skipped))
-    quits = Counter(f"{entry.service} with status {entry.status}" for entry in books.of(Quit))
-    refusals = sorted(answer.seconds for answer in books.answered.values() if answer.status == 503)
+    began = Counter(entry.target for entry in index.of(FaultBegan))
+    skipped = Counter(f"{entry.kind} of {entry.target}: {entry.why}" for entry in index.of(FaultSkipped))
+    exits = Counter(f"{entry.service} with status {entry.status}" for entry in index.of(ServiceExited))
+    refusals = sorted(answer.seconds for answer in index.responses.values() if answer.status == 503)
     yield from _table(
         ("", ""),
         [
-            *_command(books),
-            ("duration, all in all", _duration(entries)),
+            *_command(index),
+            ("total duration", _duration(entries)),
             ("faults injected", f"{began.total()}"),
-            ("faults left out", _listed(skipped)),
+            ("faults skipped", _list_counts(skipped)),
             ("requests for jobs, repeated until 202", f"{counted.posts}"),
             ("jobs accepted (202)", f"{counted.accepted}"),
-            ("… and told of", f"{counted.told}"),
+            ("… with a delivered webhook", f"{counted.notified}"),
             ("**losses**", f"**{counted.lost}**"),
             ("**contradictory outcomes**", f"**{counted.contradictions}**"),
-            ("webhooks taken more than once", f"{counted.webhooks_repeated}"),
-            ("separations done more than once", f"{counted.separations_repeated}"),
-            ("503 answers (median, slowest)", f"{counted.refused} ({_spread(refusals)})"),
-            ("no answer", f"{counted.unanswered}"),
-            ("… and the job came to be", f"{counted.unknown_accepted}"),
-            ("503, and the job came to be", f"{counted.accepted_after_refusal}"),
-            ("poison: children killed, jobs quarantined", f"{counted.poison_taken}, {counted.quarantined}"),
-            ("services that ended by themselves", _listed(quits)),
-            ("the ledger", "holds" if not wrong else f"does not hold: {len(wrong)} problems"),
+            ("repeated webhooks", f"{counted.webhooks_repeated}"),
+            ("repeated separations", f"{counted.separations_repeated}"),
+            ("503 responses (median, slowest)", f"{counted.refused} ({_spread(refusals)})"),
+            ("no response", f"{counted.unanswered}"),
+            ("… although the job was created", f"{counted.unknown_accepted}"),
+            ("503 although the job was created", f"{counted.accepted_after_refusal}"),
+            ("poison: children killed, jobs quarantined", f"{counted.poison_begun}, {counted.quarantined}"),
+            ("unexpected exits of services", _list_counts(exits)),
+            ("audit", "passed" if not found_problems else f"failed: {len(found_problems)} problems"),
         ],
     )
 
 
-def _command(books: Books) -> Iterator[tuple[str, str]]:
-    for command in books.of(Command):
+def _command(index: LedgerIndex) -> Iterator[tuple[str, str]]:
+    for command in index.of(Command):
         yield "command", f"`{command.line}`"
         yield "seed, schedule", f"{command.seed}, {command.digest}"
-        yield "faults for", f"{command.minutes:g} min"
+        yield "duration of faults", f"{command.minutes:g} min"
         yield "settings", ", ".join(f"{name}={value}" for name, value in command.settings.items())
 
 
 def _faults(entries: Sequence[Entry]) -> Iterator[str]:
     found = [*recoveries(entries), overall(entries)]
     yield from _table(
-        ("fault", "target", "times", "time to recover, median", "worst", "nothing came after it"),
+        ("fault", "target", "times", "median recovery time", "worst", "no recovery"),
         [
             (
                 each.kind,
-                each.sort,
+                each.target_type,
                 str(each.faults),
                 _seconds(each.median),
                 _seconds(each.worst),
@@ -80,13 +80,13 @@ def _faults(entries: Sequence[Entry]) -> Iterator[str]:
     )
 
 
-def _problems(wrong: Sequence[str]) -> Iterator[str]:
-    if not wrong:
-        yield "Every check of the ledger holds."
-    for problem in wrong[:_SHOWN]:
+def _problems(found_problems: Sequence[str]) -> Iterator[str]:
+    if not found_problems:
+        yield "Every check of the audit passes."
+    for problem in found_problems[:_MAX_SHOWN]:
         yield f"- {problem}"
-    if len(wrong) > _SHOWN:
-        yield f"- … and {len(wrong) - _SHOWN} more"
+    if len(found_problems) > _MAX_SHOWN:
+        yield f"- … and {len(found_problems) - _MAX_SHOWN} more"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -96,7 +96,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
         yield f"| {' | '.join(row)} |"
 
 
-def _listed(counts: Counter[str]) -> str:
+def _list_counts(counts: Counter[str]) -> str:
     return "; ".join(f"{count} × {what}" for what, count in counts.most_common()) or "none"
 
 

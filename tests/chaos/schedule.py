@@ -1,4 +1,4 @@
-"""What happens when: the faults and the jobs of a run, drawn from its seed. The same seed, the same schedule."""
+"""The schedule of the faults and jobs of a run, generated deterministically from a seed."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ PROCESSORS = ("processor-1", "processor-2")
 UPLOADERS = ("uploader-1", "uploader-2")
 SERVICES = ("api", *PROCESSORS, *UPLOADERS)
 
-#: Sound songs by name, with their length in s.
+#: Valid songs by name, with their length in s.
 SONGS = {"one": 2.0, "two": 2.7, "three": 3.3, "four": 4.0}
-#: A source that answers 404.
+#: A song for which the source responds with 404.
 MISSING = "missing"
-#: A job that ends every child process that begins it.
+#: A job that kills every child process that begins it.
 POISON = "poison"
 
-#: Clients, by how much of the load is theirs: the first asks for more than its share.
+#: Clients with their share of the load; the first exceeds its fair share.
 CLIENTS = {"greedy": 5, "steady": 2, "quiet": 1, "": 1}
 _MISSING_SHARE = 0.05
 _POISON_EVERY = 600.0
-"""s; one comes early in any run."""
-#: At the beginning and the end of a run nothing is broken, s.
-_CALM = 2.0
-#: Spread of the time between two faults, and two jobs, around its mean.
+"""s; the first one is early in every run."""
+#: Time without faults at the beginning and the end of a run, s.
+_QUIET_TIME = 2.0
+#: Range of the interval between two faults, or two jobs, relative to its mean.
 _JITTER = (0.4, 1.6)
 
 
 class Kind(StrEnum):
-    """What is done to a part of the system."""
+    """The kind of a fault."""
 
     KILL = "kill -9"
     PAUSE = "pause"
@@ -42,13 +42,13 @@ class Kind(StrEnum):
     DELAY = "delay"
     BLACK_HOLE = "black hole"
     RESET = "reset"
-    UNWELL = "503"
+    UNAVAILABLE = "503"
     DISK_FULL = "disk full"
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault: from ``at``, for ``duration``; both in s from the beginning of the run."""
+    """A fault at ``at`` (s from the beginning of the run) for ``duration`` (s)."""
 
     number: int
     at: float
@@ -56,12 +56,12 @@ class Fault:
     target: str
     duration: float
     delay: float = 0.0
-    """Of each chunk each way, s, with ``Kind.DELAY``."""
+    """Delay of each chunk in each direction, s, for ``Kind.DELAY``."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedJob:
-    """One job that a client asks for, as often as it takes to get a 202."""
+    """A job that a client requests until it receives a 202."""
 
     number: int
     at: float
@@ -72,7 +72,7 @@ class PlannedJob:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """All of a run."""
+    """The schedule of a run."""
 
     seed: int
     seconds: float
@@ -80,7 +80,7 @@ class Schedule:
     jobs: tuple[PlannedJob, ...]
 
     def lines(self) -> Iterator[str]:
-        """One JSON object per line, to be written down and compared."""
+        """Yield one JSON object per line, for storage and comparison."""
         yield json.dumps({"seed": self.seed, "seconds": self.seconds})
         items: tuple[Fault | PlannedJob, ...] = (*self.faults, *self.jobs)
         for item in items:
@@ -88,26 +88,26 @@ class Schedule:
 
     @property
     def digest(self) -> str:
-        """Two schedules are the same if their digests are."""
+        """A digest that identifies the schedule."""
         return hashlib.sha256("\n".join(self.lines()).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
-    """A kind of fault that a target may meet."""
+class _FaultTemplate:
+    """A kind of fault that may be injected into a target."""
 
     kind: Kind
     target: str
     weight: int
     shortest: float
     longest: float
-    holds: tuple[str, ...]
-    """What no other fault may touch meanwhile."""
-    rest: float
-    """How much longer not, s: the time to get up again."""
+    locks: tuple[str, ...]
+    """Resources that no other fault may affect meanwhile."""
+    cooldown: float
+    """Additional time for which they stay locked, s: the time to recover."""
 
 
-def _menu() -> Iterator[_Choice]:
+def _templates() -> Iterator[_FaultTemplate]:
     yield from _services()
     yield from _brokers()
     yield from _network("api", 1)
@@ -115,52 +115,52 @@ def _menu() -> Iterator[_Choice]:
     yield from _network("source", 3)
     yield from _network("receiver", 4)
     for name in ("source", "receiver"):
-        yield _Choice(Kind.UNWELL, name, 4, 1.0, 6.0, (name,), 1.0)
-    yield _Choice(Kind.KILL, "s3", 3, 0.5, 5.0, ("s3",), 2.0)
-    yield _Choice(Kind.PAUSE, "s3", 3, 0.5, 6.0, ("s3",), 1.0)
-    yield _Choice(Kind.RESTART, "s3", 1, 0.0, 0.0, ("s3",), 3.0)
+        yield _FaultTemplate(Kind.UNAVAILABLE, name, 4, 1.0, 6.0, (name,), 1.0)
+    yield _FaultTemplate(Kind.KILL, "s3", 3, 0.5, 5.0, ("s3",), 2.0)
+    yield _FaultTemplate(Kind.PAUSE, "s3", 3, 0.5, 6.0, ("s3",), 1.0)
+    yield _FaultTemplate(Kind.RESTART, "s3", 1, 0.0, 0.0, ("s3",), 3.0)
 
 
-def _services() -> Iterator[_Choice]:
+def _services() -> Iterator[_FaultTemplate]:
     for name in SERVICES:
         is_processor = name in PROCESSORS
-        # A child that loads its model keeps one core busy for seconds, so only one does at a time.
-        holds = (name, "loading") if is_processor else (name,)
-        rest = 10.0 if is_processor else 4.0
-        yield _Choice(Kind.KILL, name, 3, 0.2, 4.0, holds, rest)
-        yield _Choice(Kind.RESTART, name, 2, 0.0, 2.0, holds, rest)
-        yield _Choice(Kind.PAUSE, name, 2, 0.5, 3.0, (name,), 2.0)
+        # A child that loads its model uses one core for seconds, so only one may do so at a time.
+        locks = (name, "loading") if is_processor else (name,)
+        cooldown = 10.0 if is_processor else 4.0
+        yield _FaultTemplate(Kind.KILL, name, 3, 0.2, 4.0, locks, cooldown)
+        yield _FaultTemplate(Kind.RESTART, name, 2, 0.0, 2.0, locks, cooldown)
+        yield _FaultTemplate(Kind.PAUSE, name, 2, 0.5, 3.0, (name,), 2.0)
     for name in (*PROCESSORS, *UPLOADERS):
-        # Longer than the session's time-out: its partitions go to the other one, and it comes back.
-        yield _Choice(Kind.PAUSE, name, 1, 8.0, 12.0, (name,), 6.0)
-        yield _Choice(Kind.DISK_FULL, name, 2, 1.0, 6.0, (f"{name} disk",), 2.0)
+        # Longer than the session timeout: its partitions move to the other worker, and it returns.
+        yield _FaultTemplate(Kind.PAUSE, name, 1, 8.0, 12.0, (name,), 6.0)
+        yield _FaultTemplate(Kind.DISK_FULL, name, 2, 1.0, 6.0, (f"{name} disk",), 2.0)
     for name in PROCESSORS:
         child = name.replace("processor", "child")
-        yield _Choice(Kind.KILL, child, 3, 0.0, 0.0, (name, "loading"), 8.0)
-        yield _Choice(Kind.PAUSE, child, 1, 0.5, 6.0, (name,), 2.0)
+        yield _FaultTemplate(Kind.KILL, child, 3, 0.0, 0.0, (name, "loading"), 8.0)
+        yield _FaultTemplate(Kind.PAUSE, child, 1, 0.5, 6.0, (name,), 2.0)
 
 
-def _brokers() -> Iterator[_Choice]:
-    """One broker is away at a time, so that two replicas of each partition are in sync; at times all are cut off."""
+def _brokers() -> Iterator[_FaultTemplate]:
+    """Yield faults of one broker at a time, so that two replicas stay in sync, and faults of the cluster's network."""
     for name in BROKERS:
-        yield _Choice(Kind.KILL, name, 2, 0.5, 5.0, ("brokers",), 8.0)
-        yield _Choice(Kind.RESTART, name, 1, 0.0, 2.0, ("brokers",), 8.0)
-        yield _Choice(Kind.PAUSE, name, 2, 0.5, 8.0, ("brokers",), 5.0)
-        yield from _network(name, 2, holds="brokers")
+        yield _FaultTemplate(Kind.KILL, name, 2, 0.5, 5.0, ("brokers",), 8.0)
+        yield _FaultTemplate(Kind.RESTART, name, 1, 0.0, 2.0, ("brokers",), 8.0)
+        yield _FaultTemplate(Kind.PAUSE, name, 2, 0.5, 8.0, ("brokers",), 5.0)
+        yield from _network(name, 2, locks="brokers")
     for kind in (Kind.DROP, Kind.BLACK_HOLE):
-        yield _Choice(kind, "cluster", 1, 1.0, 10.0, ("brokers",), 4.0)
+        yield _FaultTemplate(kind, "cluster", 1, 1.0, 10.0, ("brokers",), 4.0)
 
 
-def _network(target: str, weight: int, holds: str = "") -> Iterator[_Choice]:
-    held = (holds or target,)
-    yield _Choice(Kind.DROP, target, weight, 0.5, 6.0, held, 1.5)
-    yield _Choice(Kind.DELAY, target, weight, 2.0, 8.0, held, 0.5)
-    yield _Choice(Kind.BLACK_HOLE, target, weight, 0.5, 8.0, held, 1.5)
-    yield _Choice(Kind.RESET, target, weight, 0.0, 1.0, held, 1.5)
+def _network(target: str, weight: int, locks: str = "") -> Iterator[_FaultTemplate]:
+    held = (locks or target,)
+    yield _FaultTemplate(Kind.DROP, target, weight, 0.5, 6.0, held, 1.5)
+    yield _FaultTemplate(Kind.DELAY, target, weight, 2.0, 8.0, held, 0.5)
+    yield _FaultTemplate(Kind.BLACK_HOLE, target, weight, 0.5, 8.0, held, 1.5)
+    yield _FaultTemplate(Kind.RESET, target, weight, 0.0, 1.0, held, 1.5)
 
 
 def plan(seed: int, minutes: float, *, faults_per_minute: float, jobs_per_minute: float) -> Schedule:
-    """The schedule of a run."""
+    """Return the schedule of a run."""
     seconds = minutes * 60
     return Schedule(
         seed=seed,
@@ -170,52 +170,54 @@ def plan(seed: int, minutes: float, *, faults_per_minute: float, jobs_per_minute
     )
 
 
-def _moments(rng: random.Random, seconds: float, interval: float) -> Iterator[float]:
-    at = _CALM
-    while at < seconds - _CALM:
+def _times(rng: random.Random, seconds: float, interval: float) -> Iterator[float]:
+    at = _QUIET_TIME
+    while at < seconds - _QUIET_TIME:
         yield round(at, 3)
         at += interval * rng.uniform(*_JITTER)
 
 
 def _faults(rng: random.Random, seconds: float, interval: float) -> Iterator[Fault]:
     free_at: dict[str, float] = {}
-    deck: list[_Choice] = []
+    deck: list[_FaultTemplate] = []
     number = 0
-    for at in _moments(rng, seconds, interval):
-        choice = _drawn(deck, rng, at, free_at)
-        if choice is None:
+    for at in _times(rng, seconds, interval):
+        template = _draw(deck, rng, at, free_at)
+        if template is None:
             continue
         number += 1
-        duration = round(min(rng.uniform(choice.shortest, choice.longest), seconds - at), 3)
-        delay = round(rng.uniform(0.02, 0.5), 3) if choice.kind is Kind.DELAY else 0.0
-        for held in choice.holds:
-            free_at[held] = at + duration + choice.rest
-        yield Fault(number, at, choice.kind, choice.target, duration, delay)
+        duration = round(min(rng.uniform(template.shortest, template.longest), seconds - at), 3)
+        delay = round(rng.uniform(0.02, 0.5), 3) if template.kind is Kind.DELAY else 0.0
+        for held in template.locks:
+            free_at[held] = at + duration + template.cooldown
+        yield Fault(number, at, template.kind, template.target, duration, delay)
 
 
-def _drawn(deck: list[_Choice], rng: random.Random, at: float, free_at: dict[str, float]) -> _Choice | None:
-    """The first choice of a shuffled deck that is possible at that time, so that every kind has its turn."""
+def _draw(
+    deck: list[_FaultTemplate], rng: random.Random, at: float, free_at: dict[str, float]
+) -> _FaultTemplate | None:
+    """Return the first possible template of a shuffled deck, so that every kind is drawn."""
     for refilled in (False, True):
         if refilled:
-            fresh = [choice for choice in _menu() for _ in range(choice.weight)]
+            fresh = [template for template in _templates() for _ in range(template.weight)]
             rng.shuffle(fresh)
             deck.extend(fresh)
-        for position, choice in enumerate(deck):
-            if all(free_at.get(held, 0.0) <= at for held in choice.holds):
+        for position, template in enumerate(deck):
+            if all(free_at.get(held, 0.0) <= at for held in template.locks):
                 return deck.pop(position)
     return None
 
 
 def _jobs(rng: random.Random, seconds: float, interval: float) -> Iterator[PlannedJob]:
-    poison_at = _CALM
+    poison_at = _QUIET_TIME
     names = tuple(SONGS)
-    for number, at in enumerate(_moments(rng, seconds, interval), start=1):
+    for number, at in enumerate(_times(rng, seconds, interval), start=1):
         song = MISSING if rng.random() < _MISSING_SHARE else rng.choice(names)
         if at >= poison_at:
             song, poison_at = POISON, at + _POISON_EVERY
-        yield PlannedJob(number, at, song, rng.randint(1, 5), _weighted(rng, CLIENTS))
+        yield PlannedJob(number, at, song, rng.randint(1, 5), _choose_weighted(rng, CLIENTS))
 
 
-def _weighted(rng: random.Random, choices: dict[str, int]) -> str:
+def _choose_weighted(rng: random.Random, choices: dict[str, int]) -> str:
     names: Sequence[str] = tuple(choices)
     return rng.choices(names, tuple(choices.values()))[0]

@@ -1,4 +1,4 @@
-"""The settings that the services run with: quick to notice a death, patient with everything but real poison."""
+"""The settings of the services: fast detection of crashes, and many attempts for everything except poison."""
 
 from __future__ import annotations
 
@@ -19,36 +19,39 @@ BUCKET = "uvr"
 CREDENTIALS = ("chaos", "a password of the tests")
 PROCESSOR_GROUP, UPLOADER_GROUP = "uvr_processors", "uvr_uploaders"
 
-#: What differs from the defaults, but for MAX_CRASHES. It is part of the report.
-QUICK: Mapping[str, str] = {
+#: Settings that differ from the defaults, except MAX_CRASHES. They are part of the report.
+CHANGED_SETTINGS: Mapping[str, str] = {
     "KAFKA_SESSION_TIMEOUT_MS": "6000",
     "KAFKA_PARTITIONS": "4",
     "KAFKA_REPLICATION_FACTOR": "3",
     "RETRY_DELAYS": "1,3,10",
-    # Faults are many, and are to spend nobody's patience.
+    # Many faults must not exhaust the attempts of a job.
     "MAX_ATTEMPTS": "50",
     "WEBHOOK_MAX_ATTEMPTS": "100",
     "WEBHOOK_TIMEOUT": "5",
     "DOWNLOAD_CONNECT_TIMEOUT": "3",
     "DOWNLOAD_STALL_TIMEOUT": "5",
     "SHUTDOWN_GRACE": "10",
-    # Some of the jobs of whoever asks for much go the way of bulk.
+    # Some jobs of a client that exceeds its share use the bulk topic.
     "CLIENT_BURST": "4",
     "CLIENT_REFILL": "5",
 }
 
 
-def quick(max_crashes: int) -> dict[str, str]:
-    """What differs from the defaults. ``max_crashes``: children that poison takes down, each of which costs seconds;
-    so many that no other job is likely to be hit as often by chance."""
-    return {**QUICK, "MAX_CRASHES": str(max_crashes)}
+def changed_settings(max_crashes: int) -> dict[str, str]:
+    """Return the settings that differ from the defaults.
+
+    ``max_crashes``: number of children that poison kills, each of which takes seconds. It must be so high that no other
+    job is likely to crash as often by chance.
+    """
+    return {**CHANGED_SETTINGS, "MAX_CRASHES": str(max_crashes)}
 
 
-def common(cluster: KafkaCluster, store: S3Server, s3_url: str, special: Mapping[str, str]) -> dict[str, str]:
-    """The environment of every service, whole. ``s3_url``: where they find the store; ``special``: see ``quick``."""
+def common(cluster: KafkaCluster, store: S3Server, s3_url: str, changed: Mapping[str, str]) -> dict[str, str]:
+    """Return the complete environment of every service. ``changed``: see ``changed_settings``."""
     return isolated_environment(
         {
-            **special,
+            **changed,
             "KAFKA_BOOTSTRAP_SERVERS": cluster.bootstrap_servers,
             "KAFKA_PROCESSOR_GROUP_ID": PROCESSOR_GROUP,
             "KAFKA_UPLOADER_GROUP_ID": UPLOADER_GROUP,
@@ -69,8 +72,8 @@ def common(cluster: KafkaCluster, store: S3Server, s3_url: str, special: Mapping
     )
 
 
-def own(folder: Path, temp_dir: Path, port: int) -> dict[str, str]:
-    """What one service has to itself."""
+def service_settings(folder: Path, temp_dir: Path, port: int) -> dict[str, str]:
+    """Return the environment specific to one service."""
     return {
         "DATA_DIR": str(folder / "state"),
         "TEMP_DIR": str(temp_dir),
@@ -82,6 +85,6 @@ def own(folder: Path, temp_dir: Path, port: int) -> dict[str, str]:
 
 
 def topics() -> Topics:
-    """The topics, as the services name them."""
-    with patch.dict(os.environ, QUICK, clear=True):
+    """Return the topics as configured for the services."""
+    with patch.dict(os.environ, CHANGED_SETTINGS, clear=True):
         return Topics.from_settings(load(None))

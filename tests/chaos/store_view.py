@@ -1,4 +1,4 @@
-"""What lies in the store, seen past the proxy."""
+"""Reads the content of the store directly, without the proxy."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ import boto3
 from botocore.config import Config
 
 from devstack.s3 import S3Server
-from tests.chaos.ledger import Stored
+from tests.chaos.ledger import ObjectFound
 from tests.chaos.settings import BUCKET
 
-_PIECE = 1024 * 1024
+_CHUNK = 1024 * 1024
 
 
 class StoreView:
-    """The bucket of a running server."""
+    """A view of the bucket of a running server."""
 
     def __init__(self, server: S3Server) -> None:
         self._server = server
 
     def make_bucket(self) -> None:
-        """Make it."""
+        """Create the bucket."""
         self._client().create_bucket(Bucket=BUCKET)
 
     def all_keys(self) -> list[str]:
-        """Of all objects."""
+        """Return the keys of all objects."""
         return [item["Key"] for item in self._items(self._client())]
 
-    def objects(self) -> Iterator[Stored]:
-        """All objects, read to their ends."""
+    def objects(self) -> Iterator[ObjectFound]:
+        """Yield all objects, with the digest of their content."""
         client = self._client()
         for item in self._items(client):
             body = client.get_object(Bucket=BUCKET, Key=item["Key"])["Body"]
             digest = hashlib.sha256()
             size = 0
-            for piece in body.iter_chunks(_PIECE):
-                digest.update(piece)
-                size += len(piece)
-            yield Stored(key=item["Key"], sha256=digest.hexdigest(), bytes=size)
+            for chunk in body.iter_chunks(_CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+            yield ObjectFound(key=item["Key"], sha256=digest.hexdigest(), bytes=size)
 
     def _items(self, client: Any) -> Iterator[dict[str, Any]]:
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):

@@ -1,4 +1,4 @@
-"""Starts services again that have ended although nobody had told them to, as an operator's supervisor does."""
+"""Restarts services that exited unexpectedly, like a process supervisor in production."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from tests.chaos.ledger import Quit
+from tests.chaos.ledger import ServiceExited
 from tests.chaos.service import Service
 from tests.chaos.system import System
 
-#: Pause before it is started again, which is also how often it looks, s.
+#: Interval of the checks, which is also the maximum delay of a restart, s.
 _PAUSE = 1.0
 
 
 class Supervisor:
-    """Works in a thread while the block lasts."""
+    """A supervisor thread that runs during the block."""
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -37,12 +37,12 @@ class Supervisor:
             for service in self._system.services.values():
                 if service.lock.acquire(blocking=False):
                     try:
-                        self._look_after(service)
+                        self._restart_if_exited(service)
                     finally:
                         service.lock.release()
 
-    def _look_after(self, service: Service) -> None:
+    def _restart_if_exited(self, service: Service) -> None:
         status = service.status
-        if service.wanted and status is not None:
-            self._system.ledger.add(Quit(service=service.name, status=status))
+        if service.should_run and status is not None:
+            self._system.ledger.add(ServiceExited(service=service.name, status=status))
             service.start()

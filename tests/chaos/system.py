@@ -1,4 +1,4 @@
-"""Everything that runs: three brokers, a store, five services, the two that they talk to, and a proxy before each."""
+"""The system under test: three brokers, a store, five services, their external services, and a proxy before each."""
 
 from __future__ import annotations
 
@@ -22,41 +22,41 @@ from tests.chaos import settings
 from tests.chaos.counterparts import Receiver, Source
 from tests.chaos.disk import Disk
 from tests.chaos.kafka_view import KafkaView
-from tests.chaos.ledger import Ledger, PoisonTaken
-from tests.chaos.poison import list_poison
-from tests.chaos.proxy import Proxy, Switchboard
+from tests.chaos.ledger import Ledger, PoisonBegan
+from tests.chaos.poison import add_poison_model
+from tests.chaos.proxy import Proxy, ProxyLoop
 from tests.chaos.schedule import BROKERS, PROCESSORS, SERVICES
 from tests.chaos.service import Service
 from tests.chaos.store_view import StoreView
 
-#: A model is loaded by two processes at once, on a machine that has three brokers to run, s.
+#: Maximum startup time, s: two processes load a model while three brokers start.
 _READY_SECONDS = 180.0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where and how everything is run."""
+class SystemOptions:
+    """The options of the system."""
 
     folder: Path
-    """Must not exist."""
+    """The folder of the run; must not exist."""
     tools: Path
-    special: Mapping[str, str]
-    """Settings of the services that are not the defaults."""
+    changed_settings: Mapping[str, str]
+    """Settings of the services that differ from the defaults."""
     small_disks: bool
-    """Whether working files have disks of their own, which can be filled."""
+    """True if working files are on their own disks, which can be filled."""
 
 
 class System:
-    """All of it is started when the block is entered, and ended, whatever has happened, when it is left."""
+    """The system, started when the block is entered and always stopped when it ends."""
 
-    def __init__(self, place: Place, ledger: Ledger, songs: Mapping[str, bytes]) -> None:
-        """``songs``: files by their names."""
+    def __init__(self, options: SystemOptions, ledger: Ledger, songs: Mapping[str, bytes]) -> None:
+        """``songs``: files by name."""
         self.ledger = ledger
-        self._place = place
+        self._options = options
         self._cleanup = ExitStack()
         ports = [free_port() for _ in BROKERS]
-        self.cluster = KafkaCluster(place.tools, place.folder / "kafka", advertised_ports=ports)
-        self.store = S3Server(place.tools, place.folder / "s3")
+        self.cluster = KafkaCluster(options.tools, options.folder / "kafka", advertised_ports=ports)
+        self.store = S3Server(options.tools, options.folder / "s3")
         self.source = Source(songs)
         self.receiver = Receiver(ledger)
         self.kafka = KafkaView(self.cluster)
@@ -80,7 +80,7 @@ class System:
         return dict(zip(BROKERS, self.cluster.brokers, strict=True))
 
     def processor_of(self, child_port: int) -> tuple[Service, psutil.Process] | None:
-        """Whose child has a connection from this port, and the child."""
+        """Return the processor and the child with a connection from this port."""
         for name in PROCESSORS:
             child = self.services[name].child()
             with suppress(psutil.Error):
@@ -89,53 +89,53 @@ class System:
         return None
 
     def stop_services(self) -> Sequence[str]:
-        """SIGTERM to all of them at once; returns what there is to complain of."""
+        """Send SIGTERM to all services concurrently; return the errors."""
         with ThreadPoolExecutor(len(self.services)) as pool:
-            return [complaint for complaint in pool.map(_stopped, self.services.values()) if complaint]
+            return [error for error in pool.map(_stop_error, self.services.values()) if error]
 
     def _start(self, cleanup: ExitStack) -> None:
         for server in (self.cluster, self.store):
-            cleanup.callback(server.kill)  # nobody needs its data any more
+            cleanup.callback(server.kill)  # its data are no longer needed
         with ThreadPoolExecutor(2) as pool:
             for started in [pool.submit(self.cluster.start), pool.submit(self.store.start)]:
                 started.result()
         self.objects.make_bucket()
         for counterpart in (self.source, self.receiver):
             cleanup.enter_context(counterpart)
-        self.source.on_poison = self._take_poison
-        switchboard = cleanup.enter_context(Switchboard())
+        self.source.on_poison = self._kill_poisoned_child
+        proxy_loop = cleanup.enter_context(ProxyLoop())
         api_port = free_port()
-        self._connect(switchboard, api_port)
-        common = settings.common(self.cluster, self.store, self.proxies["s3"].url, self._place.special)
+        self._connect(proxy_loop, api_port)
+        common = settings.common(self.cluster, self.store, self.proxies["s3"].url, self._options.changed_settings)
         for name in SERVICES:
             self._add_service(name, api_port if name == "api" else free_port(), common, cleanup)
         self._start_services()
 
-    def _connect(self, switchboard: Switchboard, api_port: int) -> None:
+    def _connect(self, proxy_loop: ProxyLoop, api_port: int) -> None:
         for name, broker in self.brokers.items():
-            self.proxies[name] = switchboard.proxy(broker.port, broker.advertised_port)
+            self.proxies[name] = proxy_loop.proxy(broker.port, broker.advertised_port)
         for name, port in (
             ("api", api_port),
             ("s3", self.store.port),
             ("source", self.source.port),
             ("receiver", self.receiver.port),
         ):
-            self.proxies[name] = switchboard.proxy(port)
+            self.proxies[name] = proxy_loop.proxy(port)
 
     def _add_service(self, name: str, port: int, common: dict[str, str], cleanup: ExitStack) -> None:
         module = name.partition("-")[0]
-        folder = self._place.folder / name
+        folder = self._options.folder / name
         folder.mkdir(parents=True)
         # The API has no working files.
-        disk = Disk(folder / "tmp", small=self._place.small_disks and module != "api")
+        disk = Disk(folder / "tmp", small=self._options.small_disks and module != "api")
         cleanup.callback(disk.unmount)
         if module == "processor":
             write_demo_model(folder / "models")
-            list_poison(folder / "models", self.source.port)
-        environment = {**common, **settings.own(folder, disk.folder, port)}
+            add_poison_model(folder / "models", self.source.port)
+        environment = {**common, **settings.service_settings(folder, disk.folder, port)}
         service = Service(name, module, folder, disk, f"http://127.0.0.1:{port}", environment)
         self.services[name] = service
-        cleanup.callback(_end, service)
+        cleanup.callback(_kill_completely, service)
 
     def _start_services(self) -> None:
         for service in self.services.values():
@@ -144,18 +144,18 @@ class System:
         for service in self.services.values():
             service.await_ready(deadline)
 
-    def _take_poison(self, port: int) -> None:
-        """The child that asks for the poisonous model has begun the job, and dies of it before it gets an answer."""
+    def _kill_poisoned_child(self, port: int) -> None:
+        """Kill the child that requests the poison model before it receives the response."""
         found = self.processor_of(port)
         if found is not None:
             service, child = found
-            self.ledger.add(PoisonTaken(child=service.name))
+            self.ledger.add(PoisonBegan(child=service.name))
             with suppress(psutil.Error):
                 child.kill()
                 child.wait(10)
 
 
-def _stopped(service: Service) -> str | None:
+def _stop_error(service: Service) -> str | None:
     try:
         service.stop()
     except TimeoutError as error:
@@ -163,9 +163,9 @@ def _stopped(service: Service) -> str | None:
     return None
 
 
-def _end(service: Service) -> None:
-    """Nothing of it is left."""
+def _kill_completely(service: Service) -> None:
+    """Kill the service and all of its remaining processes."""
     service.kill()
-    for process in service.remains():
+    for process in service.remaining_processes():
         with suppress(psutil.Error):
             process.kill()

@@ -1,4 +1,4 @@
-"""Books that were cooked are found out, whatever was done to them."""
+"""Tests that the audit detects every kind of manipulated ledger."""
 
 from __future__ import annotations
 
@@ -11,72 +11,74 @@ import pytest
 
 from tests.chaos.audit import figures, problems
 from tests.chaos.ledger import (
-    Answered,
-    Asked,
     DeadLetter,
     Entry,
-    Failed,
     Lag,
     Leftover,
-    PoisonTaken,
-    Progressed,
+    ObjectFound,
+    PoisonBegan,
     Reference,
-    Reported,
-    Stored,
-    Told,
+    RequestSent,
+    ResponseReceived,
+    RunFailed,
+    StateReported,
+    StepLogged,
+    WebhookReceived,
 )
 from tests.chaos.schedule import MISSING, POISON
 
 STEMS = {"vocals": ("aa", 100), "instrumental": ("bb", 200)}
 
 
-def asked(post: str, song: str = "one") -> Asked:
-    return Asked(post=post, song=song, priority=3, client="")
+def request(post: str, song: str = "one") -> RequestSent:
+    return RequestSent(post=post, song=song, priority=3, client="")
 
 
-def accepted(post: str, task: str) -> Answered:
-    return Answered(post=post, status=202, task_uuid=task, seconds=0.1)
+def accepted(post: str, task: str) -> ResponseReceived:
+    return ResponseReceived(post=post, status=202, task_uuid=task, seconds=0.1)
 
 
-def refused(post: str) -> Answered:
-    return Answered(post=post, status=503, seconds=0.1, retry_after=True)
+def refused(post: str) -> ResponseReceived:
+    return ResponseReceived(post=post, status=503, seconds=0.1, retry_after=True)
 
 
-def unanswered(post: str) -> Answered:
-    return Answered(post=post, status=None, seconds=8.0)
+def unanswered(post: str) -> ResponseReceived:
+    return ResponseReceived(post=post, status=None, seconds=8.0)
 
 
-def told(task: str, post: str, answered: int = 200, **changes: Any) -> Told:
+def webhook(task: str, post: str, response: int = 200, **changes: Any) -> WebhookReceived:
     stems = [
         {"name": name, "sha256": sha256, "bytes": size, "format": "wav", "url": f"http://s3/uvr/{task}_{name}.wav?X=1"}
         for name, (sha256, size) in STEMS.items()
     ]
     body = {"task_uuid": task, "status": "success", "stems": stems, "metadata": {"post": post}, **changes}
-    return Told(task_uuid=task, webhook_id=f"msg_{task}", body=json.dumps(body), answered=answered, signed=True)
+    return WebhookReceived(
+        task_uuid=task, webhook_id=f"msg_{task}", body=json.dumps(body), status=response, signed=True
+    )
 
 
-def failed(task: str, post: str, code: str) -> Told:
-    return told(task, post, status="failed", stems=None, error={"code": code}, error_message="it failed")
+def failed(task: str, post: str, code: str) -> WebhookReceived:
+    return webhook(task, post, status="failed", stems=None, error={"code": code}, error_message="it failed")
 
 
 def stored(task: str) -> list[Entry]:
-    return [Stored(key=f"{task}_{name}.wav", sha256=sha256, bytes=size) for name, (sha256, size) in STEMS.items()]
+    return [ObjectFound(key=f"{task}_{name}.wav", sha256=sha256, bytes=size) for name, (sha256, size) in STEMS.items()]
 
 
-def honest() -> list[Entry]:
-    """A run in which all went well: a song, one that is missing, one that is poison, and a lost answer."""
+def valid_run() -> list[Entry]:
+    """Return the ledger of a valid run: a song, a missing one, poison, and a lost response."""
     return [
         Reference(song="one", stems=STEMS),
-        *(asked("p1"), refused("p1"), asked("p2"), accepted("p2", "t2"), told("t2", "p2"), *stored("t2")),
-        *(asked("p3", MISSING), accepted("p3", "t3"), failed("t3", "p3", "source_not_found")),
-        *(asked("p4", POISON), accepted("p4", "t4"), PoisonTaken(child="processor-1")),
+        *(request("p1"), refused("p1"), request("p2"), accepted("p2", "t2"), webhook("t2", "p2"), *stored("t2")),
+        *(request("p3", MISSING), accepted("p3", "t3"), failed("t3", "p3", "source_not_found")),
+        *(request("p4", POISON), accepted("p4", "t4"), PoisonBegan(child="processor-1")),
         DeadLetter(key="t4", code="worker_died"),
-        Reported(task_uuid="t4", status="failed"),
-        Reported(task_uuid="t2", status="success"),
+        StateReported(task_uuid="t4", status="failed"),
+        StateReported(task_uuid="t2", status="success"),
         failed("t4", "p4", "worker_died"),
-        *(asked("p5"), unanswered("p5"), told("t5", "p5"), *stored("t5")),
-        Stored(key="outcomes/t2.json", sha256="cc", bytes=10),
-        *(Progressed(service="processor-1", task_uuid=task, step="separated") for task in ("t2", "t5")),
+        *(request("p5"), unanswered("p5"), webhook("t5", "p5"), *stored("t5")),
+        ObjectFound(key="outcomes/t2.json", sha256="cc", bytes=10),
+        *(StepLogged(service="processor-1", task_uuid=task, step="separated") for task in ("t2", "t5")),
     ]
 
 
@@ -87,126 +89,126 @@ def only_problem(entries: Sequence[Entry]) -> str:
 
 
 def changed(kind: type[Entry], task: str, **changes: Any) -> list[Entry]:
-    """The honest books with the entries about one task changed."""
+    """Return the valid run with changed entries for one task."""
     return [
-        replace(entry, **changes) if isinstance(entry, kind) and task in str(entry) else entry for entry in honest()
+        replace(entry, **changes) if isinstance(entry, kind) and task in str(entry) else entry for entry in valid_run()
     ]
 
 
 def without(kind: type[Entry], task: str) -> list[Entry]:
-    return [entry for entry in honest() if not (isinstance(entry, kind) and task in str(entry))]
+    return [entry for entry in valid_run() if not (isinstance(entry, kind) and task in str(entry))]
 
 
-def test_honest_books_hold() -> None:
-    assert problems(honest()) == []
+def test_valid_run_has_no_problems() -> None:
+    assert problems(valid_run()) == []
 
 
-def test_the_figures_are_what_happened() -> None:
-    counted = figures([*honest(), told("t2", "p2"), told("t2", "p2", answered=503)])
-    assert (counted.posts, counted.accepted, counted.told, counted.lost) == (5, 3, 3, 0)
+def test_figures_of_a_valid_run() -> None:
+    counted = figures([*valid_run(), webhook("t2", "p2"), webhook("t2", "p2", response=503)])
+    assert (counted.posts, counted.accepted, counted.notified, counted.lost) == (5, 3, 3, 0)
     assert (counted.refused, counted.unanswered) == (1, 1)
     assert (counted.unknown_accepted, counted.accepted_after_refusal) == (1, 0)
     assert (counted.webhooks_repeated, counted.separations_repeated, counted.contradictions) == (1, 0, 0)
-    assert (counted.quarantined, counted.poison_taken) == (1, 1)
+    assert (counted.quarantined, counted.poison_begun) == (1, 1)
 
 
-def test_a_second_separation_is_counted() -> None:
-    again = Progressed(service="processor-2", task_uuid="t2", step="separated")
-    assert figures([*honest(), again]).separations_repeated == 1
+def test_repeated_separation_is_counted() -> None:
+    again = StepLogged(service="processor-2", task_uuid="t2", step="separated")
+    assert figures([*valid_run(), again]).separations_repeated == 1
 
 
-def test_a_job_that_nobody_was_told_of_is_lost() -> None:
-    entries = without(Told, "t3")
+def test_job_without_a_webhook_is_lost() -> None:
+    entries = without(WebhookReceived, "t3")
     assert only_problem(entries).startswith("lost: t3")
     assert figures(entries).lost == 1
 
 
-def test_a_webhook_that_was_not_taken_does_not_count() -> None:
-    assert only_problem(changed(Told, "t3", answered=503)).startswith("lost: t3")
+def test_rejected_webhook_does_not_count() -> None:
+    assert only_problem(changed(WebhookReceived, "t3", status=503)).startswith("lost: t3")
 
 
-def test_a_job_that_nobody_asked_for() -> None:
-    assert only_problem([*honest(), failed("t9", "p9", "source_not_found")]).startswith("told of t9")
+def test_webhook_for_a_job_that_was_never_requested() -> None:
+    assert only_problem([*valid_run(), failed("t9", "p9", "source_not_found")]).startswith("webhook for t9")
 
 
-def test_a_job_under_another_name_than_the_client_was_given() -> None:
-    entries = [*honest(), failed("t9", "p3", "source_not_found")]
-    assert only_problem(entries) == "told of t9, but the client got 202 for t3"
+def test_webhook_with_another_task_than_the_response() -> None:
+    entries = [*valid_run(), failed("t9", "p3", "source_not_found")]
+    assert only_problem(entries) == "webhook for t9, but the client received 202 for t3"
 
 
-def test_a_job_after_a_503_is_counted_apart() -> None:
-    entries = [*honest(), told("t1", "p1"), *stored("t1")]
+def test_job_after_a_503_is_counted_separately() -> None:
+    entries = [*valid_run(), webhook("t1", "p1"), *stored("t1")]
     assert problems(entries) == []
     assert figures(entries).accepted_after_refusal == 1
 
 
 def test_two_bodies_under_one_id() -> None:
-    entries = [*honest(), told("t2", "p2", timestamp=7)]
+    entries = [*valid_run(), webhook("t2", "p2", timestamp=7)]
     assert only_problem(entries) == "msg_t2 has 2 different bodies: timestamp"
     assert figures(entries).contradictions == 1
 
 
 def test_two_outcomes() -> None:
-    found = problems([*honest(), failed("t2", "p2", "internal")])
+    found = problems([*valid_run(), failed("t2", "p2", "internal")])
     assert any("t2 has 2 outcomes: failed, success" in problem for problem in found)
 
 
-def test_a_report_that_is_not_what_was_told() -> None:
-    entries = [*honest(), Reported(task_uuid="t2", status="failed")]
+def test_event_that_contradicts_the_webhook() -> None:
+    entries = [*valid_run(), StateReported(task_uuid="t2", status="failed")]
     assert only_problem(entries) == "t2 has 2 outcomes: failed, success"
 
 
-def test_a_dead_letter_that_is_no_poison() -> None:
-    entries = [*honest(), DeadLetter(key="t2", code="webhook_failed")]
-    assert only_problem(entries) == "a dead letter that is no poison: t2, webhook_failed"
+def test_dead_letter_that_is_not_poison() -> None:
+    entries = [*valid_run(), DeadLetter(key="t2", code="webhook_failed")]
+    assert only_problem(entries) == "a dead letter that is not poison: t2, webhook_failed"
 
 
 def test_two_webhook_ids() -> None:
-    again = replace(told("t2", "p2"), webhook_id="msg_other")
-    assert only_problem([*honest(), again]) == "t2 has 2 webhook ids: msg_other, msg_t2"
+    again = replace(webhook("t2", "p2"), webhook_id="msg_other")
+    assert only_problem([*valid_run(), again]) == "t2 has 2 webhook ids: msg_other, msg_t2"
 
 
-def test_a_body_that_differs_only_where_it_was_not_taken() -> None:
-    """Whether the receiver answered well has nothing to do with it: it may have kept what it was told."""
-    assert "different bodies" in only_problem([*honest(), told("t2", "p2", answered=503, timings={})])
+def test_rejected_webhook_with_a_different_body() -> None:
+    """The receiver may have kept the body of a webhook that it rejected."""
+    assert "different bodies" in only_problem([*valid_run(), webhook("t2", "p2", response=503, timings={})])
 
 
-def test_a_song_that_should_have_been_separated() -> None:
-    entries = [*without(Told, "t5"), failed("t5", "p5", "worker_died")]
-    entries = [entry for entry in entries if not (isinstance(entry, Stored) and entry.key.startswith("t5"))]
-    assert only_problem(entries) == "t5 (one): it should have been separated, and was told: it failed"
+def test_failed_job_of_a_valid_song() -> None:
+    entries = [*without(WebhookReceived, "t5"), failed("t5", "p5", "worker_died")]
+    entries = [entry for entry in entries if not (isinstance(entry, ObjectFound) and entry.key.startswith("t5"))]
+    assert only_problem(entries) == "t5 (one): it should have been separated, but failed: it failed"
 
 
-def test_a_song_that_cannot_have_been_separated() -> None:
-    entries = [*without(Told, "t3"), told("t3", "p3"), *stored("t3")]
-    assert only_problem(entries) == "t3 (missing): it should have failed, and its status is success"
+def test_successful_job_of_a_missing_song() -> None:
+    entries = [*without(WebhookReceived, "t3"), webhook("t3", "p3"), *stored("t3")]
+    assert only_problem(entries) == "t3 (missing): it should have failed, but its status is success"
 
 
-def test_a_failure_for_the_wrong_reason() -> None:
-    entries = [*without(Told, "t3"), failed("t3", "p3", "internal")]
+def test_failure_with_the_wrong_code() -> None:
+    entries = [*without(WebhookReceived, "t3"), failed("t3", "p3", "internal")]
     assert "not with internal" in only_problem(entries)
 
 
-def test_stems_that_are_not_the_reference() -> None:
-    entries = [Reference(song="one", stems={**STEMS, "vocals": ("zz", 100)}), *honest()[1:]]
+def test_stems_that_differ_from_the_reference() -> None:
+    entries = [Reference(song="one", stems={**STEMS, "vocals": ("zz", 100)}), *valid_run()[1:]]
     assert all("its stems are not those of the reference" in problem for problem in problems(entries))
     assert len(problems(entries)) == 2
 
 
 @pytest.mark.parametrize("change", [{"sha256": "zz"}, {"bytes": 1}])
-def test_an_object_that_is_not_what_was_told(change: dict[str, Any]) -> None:
-    assert "is not what was told" in only_problem(changed(Stored, "t2_vocals", **change))
+def test_object_that_differs_from_the_webhook(change: dict[str, Any]) -> None:
+    assert "differs from the webhook" in only_problem(changed(ObjectFound, "t2_vocals", **change))
 
 
-def test_an_object_that_is_not_there() -> None:
-    assert "is not what was told: None" in only_problem(without(Stored, "t2_vocals"))
+def test_missing_object() -> None:
+    assert "differs from the webhook: None" in only_problem(without(ObjectFound, "t2_vocals"))
 
 
-def test_a_link_to_another_object() -> None:
-    stems = json.loads(told("t2", "p2").body)["stems"]
+def test_link_to_another_object() -> None:
+    stems = json.loads(webhook("t2", "p2").body)["stems"]
     stems[0]["url"] = stems[1]["url"]
-    entries = [*without(Told, "t2"), told("t2", "p2", stems=stems)]
-    assert only_problem(entries) == "t2 (one): the link to vocals leads to t2_instrumental.wav"
+    entries = [*without(WebhookReceived, "t2"), webhook("t2", "p2", stems=stems)]
+    assert only_problem(entries) == "t2 (one): the link to vocals points to t2_instrumental.wav"
 
 
 @pytest.mark.parametrize(
@@ -216,36 +218,36 @@ def test_a_link_to_another_object() -> None:
         ("t3_vocals.wav", "an object of no job: t3_vocals.wav"),
     ],
 )
-def test_an_object_too_many(key: str, problem: str) -> None:
-    assert only_problem([*honest(), Stored(key=key, sha256="aa", bytes=100)]) == problem
+def test_unexpected_object(key: str, problem: str) -> None:
+    assert only_problem([*valid_run(), ObjectFound(key=key, sha256="aa", bytes=100)]) == problem
 
 
-def test_a_webhook_that_is_not_signed() -> None:
-    assert "is not signed" in only_problem(changed(Told, "t3", signed=False))
+def test_unsigned_webhook() -> None:
+    assert "has no valid signature" in only_problem(changed(WebhookReceived, "t3", signed=False))
 
 
-def test_a_503_that_does_not_say_when_to_come_again() -> None:
-    assert only_problem(changed(Answered, "p1", retry_after=False)) == "a 503 without Retry-After (p1)"
+def test_503_without_retry_after() -> None:
+    assert only_problem(changed(ResponseReceived, "p1", retry_after=False)) == "a 503 without Retry-After (p1)"
 
 
-def test_an_answer_that_is_neither() -> None:
-    assert only_problem(changed(Answered, "p1", status=500, why="oh")) == "the API answered 500: oh"
+def test_unexpected_response() -> None:
+    assert only_problem(changed(ResponseReceived, "p1", status=500, why="oh")) == "the API responded 500: oh"
 
 
 @pytest.mark.parametrize(
     ("entry", "problem"),
     [
         (Leftover(what="a file"), "left behind: a file"),
-        (Failed(what="a broker is gone"), "a broker is gone"),
+        (RunFailed(what="a broker is gone"), "a broker is gone"),
         (
             Lag(group="g", topic="uvr_tasks", partition=1, behind=2, messages=5),
             "g is 2 messages behind in uvr_tasks/1",
         ),
         (
             Lag(group="g", topic="uvr_tasks", partition=1, behind=None, messages=5),
-            "g has settled nothing of the 5 messages in uvr_tasks/1",
+            "g has committed nothing of the 5 messages in uvr_tasks/1",
         ),
     ],
 )
-def test_what_is_left_in_the_end(entry: Entry, problem: str) -> None:
-    assert only_problem([*honest(), entry]) == problem
+def test_leftovers(entry: Entry, problem: str) -> None:
+    assert only_problem([*valid_run(), entry]) == problem

@@ -1,4 +1,4 @@
-"""A disk that is full, and then has room again. Mounting takes a namespace, which takes a process of its own."""
+"""Tests of the small disk. Mounting requires a namespace, and therefore a separate process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.chaos.disk import Disk, in_namespace
 
 
 def main(folder: Path) -> None:
-    """What is done in the namespace."""
+    """Fill and free the disk, in the namespace."""
     disk = Disk(folder / "disk", small=True)
     (disk.folder / "song.wav").write_bytes(bytes(1000))
     disk.fill()
@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
         sys.stdout.write(f"{error.strerror}\n")
     (disk.folder / "more").unlink()
     (disk.folder / "song.wav").unlink()
-    disk.fill()  # what has become free in the meantime
+    disk.fill()  # the space that was freed meanwhile
     try:
         (disk.folder / "again").write_bytes(bytes(5000))
     except OSError as error:
@@ -35,17 +35,17 @@ def main(folder: Path) -> None:
     disk.unmount()
 
 
-def test_a_small_disk_is_full_and_has_room_again(tmp_path: Path) -> None:
+def test_small_disk_can_be_filled_and_freed(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "tests.chaos.test_disk", str(tmp_path)], capture_output=True, text=True, check=False
     )
     if run.returncode == 3:
         pytest.skip(f"no small disk can be mounted: {run.stdout}")
     assert run.stdout.splitlines() == ["No space left on device"] * 2 + ["['song.wav']"], run.stderr
-    assert not list((tmp_path / "disk").iterdir()), "the disk is seen outside of its namespace"
+    assert not list((tmp_path / "disk").iterdir()), "the disk is visible outside of its namespace"
 
 
-def test_a_folder_is_no_small_disk(tmp_path: Path) -> None:
+def test_folder_without_a_small_disk(tmp_path: Path) -> None:
     disk = Disk(tmp_path / "disk", small=False)
     (disk.folder / "folder").mkdir()
     (disk.folder / "folder" / "song.wav").touch()
@@ -53,8 +53,8 @@ def test_a_folder_is_no_small_disk(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    why_not = in_namespace("tests.chaos.test_disk", sys.argv[1:])
-    if why_not:
-        sys.stdout.write(why_not)
+    error = in_namespace("tests.chaos.test_disk", sys.argv[1:])
+    if error:
+        sys.stdout.write(error)
         sys.exit(3)
     main(Path(sys.argv[1]))

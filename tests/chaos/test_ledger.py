@@ -1,4 +1,4 @@
-"""The ledger is on disk the moment something is written, and can be read after any end."""
+"""Tests of the ledger: entries are on disk immediately and can be read after any kind of exit."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.ledger import Answered, Asked, Command, Ledger, Reference, Told, read
+from tests.chaos.ledger import Command, Ledger, Reference, RequestSent, ResponseReceived, WebhookReceived, read
 from tests.chaos.report import page
 
 ENTRIES = (
     Command(line="x", seed=1, digest="d", minutes=0.5, settings={"A": "b"}),
-    Asked(post="p", song="one", priority=1, client="c"),
-    Answered(post="p", status=None, seconds=1.0, why="ConnectTimeout"),
+    RequestSent(post="p", song="one", priority=1, client="c"),
+    ResponseReceived(post="p", status=None, seconds=1.0, why="ConnectTimeout"),
     Reference(song="one", stems={"vocals": ("aa", 1)}),
-    Told(task_uuid="t", webhook_id="m", body='{"ü": "\\n"}', answered=200, signed=True),
+    WebhookReceived(task_uuid="t", webhook_id="m", body='{"ü": "\\n"}', status=200, signed=True),
 )
 
 
@@ -23,13 +23,13 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "new" / "ledger.jsonl"
 
 
-def test_what_is_written_can_be_read_while_the_ledger_is_open(file: Path) -> None:
+def test_entries_can_be_read_while_the_ledger_is_open(file: Path) -> None:
     with Ledger(file) as ledger:
         ledger.add(*ENTRIES)
         assert read(file) == ledger.entries == ENTRIES
 
 
-def test_a_ledger_whose_writer_died_in_mid_line(file: Path) -> None:
+def test_truncated_last_line_is_ignored(file: Path) -> None:
     with Ledger(file) as ledger:
         ledger.add(*ENTRIES)
     whole = file.read_bytes()
@@ -37,14 +37,14 @@ def test_a_ledger_whose_writer_died_in_mid_line(file: Path) -> None:
     assert read(file) == ENTRIES[:-1]
 
 
-def test_it_goes_on_where_it_was(file: Path) -> None:
+def test_reopened_ledger_appends(file: Path) -> None:
     for entry in ENTRIES:
         with Ledger(file) as ledger:
             ledger.add(entry)
     assert read(file) == ENTRIES
 
 
-def test_half_a_run_can_be_reported_on(file: Path) -> None:
+def test_incomplete_run_can_be_reported(file: Path) -> None:
     with Ledger(file) as ledger:
         ledger.add(*ENTRIES[:3])
-    assert "| no answer | 1 |" in page(read(file))
+    assert "| no response | 1 |" in page(read(file))

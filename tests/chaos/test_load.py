@@ -1,4 +1,4 @@
-"""Clients ask until they are accepted, each time under another name."""
+"""Tests of the clients: they repeat requests until they are accepted, each time with a new post."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.ledger import Answered, Asked, Ledger
+from tests.chaos.ledger import Ledger, RequestSent, ResponseReceived
 from tests.chaos.load import Load
 from tests.chaos.schedule import POISON, PlannedJob
 from tests.support.source_server import Behaviour, Exchange, SourceServer, answer
@@ -34,8 +34,8 @@ def load(api: SourceServer, ledger: Ledger) -> Load:
     return Load(ledger, api.url(""), source_url="http://source", hook_url="http://receiver/hook", name="post")
 
 
-def answer_with(api: SourceServer, *behaviours: Behaviour) -> None:
-    """One after the other; the last one for ever."""
+def respond_with(api: SourceServer, *behaviours: Behaviour) -> None:
+    """Respond with the behaviours one after the other, then always with the last one."""
     turns = chain(behaviours, repeat(behaviours[-1]))
     api.add("/generate", lambda exchange: next(turns)(exchange))
 
@@ -45,22 +45,22 @@ def job(song: str = "one", at: float = 0.0) -> PlannedJob:
 
 
 def answers(ledger: Ledger) -> list[tuple[str, int | None]]:
-    return [(entry.post, entry.status) for entry in ledger.entries if isinstance(entry, Answered)]
+    return [(entry.post, entry.status) for entry in ledger.entries if isinstance(entry, ResponseReceived)]
 
 
-def test_every_try_is_a_job_of_its_own(api: SourceServer, ledger: Ledger, load: Load) -> None:
-    answer_with(api, answer(503, {"Retry-After": "1"}), Exchange.reset, ACCEPTED)
+def test_every_attempt_is_a_separate_job(api: SourceServer, ledger: Ledger, load: Load) -> None:
+    respond_with(api, answer(503, {"Retry-After": "1"}), Exchange.reset, ACCEPTED)
     load.run([job()])
     assert answers(ledger) == [("post-1", 503), ("post-2", None), ("post-3", 202)]
     bodies = [json.loads(request.body) for request in api.requests]
     assert [body["metadata"]["post"] for body in bodies] == ["post-1", "post-2", "post-3"]
 
 
-def test_it_is_written_down_before_it_is_sent(api: SourceServer, ledger: Ledger, load: Load) -> None:
+def test_request_is_recorded_before_it_is_sent(api: SourceServer, ledger: Ledger, load: Load) -> None:
     seen: list[bool] = []
 
     def look(exchange: Exchange) -> None:
-        seen.append(isinstance(ledger.entries[-1], Asked))
+        seen.append(isinstance(ledger.entries[-1], RequestSent))
         ACCEPTED(exchange)
 
     api.add("/generate", look)
@@ -68,20 +68,20 @@ def test_it_is_written_down_before_it_is_sent(api: SourceServer, ledger: Ledger,
     assert seen == [True]
 
 
-def test_what_is_asked_for(api: SourceServer, ledger: Ledger, load: Load) -> None:
-    answer_with(api, ACCEPTED)
+def test_request_fields(api: SourceServer, ledger: Ledger, load: Load) -> None:
+    respond_with(api, ACCEPTED)
     load.run([job(), job(POISON)])
     assert {request.headers["x-client-id"] for request in api.requests} == {"greedy"}
     plain, poison = sorted((json.loads(request.body) for request in api.requests), key=len)
     assert (plain["audio"], plain["hook_url"], plain["priority"]) == ("http://source/one", "http://receiver/hook", 4)
     assert poison["model"]
-    assert {entry.task_uuid for entry in ledger.entries if isinstance(entry, Answered)} == {"t"}
+    assert {entry.task_uuid for entry in ledger.entries if isinstance(entry, ResponseReceived)} == {"t"}
 
 
-def test_clients_can_be_told_to_stop(api: SourceServer, ledger: Ledger, load: Load) -> None:
+def test_stop_ends_the_requests(api: SourceServer, ledger: Ledger, load: Load) -> None:
     def refuse_and_stop(exchange: Exchange) -> None:
         load.stop()
-        exchange.respond(500, b"oh dear")
+        exchange.respond(500, b"error")
 
     api.add("/generate", refuse_and_stop)
     load.run([job(), job(at=3600.0)])

@@ -1,4 +1,4 @@
-"""Each mode of the proxy, seen from both ends of real connections."""
+"""Tests of the proxy's modes, from both ends of real connections."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import closing
 
 import pytest
 
-from tests.chaos.proxy import Mode, Proxy, Switchboard
+from tests.chaos.proxy import Mode, Proxy, ProxyLoop
 
-PATIENCE = 10.0
-#: How long nothing has to come for it to count as silence, s.
+TIMEOUT = 10.0
+#: Time without data after which a connection counts as silent, s.
 SILENCE = 0.2
 
 
 class Echo:
-    """A server that sends back what it gets, and knows how each of its connections has ended."""
+    """An echo server that records how each of its connections ended."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -36,12 +36,12 @@ class Echo:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT)
             assert not thread.is_alive()
 
     def wait_for_ending(self) -> str:
         with self._changed:
-            assert self._changed.wait_for(lambda: self.endings, PATIENCE)
+            assert self._changed.wait_for(lambda: self.endings, TIMEOUT)
             return self.endings[0]
 
     def _start(self, work: object, *args: object) -> None:
@@ -79,8 +79,8 @@ def echo() -> Iterator[Echo]:
 
 @pytest.fixture
 def proxy(echo: Echo) -> Iterator[Proxy]:
-    with Switchboard() as switchboard:
-        yield switchboard.proxy(echo.port)
+    with ProxyLoop() as proxy_loop:
+        yield proxy_loop.proxy(echo.port)
 
 
 @pytest.fixture
@@ -90,11 +90,11 @@ def client(proxy: Proxy) -> Iterator[socket.socket]:
 
 
 def connect(proxy: Proxy) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE)
+    return socket.create_connection(("127.0.0.1", proxy.port), timeout=TIMEOUT)
 
 
-def says(client: socket.socket, data: bytes) -> bytes:
-    """What comes back."""
+def echo_of(client: socket.socket, data: bytes) -> bytes:
+    """Send ``data`` and return the response."""
     client.sendall(data)
     return received(client, len(data))
 
@@ -102,24 +102,24 @@ def says(client: socket.socket, data: bytes) -> bytes:
 def received(client: socket.socket, count: int) -> bytes:
     data = b""
     while len(data) < count:
-        piece = client.recv(count - len(data))
-        assert piece, "the connection has ended early"
-        data += piece
+        chunk = client.recv(count - len(data))
+        assert chunk, "the connection ended early"
+        data += chunk
     return data
 
 
-def silent(client: socket.socket) -> bool:
+def is_silent(client: socket.socket) -> bool:
     client.settimeout(SILENCE)
     try:
         client.recv(1)
     except TimeoutError:
         return True
     finally:
-        client.settimeout(PATIENCE)
+        client.settimeout(TIMEOUT)
     return False
 
 
-def test_bytes_pass_in_both_directions_and_in_order(client: socket.socket) -> None:
+def test_data_pass_in_both_directions_and_in_order(client: socket.socket) -> None:
     song = bytes(range(256)) * 4000
     sender = threading.Thread(target=client.sendall, args=(song,))
     sender.start()
@@ -127,23 +127,23 @@ def test_bytes_pass_in_both_directions_and_in_order(client: socket.socket) -> No
     sender.join()
 
 
-def test_the_end_passes_too(client: socket.socket, echo: Echo) -> None:
-    assert says(client, b"last words") == b"last words"
+def test_end_of_stream_passes(client: socket.socket, echo: Echo) -> None:
+    assert echo_of(client, b"last words") == b"last words"
     client.shutdown(socket.SHUT_WR)
     assert client.recv(1) == b""
     assert echo.wait_for_ending() == "closed"
 
 
-def test_a_server_that_is_away_is_a_connection_that_ends() -> None:
-    with Switchboard() as switchboard, socket.create_server(("127.0.0.1", 0)) as gone:
-        proxy = switchboard.proxy(gone.getsockname()[1])
+def test_unreachable_server_resets_the_connection() -> None:
+    with ProxyLoop() as proxy_loop, socket.create_server(("127.0.0.1", 0)) as gone:
+        proxy = proxy_loop.proxy(gone.getsockname()[1])
         gone.close()
         with pytest.raises(ConnectionResetError), connect(proxy) as client:
             client.recv(1)
 
 
-def test_dropped_connections_end_and_new_ones_are_refused(proxy: Proxy, client: socket.socket, echo: Echo) -> None:
-    says(client, b"begun")
+def test_drop_closes_connections_and_refuses_new_ones(proxy: Proxy, client: socket.socket, echo: Echo) -> None:
+    echo_of(client, b"begun")
     proxy.set(Mode.DROP)
     assert client.recv(1) == b""
     assert echo.wait_for_ending()
@@ -151,11 +151,11 @@ def test_dropped_connections_end_and_new_ones_are_refused(proxy: Proxy, client: 
         connect(proxy)
     proxy.set(Mode.PASS)
     with connect(proxy) as again:
-        assert says(again, b"back") == b"back"
+        assert echo_of(again, b"back") == b"back"
 
 
-def test_reset_connections_are_reset_at_both_ends(proxy: Proxy, client: socket.socket, echo: Echo) -> None:
-    says(client, b"begun")
+def test_reset_resets_connections_at_both_ends(proxy: Proxy, client: socket.socket, echo: Echo) -> None:
+    echo_of(client, b"begun")
     proxy.set(Mode.RESET)
     with pytest.raises(ConnectionResetError):
         client.recv(1)
@@ -165,23 +165,23 @@ def test_reset_connections_are_reset_at_both_ends(proxy: Proxy, client: socket.s
     assert echo.begun == 1
 
 
-def test_a_black_hole_swallows_nothing(proxy: Proxy, client: socket.socket, echo: Echo) -> None:
-    """What was sent meanwhile arrives when it is over, as from the buffers of a cable that is plugged in again."""
-    says(client, b"begun")
+def test_black_hole_loses_no_data(proxy: Proxy, client: socket.socket, echo: Echo) -> None:
+    """Data sent meanwhile arrive when the mode ends, as after a cable is plugged in again."""
+    echo_of(client, b"begun")
     proxy.set(Mode.BLACK_HOLE)
     client.sendall(b"meanwhile")
     with connect(proxy) as newcomer:
         newcomer.sendall(b"hello?")
-        assert silent(client)
-        assert silent(newcomer)
+        assert is_silent(client)
+        assert is_silent(newcomer)
         assert echo.begun == 1
         proxy.set(Mode.PASS)
         assert received(client, 9) == b"meanwhile"
         assert received(newcomer, 6) == b"hello?"
 
 
-def test_a_black_hole_can_end_in_a_reset(proxy: Proxy, client: socket.socket) -> None:
-    says(client, b"begun")
+def test_black_hole_can_end_in_a_reset(proxy: Proxy, client: socket.socket) -> None:
+    echo_of(client, b"begun")
     proxy.set(Mode.BLACK_HOLE)
     client.sendall(b"never to arrive")
     proxy.set(Mode.RESET)
@@ -189,24 +189,24 @@ def test_a_black_hole_can_end_in_a_reset(proxy: Proxy, client: socket.socket) ->
         client.recv(1)
 
 
-def test_a_delay_holds_for_each_way_and_not_for_each_chunk(proxy: Proxy, client: socket.socket) -> None:
+def test_delay_applies_to_each_direction_and_not_to_each_chunk(proxy: Proxy, client: socket.socket) -> None:
     proxy.set(Mode.DELAY, delay=0.15)
     began = time.monotonic()
-    assert says(client, b"there and back") == b"there and back"
+    assert echo_of(client, b"there and back") == b"there and back"
     assert time.monotonic() - began >= 0.3
     for _ in range(40):
         client.sendall(bytes(50_000))
     received(client, 40 * 50_000)
     assert time.monotonic() - began < 40 * 0.15
     proxy.set(Mode.PASS)
-    assert says(client, b"at once") == b"at once"
+    assert echo_of(client, b"at once") == b"at once"
 
 
-def test_what_is_open_is_closed_at_the_end(echo: Echo) -> None:
-    with Switchboard() as switchboard:
-        proxy = switchboard.proxy(echo.port)
+def test_open_connections_are_closed_at_the_end(echo: Echo) -> None:
+    with ProxyLoop() as proxy_loop:
+        proxy = proxy_loop.proxy(echo.port)
         client = connect(proxy)
-        says(client, b"begun")
+        echo_of(client, b"begun")
     with closing(client), pytest.raises(ConnectionResetError):
         client.recv(1)
     assert echo.wait_for_ending() == "reset"

@@ -105,7 +105,7 @@ class TestOnKafka:
         assert topic_setting(admin, letters, "retention.ms") == "-1"
 
         second = made(tmp_path, **settings, KAFKA_PARTITIONS="3")
-        assert second == dict.fromkeys(first, "as it should be")
+        assert second == dict.fromkeys(first, "up to date")
 
         more = made(tmp_path, **settings, KAFKA_PARTITIONS="5", EMBEDDED_RETENTION="3600")
         assert more[letters] == "2 partitions added to 3"

@@ -1,6 +1,6 @@
-"""A process that puts one large object after the other until it is killed; it tells of each that was stored.
+"""A process that stores one large object after the other until it is killed, and prints each stored object.
 
-Arguments: the place as JSON, and a path for the file that it puts.
+Arguments: the location as JSON, and a path for the source file.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ import itertools
 import sys
 from pathlib import Path
 
-from tests.conformance.storage.backends import Place
+from tests.conformance.storage.backends import StoreLocation
 
 SIZE = 24 * 1024**2
 
 
 def content(number: int) -> bytes:
-    """Of every object another one, so that a mixture would be noticed."""
+    """Return content that is unique for each object, so that a mixture is detected."""
     return bytes([number % 251]) * SIZE
 
 
 if __name__ == "__main__":
-    store = Place.from_json(sys.argv[1]).open()
+    store = StoreLocation.from_json(sys.argv[1]).open()
     source = Path(sys.argv[2])
     for number in itertools.count():
         source.write_bytes(content(number))

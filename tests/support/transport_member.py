@@ -27,6 +27,7 @@ from pipeline.errors import CancelledError, PipelineError
 from pipeline.service.logs import configure_logging
 from pipeline.service.shutdown import StopSignal
 from pipeline.transport.embedded.transport import EmbeddedSubscription
+from pipeline.transport.kafka.member import GroupMember
 from pipeline.transport.kafka.subscription import KafkaSubscription
 from pipeline.transport.protocol import Delivery, Message, Subscription
 from tests.conformance.transport.backends import open_transport
@@ -96,8 +97,11 @@ def drain(subscription: Subscription, job: dict[str, Any]) -> None:
 
 def die_in_settle(subscription: Subscription, job: dict[str, Any]) -> None:
     delivery = receive(subscription)
-    last_step = {KafkaSubscription: "_commit", EmbeddedSubscription: "_advance_mark"}[type(subscription)]
-    setattr(type(subscription), last_step, lambda *_: os._exit(9))
+    last_steps: dict[type, tuple[type, str]] = {
+        KafkaSubscription: (GroupMember, "commit"),
+        EmbeddedSubscription: (EmbeddedSubscription, "_advance_mark"),
+    }
+    setattr(*last_steps[type(subscription)], lambda *_: os._exit(9))
     subscription.settle(delivery, *outputs(job, delivery))
 
 

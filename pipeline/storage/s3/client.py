@@ -1,4 +1,4 @@
-"""How boto3's clients are set up for AWS and for every other server that speaks its protocol."""
+"""The configuration of boto3's clients for AWS and for other S3-compatible servers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from botocore.config import Config
 
 from pipeline.errors import ErrorCode, InfrastructureError
 
-#: Connections per client: the transfers of a few threads at once.
+#: Connections per client, for concurrent transfers of a few threads.
 _POOL = 16
 
 
 def open_client(
     session: boto3.session.Session, endpoint_url: str | None, *, attempts: int, timeouts: tuple[float, float]
 ) -> Any:
-    """A client of AWS, or of the server at ``endpoint_url``. Raises InfrastructureError.
+    """Create a client of AWS, or of the server at ``endpoint_url``. Raises InfrastructureError.
 
-    ``timeouts``: s for a connection, and between two bytes.
+    ``timeouts``: for a connection, and between two reads, s.
     """
-    # Servers other than AWS know the newer checksums in part or not at all; there, only what an operation demands.
+    # Servers other than AWS support the newer checksums partly or not at all; they get only the required ones.
     checksums: Literal["when_required", "when_supported"]
     checksums = "when_required" if endpoint_url else "when_supported"
     config = Config(
@@ -36,7 +36,7 @@ def open_client(
     try:
         return session.client("s3", endpoint_url=endpoint_url, config=config)
     except ValueError:
-        # Stricter than the settings' own check: it takes no underscore in a host name, for one.
+        # boto3 is stricter than the validation of the settings; for example, it rejects underscores in host names.
         raise InfrastructureError(
-            "S3_ENDPOINT_URL is not an address that boto3 accepts", code=ErrorCode.STORAGE_REFUSED
+            "S3_ENDPOINT_URL is not a URL that boto3 accepts", code=ErrorCode.STORAGE_REFUSED
         ) from None

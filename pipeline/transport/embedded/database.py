@@ -12,41 +12,40 @@ from typing import Any
 
 from pipeline.errors import ErrorCode, InfrastructureError
 
-#: Longest wait for another process's transaction, s, unless somebody is waiting for the answer.
+#: Maximum wait for another process's transaction, s, unless a client waits for the result.
 BUSY_TIMEOUT = 30.0
 
 
 class Database:
-    """One SQLite connection, used by one thread at a time, whose errors are translated."""
+    """One SQLite connection, used by one thread at a time. Its exceptions are translated to InfrastructureError."""
 
-    def __init__(self, path: Path, *, durable: bool, patience: float = BUSY_TIMEOUT) -> None:
+    def __init__(self, path: Path, *, durable: bool, busy_timeout: float = BUSY_TIMEOUT) -> None:
         self._lock = threading.RLock()
-        with _translated():
+        with _translated_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+            self._connection = sqlite3.connect(
+                path, timeout=busy_timeout, isolation_level=None, check_same_thread=False
+            )
             self._connection.execute("PRAGMA journal_mode = WAL")
-            # FULL: a commit is on the disk when it returns. NORMAL: it may be lost with the power, never torn.
+            # FULL: a commit is on the disk when it returns. NORMAL: a power failure may lose it, but never corrupts it.
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             schema = resources.files(__package__).joinpath("schema.sql").read_text("utf-8")
             self._connection.executescript(schema)
-            self._bring_up_to_date()
-
-    def _bring_up_to_date(self) -> None:
-        """Add what files of earlier versions do not have."""
-        columns = "SELECT 1 FROM pragma_table_info('messages') WHERE name = 'due'"
-        if self._connection.execute(columns).fetchone() is None:
-            with suppress(sqlite3.OperationalError):  # another process was quicker
-                self._connection.execute("ALTER TABLE messages ADD COLUMN due REAL NOT NULL DEFAULT 0")
+            # Migration: files of earlier versions lack this column.
+            columns = "SELECT 1 FROM pragma_table_info('messages') WHERE name = 'due'"
+            if self._connection.execute(columns).fetchone() is None:
+                with suppress(sqlite3.OperationalError):  # another process has added it meanwhile
+                    self._connection.execute("ALTER TABLE messages ADD COLUMN due REAL NOT NULL DEFAULT 0")
 
     def query(self, sql: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        """Rows of a reading statement."""
-        with self._lock, _translated():
+        """Return the rows of a statement that only reads. Raises InfrastructureError."""
+        with self._lock, _translated_errors():
             return self._connection.execute(sql, values).fetchall()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, seen by no other process before it is complete."""
-        with self._lock, _translated():
+        """Run the block in one write transaction. Raises InfrastructureError, with nothing written."""
+        with self._lock, _translated_errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -57,13 +56,14 @@ class Database:
                 raise
 
     def close(self) -> None:
-        with self._lock, _translated():
+        """Close the connection. Raises InfrastructureError."""
+        with self._lock, _translated_errors():
             self._connection.close()
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """The boundary between SQLite's exceptions and ours."""
+def _translated_errors() -> Iterator[None]:
+    """Translate exceptions of SQLite and of the file system to InfrastructureError."""
     try:
         yield
     except OSError as error:

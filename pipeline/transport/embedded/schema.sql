@@ -1,6 +1,6 @@
 -- The embedded broker: one file, shared by every process of one machine.
 
--- A message's offset is its seq: growing within each topic, with gaps.
+-- A message's offset is its seq. Offsets increase within each topic, with gaps.
 CREATE TABLE IF NOT EXISTS messages (
     seq       INTEGER PRIMARY KEY AUTOINCREMENT,
     topic     TEXT NOT NULL,
@@ -8,13 +8,13 @@ CREATE TABLE IF NOT EXISTS messages (
     value     BLOB NOT NULL,
     headers   TEXT NOT NULL,
     published REAL NOT NULL,
-    -- Not to be delivered earlier, s since the epoch.
+    -- Time before which the message is not delivered, s since the epoch.
     due       REAL NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS messages_by_topic ON messages (topic, seq);
 CREATE INDEX IF NOT EXISTS messages_by_key ON messages (topic, key, seq);
 
--- Messages that a group has taken or settled, from its low-water mark on.
+-- Messages from a group's low-water mark on that are leased or settled, or have had an attempt.
 CREATE TABLE IF NOT EXISTS deliveries (
     grp         TEXT NOT NULL,
     seq         INTEGER NOT NULL,
@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS deliveries (
     PRIMARY KEY (grp, seq)
 ) WITHOUT ROWID;
 
--- Everything of the topic below the mark is settled for the group.
+-- All messages of the topic below the mark are settled for the group.
 CREATE TABLE IF NOT EXISTS low_water_marks (
     grp   TEXT NOT NULL,
     topic TEXT NOT NULL,

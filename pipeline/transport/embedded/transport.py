@@ -1,7 +1,7 @@
-"""The embedded engine: a durable broker in one SQLite file, for one machine and no server.
+"""The embedded engine: a durable broker in one SQLite file, for one machine, without a server.
 
-Members of a group compete for messages. A taken message is leased; a member renews its leases from a thread of its
-own, so a job may run for hours, and the lease of a member that died runs out and its message comes again.
+Members of a group compete for messages. A message in progress is leased. Each member renews its leases from a
+background thread, so a job may run for hours. The lease of a dead member expires and its message is delivered again.
 Settling writes the outputs and the new low-water mark in one transaction.
 """
 
@@ -21,22 +21,30 @@ from pipeline.cancellation import CancelToken
 from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, PipelineError
 from pipeline.service.logs import get_logger
 from pipeline.transport.embedded.database import BUSY_TIMEOUT, Database
-from pipeline.transport.fair_queue import WeightedChoice
-from pipeline.transport.protocol import Delivery, Message, Stored, Topic, due_at, must_wait, require_storable
+from pipeline.transport.fair_queue import StrideScheduler
+from pipeline.transport.protocol import (
+    Delivery,
+    Message,
+    StoredMessage,
+    Topic,
+    blocked_by_isolation,
+    check_message_sizes,
+    due_at,
+)
 
 log = get_logger(__name__)
 
-#: How often an idle member looks for messages that another process published, s.
+#: Interval at which an idle member looks for messages that another process published, s.
 POLL_INTERVAL = 0.05
-#: Longest wait for a report to be written, s.
+#: Maximum wait for the write of a report, s.
 REPORT_TIMEOUT = 1.0
-#: How often settled messages past their retention are dropped, s.
+#: Interval at which settled messages past their retention are dropped, s.
 PURGE_INTERVAL = 600.0
 
-# A message is ready when nobody holds it and no earlier message with its key is unsettled. Leases are told in the
-# machine's monotonic clock, which all its processes share and which nobody sets; it starts anew when the machine does,
-# so a lease that ends later than a whole lease from now is one from before: it counts as over. What this member has
-# open itself is never ready, however late its lease is renewed.
+# A message is ready when it has no lease and no earlier message with its key is unsettled. Leases use the machine's
+# monotonic clock, which all its processes share and which nothing adjusts. It restarts with the machine, so a lease
+# that ends more than one lease duration from now dates from before the restart and has expired. A member's own open
+# deliveries are never ready, however late their leases are renewed.
 _READY = """
 SELECT m.seq, m.topic, m.key, m.value, m.headers, coalesce(d.attempts, 0)
 FROM messages m
@@ -54,7 +62,7 @@ WHERE m.topic = :topic AND m.seq >= (SELECT seq FROM low_water_marks WHERE grp =
       AND coalesce(f.settled, 0) = 0)
 ORDER BY m.seq LIMIT 1
 """
-_CLAIM = """
+_LEASE = """
 INSERT INTO deliveries (grp, seq, owner, lease_until, attempts) VALUES (:grp, :seq, :owner, :until, 1)
 ON CONFLICT (grp, seq) DO UPDATE SET owner = :owner, lease_until = :until, attempts = attempts + 1
 """
@@ -65,7 +73,7 @@ WHERE m.topic = :topic AND coalesce(d.settled, 0) = 0
   AND m.seq >= (SELECT seq FROM low_water_marks WHERE grp = :grp AND topic = :topic)
 ORDER BY m.seq LIMIT 1
 """
-# What has been settled is a message that exists or, a report, has been dropped already: never less than its offset.
+# The settled message exists or, if it is a report, may have been dropped: the mark is never below its offset + 1.
 _NEXT = "SELECT max(coalesce(max(seq), 0), :settled) + 1 FROM messages WHERE topic = :topic"
 _LAST = "SELECT coalesce(max(seq), 0) FROM messages WHERE topic = :topic"
 _PAGE = """
@@ -84,20 +92,21 @@ DELETE FROM deliveries WHERE owner IS NULL AND NOT EXISTS (SELECT 1 FROM message
 
 
 class EmbeddedTransport:
-    """See ``pipeline.transport.protocol.Transport``.
+    """A ``Transport`` (see ``pipeline.transport.protocol``) on a SQLite file.
 
-    ``lease``: s after which a dead member's message comes again. ``publish_timeout``: s after which ``publish`` gives
-    up, as on a disk that hangs.
+    ``lease``: time after which a dead member's message is delivered again, s. ``publish_timeout``: time after which
+    ``publish`` fails, as on a disk that hangs, s.
     """
 
     def __init__(self, path: Path, *, lease: float = 15.0, publish_timeout: float = BUSY_TIMEOUT) -> None:
         self._path = path
         self._lease = lease
-        self._database = Database(path, durable=True, patience=publish_timeout)
-        self._reports = Database(path, durable=False, patience=min(publish_timeout, REPORT_TIMEOUT))
+        self._database = Database(path, durable=True, busy_timeout=publish_timeout)
+        self._reports = Database(path, durable=False, busy_timeout=min(publish_timeout, REPORT_TIMEOUT))
         self._subscriptions: list[EmbeddedSubscription] = []
 
     def ensure_topics(self, topics: Sequence[Topic]) -> None:
+        """Insert the topics; the retention of existing topics is updated."""
         with self._database.transaction() as connection:
             connection.executemany(
                 "INSERT INTO topics (name, retention, reports) VALUES (?, ?, ?) "
@@ -106,16 +115,19 @@ class EmbeddedTransport:
             )
 
     def publish(self, *messages: Message) -> None:
-        require_storable(messages)
+        """Insert the messages in one durable transaction."""
+        check_message_sizes(messages)
         with self._database.transaction() as connection:
             _insert(connection, messages)
 
-    def offer(self, *messages: Message, trial: Message) -> None:
-        self.publish(*messages)  # all or nothing: there is nothing to try
+    def publish_probed(self, *messages: Message, probe: Message) -> None:
+        """Publish without the probe, which an atomic transaction does not need."""
+        self.publish(*messages)
 
     def emit(self, *messages: Message) -> None:
+        """Insert the messages in a transaction that a power failure may lose; failures are only logged."""
         try:
-            require_storable(messages)
+            check_message_sizes(messages)
             with self._reports.transaction() as connection:
                 _insert(connection, messages)
         except PipelineError as error:
@@ -124,23 +136,27 @@ class EmbeddedTransport:
     def subscribe(
         self, topics: Sequence[str], group: str, *, weights: Mapping[str, int] | None = None
     ) -> EmbeddedSubscription:
+        """Open a connection to the file for a new member of ``group``."""
         database = Database(self._path, durable=True)
         subscription = EmbeddedSubscription(database, topics, group, weights or {}, self._lease)
         self._subscriptions.append(subscription)
         return subscription
 
-    def browse(self, topic: str) -> Iterator[Stored]:
+    def browse(self, topic: str) -> Iterator[StoredMessage]:
+        """Read the topic page by page, up to the last message of the first request."""
         after, (last,) = 0, self._database.query(_LAST, {"topic": topic})
         while rows := self._database.query(_PAGE, {"topic": topic, "after": after, "last": last[0]}):
             for seq, key, value, headers, published in rows:
-                yield Stored(Message(topic, key, value, _decode_headers(headers)), 0, seq, published)
+                yield StoredMessage(Message(topic, key, value, _decode_headers(headers)), 0, seq, published)
                 after = seq
 
     def check(self) -> None:
+        """Take and release the write lock of the file. Raises InfrastructureError."""
         with self._database.transaction():
-            pass  # took and gave back the right to write
+            pass
 
     def close(self) -> None:
+        """Close all subscriptions and the connections to the file."""
         for subscription in self._subscriptions:
             subscription.close()
         self._reports.close()
@@ -148,14 +164,14 @@ class EmbeddedTransport:
 
 
 class EmbeddedSubscription:
-    """See ``pipeline.transport.protocol.Subscription``."""
+    """A ``Subscription`` (see ``pipeline.transport.protocol``) on a SQLite file."""
 
     def __init__(
         self, database: Database, topics: Sequence[str], group: str, weights: Mapping[str, int], lease: float
     ) -> None:
         self._database = database
-        self._choice = WeightedChoice(weights)
-        self._taking = threading.Lock()
+        self._scheduler = StrideScheduler(weights)
+        self._take_lock = threading.Lock()
         self._topics = tuple(topics)
         self._group = group
         self._lease = lease
@@ -163,29 +179,38 @@ class EmbeddedSubscription:
         self._open: dict[int, Delivery] = {}
         self._open_lock = threading.Lock()
         self._closed = threading.Event()
-        self._keeper = threading.Thread(target=self._keep_alive, name=f"lease-{group}", daemon=True)
+        self._lease_thread = threading.Thread(target=self._renew_until_closed, name=f"lease-{group}", daemon=True)
         with database.transaction() as connection:
             connection.executemany(
                 "INSERT OR IGNORE INTO low_water_marks (grp, topic, seq) VALUES (?, ?, 0)",
                 [(group, topic) for topic in self._topics],
             )
-        self._keeper.start()
+        self._lease_thread.start()
 
     def receive(self, timeout: float) -> Delivery | None:
+        """Return the next ready message with a lease; polls the file until ``timeout`` s have passed."""
         deadline = time.monotonic() + timeout
         while not self._closed.is_set():
-            delivery = self._take()
+            with self._take_lock:
+                delivery = self._take()
             if delivery is not None:
                 return delivery
-            left = deadline - time.monotonic()
-            if left <= 0 or self._closed.wait(min(left, POLL_INTERVAL)):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or self._closed.wait(min(remaining, POLL_INTERVAL)):
                 break
         return None
 
     def settle(self, delivery: Delivery, *outputs: Message) -> None:
-        require_storable(outputs)
+        """Insert the outputs and advance the low-water mark in one transaction, if this member owns the delivery."""
+        check_message_sizes(outputs)
         with self._database.transaction() as connection:
-            self._require_ownership(connection, delivery)
+            row = connection.execute(
+                "SELECT owner FROM deliveries WHERE grp = ? AND seq = ?", (self._group, delivery.offset)
+            ).fetchone()
+            if row is None or row[0] != self._owner:
+                delivery.cancel.cancel(ErrorCode.DELIVERY_LOST)
+                self._forget(delivery)
+                raise CancelledError("the job now belongs to another consumer", code=ErrorCode.DELIVERY_LOST)
             _insert(connection, outputs)
             connection.execute(
                 "UPDATE deliveries SET settled = 1, owner = NULL WHERE grp = ? AND seq = ?",
@@ -195,7 +220,8 @@ class EmbeddedSubscription:
         self._forget(delivery)
 
     def release(self, delivery: Delivery, *, count_attempt: bool) -> None:
-        # First, so that its lease runs out if even this fails.
+        """End the lease, and take back the attempt unless ``count_attempt``."""
+        # Forgotten first, so that the lease is no longer renewed and expires if the update fails.
         self._forget(delivery)
         with self._database.transaction() as connection:
             connection.execute(
@@ -205,70 +231,51 @@ class EmbeddedSubscription:
             )
 
     def close(self) -> None:
+        """Cancel and release open deliveries uncounted, and close the connection."""
         if self._closed.is_set():
             return
         self._closed.set()
-        self._keeper.join()
+        self._lease_thread.join()
         for delivery in self._open_deliveries():
             delivery.cancel.cancel(ErrorCode.DELIVERY_LOST)
-            # If even this fails, the lease runs out by itself.
+            # If the release fails, the lease expires.
             with suppress(InfrastructureError):
                 self.release(delivery, count_attempt=False)
         self._database.close()
 
     def _take(self) -> Delivery | None:
-        with self._taking:
-            # Looking first without the right to write keeps idle members from queueing for it.
-            if not any(self._ready(topic) for topic in self._topics):
+        """Lease the next ready message, or return None."""
+
+        def parameters(topic: str) -> dict[str, object]:
+            return {
+                "grp": self._group,
+                "topic": topic,
+                "now": time.monotonic(),
+                "wall_clock": time.time(),
+                "lease": self._lease,
+                "open": json.dumps([delivery.offset for delivery in self._open_deliveries()]),
+            }
+
+        # Looking first without the write lock keeps idle members from queueing for it.
+        if not any(self._database.query(_READY, parameters(topic)) for topic in self._topics):
+            return None
+        with self._database.transaction() as connection:
+            found = {topic: connection.execute(_READY, parameters(topic)).fetchone() for topic in self._topics}
+            heads = {topic: row for topic, row in found.items() if row is not None}
+            if not heads:
                 return None
-            with self._database.transaction() as connection:
-                delivery = self._claim_next(connection)
-            if delivery is not None:
-                with self._open_lock:
-                    self._open[delivery.offset] = delivery
-            return delivery
-
-    def _ready(self, topic: str) -> bool:
-        return bool(self._database.query(_READY, self._ready_values(topic)))
-
-    def _ready_values(self, topic: str) -> dict[str, object]:
-        return {
-            "grp": self._group,
-            "topic": topic,
-            "now": time.monotonic(),
-            "wall_clock": time.time(),
-            "lease": self._lease,
-            "open": json.dumps([delivery.offset for delivery in self._open_deliveries()]),
-        }
-
-    def _claim_next(self, connection: sqlite3.Connection) -> Delivery | None:
-        found = {topic: connection.execute(_READY, self._ready_values(topic)).fetchone() for topic in self._topics}
-        heads = {topic: row for topic, row in found.items() if row is not None}
-        if not heads:
-            return None
-        topic = self._choice.choose(heads)
-        if must_wait(heads[topic][-1] > 0, self._open_deliveries()):
-            return None
-        self._choice.took(topic)
-        return self._claim(connection, heads[topic])
-
-    def _claim(self, connection: sqlite3.Connection, row: tuple[int, str, str, bytes, str, int]) -> Delivery:
-        seq, topic, key, value, headers, attempts = row
-        connection.execute(
-            _CLAIM,
-            {"grp": self._group, "seq": seq, "owner": self._owner, "until": time.monotonic() + self._lease},
-        )
+            topic = self._scheduler.select(heads)
+            seq, _, key, value, headers, attempts = heads[topic]
+            if blocked_by_isolation(attempts > 0, self._open_deliveries()):
+                return None
+            self._scheduler.charge(topic)
+            lease_until = time.monotonic() + self._lease
+            connection.execute(_LEASE, {"grp": self._group, "seq": seq, "owner": self._owner, "until": lease_until})
         message = Message(topic, key, value, _decode_headers(headers))
-        return Delivery(message, partition=0, offset=seq, attempt=attempts + 1, cancel=CancelToken())
-
-    def _require_ownership(self, connection: sqlite3.Connection, delivery: Delivery) -> None:
-        row = connection.execute(
-            "SELECT owner FROM deliveries WHERE grp = ? AND seq = ?", (self._group, delivery.offset)
-        ).fetchone()
-        if row is None or row[0] != self._owner:
-            delivery.cancel.cancel(ErrorCode.DELIVERY_LOST)
-            self._forget(delivery)
-            raise CancelledError("the job now belongs to another consumer", code=ErrorCode.DELIVERY_LOST)
+        delivery = Delivery(message, partition=0, offset=seq, attempt=attempts + 1, cancel=CancelToken())
+        with self._open_lock:
+            self._open[seq] = delivery
+        return delivery
 
     def _advance_mark(self, connection: sqlite3.Connection, delivery: Delivery) -> None:
         topic = delivery.message.topic
@@ -290,7 +297,7 @@ class EmbeddedSubscription:
         with self._open_lock:
             self._open.pop(delivery.offset, None)
 
-    def _keep_alive(self) -> None:
+    def _renew_until_closed(self) -> None:
         next_purge = 0.0
         while not self._closed.wait(self._lease / 4):
             try:
@@ -299,7 +306,7 @@ class EmbeddedSubscription:
                     self._purge()
                     next_purge = time.monotonic() + PURGE_INTERVAL
             except InfrastructureError as error:
-                # Ownership is checked again when the delivery is settled, so nothing is published twice unnoticed.
+                # ``settle`` checks the ownership again, so an expired lease cannot lead to duplicate outputs.
                 log.warning("lease_not_renewed", group=self._group, error=error.message)
 
     def _renew_leases(self) -> None:
@@ -307,17 +314,17 @@ class EmbeddedSubscription:
         if not deliveries:
             return
         with self._database.transaction() as connection:
-            until = time.monotonic() + self._lease
+            lease_until = time.monotonic() + self._lease
             connection.executemany(
                 "UPDATE deliveries SET lease_until = ? WHERE grp = ? AND seq = ? AND owner = ?",
-                [(until, self._group, delivery.offset, self._owner) for delivery in deliveries],
+                [(lease_until, self._group, delivery.offset, self._owner) for delivery in deliveries],
             )
             rows = connection.execute(
                 "SELECT seq FROM deliveries WHERE grp = ? AND owner = ?", (self._group, self._owner)
             ).fetchall()
         owned = {seq for (seq,) in rows}
         for delivery in deliveries:
-            # Still open now, so neither settled nor released between the two looks.
+            # A delivery that is still open was neither settled nor released meanwhile: another member has taken it.
             if delivery.offset not in owned and delivery in self._open_deliveries():
                 self._forget(delivery)
                 delivery.cancel.cancel(ErrorCode.DELIVERY_LOST)
@@ -330,14 +337,13 @@ class EmbeddedSubscription:
 
 def _insert(connection: sqlite3.Connection, messages: Sequence[Message]) -> None:
     now = time.time()
+    rows = []
+    for message in messages:
+        headers = {name: base64.b64encode(value).decode("ascii") for name, value in message.headers.items()}
+        rows.append((message.topic, message.key, message.value, json.dumps(headers), now, due_at(message)))
     connection.executemany(
-        "INSERT INTO messages (topic, key, value, headers, published, due) VALUES (?, ?, ?, ?, ?, ?)",
-        [(m.topic, m.key, m.value, _encode_headers(m.headers), now, due_at(m)) for m in messages],
+        "INSERT INTO messages (topic, key, value, headers, published, due) VALUES (?, ?, ?, ?, ?, ?)", rows
     )
-
-
-def _encode_headers(headers: Mapping[str, bytes]) -> str:
-    return json.dumps({name: base64.b64encode(value).decode("ascii") for name, value in headers.items()})
 
 
 def _decode_headers(text: str) -> dict[str, bytes]:

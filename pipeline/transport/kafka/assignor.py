@@ -1,16 +1,16 @@
-"""How the members of a group share its partitions.
+"""The partition assignor: how the members of a consumer group share its partitions.
 
-kafka-python's sticky assignor (3.0.12) balances the number of partitions that each member has, whatever their topics
-are. When a second processor joins one that has everything, it is so given whole topics: all new jobs of a priority go
-to one of the two, and the other is idle. Here every topic is shared evenly by itself, and so are the remainders.
+kafka-python's sticky assignor (3.0.12) balances the number of partitions of each member, regardless of their topics.
+When a second processor joins one that owns everything, it therefore receives whole topics: all new jobs of a priority
+go to one of the two, and the other is idle. This assignor balances each topic separately, and the remainders as well.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kafka.cluster import ClusterMetadata
@@ -18,152 +18,137 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
 from kafka.structs import TopicPartition
 
-#: The first version of a member's metadata that says of which generation its claims are (KIP-792).
+#: The first version of the subscription metadata that carries the generation of the owned partitions (KIP-792).
 _SUBSCRIPTION_VERSION = 2
-#: By how many partitions, over all topics, one member may be ahead of another for the sake of few moves.
-LEAD = 2
+#: Maximum difference between the partition counts of two members, over all topics, that is accepted to avoid moves.
+MAX_IMBALANCE = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Claims:
-    """What a member tells when it joins."""
+class MemberMetadata:
+    """The metadata that a member sends to the group leader when it joins."""
 
     topics: frozenset[str]
-    """Those that it subscribes to."""
+    """The topics that the member subscribes to."""
     owned: tuple[TopicPartition, ...] = ()
+    """The partitions that the member believes to own."""
     busy: tuple[TopicPartition, ...] = ()
-    """Those of which it has jobs in hand, the longest running first."""
+    """The partitions with jobs in progress, the longest running first."""
     generation: int = -1
-    """Since when it has known that it owns them."""
+    """The generation of the group in which ``owned`` was assigned."""
 
 
 class StickyAssignor(CooperativeStickyAssignor):  # type: ignore[misc]
-    """Cooperative and sticky: members keep what they have while others join or leave.
+    """A cooperative, sticky assignor: members keep their partitions while others join or leave.
 
-    * Every topic is shared evenly by itself.
-    * A member that has to give partitions away keeps those of which it has jobs in hand for as long as it can.
-    * Of several claims to a partition the newest generation's counts. A member that was away for longer than its
-      session time-out comes back with claims on what it had, and must not take that from its rightful owner.
+    * Each topic is balanced separately.
+    * A member that has to give partitions away keeps those with jobs in progress as long as possible.
+    * If several members claim a partition, the claim with the newest generation wins. A member that was away for
+      longer than its session timeout still claims its former partitions, and must not take them from the new owner.
     """
 
     def __init__(self, busy: Callable[[], Iterable[TopicPartition]] = tuple) -> None:
-        """``busy``: the partitions of which this member has jobs in hand, the longest running first."""
+        """``busy`` returns the partitions in which this member has jobs in progress, the longest running first."""
         super().__init__()
         self._busy = busy
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolSubscription:
-        """What a member tells the leader when it joins."""
-        told = super().metadata(topics)
+        """Return the metadata that this member sends to the leader when it joins."""
+        inherited = super().metadata(topics)
         return ConsumerProtocolSubscription(
             version=_SUBSCRIPTION_VERSION,
-            topics=told.topics,
-            user_data=json.dumps([list(position) for position in self._busy()]).encode(),
-            owned_partitions=told.owned_partitions,
+            topics=inherited.topics,
+            user_data=json.dumps([list(topic_partition) for topic_partition in self._busy()]).encode(),
+            owned_partitions=inherited.owned_partitions,
             generation_id=self.generation,
         )
 
     def assign(self, cluster: ClusterMetadata, members: Sequence[Any]) -> dict[str, Any]:
-        """What the leader gives to each of the members in this round.
+        """Return the assignment of each member for this rebalance round. Runs on the group leader.
 
-        A partition that is to move is given to nobody until its owner has let go of it, which begins another round.
+        A partition that is to move is assigned to no member until its owner has revoked it, which starts another round.
         """
-        claims = newest_only({member.member_id: _read(member.metadata) for member in members})
-        topics = {topic for claim in claims.values() for topic in claim.topics}
+        claims = resolve_ownership({member.member_id: _parse(member.metadata) for member in members})
+        topics = {topic for metadata in claims.values() for topic in metadata.topics}
         partitions = {topic: sorted(cluster.partitions_for_topic(topic) or ()) for topic in sorted(topics)}
-        owners = {position: member for member, claim in claims.items() for position in claim.owned}
-        return {
-            member: ConsumerProtocolAssignment(
-                self.version, _by_topic(position for position in share if owners.get(position, member) == member), b""
-            )
-            for member, share in share_out(partitions, claims).items()
-        }
+        owners = {partition: member for member, metadata in claims.items() for partition in metadata.owned}
+        assignments = {}
+        for member, target in balance(partitions, claims).items():
+            numbers = defaultdict(list)
+            for partition in sorted(target):
+                if owners.get(partition, member) == member:
+                    numbers[partition.topic].append(partition.partition)
+            assignments[member] = ConsumerProtocolAssignment(self.version, sorted(numbers.items()), b"")
+        return assignments
 
 
-def newest_only(claims: Mapping[str, Claims]) -> dict[str, Claims]:
-    """The claims, each partition left to the one member whose claim is the newest."""
+def _parse(metadata: ConsumerProtocolSubscription) -> MemberMetadata:
+    owned = [TopicPartition(item.topic, number) for item in metadata.owned_partitions for number in item.partitions]
+    try:
+        entries = json.loads(metadata.user_data or b"[]")
+        busy = tuple(TopicPartition(str(topic), int(number)) for topic, number in entries)
+    except (ValueError, TypeError):  # another version of this service may have written it
+        busy = ()
+    return MemberMetadata(frozenset(metadata.topics), tuple(owned), busy, metadata.generation_id)
+
+
+def resolve_ownership(members: Mapping[str, MemberMetadata]) -> dict[str, MemberMetadata]:
+    """Return the metadata with each partition owned by one member only: the one with the newest generation."""
     owners: dict[TopicPartition, tuple[int, str]] = {}
-    for member, claim in claims.items():
-        for position in claim.owned:
-            owners[position] = max((claim.generation, member), owners.get(position, (claim.generation, member)))
+    for member, metadata in members.items():
+        claim = (metadata.generation, member)
+        for partition in metadata.owned:
+            owners[partition] = max(claim, owners.get(partition, claim))
     return {
-        member: Claims(
-            claim.topics,
-            tuple(position for position in claim.owned if owners[position][1] == member),
-            claim.busy,
-            claim.generation,
-        )
-        for member, claim in claims.items()
+        member: replace(metadata, owned=tuple(owned for owned in metadata.owned if owners[owned][1] == member))
+        for member, metadata in members.items()
     }
 
 
-def share_out(partitions: Mapping[str, Sequence[int]], claims: Mapping[str, Claims]) -> dict[str, set[TopicPartition]]:
-    """Who should have what in the end, by member. ``partitions``: by topic. Each may be claimed once at most."""
-    shares = _Shares({member: set() for member in sorted(claims)})
-    members_of = {topic: sorted(m for m, claim in claims.items() if topic in claim.topics) for topic in partitions}
+def balance(
+    partitions: Mapping[str, Sequence[int]], members: Mapping[str, MemberMetadata]
+) -> dict[str, set[TopicPartition]]:
+    """Return the target assignment of each member, once all moves are done.
+
+    ``partitions``: the partition numbers by topic. Each partition may be owned by one member at most.
+    """
+    targets: dict[str, set[TopicPartition]] = {member: set() for member in sorted(members)}
+    surplus: Counter[str] = Counter()
     for topic, numbers in partitions.items():
-        members = members_of[topic]
-        if members:
-            everything = [TopicPartition(topic, number) for number in numbers]
-            _share_topic(everything, {member: claims[member] for member in members}, shares)
-    return shares.of
+        subscribers = {member: members[member] for member in targets if topic in members[member].topics}
+        if subscribers:
+            _balance_topic([TopicPartition(topic, number) for number in numbers], subscribers, targets, surplus)
+    return targets
 
 
-@dataclass(slots=True)
-class _Shares:
-    of: dict[str, set[TopicPartition]]
-    extras: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    """How often a member was given one partition more than others of the same topic."""
+def _balance_topic(
+    partitions: Sequence[TopicPartition],
+    members: Mapping[str, MemberMetadata],
+    targets: Mapping[str, set[TopicPartition]],
+    surplus: Counter[str],
+) -> None:
+    """Add one topic's partitions to ``targets``.
 
-
-def _share_topic(everything: Sequence[TopicPartition], claims: Mapping[str, Claims], shares: _Shares) -> None:
-    """Give each member its share of one topic."""
-    existing = set(everything)
-    owned = {member: _keepers(claim, existing) for member, claim in claims.items()}
-    base, remainder = divmod(len(everything), len(claims))
-    fewest = min(shares.extras[member] for member in claims)
-
-    def claim_to_an_extra(member: str) -> tuple[bool, bool, int, str]:
-        # Who has more than the base keeps it, as long as that puts nobody ahead of another by more than LEAD.
-        extras = shares.extras[member]
-        return extras >= fewest + LEAD, len(owned[member]) <= base, extras, member
-
-    quotas = dict.fromkeys(claims, base)
-    for member in sorted(claims, key=claim_to_an_extra)[:remainder]:
+    ``surplus`` counts, over all topics, how often a member received one partition more than others of the same topic.
+    """
+    owned: dict[str, list[TopicPartition]] = {}  # by member, in the order in which it keeps them
+    for member, metadata in members.items():
+        existing = set(metadata.owned).intersection(partitions)
+        busy = [partition for partition in dict.fromkeys(metadata.busy) if partition in existing]
+        owned[member] = busy + sorted(existing.difference(busy))
+    quota, remainder = divmod(len(partitions), len(members))
+    least = min(surplus[member] for member in members)
+    # A member above its quota keeps the surplus partition, unless it is ahead of another one by MAX_IMBALANCE.
+    by_priority = sorted(
+        members, key=lambda m: (surplus[m] >= least + MAX_IMBALANCE, len(owned[m]) <= quota, surplus[m], m)
+    )
+    quotas = dict.fromkeys(members, quota)
+    for member in by_priority[:remainder]:
         quotas[member] += 1
-        shares.extras[member] += 1
-    given: set[TopicPartition] = set()
-    for member, quota in quotas.items():
-        kept = owned[member][:quota]
-        shares.of[member].update(kept)
-        given.update(kept)
-        quotas[member] = quota - len(kept)
-    left = (position for position in everything if position not in given)
-    for member, lacking in quotas.items():
-        shares.of[member].update(next(left) for _ in range(lacking))
-
-
-def _keepers(claim: Claims, existing: set[TopicPartition]) -> list[TopicPartition]:
-    """What the member owns of a topic, what it would least like to lose first."""
-    busy = {position: rank for rank, position in enumerate(claim.busy)}
-    owned = [position for position in claim.owned if position in existing]
-    return sorted(owned, key=lambda position: (busy.get(position, len(busy)), position))
-
-
-def _read(metadata: ConsumerProtocolSubscription) -> Claims:
-    owned = [TopicPartition(item.topic, number) for item in metadata.owned_partitions for number in item.partitions]
-    return Claims(frozenset(metadata.topics), tuple(owned), _busy(metadata.user_data), metadata.generation_id)
-
-
-def _busy(user_data: bytes | None) -> tuple[TopicPartition, ...]:
-    """Nothing, if it cannot be read: another version may have written it."""
-    try:
-        return tuple(TopicPartition(str(topic), int(number)) for topic, number in json.loads(user_data or b"[]"))
-    except (ValueError, TypeError):
-        return ()
-
-
-def _by_topic(positions: Iterable[TopicPartition]) -> list[tuple[str, list[int]]]:
-    numbers = defaultdict(list)
-    for position in sorted(positions):
-        numbers[position.topic].append(position.partition)
-    return sorted(numbers.items())
+        surplus[member] += 1
+    kept = {member: owned[member][: quotas[member]] for member in members}
+    assigned = {partition for retained in kept.values() for partition in retained}
+    unassigned = (partition for partition in partitions if partition not in assigned)
+    for member, retained in kept.items():
+        targets[member].update(retained)
+        targets[member].update(next(unassigned) for _ in range(quotas[member] - len(retained)))

@@ -1,6 +1,7 @@
-"""How this service configures kafka-python: one place for every client setting, with its reason.
+"""The configuration of kafka-python's clients: one place for every client setting, with its reason.
 
-What the client's own interface leaves open (3.0.12) is here as well: the only code that knows its inner parts.
+This module is also the only code that uses private attributes of the clients (3.0.12), where their public interface
+lacks a function.
 """
 
 from __future__ import annotations
@@ -16,29 +17,30 @@ from kafka.errors import KafkaError
 from kafka.structs import TopicPartition
 
 from pipeline.transport.kafka.assignor import StickyAssignor
-from pipeline.transport.kafka.network import made
-from pipeline.transport.kafka.refusal import RefusedByBroker
+from pipeline.transport.kafka.network import create_client
+from pipeline.transport.kafka.refusal import BrokerRefusedError
 from pipeline.transport.kafka.security import KafkaSecurity
 
-#: A poll hands over everything that the client has fetched. A partition that is paused while the client still holds
-#: records of it can stay silent after it is resumed (kafka-python 3.0.12), so nothing may be left behind.
+#: A poll returns all fetched records. In kafka-python 3.0.12, a partition that is paused while the client still holds
+#: records of it can stay silent after it is resumed, so no record may remain in the client.
 ALL_RECORDS = 1_000_000
-#: What may be waiting in memory per partition instead, bytes. Task messages are about 1 kB; a larger one comes alone.
+#: Memory for fetched records per partition, bytes; it bounds a fetch instead of the number of records. Task messages
+#: have about 1 kB; a larger message is fetched alone.
 FETCH_BYTES = 256 * 1024
-#: Longest wait for the answer to one request of a consumer, ms: after it a broker that hangs is given up.
+#: Timeout of one request of a consumer, ms. It bounds the wait for a hanging broker.
 REQUEST_MS = 10_000
-#: The metadata of the cluster are asked for as often as this, also while the group is being joined, ms; and how long
-#: a broker that is alive may take to answer.
+#: Interval at which the cluster metadata is refreshed, also while the group is being joined, and the time that a
+#: working broker may take to answer, ms.
 METADATA_AGE_MS, METADATA_DELAY_MS = 10_000, 5_000
-#: How long to wait for the thread of a force-closed producer, s. It may be busy finding a broker, but sends no more.
+#: Maximum wait for the thread of a force-closed producer, s. It may be busy looking for a broker, but sends nothing.
 FORCE_CLOSE_TIMEOUT = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class KafkaClients:
-    """Makes the kinds of client of one broker.
+class KafkaClientFactory:
+    """Creates the clients of one broker.
 
-    Every method raises kafka-python's own exceptions, and RefusedByBroker, which is one of them.
+    Every method raises kafka-python's own exceptions, including BrokerRefusedError, which is a KafkaError.
     """
 
     bootstrap_servers: str
@@ -51,14 +53,14 @@ class KafkaClients:
     security: KafkaSecurity = field(default_factory=KafkaSecurity)
 
     def producer(self, bootstrap_timeout: float) -> KafkaProducer:
-        """``bootstrap_timeout``: s to find the broker in."""
+        """Create an idempotent producer. ``bootstrap_timeout``: maximum wait for a broker, s."""
         milliseconds = int(self.publish_timeout * 1000)
-        return made(
+        return create_client(
             KafkaProducer,
-            **self._common(int(bootstrap_timeout * 1000)),
+            **self._common_settings(int(bootstrap_timeout * 1000)),
             acks="all",
             enable_idempotence=True,
-            # All three end together: when ``publish`` gives up, the client has given up as well.
+            # All three timeouts end together: when ``publish`` fails, the client has given up as well.
             max_block_ms=milliseconds,
             delivery_timeout_ms=milliseconds,
             request_timeout_ms=max(1, milliseconds - 100),
@@ -67,34 +69,38 @@ class KafkaClients:
         )
 
     def consumer(self, group: str, busy: Callable[[], Iterable[TopicPartition]] = tuple) -> KafkaConsumer:
-        """``busy``: the partitions of which jobs are in hand, the longest running first."""
-        return made(
+        """Create a member of ``group``.
+
+        ``busy`` returns the partitions with jobs in progress, the longest running first.
+        """
+        return create_client(
             KafkaConsumer,
-            **self._common(REQUEST_MS // 2),
+            **self._common_settings(REQUEST_MS // 2),
             group_id=group,
-            # Offsets are committed by ``settle`` alone, one message after its outcome.
+            # Only ``settle`` commits offsets, after a message's outcome is durable.
             enable_auto_commit=False,
             # A new group starts with the oldest job, not with the next one.
             auto_offset_reset="earliest",
-            # Members keep what they have while others join or leave. Never mixed with an eager assignor.
+            # Cooperative rebalancing: members keep their partitions while others join or leave. It must not be mixed
+            # with an eager assignor.
             partition_assignment_strategy=[StickyAssignor(busy)],
             max_poll_interval_ms=self.max_poll_interval_ms,
             session_timeout_ms=self.session_timeout_ms,
-            # A member learns with a heartbeat that the group rearranges itself: often, so that this is over soon.
+            # Members learn about a rebalance from the heartbeat response; frequent heartbeats shorten rebalances.
             heartbeat_interval_ms=min(1000, self.session_timeout_ms // 4),
             max_poll_records=ALL_RECORDS,
             max_partition_fetch_bytes=FETCH_BYTES,
             request_timeout_ms=REQUEST_MS,
-            # Topics are created with their settings by ``ensure_topics``, never by a look at them.
+            # ``ensure_topics`` creates topics with their settings; a metadata request must not.
             allow_auto_create_topics=False,
             metrics_enabled=False,
         )
 
     def reader(self) -> KafkaConsumer:
-        """A consumer of no group: it reads, and nobody takes note."""
-        return made(
+        """Create a consumer without a group, which reads without committing offsets."""
+        return create_client(
             KafkaConsumer,
-            **self._common(REQUEST_MS // 2),
+            **self._common_settings(REQUEST_MS // 2),
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -104,26 +110,27 @@ class KafkaClients:
         )
 
     def admin(self) -> KafkaAdminClient:
+        """Create an admin client, whose requests time out after ``check_timeout``."""
         milliseconds = int(self.check_timeout * 1000)
-        return made(KafkaAdminClient, **self._common(milliseconds), request_timeout_ms=milliseconds)
+        return create_client(KafkaAdminClient, **self._common_settings(milliseconds), request_timeout_ms=milliseconds)
 
-    def _common(self, bootstrap_timeout_ms: int) -> dict[str, Any]:
+    def _common_settings(self, bootstrap_timeout_ms: int) -> dict[str, Any]:
         return {
             "bootstrap_servers": self.bootstrap_servers.split(","),
             "client_id": "uvr-api",
             "bootstrap_timeout_ms": max(1, bootstrap_timeout_ms),
             "reconnect_backoff_max_ms": 2000,
-            # Partitions that are added to a topic are seen and shared out within this time.
+            # Partitions added to a topic are discovered and assigned within this time.
             "metadata_max_age_ms": METADATA_AGE_MS,
             **self.security.client_settings(),
         }
 
 
 def force_close(producer: KafkaProducer) -> None:
-    """End a producer with whatever it still holds; nothing is sent after this returns.
+    """Close a producer and drop its unsent messages; nothing is sent after this returns.
 
-    ``close(timeout=0)`` does not do it (kafka-python 3.0.12): it waits for what is unsent, raises that this has not
-    been sent in time, and leaves the sender at work.
+    ``close(timeout=0)`` is not sufficient (kafka-python 3.0.12): it waits for unsent messages, raises because they were
+    not sent in time, and leaves the sender thread running.
     """
     sender = producer._sender
     sender.force_close()
@@ -132,55 +139,51 @@ def force_close(producer: KafkaProducer) -> None:
         producer.close(timeout=0)
 
 
-def refusal_of(client: KafkaProducer | KafkaConsumer | KafkaAdminClient) -> RefusedByBroker | None:
-    """Which broker has turned the client away since it was made, and why.
+def last_refusal(client: KafkaProducer | KafkaConsumer | KafkaAdminClient) -> BrokerRefusedError | None:
+    """Return the last refusal of the client by a broker that has not accepted it since; None if there is none.
 
-    The calls of a client say in time that nobody answers, or that somebody was refused, and not by whom.
+    The client's own calls raise only that no broker answered, or that one refused, but not which one.
     """
     network = client._sender._client if isinstance(client, KafkaProducer) else client._client
-    refusal: RefusedByBroker | None = network.refusal
-    return refusal
+    refusals: list[BrokerRefusedError] = list(network._manager.refusals.values())
+    return refusals[-1] if refusals else None
 
 
 def has_coordinator(consumer: KafkaConsumer) -> bool:
-    """Whether the broker that looks after the group is known and answers, as far as can be told.
+    """Return True if the group's coordinator is known and responds, as far as the client can detect.
 
-    Raises RefusedByBroker if a broker has turned the client away.
+    Raises BrokerRefusedError if a broker has refused the client.
     """
-    refusal = refusal_of(consumer)
+    refusal = last_refusal(consumer)
     if refusal is not None:
         raise refusal
-    return _is_answered(consumer) and not consumer._coordinator.coordinator_unknown()
-
-
-def _is_answered(consumer: KafkaConsumer) -> bool:
-    """Whether there are signs of life: a coordinator counts as known until a request to it has failed.
-
-    That may take as long as the slowest member of the group may, when the request is one to join.
-    """
     coordinator = consumer._coordinator
+    # The client considers a coordinator as known until a request to it has failed. A JoinGroup request may take as
+    # long as the slowest member of the group, so other signs of life count: heartbeats, or refreshed metadata.
     if coordinator.stable():
-        return not coordinator.heartbeat.session_timeout_expired()
-    refreshed_ms: float = coordinator._cluster._last_successful_refresh_ms
-    return time.monotonic() - refreshed_ms / 1000 < (METADATA_AGE_MS + METADATA_DELAY_MS) / 1000
+        responds = not coordinator.heartbeat.session_timeout_expired()
+    else:
+        metadata_age = time.monotonic() - coordinator._cluster._last_successful_refresh_ms / 1000
+        responds = metadata_age < (METADATA_AGE_MS + METADATA_DELAY_MS) / 1000
+    return responds and not coordinator.coordinator_unknown()
 
 
 def is_joining(consumer: KafkaConsumer) -> bool:
-    """Whether a join of the group is under way or due: poll without pause, and long, until it is over.
+    """Return True while a join of the group is in progress or due: poll without pauses, and long, until it is done.
 
-    A join that is over while nobody polls is thrown away and begun anew (kafka-python 3.0.12). Short polls with pauses
-    between them may so rejoin for ever, and make the whole group do the same.
+    kafka-python 3.0.12 discards a join that completes while no poll is running, and starts it again. Short polls with
+    pauses between them can therefore rejoin for ever, and make the whole group rebalance each time.
     """
     coordinator = consumer._coordinator
     return bool(coordinator._join_task is not None or coordinator.need_rejoin())
 
 
 def finish_interrupted_join(consumer: KafkaConsumer) -> None:
-    """Keep a member from standing still for ever after a poll ended while it was joining. Call after each poll.
+    """Prevent a member from stalling for ever after a poll that ended during a join. Call after each poll.
 
-    When the group's leader rejoins because a topic's metadata changed, and the poll's time-out ends before the join
-    does, kafka-python 3.0.12 finds the metadata unchanged in the next poll and never takes up the join: heartbeats
-    stay off, commits fail, and nothing says so. Asking to rejoin makes it take the join up, or begin it anew.
+    When the group leader rejoins because a topic's metadata changed, and the poll times out before the join is done,
+    the next poll of kafka-python 3.0.12 finds the metadata unchanged and never completes the join: heartbeats stay off
+    and commits fail, without any error. A request to rejoin makes the client complete the join, or start it again.
     """
     coordinator = consumer._coordinator
     if coordinator._join_task is not None and not coordinator.need_rejoin():

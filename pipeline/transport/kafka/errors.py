@@ -1,4 +1,4 @@
-"""The boundary between kafka-python's exceptions and ours."""
+"""Translation of kafka-python's exceptions to the service's own."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from contextlib import contextmanager
 from kafka import errors as kafka_errors
 
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError, PipelineError, RefusedError
-from pipeline.transport.kafka.refusal import Attempt
+from pipeline.transport.kafka.refusal import refusal_from
 
-#: Everything that a call of kafka-python may raise when nothing is wrong with our code.
+#: All exceptions that a call of kafka-python may raise if this code has no defect.
 CLIENT_ERRORS = (kafka_errors.KafkaError, OSError)
 
 _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
-#: Mistakes in how we call the client: defects of ours, which no waiting mends.
+#: Incorrect calls of the client: defects of this service, which a retry cannot fix.
 _DEFECTS = (
     kafka_errors.KafkaConfigurationError,
     kafka_errors.IllegalArgumentError,
     kafka_errors.IllegalStateError,
 )
-#: Nobody has answered: the network, or a broker that is down or hangs.
-_NO_ANSWER = (
+#: No response: a network failure, or a broker that is down or hangs.
+_NO_RESPONSE = (
     kafka_errors.KafkaTimeoutError,
     kafka_errors.KafkaConnectionError,
     kafka_errors.NodeNotReadyError,
@@ -31,41 +31,41 @@ _NO_ANSWER = (
 )
 
 
-class BrokerHungUp(kafka_errors.KafkaTimeoutError):  # type: ignore[misc]
-    """Nobody has answered in time, although somebody was there, who hung up or spoke in riddles.
+class BrokerDisconnectedError(kafka_errors.KafkaTimeoutError):  # type: ignore[misc]
+    """The broker accepted the connection, then closed it or replied with invalid data, until the timeout.
 
-    So does a broker that starts or ends, a proxy in front of nothing, and a broker that is spoken to in plain text
-    where it expects TLS, or the other way round.
+    Possible causes: a broker that is starting or stopping, a proxy without a backend, or a broker that expects TLS
+    where the client uses plain text, or the other way round.
     """
 
 
 def translate_kafka_error(error: Exception) -> PipelineError:
-    """The classified form of what kafka-python raised.
+    """Return the classified form of an exception of kafka-python.
 
-    Raises ``error`` itself if it shows a defect: a mistake in how we call the client, or anything that no call of it is
-    known to raise.
+    Raises ``error`` itself if it shows a defect: an incorrect call of the client, or an exception that none of its
+    calls is known to raise.
     """
     if isinstance(error, _DEFECTS) or not isinstance(error, CLIENT_ERRORS):
         raise error
     name = type(error).__name__
     if isinstance(error, _TOO_LARGE):
-        return PermanentError("the message is larger than the broker takes", code=ErrorCode.MESSAGE_TOO_LARGE)
-    refusal = Attempt().refusal(error)
+        return PermanentError("the message is larger than the broker accepts", code=ErrorCode.MESSAGE_TOO_LARGE)
+    refusal = refusal_from(error)
     if refusal is not None:
         return RefusedError(refusal.message, advice=refusal.advice)
-    if isinstance(error, BrokerHungUp):
+    if isinstance(error, BrokerDisconnectedError):
         return InfrastructureError(
-            "the broker ends connections before it has answered: if that stays so, check KAFKA_SECURITY_PROTOCOL",
+            "the broker closes connections before it answers: if this persists, check KAFKA_SECURITY_PROTOCOL",
             code=ErrorCode.BROKER_UNAVAILABLE,
         )
-    if isinstance(error, _NO_ANSWER):
+    if isinstance(error, _NO_RESPONSE):
         return InfrastructureError(f"the broker does not answer ({name})", code=ErrorCode.BROKER_UNAVAILABLE)
-    return InfrastructureError(f"the broker cannot do what was asked ({name})", code=ErrorCode.BROKER_UNAVAILABLE)
+    return InfrastructureError(f"the broker cannot execute the request ({name})", code=ErrorCode.BROKER_UNAVAILABLE)
 
 
 @contextmanager
 def translated_kafka_errors() -> Iterator[None]:
-    """Turn exceptions of kafka-python and of its sockets into classified ones."""
+    """Raise exceptions of kafka-python and of its sockets in their classified form."""
     try:
         yield
     except CLIENT_ERRORS as error:

@@ -1,7 +1,7 @@
-"""The network side of kafka-python's clients (3.0.12), with what it leaves undone.
+"""The network layer of kafka-python's clients (3.0.12), with additions.
 
-It keeps to itself why a connection failed: whoever is turned away tries again without pause until a time-out that
-says nothing. Here the reasons are kept, so that they can be told.
+kafka-python does not report why a connection failed: a refused client reconnects without a pause until a timeout that
+carries no cause. This module records the causes, so that they can be reported.
 """
 
 from __future__ import annotations
@@ -17,93 +17,89 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaTCPTransport
 
-from pipeline.transport.kafka.errors import BrokerHungUp
-from pipeline.transport.kafka.refusal import Attempt, RefusedByBroker
+from pipeline.transport.kafka.errors import BrokerDisconnectedError
+from pipeline.transport.kafka.refusal import BrokerRefusedError, refusal_from
 
-#: How kafka-python says that the other side has ended a connection.
+#: kafka-python's message for a connection that the other side has closed.
 _DISCONNECTED = "socket disconnected"
 
 ClientT = TypeVar("ClientT")
 
 
-def made(kind: Callable[..., ClientT], **settings: Any) -> ClientT:
-    """A client of the kind, or nothing at all. Raises kafka-python's exceptions, RefusedByBroker, BrokerHungUp.
+def create_client(client_class: Callable[..., ClientT], **settings: Any) -> ClientT:
+    """Create a client of kafka-python, and release its resources if the constructor fails.
 
-    A constructor of kafka-python that finds no broker leaves its thread and four file descriptors behind: a service
-    that waits an hour for its broker would run out of them.
+    A constructor of kafka-python that finds no broker leaks its thread and four file descriptors: a service that waits
+    an hour for its broker would run out of them. Raises kafka-python's exceptions, BrokerRefusedError and
+    BrokerDisconnectedError.
     """
-    opened: list[KafkaNetwork] = []
+    networks: list[NetworkClient] = []
 
-    def open_network(**network_settings: Any) -> KafkaNetwork:
-        opened.append(KafkaNetwork(**network_settings))
-        return opened[-1]
+    def create_network(**network_settings: Any) -> NetworkClient:
+        networks.append(NetworkClient(**network_settings))
+        return networks[-1]
 
     try:
-        return kind(**settings, kafka_client=open_network)
+        return client_class(**settings, kafka_client=create_network)
     except BaseException as error:
-        for network in opened:
+        for network in networks:
             network.close()
-        if isinstance(error, KafkaTimeoutError) and any(network.hung_up for network in opened):
-            raise BrokerHungUp(str(error)) from error
+        if isinstance(error, KafkaTimeoutError) and any(network._manager.disconnected for network in networks):
+            raise BrokerDisconnectedError(str(error)) from error
         raise
 
 
-class KafkaNetwork(KafkaNetClient):  # type: ignore[misc]
-    """Lets go of every socket when it is closed, and knows who has turned it away.
+class NetworkClient(KafkaNetClient):  # type: ignore[misc]
+    """A network client that closes every socket when it is closed, and records refusals.
 
-    kafka-python waits for what is still to be written, and then nobody is left to write it.
+    kafka-python's own waits for pending writes instead, although its write loop has already ended.
     """
 
     def __init__(self, **settings: Any) -> None:
         net = NetworkSelector(**settings)
-        super().__init__(net=net, manager=_Manager(net, **settings))
-
-    @property
-    def refusal(self) -> RefusedByBroker | None:
-        """Why a broker has turned this client away, and has not let it in since."""
-        refusals: list[RefusedByBroker] = list(self._manager.refusals.values())
-        return refusals[-1] if refusals else None
-
-    @property
-    def hung_up(self) -> bool:
-        """Whether a broker has ended a connection before it was of any use."""
-        return bool(self._manager.hung_up)
+        super().__init__(net=net, manager=_ConnectionManager(net, **settings))
 
     def close(self, node_id: int | None = None) -> None:
+        """Close the connection to one node; with None close the client and all of its sockets."""
         connections = list(self._manager._conns.values()) if node_id is None else []
         sockets = [connection.transport._sock for connection in connections if connection.transport is not None]
         super().close(node_id)
-        for left_open in sockets:
-            if left_open is not None:
-                left_open.close()
+        for open_socket in sockets:
+            if open_socket is not None:
+                open_socket.close()
 
 
-class _Manager(KafkaConnectionManager):  # type: ignore[misc]
-    """Keeps the reasons why connections failed."""
+class _ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]
+    """Records the causes of failed connections."""
 
     def __init__(self, net: NetworkSelector, /, **settings: Any) -> None:
         super().__init__(net, **settings)
-        self.refusals: dict[object, RefusedByBroker] = {}
-        self.hung_up = False
+        #: The refusals of brokers that have not accepted this client since, by node, the newest last.
+        self.refusals: dict[object, BrokerRefusedError] = {}
+        #: True if a broker accepted a connection, then closed it or replied with invalid data.
+        self.disconnected = False
 
     async def _connect(self, node: Any, conn: KafkaConnection, **options: Any) -> None:
         await super()._connect(node, conn, **options)
         error = conn.init_future.exception
         if error is None:
             self.refusals.pop(node.node_id, None)
-            # A broker that wants a login takes a connection without one, and ends it when anything is asked.
-            conn.close_future.add_errback(self._on_lost)
+            # A broker that requires a login accepts a connection without one, and closes it on the first request.
+            conn.close_future.add_errback(self._on_disconnect)
             return
-        self._on_lost(error)
+        self._on_disconnect(error)
         if self.connection_delay(node.node_id) == 0:
-            # Where a broker answers and says no, kafka-python would come back without pause.
+            # kafka-python would reconnect to a broker that refuses without a pause.
             self.update_backoff(node.node_id)
-        refusal = self._attempt(node).refusal(error)
+        user, mechanism = self.config["sasl_plain_username"], self.config["sasl_mechanism"]
+        login = f"the user {user!r} with {mechanism}" if mechanism else "this service"
+        refusal = refusal_from(error, f"the broker {node.host}:{node.port}", login)
         if refusal is not None:
             self.refusals[node.node_id] = refusal
 
     def maybe_raise_auth_failure(self, node_id: object) -> None:
-        # While there is no connection yet, nobody else is there to ask for the reason.
+        """Raise the recorded refusal of the node while the client is being created."""
+        # Until the first connection succeeds, no caller can query ``refusal``, because the client is not created yet.
         if node_id in self.refusals and not self.bootstrapped:
             raise self.refusals[node_id]
 
@@ -111,27 +107,20 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
         transport = await super()._build_transport(node, timeout_at=timeout_at)
         receive = transport._sock_recv
 
-        def receive_whole() -> tuple[bytes, Exception | None]:
-            # What comes together with the end of the connection tells the reason for it, and would be thrown away.
-            # The end itself is seen again by the next read.
+        def receive_all() -> tuple[bytes, Exception | None]:
+            # Data that arrives together with the end of the connection carries the cause of the end, and kafka-python
+            # would discard it. The next read reports the end again.
             data, error = receive()
             return data, None if data else error
 
-        transport._sock_recv = receive_whole
+        transport._sock_recv = receive_all
         return transport
 
-    def _on_lost(self, error: Exception) -> None:
-        self.hung_up = self.hung_up or _is_hang_up(error)
-
-    def _attempt(self, node: Any) -> Attempt:
-        user, mechanism = self.config["sasl_plain_username"], self.config["sasl_mechanism"]
-        login = f"the user {user!r} with {mechanism}" if mechanism else "this service"
-        return Attempt(f"the broker {node.host}:{node.port}", login)
-
-
-def _is_hang_up(error: BaseException | None) -> bool:
-    """Whether somebody was there and ended the connection, or said something else than a broker would."""
-    if not isinstance(error, KafkaConnectionError):
-        return isinstance(error, KafkaProtocolError)
-    signs = (error.__context__, *error.args)
-    return any(isinstance(sign, ssl.SSLEOFError | ConnectionResetError) or sign == _DISCONNECTED for sign in signs)
+    def _on_disconnect(self, error: Exception) -> None:
+        if isinstance(error, KafkaConnectionError):
+            causes = (error.__context__, *error.args)
+            reset = (ssl.SSLEOFError, ConnectionResetError)
+            disconnected = any(isinstance(cause, reset) or cause == _DISCONNECTED for cause in causes)
+        else:
+            disconnected = isinstance(error, KafkaProtocolError)
+        self.disconnected = self.disconnected or disconnected

@@ -1,4 +1,4 @@
-"""What a group member holds in memory of the partitions that it owns. No I/O; shared by two threads."""
+"""The partitions assigned to a group member, with their messages in memory. No I/O; shared by two threads."""
 
 from __future__ import annotations
 
@@ -12,300 +12,251 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from pipeline.cancellation import CancelToken
 from pipeline.errors import CancelledError, ErrorCode, PipelineError
-from pipeline.transport.fair_queue import WeightedChoice
-from pipeline.transport.offsets import CommitNotes, PartitionProgress
-from pipeline.transport.protocol import Delivery, Message, due_at, must_wait
+from pipeline.transport.fair_queue import StrideScheduler
+from pipeline.transport.offsets import CommitMetadata, OffsetTracker
+from pipeline.transport.protocol import Delivery, Message, blocked_by_isolation, due_at
 
-#: Longest sleep of whoever waits for a message, s; news wakes him earlier.
-_LONG = 3600.0
+#: Maximum wait of ``take`` without a notification, s.
+_MAX_WAIT = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """A message in memory that nobody works on."""
+class BufferedMessage:
+    """A fetched message that waits for a worker."""
 
     offset: int
     message: Message
 
 
 @dataclass(eq=False)
-class Partition:
-    """A partition for as long as this member owns it; a new object each time it is assigned."""
+class AssignedPartition:
+    """A partition for as long as this member owns it; each assignment creates a new object."""
 
-    position: TopicPartition
-    progress: PartitionProgress | None = None
-    """None until the group's last commit has been read."""
-    ready: deque[Waiting] = field(default_factory=deque)
+    topic_partition: TopicPartition
+    offsets: OffsetTracker = field(default_factory=lambda: OffsetTracker(CommitMetadata()))
+    commit_read: bool = False
+    """True once ``offsets`` contains the group's last commit; messages are only buffered before."""
+    buffer: deque[BufferedMessage] = field(default_factory=deque)
+    """The messages that are ready, in the order of their offsets."""
     open: dict[int, Delivery] = field(default_factory=dict)
     begun_at: dict[int, float] = field(default_factory=dict)
-    """When the open deliveries were begun, on the monotonic clock, s."""
+    """Start times of the open deliveries on the monotonic clock, s, by offset."""
     published: set[int] = field(default_factory=set)
-    """Open deliveries whose outputs are durable already, while their offset is not."""
+    """Offsets of open deliveries whose outputs are durable while their offset is not committed yet."""
     overcounted: bool = False
-    """Whether the broker may have on record an attempt that has been taken back since."""
+    """True if the committed metadata may contain an attempt that has been taken back since."""
 
-    def accept(self, waiting: Waiting) -> None:
-        """Queue a message that was fetched, unless it is known."""
-        last = self.ready[-1].offset if self.ready else -1
-        new = waiting.offset > last if self.progress is None else self.progress.received(waiting.offset)
-        if new:
-            self.ready.append(waiting)
+    def next_ready(self) -> BufferedMessage | None:
+        """Return the first message that may begin according to this partition's state; it may not be due yet.
 
-    def next_ready(self) -> Waiting | None:
-        """The first message that may be begun as far as this partition goes, whether it is due or not.
-
-        Messages with a key that is open, or that an earlier one has, wait, so that those of a key keep their order.
+        A message waits while another one with its key is open, so that messages of one key keep their order.
         """
-        if self.progress is None:
+        if not self.commit_read:
             return None
         open_keys = {delivery.message.key for delivery in self.open.values()}
-        return next((waiting for waiting in self.ready if waiting.message.key not in open_keys), None)
+        return next((buffered for buffered in self.buffer if buffered.message.key not in open_keys), None)
 
-    def is_suspect(self, waiting: Waiting) -> bool:
-        """Whether an attempt at the message has ended without an outcome."""
-        return self._known_progress.is_suspect(waiting.offset)
-
-    def begin(self, waiting: Waiting) -> Delivery:
-        """Take a message that is ready; the attempt is counted."""
-        self.ready.remove(waiting)
-        attempt = self._known_progress.begin(waiting.offset)
-        delivery = Delivery(waiting.message, self.position.partition, waiting.offset, attempt, CancelToken())
-        self.open[waiting.offset] = delivery
-        self.begun_at[waiting.offset] = time.monotonic()
-        return delivery
-
-    def put_back(self, delivery: Delivery, *, count_attempt: bool) -> None:
-        """Queue a message again, in its old place."""
-        self._close(delivery.offset)
+    def close(self, delivery: Delivery, *, count_attempt: bool = True) -> None:
+        """Remove an open delivery, and take its attempt back unless ``count_attempt``."""
+        self.open.pop(delivery.offset, None)
+        self.begun_at.pop(delivery.offset, None)
+        self.published.discard(delivery.offset)
         if not count_attempt:
-            self._uncount(delivery.offset)
-        self.ready.append(Waiting(delivery.offset, delivery.message))
-        self.ready = deque(sorted(self.ready, key=lambda waiting: waiting.offset))
-
-    def settle(self, delivery: Delivery) -> None:
-        """The outputs are durable; the delivery stays open until the offset is as well."""
-        self._known_progress.settle(delivery.offset)
-
-    def finish(self, delivery: Delivery) -> None:
-        """The offset is durable."""
-        self._close(delivery.offset)
-
-    def give_up(self) -> list[Delivery]:
-        """Take back the attempts in hand, uncounted; returns the deliveries that were open."""
-        given_up = list(self.open.values())
-        for delivery in given_up:
-            self._close(delivery.offset)
-            self._uncount(delivery.offset)
-        return given_up
+            self.offsets.undo_attempt(delivery.offset)
+            self.overcounted = True
 
     @property
     def committable(self) -> OffsetAndMetadata:
-        """What to commit now. Only for partitions whose progress is known."""
-        progress = self._known_progress
-        return OffsetAndMetadata(progress.low_water, progress.metadata, -1)
-
-    @property
-    def _known_progress(self) -> PartitionProgress:
-        assert self.progress is not None  # it is read before the first delivery
-        return self.progress
-
-    def _uncount(self, offset: int) -> None:
-        self._known_progress.uncount(offset)
-        self.overcounted = True
-
-    def _close(self, offset: int) -> None:
-        self.open.pop(offset, None)
-        self.begun_at.pop(offset, None)
-        self.published.discard(offset)
+        """The offset and metadata to commit now. Requires that the group's last commit has been read."""
+        return OffsetAndMetadata(self.offsets.low_water, self.offsets.metadata, -1)
 
 
-class Partitions:
-    """The partitions of one member. Thread-safe: the worker's thread takes, the client's threads feed and drop."""
+class PartitionAssignment:
+    """The partitions of one member. Thread-safe: the worker thread takes messages, the client's threads add them."""
 
     def __init__(self, weights: Mapping[str, int]) -> None:
-        """``weights``: of topics, see ``pipeline.transport.fair_queue``."""
+        """``weights``: of the topics, see ``pipeline.transport.fair_queue``."""
         self._changed = threading.Condition()
-        self._choice = WeightedChoice(weights)
-        self._owned: dict[TopicPartition, Partition] = {}
+        self._scheduler = StrideScheduler(weights)
+        self._owned: dict[TopicPartition, AssignedPartition] = {}
         self._fault: PipelineError | None = None
 
-    # --- for the worker's thread ---
+    # --- called by the worker thread ---
 
-    def take(self, timeout: float) -> tuple[Partition, Delivery] | None:
-        """The next message that is ready, marked as begun; None after ``timeout`` s. Raises the client's fault."""
+    def take(self, timeout: float) -> tuple[AssignedPartition, Delivery] | None:
+        """Begin and return the next ready message; None after ``timeout`` s. Raises the client's fault instead."""
         deadline = time.monotonic() + timeout
         with self._changed:
             while True:
-                taken = self._begin_next()
+                now = time.time()
+                next_due = _MAX_WAIT
+                heads: dict[str, tuple[AssignedPartition, BufferedMessage]] = {}
+                for partition in self._owned.values():
+                    buffered = partition.next_ready()
+                    if buffered is None:
+                        continue
+                    delay = due_at(buffered.message) - now
+                    if delay > 0:
+                        next_due = min(next_due, delay)
+                    else:
+                        heads.setdefault(partition.topic_partition.topic, (partition, buffered))
+                taken = self._begin_next(heads) if heads else None
                 if taken is not None:
                     return taken
-                left = deadline - time.monotonic()
-                if left <= 0:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
                     if self._fault is not None:
                         raise self._fault
                     return None
-                self._changed.wait(min(left, self._next_due()))
+                self._changed.wait(min(remaining, next_due))
 
-    def _begin_next(self) -> tuple[Partition, Delivery] | None:
-        heads = self._heads(time.time())
-        if not heads:
+    def _begin_next(
+        self, heads: Mapping[str, tuple[AssignedPartition, BufferedMessage]]
+    ) -> tuple[AssignedPartition, Delivery] | None:
+        topic = self._scheduler.select(heads)
+        partition, buffered = heads[topic]
+        open_deliveries = [delivery for other in self._owned.values() for delivery in other.open.values()]
+        if blocked_by_isolation(partition.offsets.is_suspect(buffered.offset), open_deliveries):
             return None
-        topic = self._choice.choose(heads)
-        partition, waiting = heads[topic]
-        holding = [delivery for other in self._owned.values() for delivery in other.open.values()]
-        if must_wait(partition.is_suspect(waiting), holding):
-            return None
-        self._choice.took(topic)
+        self._scheduler.charge(topic)
         # Round robin: a long backlog in one partition must not starve the others.
-        self._owned[partition.position] = self._owned.pop(partition.position)
-        return partition, partition.begin(waiting)
+        self._owned[partition.topic_partition] = self._owned.pop(partition.topic_partition)
+        partition.buffer.remove(buffered)
+        offset, attempt = buffered.offset, partition.offsets.begin(buffered.offset)
+        number = partition.topic_partition.partition
+        delivery = Delivery(buffered.message, number, offset, attempt, CancelToken())
+        partition.open[offset] = delivery
+        partition.begun_at[offset] = time.monotonic()
+        return partition, delivery
 
-    def _heads(self, now: float) -> dict[str, tuple[Partition, Waiting]]:
-        """The message that is next in each topic."""
-        heads: dict[str, tuple[Partition, Waiting]] = {}
-        for position, partition in self._owned.items():
-            if position.topic not in heads:
-                waiting = partition.next_ready()
-                if waiting is not None and due_at(waiting.message) <= now:
-                    heads[position.topic] = partition, waiting
-        return heads
-
-    def _next_due(self) -> float:
-        """How long until a message that waits for its time may be due, s."""
-        now = time.time()
-        heads = [partition.next_ready() for partition in self._owned.values()]
-        times = [due_at(waiting.message) - now for waiting in heads if waiting is not None]
-        return min((left for left in times if left > 0), default=_LONG)
-
-    def put_back(self, partition: Partition, delivery: Delivery, *, count_attempt: bool) -> None:
-        """Queue a delivery again, if it is still this member's."""
-        with self._changed:
-            if self._is_open(partition, delivery):
-                partition.put_back(delivery, count_attempt=count_attempt)
-                self._changed.notify_all()
-
-    def holding(self, delivery: Delivery) -> Partition:
-        """The partition, if this member has owned it ever since ``delivery``. Raises CancelledError if it has not."""
+    def require_owned(self, delivery: Delivery) -> AssignedPartition:
+        """Return the delivery's partition. Raises CancelledError unless it has been owned without interruption."""
         with self._changed:
             partition = self._owned.get(TopicPartition(delivery.message.topic, delivery.partition))
-            if partition is None or not self._is_open(partition, delivery):
-                raise lost()
+            if partition is None or partition.open.get(delivery.offset) is not delivery:
+                raise delivery_lost()
             return partition
 
-    def settle(self, partition: Partition, delivery: Delivery) -> None:
-        """The outputs of ``delivery`` are durable."""
+    def requeue(self, partition: AssignedPartition, delivery: Delivery, *, count_attempt: bool) -> None:
+        """Return a delivery to its place in the buffer, if this member still owns it."""
         with self._changed:
-            partition.settle(delivery)
+            owned = self._owned.get(partition.topic_partition) is partition
+            if owned and partition.open.get(delivery.offset) is delivery:
+                partition.close(delivery, count_attempt=count_attempt)
+                messages = [*partition.buffer, BufferedMessage(delivery.offset, delivery.message)]
+                partition.buffer = deque(sorted(messages, key=lambda buffered: buffered.offset))
+                self._changed.notify_all()
 
-    def finish(self, partition: Partition, delivery: Delivery) -> None:
-        """The offset of ``delivery`` is durable."""
+    def settle(self, partition: AssignedPartition, delivery: Delivery) -> None:
+        """Record that the outputs of ``delivery`` are durable. It stays open until its offset is durable as well."""
         with self._changed:
-            partition.finish(delivery)
-            self._changed.notify_all()  # a suspect may have waited for this
+            partition.offsets.settle(delivery.offset)
 
-    def _is_open(self, partition: Partition, delivery: Delivery) -> bool:
-        owned = self._owned.get(partition.position) is partition
-        return owned and partition.open.get(delivery.offset) is delivery
-
-    # --- for the client's threads ---
-
-    def committable(self, partition: Partition) -> OffsetAndMetadata:
-        """What to commit for the partition now. Raises CancelledError if it is no longer this member's."""
+    def finish(self, partition: AssignedPartition, delivery: Delivery) -> None:
+        """Close ``delivery``, whose offset is durable."""
         with self._changed:
-            if self._owned.get(partition.position) is not partition:
-                raise lost()
+            partition.close(delivery)
+            self._changed.notify_all()  # a suspect may be waiting for this
+
+    # --- called by the client's threads ---
+
+    def committable(self, partition: AssignedPartition) -> OffsetAndMetadata:
+        """Return the offset to commit for the partition. Raises CancelledError if this member no longer owns it."""
+        with self._changed:
+            if self._owned.get(partition.topic_partition) is not partition:
+                raise delivery_lost()
             partition.overcounted = False
             return partition.committable
 
-    def not_committed(self, partition: Partition) -> None:
-        """What ``committable`` gave has not been taken by the broker, or not for sure."""
+    def commit_failed(self, partition: AssignedPartition) -> None:
+        """Record that the commit of ``committable`` failed, or that its result is unknown."""
         with self._changed:
             partition.overcounted = True
 
-    def assign(self, positions: Iterable[TopicPartition]) -> None:
-        """These partitions are this member's from now on."""
+    def assign(self, topic_partitions: Iterable[TopicPartition]) -> None:
+        """Add newly assigned partitions."""
         with self._changed:
-            for position in positions:
-                self._owned.setdefault(position, Partition(position))
+            for topic_partition in topic_partitions:
+                self._owned.setdefault(topic_partition, AssignedPartition(topic_partition))
 
-    def accept(self, position: TopicPartition, messages: Iterable[Waiting]) -> None:
-        """Queue what was fetched; nothing of partitions that are no longer this member's."""
+    def add_fetched(self, topic_partition: TopicPartition, messages: Iterable[BufferedMessage]) -> None:
+        """Buffer fetched messages that are not known yet; messages of partitions no longer owned are dropped."""
         with self._changed:
-            partition = self._owned.get(position)
+            partition = self._owned.get(topic_partition)
             if partition is None:
                 return
-            for waiting in messages:
-                partition.accept(waiting)
+            for buffered in messages:
+                if partition.commit_read:
+                    new = partition.offsets.receive(buffered.offset)
+                else:
+                    new = not partition.buffer or buffered.offset > partition.buffer[-1].offset
+                if new:
+                    partition.buffer.append(buffered)
             self._changed.notify_all()
 
-    def unread(self) -> list[Partition]:
-        """Partitions with messages waiting for the group's last commit to be read."""
+    def awaiting_commit(self) -> list[AssignedPartition]:
+        """Return the partitions with buffered messages for which the group's last commit has not been read yet."""
         with self._changed:
-            return [partition for partition in self._owned.values() if partition.progress is None and partition.ready]
+            return [owned for owned in self._owned.values() if owned.buffer and not owned.commit_read]
 
-    def read(self, partition: Partition, notes: CommitNotes) -> None:
-        """The group's last commit has been read."""
-        progress = PartitionProgress(notes)
+    def set_committed(self, partition: AssignedPartition, committed: CommitMetadata) -> None:
+        """Set the partition's offsets from the group's last commit."""
+        offsets = OffsetTracker(committed)
         with self._changed:
-            partition.ready = deque(waiting for waiting in partition.ready if progress.received(waiting.offset))
-            partition.progress = progress
+            partition.buffer = deque(buffered for buffered in partition.buffer if offsets.receive(buffered.offset))
+            partition.offsets, partition.commit_read = offsets, True
             self._changed.notify_all()
 
     @property
-    def full(self) -> frozenset[TopicPartition]:
-        """Partitions of which messages wait in memory, so that nothing more need be fetched."""
+    def buffered(self) -> frozenset[TopicPartition]:
+        """The partitions with messages in memory, for which no more need be fetched."""
         with self._changed:
-            return frozenset(position for position, partition in self._owned.items() if partition.ready)
+            return frozenset(key for key, partition in self._owned.items() if partition.buffer)
 
     def busy(self) -> tuple[TopicPartition, ...]:
-        """Partitions of which jobs are in hand, the longest running first."""
+        """Return the partitions with open deliveries, the longest running first."""
         with self._changed:
-            begun = {
-                position: min(partition.begun_at.values())
-                for position, partition in self._owned.items()
-                if partition.begun_at
-            }
-        return tuple(sorted(begun, key=lambda position: begun[position]))
+            begun = {key: min(owned.begun_at.values()) for key, owned in self._owned.items() if owned.begun_at}
+        return tuple(sorted(begun, key=lambda topic_partition: begun[topic_partition]))
 
     @property
-    def positions(self) -> tuple[TopicPartition, ...]:
+    def topic_partitions(self) -> tuple[TopicPartition, ...]:
+        """All assigned partitions."""
         with self._changed:
             return tuple(self._owned)
 
-    def give_up(self, positions: Iterable[TopicPartition]) -> None:
-        """Tell the workers of these partitions to stop; their attempts are not counted."""
+    def cancel_open(self, topic_partitions: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Cancel the open deliveries of these partitions, and take back their attempts.
+
+        Returns the commits for those of the partitions whose committed attempts are too high.
+        """
         with self._changed:
-            owned = [self._owned[position] for position in positions if position in self._owned]
-            deliveries = [delivery for partition in owned for delivery in partition.give_up()]
+            partitions = [self._owned[key] for key in topic_partitions if key in self._owned]
+            deliveries = [(partition, delivery) for partition in partitions for delivery in partition.open.values()]
+            for partition, delivery in deliveries:
+                partition.close(delivery, count_attempt=False)
+            commits = {owned.topic_partition: owned.committable for owned in partitions if owned.overcounted}
             self._changed.notify_all()
-        _cancel(deliveries)
+        # Cancelled outside the lock, because the listeners are the worker's code.
+        for _, delivery in deliveries:
+            delivery.cancel.cancel(ErrorCode.DELIVERY_LOST)
+        return commits
 
-    def overcounted(self, positions: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
-        """What to commit for those of the partitions whose attempts the broker has on record too high."""
+    def drop(self, topic_partitions: Iterable[TopicPartition]) -> None:
+        """Remove partitions that this member no longer owns, and cancel their open deliveries."""
         with self._changed:
-            owned = [self._owned[position] for position in positions if position in self._owned]
-            return {partition.position: partition.committable for partition in owned if partition.overcounted}
-
-    def drop(self, positions: Iterable[TopicPartition]) -> None:
-        """These partitions are no longer this member's: forget their messages, tell their workers."""
-        with self._changed:
-            dropped = [self._owned.pop(position) for position in tuple(positions) if position in self._owned]
+            dropped = [self._owned.pop(key) for key in tuple(topic_partitions) if key in self._owned]
             deliveries = [delivery for partition in dropped for delivery in partition.open.values()]
             self._changed.notify_all()
-        _cancel(deliveries)
+        for delivery in deliveries:
+            delivery.cancel.cancel(ErrorCode.DELIVERY_LOST)
 
     def set_fault(self, fault: PipelineError | None) -> None:
-        """Why nothing can be received at present; None: all is well."""
+        """Set the error that ``take`` raises while no message can be received; None: no fault."""
         with self._changed:
             self._fault = fault
 
 
-def lost() -> CancelledError:
-    """The error of a delivery that is no longer this member's."""
+def delivery_lost() -> CancelledError:
+    """Return the error of a delivery that this member no longer owns."""
     return CancelledError("the job now belongs to another consumer", code=ErrorCode.DELIVERY_LOST)
-
-
-def _cancel(deliveries: Iterable[Delivery]) -> None:
-    """Outside the lock: listeners are the worker's code."""
-    for delivery in deliveries:
-        delivery.cancel.cancel(ErrorCode.DELIVERY_LOST)

@@ -1,4 +1,4 @@
-"""Reading what lies in a topic, beside all groups."""
+"""Reads the content of a topic without a consumer group."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ from kafka import KafkaConsumer
 from kafka.errors import KafkaTimeoutError
 from kafka.structs import TopicPartition
 
-from pipeline.transport.protocol import Message, Stored
+from pipeline.transport.protocol import Message, StoredMessage
 
-#: Longest wait for records in one go, ms.
+#: Timeout of one poll, ms.
 _POLL_MS = 200
 
 
-def message_of(record: Any) -> Message:
-    """What kafka-python fetched, as it came: a broken body is the parser's business, not the client's."""
+def message_from_record(record: Any) -> Message:
+    """Return the message of a fetched record, with its value unchanged: the consumer loop handles malformed values."""
     key = (record.key or b"").decode("utf-8", "replace")
     return Message(record.topic, key, record.value or b"", dict(record.headers or ()))
 
 
-def read_all(consumer: KafkaConsumer, topic: str, patience: float) -> Iterator[Stored]:
-    """Everything that the topic holds now, oldest first in each partition.
+def read_topic(consumer: KafkaConsumer, topic: str, timeout: float) -> Iterator[StoredMessage]:
+    """Yield all messages that the topic holds now, oldest first in each partition.
 
-    Raises kafka-python's exceptions, and its time-out if nothing comes for ``patience`` s.
+    Raises kafka-python's exceptions, among them KafkaTimeoutError if no message arrives for ``timeout`` s.
     """
-    positions = [TopicPartition(topic, partition) for partition in consumer.partitions_for_topic(topic) or ()]
-    if not positions:
+    partitions = [TopicPartition(topic, partition) for partition in consumer.partitions_for_topic(topic) or ()]
+    if not partitions:
         return
-    consumer.assign(positions)
-    consumer.seek_to_beginning(*positions)
-    ends: dict[TopicPartition, int] = consumer.end_offsets(positions)
-    deadline = time.monotonic() + patience
-    while any(consumer.position(position) < ends[position] for position in positions):
+    consumer.assign(partitions)
+    consumer.seek_to_beginning(*partitions)
+    ends: dict[TopicPartition, int] = consumer.end_offsets(partitions)
+    deadline = time.monotonic() + timeout
+    while any(consumer.position(partition) < ends[partition] for partition in partitions):
         if time.monotonic() > deadline:
             raise KafkaTimeoutError("the topic could not be read to its end in time")
-        for position, records in consumer.poll(timeout_ms=_POLL_MS).items():
-            deadline = time.monotonic() + patience
+        for partition, records in consumer.poll(timeout_ms=_POLL_MS).items():
+            deadline = time.monotonic() + timeout
             for record in records:
-                if record.offset < ends[position]:
-                    yield Stored(message_of(record), record.partition, record.offset, record.timestamp / 1000)
+                if record.offset < ends[partition]:
+                    message = message_from_record(record)
+                    yield StoredMessage(message, record.partition, record.offset, record.timestamp / 1000)

@@ -1,51 +1,53 @@
-"""When a broker answers and turns this service away, or shows a certificate that nobody vouches for.
+"""Detection of refusals: a broker that rejects this service, or whose certificate this service rejects.
 
-Waiting mends none of that, so it is told apart from a broker that is merely away: a connection that was cut, refused
-or never answered is no refusal, whatever the reason may turn out to be.
+A retry does not fix a refusal, so it is distinguished from an outage. A connection that was cut, rejected by the
+network or never answered is not a refusal, whatever its cause may be.
 """
 
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
 
 from kafka import errors as kafka_errors
 
-#: Errors of kafka-python that are refusals, what everybody may know of them, and what an operator should.
+#: Exceptions of kafka-python that are refusals, the message that anyone may see, and the advice for the operator.
 _REFUSALS: tuple[tuple[type[Exception], str, str], ...] = (
     (
         kafka_errors.SaslAuthenticationFailedError,
-        "the broker refuses the user name or the password of this service",
-        "{broker} refuses {login}: check KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, and that the broker knows the "
+        "the broker rejected the user name or the password of this service",
+        "{broker} rejected {login}: check KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, and that the broker knows the "
         "user for this mechanism",
     ),
     (
         kafka_errors.UnsupportedSaslMechanismError,
-        "the broker does not offer the way in which this service logs in",
-        "{broker} does not let in {login}, since it does not offer this mechanism: check KAFKA_SASL_MECHANISM",
+        "the broker does not support the login mechanism of this service",
+        "{broker} rejected {login}, because it does not support this mechanism: check KAFKA_SASL_MECHANISM",
     ),
     (
         kafka_errors.IllegalSaslStateError,
-        "the broker lets nobody log in where this service tries to",
-        "{broker} lets nobody log in with a password there: check KAFKA_SECURITY_PROTOCOL, and the port in "
+        "the broker does not accept logins at this address",
+        "{broker} does not accept logins with a password: check KAFKA_SECURITY_PROTOCOL, and the port in "
         "KAFKA_BOOTSTRAP_SERVERS",
     ),
     (
         kafka_errors.AuthorizationError,
-        "the broker does not grant this service a right that it needs",
-        "{broker} does not grant {login} a right that it needs ({error}): check the access control lists",
+        "the broker does not grant a permission that this service needs",
+        "{broker} does not grant {login} a permission that it needs ({error}): check the access control lists",
     ),
 )
-#: What a broker says about a client's certificate that it does not take, in the names of OpenSSL's reasons.
+#: OpenSSL's reasons for alerts with which a broker rejects the client's certificate.
 _CERTIFICATE_ALERTS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")
-#: What a broker says that has no version or cipher in common with the client.
+#: Reasons for alerts of a broker that has no TLS version or cipher in common with the client.
 _TLS_ALERTS = ("HANDSHAKE_FAILURE", "PROTOCOL_VERSION", "INSUFFICIENT_SECURITY")
 #: X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH (OpenSSL's x509_vfy.h)
-_OTHER_NAME = (62, 64)
+_NAME_MISMATCH = (62, 64)
 
 
-class RefusedByBroker(kafka_errors.KafkaError):  # type: ignore[misc]
-    """``message`` may be shown to anybody; ``advice`` names the broker, the user and what to check."""
+class BrokerRefusedError(kafka_errors.KafkaError):  # type: ignore[misc]
+    """A refusal.
+
+    ``message`` may be shown to anyone; ``advice`` names the broker, the user and the settings to check.
+    """
 
     def __init__(self, message: str, advice: str) -> None:
         super().__init__(message)
@@ -53,57 +55,48 @@ class RefusedByBroker(kafka_errors.KafkaError):  # type: ignore[misc]
         self.advice = advice
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """Who tried to connect where, as far as it is known."""
+def refusal_from(
+    error: BaseException | None, broker: str = "the broker", login: str = "this service"
+) -> BrokerRefusedError | None:
+    """Return the refusal that an exception of kafka-python shows; None if a retry may help.
 
-    broker: str = "the broker"
-    login: str = "this service"
-
-    def refusal(self, error: BaseException | None) -> RefusedByBroker | None:
-        """What ``error``, raised by kafka-python, says for good; None if trying again may help."""
-        if isinstance(error, RefusedByBroker):
-            return error
-        for kind, message, advice in _REFUSALS:
-            if isinstance(error, kind):
-                facts = {"broker": self.broker, "login": self.login, "error": error}
-                return RefusedByBroker(message, advice.format_map(facts))
-        return self._tls_refusal(_tls_error(error))
-
-    def _tls_refusal(self, error: ssl.SSLError | None) -> RefusedByBroker | None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return self._distrust(error)
-        reason = getattr(error, "reason", None) or ""
-        if "ALERT" not in reason:
-            return None
-        if any(alert in reason for alert in _CERTIFICATE_ALERTS):
-            return RefusedByBroker(
-                "the broker does not accept the certificate of this service",
-                f"{self.broker} does not accept the certificate of this service, or misses it ({reason}): check "
-                "KAFKA_SSL_CERT_FILE and KAFKA_SSL_KEY_FILE",
-            )
-        if any(alert in reason for alert in _TLS_ALERTS):
-            return RefusedByBroker(
-                "the broker and this service have no version of TLS in common",
-                f"{self.broker} turns TLS 1.2 and 1.3 down ({reason}): check its ssl.enabled.protocols",
-            )
-        return None
-
-    def _distrust(self, error: ssl.SSLCertVerificationError) -> RefusedByBroker:
-        if error.verify_code in _OTHER_NAME:
-            check = "KAFKA_BOOTSTRAP_SERVERS, the broker's advertised.listeners, or KAFKA_SSL_CHECK_HOSTNAME"
-        else:
-            check = "KAFKA_SSL_CA_FILE"
-        why = error.verify_message.rstrip(".")
-        return RefusedByBroker(
-            "the certificate of the broker is not to be trusted",
-            f"the certificate of {self.broker} is not to be trusted ({why}): check {check}",
-        )
-
-
-def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
-    """The error of TLS that kafka-python has wrapped: around a handshake as a context, around a read as an argument."""
+    ``broker`` and ``login`` describe the connection in the advice, as far as they are known.
+    """
+    if isinstance(error, BrokerRefusedError):
+        return error
+    for kind, message, advice in _REFUSALS:
+        if isinstance(error, kind):
+            return BrokerRefusedError(message, advice.format(broker=broker, login=login, error=error))
     if not isinstance(error, kafka_errors.KafkaConnectionError):
         return None
-    candidates = (error.__context__, *error.args)
-    return next((candidate for candidate in candidates if isinstance(candidate, ssl.SSLError)), None)
+    # kafka-python wraps a TLS error of a handshake as the context, and one of a read as an argument.
+    wrapped = (error.__context__, *error.args)
+    tls_error = next((candidate for candidate in wrapped if isinstance(candidate, ssl.SSLError)), None)
+    return None if tls_error is None else _tls_refusal(tls_error, broker)
+
+
+def _tls_refusal(error: ssl.SSLError, broker: str) -> BrokerRefusedError | None:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        check = "KAFKA_SSL_CA_FILE"
+        if error.verify_code in _NAME_MISMATCH:
+            check = "KAFKA_BOOTSTRAP_SERVERS, the broker's advertised.listeners, or KAFKA_SSL_CHECK_HOSTNAME"
+        cause = error.verify_message.rstrip(".")
+        return BrokerRefusedError(
+            "the certificate of the broker is not trusted",
+            f"the certificate of {broker} is not trusted ({cause}): check {check}",
+        )
+    reason = getattr(error, "reason", None) or ""
+    if "ALERT" not in reason:
+        return None
+    if any(alert in reason for alert in _CERTIFICATE_ALERTS):
+        return BrokerRefusedError(
+            "the broker does not accept the certificate of this service",
+            f"{broker} does not accept the certificate of this service, or requires one ({reason}): check "
+            "KAFKA_SSL_CERT_FILE and KAFKA_SSL_KEY_FILE",
+        )
+    if any(alert in reason for alert in _TLS_ALERTS):
+        return BrokerRefusedError(
+            "the broker and this service have no TLS version in common",
+            f"{broker} rejected TLS 1.2 and 1.3 ({reason}): check its ssl.enabled.protocols",
+        )
+    return None

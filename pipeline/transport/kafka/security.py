@@ -1,4 +1,4 @@
-"""How a client proves who it is and whom it trusts: what kafka-python needs of the settings."""
+"""Authentication and TLS of the Kafka clients, built from the settings."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class KafkaSecurity:
-    """Nothing given: plain text, and no questions asked."""
+    """The security options of a client. The default is plain text without authentication."""
 
     protocol: str = "PLAINTEXT"
-    """Kafka's name for it: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."""
+    """Kafka's name of the protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."""
     mechanism: str | None = None
     username: str | None = None
     password: str | None = field(default=None, repr=False)
@@ -28,18 +28,18 @@ class KafkaSecurity:
 
     @classmethod
     def from_settings(cls, kafka: KafkaSettings) -> KafkaSecurity:
-        """Raises ConfigError naming the variable whose file cannot be used."""
+        """Raise ConfigError, with the variable's name, for a certificate or key file that cannot be used."""
         password = kafka.sasl_password.get_secret_value() if kafka.sasl_password else None
         return cls(
             protocol=kafka.security_protocol.value,
             mechanism=kafka.sasl_mechanism.value if kafka.uses_sasl else None,
             username=kafka.sasl_username if kafka.uses_sasl else None,
             password=password if kafka.uses_sasl else None,
-            tls=_tls(kafka) if kafka.uses_tls else None,
+            tls=_tls_context(kafka) if kafka.uses_tls else None,
         )
 
     def client_settings(self) -> dict[str, Any]:
-        """What every kind of client is told."""
+        """Return the settings for every client of kafka-python."""
         settings: dict[str, Any] = {"security_protocol": self.protocol}
         if self.mechanism is not None:
             settings |= {
@@ -52,7 +52,7 @@ class KafkaSecurity:
         return settings
 
 
-def _tls(kafka: KafkaSettings) -> ssl.SSLContext:
+def _tls_context(kafka: KafkaSettings) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = kafka.ssl_check_hostname
@@ -60,27 +60,23 @@ def _tls(kafka: KafkaSettings) -> ssl.SSLContext:
         context.load_default_certs()
     else:
         _require_readable("KAFKA_SSL_CA_FILE", kafka.ssl_ca_file)
-        with _explained("KAFKA_SSL_CA_FILE", "there must be PEM certificates in it"):
+        with _config_errors("KAFKA_SSL_CA_FILE", "the file must contain PEM certificates"):
             context.load_verify_locations(kafka.ssl_ca_file)
+    if kafka.ssl_key_file is not None and kafka.ssl_cert_file is None:
+        raise ConfigError("KAFKA_SSL_KEY_FILE is set without KAFKA_SSL_CERT_FILE: a key requires its certificate")
     if kafka.ssl_cert_file is not None:
-        _load_own_certificate(context, kafka, kafka.ssl_cert_file)
-    elif kafka.ssl_key_file is not None:
-        raise ConfigError("KAFKA_SSL_KEY_FILE is set without KAFKA_SSL_CERT_FILE: a key is of no use alone")
+        _require_readable("KAFKA_SSL_CERT_FILE", kafka.ssl_cert_file)
+        if kafka.ssl_key_file is not None:
+            _require_readable("KAFKA_SSL_KEY_FILE", kafka.ssl_key_file)
+        # Without any password OpenSSL would prompt for the password of an encrypted key on the terminal.
+        password = kafka.ssl_key_password.get_secret_value() if kafka.ssl_key_password else ""
+        with _config_errors(
+            "KAFKA_SSL_CERT_FILE",
+            "the file must contain a PEM certificate, with its key in the same file or in KAFKA_SSL_KEY_FILE, and "
+            "KAFKA_SSL_KEY_PASSWORD must decrypt the key",
+        ):
+            context.load_cert_chain(kafka.ssl_cert_file, kafka.ssl_key_file, password)
     return context
-
-
-def _load_own_certificate(context: ssl.SSLContext, kafka: KafkaSettings, certificate: Path) -> None:
-    _require_readable("KAFKA_SSL_CERT_FILE", certificate)
-    if kafka.ssl_key_file is not None:
-        _require_readable("KAFKA_SSL_KEY_FILE", kafka.ssl_key_file)
-    # Without any password OpenSSL would ask for that of a locked key at the terminal.
-    password = kafka.ssl_key_password.get_secret_value() if kafka.ssl_key_password else ""
-    with _explained(
-        "KAFKA_SSL_CERT_FILE",
-        "there must be a PEM certificate in it, its key there or in KAFKA_SSL_KEY_FILE, and KAFKA_SSL_KEY_PASSWORD "
-        "must open it",
-    ):
-        context.load_cert_chain(certificate, kafka.ssl_key_file, password)
 
 
 def _require_readable(variable: str, path: Path) -> None:
@@ -91,9 +87,10 @@ def _require_readable(variable: str, path: Path) -> None:
 
 
 @contextmanager
-def _explained(variable: str, wanted: str) -> Iterator[None]:
+def _config_errors(variable: str, requirement: str) -> Iterator[None]:
+    """Translate errors of the block to a ConfigError that states the requirement."""
     try:
         yield
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         reason = getattr(error, "reason", None) or type(error).__name__
-        raise ConfigError(f"{variable} cannot be used ({reason}): {wanted}") from None
+        raise ConfigError(f"{variable} cannot be used ({reason}): {requirement}") from None

@@ -1,4 +1,4 @@
-"""A subscription to Kafka as the worker's thread sees it: receive, settle, release."""
+"""The Kafka engine's subscription, as the worker thread uses it: receive, settle, release."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from kafka import KafkaConsumer
 from kafka.structs import TopicPartition
 
 from pipeline.errors import CancelledError, InfrastructureError
-from pipeline.transport.kafka.member import KafkaMember
-from pipeline.transport.kafka.partitions import Partition, Partitions
+from pipeline.transport.kafka.member import GroupMember
+from pipeline.transport.kafka.partitions import PartitionAssignment
 from pipeline.transport.protocol import Delivery, Message
 
 
 class KafkaSubscription:
-    """See ``pipeline.transport.protocol.Subscription``.
+    """A ``Subscription`` (see ``pipeline.transport.protocol``) on Kafka.
 
-    ``connect`` makes the client, given a function that tells the partitions of which jobs are in hand; ``publish``
-    stores messages durably; ``commit_timeout`` (s) bounds the wait for a commit to be taken.
+    ``connect`` creates the client; its argument returns the partitions with jobs in progress. ``publish`` stores
+    messages durably. ``commit_timeout`` bounds the wait for the confirmation of a commit, s.
     """
 
     def __init__(
@@ -30,49 +30,49 @@ class KafkaSubscription:
         commit_timeout: float,
     ) -> None:
         self._publish = publish
-        self._commit_timeout = commit_timeout
-        self._partitions = Partitions(weights)
-        self._member = KafkaMember(lambda: connect(self._partitions.busy), topics, self._partitions)
+        self._assignment = PartitionAssignment(weights)
+        self._member = GroupMember(lambda: connect(self._assignment.busy), topics, self._assignment, commit_timeout)
 
     def receive(self, timeout: float) -> Delivery | None:
+        """Return the next delivery, after its attempt has been committed. Raises InfrastructureError."""
         deadline = time.monotonic() + timeout
         while True:
-            taken = self._partitions.take(deadline - time.monotonic())
+            taken = self._assignment.take(deadline - time.monotonic())
             if taken is None:
-                self._member.require_alive()
+                self._member.require_responsive()
                 return None
             partition, delivery = taken
             try:
-                # The attempt is on record before the work begins: a death from here on is counted.
-                self._commit(partition)
+                # The attempt is committed before the work begins, so that a crash from here on is counted.
+                self._member.commit(partition)
             except CancelledError:
                 continue
             except InfrastructureError:
-                self._partitions.put_back(partition, delivery, count_attempt=False)
+                self._assignment.requeue(partition, delivery, count_attempt=False)
                 raise
             return delivery
 
     def settle(self, delivery: Delivery, *outputs: Message) -> None:
-        partition = self._partitions.holding(delivery)
-        # Not sent twice when only the commit has to be repeated.
+        """Publish the outputs, then commit the low-water mark. Raises as ``Subscription.settle`` does."""
+        partition = self._assignment.require_owned(delivery)
+        # The outputs are not sent again if only the commit has to be retried.
         if delivery.offset not in partition.published:
             self._publish(*outputs)
             partition.published.add(delivery.offset)
-        self._partitions.settle(partition, delivery)
-        self._commit(partition)
-        self._partitions.finish(partition, delivery)
+        self._assignment.settle(partition, delivery)
+        self._member.commit(partition)
+        self._assignment.finish(partition, delivery)
 
     def release(self, delivery: Delivery, *, count_attempt: bool) -> None:
+        """Return the delivery to the buffer, and commit the lower attempt count unless ``count_attempt``."""
         try:
-            partition = self._partitions.holding(delivery)
-            self._partitions.put_back(partition, delivery, count_attempt=count_attempt)
+            partition = self._assignment.require_owned(delivery)
+            self._assignment.requeue(partition, delivery, count_attempt=count_attempt)
             if not count_attempt:
-                self._commit(partition)
+                self._member.commit(partition)
         except CancelledError:
-            pass  # it is another member's already
+            pass  # another member owns it already
 
     def close(self) -> None:
+        """Return open deliveries uncounted, and leave the group."""
         self._member.close()
-
-    def _commit(self, partition: Partition) -> None:
-        self._member.commit(partition, self._commit_timeout)

@@ -1,4 +1,4 @@
-"""The Kafka engine, on kafka-python: what everything beyond one machine uses."""
+"""The Kafka engine, on kafka-python: for services on more than one machine."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from contextlib import contextmanager, suppress
 
 from kafka import KafkaAdminClient
 
-from pipeline.transport.kafka.client import KafkaClients, refusal_of
+from pipeline.transport.kafka.client import KafkaClientFactory, last_refusal
 from pipeline.transport.kafka.errors import CLIENT_ERRORS, translate_kafka_error, translated_kafka_errors
-from pipeline.transport.kafka.producer import Producer, Reports
-from pipeline.transport.kafka.reader import read_all
+from pipeline.transport.kafka.producer import Producer, ReportSender
+from pipeline.transport.kafka.reader import read_topic
 from pipeline.transport.kafka.security import KafkaSecurity
 from pipeline.transport.kafka.subscription import KafkaSubscription
-from pipeline.transport.kafka.topics import KafkaTopics, TopicLayout
-from pipeline.transport.protocol import Message, Stored, Topic
+from pipeline.transport.kafka.topics import TopicLayout, create_missing_topics, reconcile_topic
+from pipeline.transport.protocol import Message, StoredMessage, Topic
 
 
 class KafkaTransport:
-    """See ``pipeline.transport.protocol.Transport``.
+    """A ``Transport`` (see ``pipeline.transport.protocol``) on Kafka.
 
-    ``publish_timeout``: s after which ``publish`` gives up. ``partitions``, ``replication_factor``,
-    ``min_insync_replicas``: of topics that are created; see ``TopicLayout``. ``security``: plain text if it is not given.
+    ``publish_timeout``: time after which ``publish`` fails, s. ``partitions``, ``replication_factor`` and
+    ``min_insync_replicas`` apply to topics that are created; see ``TopicLayout``. ``security``: plain text by default.
 
-    A broker that turns this service away is a RefusedError wherever InfrastructureErrors are raised.
+    If a broker refuses this service, the methods raise RefusedError where they raise InfrastructureError otherwise.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class KafkaTransport:
         min_insync_replicas: int | None = None,
         security: KafkaSecurity | None = None,
     ) -> None:
-        self._clients = KafkaClients(
+        self._clients = KafkaClientFactory(
             bootstrap_servers,
             publish_timeout,
             max_poll_interval_ms,
@@ -48,35 +48,40 @@ class KafkaTransport:
         )
         self._layout = TopicLayout(partitions, replication_factor, min_insync_replicas)
         self._producer = Producer(self._clients)
-        self._reports = Reports(self._producer)
+        self._reports = ReportSender(self._producer)
         self._admin: KafkaAdminClient | None = None
         self._admin_lock = threading.Lock()
         self._subscriptions: list[KafkaSubscription] = []
 
     def ensure_topics(self, topics: Sequence[Topic]) -> None:
+        """Create missing topics with the layout of this transport; existing topics are left unchanged."""
         with self._connected_admin() as admin:
-            KafkaTopics(admin, self._layout).create_missing(topics)
+            create_missing_topics(admin, self._layout, topics)
 
-    def lay_out(self, topic: Topic, *, align: bool) -> str:
-        """Create ``topic`` or add the partitions that it lacks; ``align``: change its settings, too, if they differ.
+    def reconcile_topic(self, topic: Topic, *, align: bool) -> str:
+        """Create ``topic`` or add its missing partitions; with ``align`` also update its configuration.
 
-        Returns one line about what was done. Raises InfrastructureError.
+        Returns one line with the changes. Raises InfrastructureError.
         """
         with self._connected_admin() as admin:
-            return KafkaTopics(admin, self._layout).lay_out(topic, align=align)
+            return reconcile_topic(admin, self._layout, topic, align=align)
 
     def publish(self, *messages: Message) -> None:
+        """Send the messages; returns when all in-sync replicas have them."""
         self._producer.publish(messages)
 
-    def offer(self, *messages: Message, trial: Message) -> None:
-        self._producer.offer(messages, trial)
+    def publish_probed(self, *messages: Message, probe: Message) -> None:
+        """Publish ``probe`` first, and the messages only if the broker confirmed it in time."""
+        self._producer.publish_probed(messages, probe)
 
     def emit(self, *messages: Message) -> None:
+        """Queue the messages for a background thread; they are dropped if its queue is full."""
         self._reports.put(messages)
 
     def subscribe(
         self, topics: Sequence[str], group: str, *, weights: Mapping[str, int] | None = None
     ) -> KafkaSubscription:
+        """Start a member of the consumer group ``group``; it joins in the background."""
         subscription = KafkaSubscription(
             lambda busy: self._clients.consumer(group, busy),
             self.publish,
@@ -87,20 +92,23 @@ class KafkaTransport:
         self._subscriptions.append(subscription)
         return subscription
 
-    def browse(self, topic: str) -> Iterator[Stored]:
+    def browse(self, topic: str) -> Iterator[StoredMessage]:
+        """Read the topic with a consumer without a group, up to the end offsets of its first request."""
         with translated_kafka_errors():
             reader = self._clients.reader()
         try:
             with translated_kafka_errors():
-                yield from read_all(reader, topic, self._clients.publish_timeout)
+                yield from read_topic(reader, topic, self._clients.publish_timeout)
         finally:
             reader.close(autocommit=False)
 
     def check(self) -> None:
+        """Request a description of the cluster. Raises InfrastructureError."""
         with self._connected_admin() as admin:
             admin.describe_cluster()
 
     def close(self) -> None:
+        """Leave all groups, send buffered messages, and close all connections."""
         for subscription in self._subscriptions:
             subscription.close()
         self._reports.close()
@@ -110,14 +118,14 @@ class KafkaTransport:
 
     @contextmanager
     def _connected_admin(self) -> Iterator[KafkaAdminClient]:
-        """The admin client, for one thread at a time; made anew after a failure."""
+        """Yield the admin client, for one thread at a time. A failed client is replaced on the next use."""
         with self._admin_lock:
             try:
                 if self._admin is None:
                     self._admin = self._clients.admin()
                 yield self._admin
             except CLIENT_ERRORS as error:
-                refusal = None if self._admin is None else refusal_of(self._admin)
+                refusal = None if self._admin is None else last_refusal(self._admin)
                 self._discard_admin()
                 raise translate_kafka_error(refusal or error) from error
 

@@ -1,4 +1,4 @@
-"""The two engines under test, and how to open the same place again, in this process or another."""
+"""The two engines under test, and descriptions to open the same store again, in this process or another."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SIGNER = LinkSigner(b"0123456789abcdef0123456789abcdef")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where objects are kept, described so that another process can open it."""
+class StoreLocation:
+    """The location of a store, serialisable so that another process can open it."""
 
     engine: str
     options: dict[str, Any]
 
     def open(self) -> ObjectStore:
-        """A handle of its own on the same objects."""
+        """Open a separate store object on the same objects."""
         if self.engine == "local":
             return LocalStore(Path(self.options["root"]), self.options["base_url"], SIGNER)
         return S3Store(S3Options(**self.options))
@@ -34,16 +34,16 @@ class Place:
         return json.dumps({"engine": self.engine, "options": self.options})
 
     @classmethod
-    def from_json(cls, text: str) -> Place:
+    def from_json(cls, text: str) -> StoreLocation:
         return cls(**json.loads(text))
 
 
-def local_place(root: Path, base_url: str = "http://127.0.0.1:8000") -> Place:
-    return Place("local", {"root": str(root), "base_url": base_url})
+def local_location(root: Path, base_url: str = "http://127.0.0.1:8000") -> StoreLocation:
+    return StoreLocation("local", {"root": str(root), "base_url": base_url})
 
 
-def s3_place(server: S3Server) -> Place:
-    """A new bucket."""
+def s3_location(server: S3Server) -> StoreLocation:
+    """Create a bucket and return its location."""
     options: dict[str, Any] = {
         "bucket": f"stems-{uuid4().hex[:12]}",
         "region": server.region,
@@ -52,4 +52,4 @@ def s3_place(server: S3Server) -> Place:
         "secret_access_key": server.secret_key,
     }
     S3Store(S3Options(**options)).ensure_bucket()
-    return Place("s3", options)
+    return StoreLocation("s3", options)

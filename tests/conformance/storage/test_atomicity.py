@@ -1,4 +1,4 @@
-"""Nobody ever sees half an object, not even when its writer is killed."""
+"""Tests that no reader sees a partial object, even if its writer is killed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.errors import InfrastructureError
 from pipeline.storage import ObjectStore
-from tests.conformance.storage.backends import Place
+from tests.conformance.storage.backends import StoreLocation
 from tests.conformance.storage.test_promises import KEY, MakeFile, read
 from tests.support import storage_writer
 
@@ -22,7 +22,7 @@ READERS = 3
 OVERWRITES = 15
 
 
-def test_readers_see_whole_objects_while_it_is_replaced(
+def test_readers_see_complete_objects_during_replacement(
     store: ObjectStore, make_file: MakeFile, tmp_path: Path
 ) -> None:
     sources = [make_file(content) for content in VERSIONS]
@@ -50,8 +50,8 @@ def test_readers_see_whole_objects_while_it_is_replaced(
 
 
 @contextmanager
-def writing(place: Place, source: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "tests.support.storage_writer", place.to_json(), str(source)]
+def writing(location: StoreLocation, source: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "tests.support.storage_writer", location.to_json(), str(source)]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -59,16 +59,16 @@ def writing(place: Place, source: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_a_killed_writer_leaves_no_half_object(place: Place, tmp_path: Path) -> None:
-    with writing(place, tmp_path / "source") as process:
+def test_killed_writer_leaves_no_partial_object(location: StoreLocation, tmp_path: Path) -> None:
+    with writing(location, tmp_path / "source") as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
-        assert "begun 3\n" in lines  # and it is killed while it is storing that
+        assert "begun 3\n" in lines  # killed while it stores object 3
         process.kill()
         process.wait()
         assert list(lines) in ([], ["stored 3\n"], ["stored 3\n", "begun 4\n"])
 
-    store = place.open()
+    store = location.open()
     for number in range(3):
         assert read(store, tmp_path / "got", f"object-{number}") == storage_writer.content(number)
     for number in (3, 4):
@@ -76,10 +76,10 @@ def test_a_killed_writer_leaves_no_half_object(place: Place, tmp_path: Path) -> 
         assert store.stat(key) is None or read(store, tmp_path / "got", key) == storage_writer.content(number)
 
 
-def insist(engine: str, call: Callable[[], object]) -> None:
-    """Hold on while it is infrastructure, as the consumer loop does.
+def retry_infrastructure_errors(engine: str, call: Callable[[], object]) -> None:
+    """Retry infrastructure errors of S3, as the consumer loop does.
 
-    VersityGW prunes folders as well, and now and then refuses a put because another key's folder is going away.
+    VersityGW prunes folders as well, and occasionally rejects a put because another key's folder is being removed.
     """
     for _ in range(20 if engine == "s3" else 0):
         try:
@@ -90,17 +90,19 @@ def insist(engine: str, call: Callable[[], object]) -> None:
     call()
 
 
-def test_puts_and_deletes_side_by_side_lose_nothing_else(place: Place, make_file: MakeFile, tmp_path: Path) -> None:
-    """Deleting prunes folders of the local store, which puts of neighbours are making at the same time."""
+def test_concurrent_puts_and_deletes_do_not_interfere(
+    location: StoreLocation, make_file: MakeFile, tmp_path: Path
+) -> None:
+    """Deleting prunes folders of the local store while puts of other keys create them."""
     source = make_file(b"stem")
-    store = place.open()
+    store = location.open()
 
     def work(worker: int) -> None:
         key = f"handoff/task/{worker}.wav"
         for _ in range(20):
-            insist(place.engine, lambda: store.put(key, source, content_type="audio/wav"))
+            retry_infrastructure_errors(location.engine, lambda: store.put(key, source, content_type="audio/wav"))
             assert read(store, tmp_path / f"got-{worker}", key) == b"stem"
-            insist(place.engine, lambda: store.delete(key))
+            retry_infrastructure_errors(location.engine, lambda: store.delete(key))
             assert store.stat(key) is None
 
     with ThreadPoolExecutor(4) as pool:

@@ -1,4 +1,4 @@
-"""Copies between stores, in all four directions and within one."""
+"""Tests of copies between stores, in all four directions and within one store."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 
 from pipeline.errors import ErrorCode, PermanentError
 from pipeline.storage import ObjectStore, StoredObject
-from tests.conformance.storage.backends import Place
+from tests.conformance.storage.backends import StoreLocation
 from tests.conformance.storage.test_promises import KEY, LARGE, MakeFile, put, read
 
 COPY = "6f1c3e0a-8a55-4c43-a8f0-0a4a3e3f0d11_vocals.wav"
-MakePlace = Callable[[str], Place]
+MakeLocation = Callable[[str], StoreLocation]
 
 DIRECTIONS = [
     ("local", "local"),
@@ -24,13 +24,13 @@ DIRECTIONS = [
 
 
 @pytest.fixture(params=DIRECTIONS, ids=lambda pair: "-to-".join(pair))
-def pair(request: pytest.FixtureRequest, make_place: MakePlace) -> tuple[ObjectStore, ObjectStore]:
+def pair(request: pytest.FixtureRequest, make_location: MakeLocation) -> tuple[ObjectStore, ObjectStore]:
     source, target = request.param
-    return make_place(source).open(), make_place(target).open()
+    return make_location(source).open(), make_location(target).open()
 
 
 @pytest.mark.parametrize("content", [b"", b"stem", LARGE], ids=["empty", "small", "large"])
-def test_an_object_is_copied_from_store_to_store(
+def test_object_is_copied_between_stores(
     pair: tuple[ObjectStore, ObjectStore], make_file: MakeFile, tmp_path: Path, content: bytes
 ) -> None:
     source, target = pair
@@ -43,9 +43,7 @@ def test_an_object_is_copied_from_store_to_store(
     assert read(source, tmp_path / "original") == content
 
 
-def test_a_copy_outlives_its_original(
-    pair: tuple[ObjectStore, ObjectStore], make_file: MakeFile, tmp_path: Path
-) -> None:
+def test_copy_outlives_its_original(pair: tuple[ObjectStore, ObjectStore], make_file: MakeFile, tmp_path: Path) -> None:
     source, target = pair
     put(source, make_file, b"the first")
     target.copy_from(source, KEY, COPY, content_type="audio/wav")
@@ -55,27 +53,29 @@ def test_a_copy_outlives_its_original(
     assert read(target, tmp_path / "copy", COPY) == b"the first"
 
 
-def test_copying_again_replaces(pair: tuple[ObjectStore, ObjectStore], make_file: MakeFile, tmp_path: Path) -> None:
+def test_copying_again_replaces_the_object(
+    pair: tuple[ObjectStore, ObjectStore], make_file: MakeFile, tmp_path: Path
+) -> None:
     source, target = pair
-    put(target, make_file, b"what was there before", COPY)
+    put(target, make_file, b"previous content", COPY)
     put(source, make_file, b"stem")
     for _ in range(2):
         target.copy_from(source, KEY, COPY, content_type="audio/wav")
         assert read(target, tmp_path / "copy", COPY) == b"stem"
 
 
-def test_a_missing_original_is_told_and_changes_nothing(
+def test_missing_original_is_an_error_and_changes_nothing(
     pair: tuple[ObjectStore, ObjectStore], make_file: MakeFile, tmp_path: Path
 ) -> None:
     source, target = pair
-    put(target, make_file, b"what was there before", COPY)
+    put(target, make_file, b"previous content", COPY)
     with pytest.raises(PermanentError) as caught:
         target.copy_from(source, KEY, COPY, content_type="audio/wav")
     assert caught.value.code is ErrorCode.OBJECT_MISSING
-    assert read(target, tmp_path / "copy", COPY) == b"what was there before"
+    assert read(target, tmp_path / "copy", COPY) == b"previous content"
 
 
-def test_a_copy_within_one_store(store: ObjectStore, make_file: MakeFile, tmp_path: Path) -> None:
+def test_copy_within_one_store(store: ObjectStore, make_file: MakeFile, tmp_path: Path) -> None:
     put(store, make_file, b"stem")
     store.copy_from(store, KEY, COPY, content_type="audio/wav")
     store.copy_from(store, KEY, KEY, content_type="audio/wav")

@@ -1,4 +1,4 @@
-"""Of several that want to say what an object is, the first is heard, and all of them are told what it said."""
+"""Tests of ``put_new``: the first writer of an object wins, and all callers receive its content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from pipeline.errors import ErrorCode, PermanentError
 from pipeline.storage import ObjectStore
 from tests.conformance.storage import first_writer
-from tests.conformance.storage.backends import Place
+from tests.conformance.storage.backends import StoreLocation
 from tests.conformance.storage.test_promises import MakeFile
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -28,20 +28,20 @@ def put_new(store: ObjectStore, content: bytes, key: str = KEY) -> bytes:
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\xff", b'{"state":"success"}', bytes(range(256)) * 2000])
-def test_the_first_content_stays(place: Place, content: bytes) -> None:
-    assert put_new(place.open(), content) == content
-    other = place.open()
+def test_first_content_is_kept(location: StoreLocation, content: bytes) -> None:
+    assert put_new(location.open(), content) == content
+    other = location.open()
     assert put_new(other, b"something else") == content
     assert other.read(KEY) == content
 
 
-def test_what_was_put_before_is_not_replaced(store: ObjectStore, make_file: MakeFile) -> None:
+def test_existing_object_is_not_replaced(store: ObjectStore, make_file: MakeFile) -> None:
     store.put(KEY, make_file(b"first"), content_type="application/json")
     assert put_new(store, b"second") == b"first"
     assert store.read(KEY) == b"first"
 
 
-def test_what_is_not_there_cannot_be_read(store: ObjectStore) -> None:
+def test_missing_object_cannot_be_read(store: ObjectStore) -> None:
     for key in (KEY, "outcomes"):
         with pytest.raises(PermanentError) as caught:
             store.read(key)
@@ -49,16 +49,16 @@ def test_what_is_not_there_cannot_be_read(store: ObjectStore) -> None:
         put_new(store, b"a neighbour", f"{KEY}.other")
 
 
-def test_what_was_deleted_can_be_new_again(store: ObjectStore) -> None:
+def test_deleted_object_can_be_stored_again(store: ObjectStore) -> None:
     put_new(store, b"first")
     store.delete(KEY)
     assert put_new(store, b"second") == b"second"
 
 
-def test_of_several_at_once_one_is_heard_by_all(place: Place) -> None:
-    """Contents of different lengths, so that a mixture would be noticed, and long enough to be seen half written."""
+def test_concurrent_callers_receive_the_same_content(location: StoreLocation) -> None:
+    """The contents differ in length, so that a mixture is detected, and are large enough to be seen half written."""
     contents = [bytes([65 + caller]) * (3_000_000 + 1000 * caller) for caller in range(CALLERS)]
-    stores = [place.open() for _ in range(CALLERS)]
+    stores = [location.open() for _ in range(CALLERS)]
     with ThreadPoolExecutor(CALLERS) as pool:
         for turn in range(4):
             key = f"outcomes/{turn}.json"
@@ -68,14 +68,14 @@ def test_of_several_at_once_one_is_heard_by_all(place: Place) -> None:
                 together.wait(20.0)
                 return put_new(stores[caller], contents[caller], key)
 
-            (heard,) = set(pool.map(call, range(CALLERS)))
-            assert heard in contents
-            assert stores[0].read(key) == heard
+            (stored,) = set(pool.map(call, range(CALLERS)))
+            assert stored in contents
+            assert stores[0].read(key) == stored
 
 
 @contextmanager
-def writing(place: Place, name: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "tests.conformance.storage.first_writer", place.to_json(), name]
+def writing(location: StoreLocation, name: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "tests.conformance.storage.first_writer", location.to_json(), name]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -83,22 +83,22 @@ def writing(place: Place, name: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def told_by(process: subprocess.Popen[str]) -> list[str]:
-    """Who was the first at each object, as far as the process came to tell."""
+def winners_printed_by(process: subprocess.Popen[str]) -> list[str]:
+    """Return the winner of each object, as far as the process has printed them."""
     assert process.stdout is not None
     return [line.strip() for line in process.stdout if line.endswith("\n")]
 
 
-def test_processes_agree_even_if_one_is_killed(place: Place) -> None:
+def test_processes_agree_even_if_one_is_killed(location: StoreLocation) -> None:
     with ExitStack() as stack:
-        first, second = (stack.enter_context(writing(place, name)) for name in ("first", "second"))
+        first, second = (stack.enter_context(writing(location, name)) for name in ("first", "second"))
         assert second.stdout is not None
-        told_by_second = [second.stdout.readline().strip()]
+        winners_of_second = [second.stdout.readline().strip()]
         second.kill()
-        told_by_second += told_by(second)
-        told = told_by(first)
+        winners_of_second += winners_printed_by(second)
+        winners = winners_printed_by(first)
         assert first.wait() == 0
-    assert told[: len(told_by_second)] == told_by_second
-    store = place.open()
+    assert winners[: len(winners_of_second)] == winners_of_second
+    store = location.open()
     for number in range(first_writer.OBJECTS):
-        assert store.read(first_writer.key(number)) == first_writer.content(told[number], number)
+        assert store.read(first_writer.key(number)) == first_writer.content(winners[number], number)

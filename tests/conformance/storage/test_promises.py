@@ -1,4 +1,4 @@
-"""What every object store promises, whatever it is made of."""
+"""Tests of the guarantees of every object store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
 from pipeline.storage import ObjectStore, StoredObject
-from tests.conformance.storage.backends import Place
+from tests.conformance.storage.backends import StoreLocation
 
 MakeFile = Callable[[bytes], Path]
 KEY = "handoff/6f1c3e0a-8a55-4c43-a8f0-0a4a3e3f0d11/vocals.wav"
@@ -17,7 +17,7 @@ KEY = "handoff/6f1c3e0a-8a55-4c43-a8f0-0a4a3e3f0d11/vocals.wav"
 #: Larger than one part of a multipart upload.
 LARGE = bytes(range(256)) * (40 * 4096)
 
-HOSTILE = [
+INVALID_KEYS = [
     "",
     "/",
     "/etc/passwd",
@@ -58,23 +58,25 @@ def read(store: ObjectStore, target: Path, key: str = KEY) -> bytes:
 
 
 @pytest.mark.parametrize("content", [b"", b"\0", b"RIFF" * 1000, LARGE], ids=["empty", "byte", "small", "large"])
-def test_what_is_put_can_be_got(place: Place, make_file: MakeFile, tmp_path: Path, content: bytes) -> None:
-    stored = put(place.open(), make_file, content)
+def test_put_and_get(location: StoreLocation, make_file: MakeFile, tmp_path: Path, content: bytes) -> None:
+    stored = put(location.open(), make_file, content)
 
-    other = place.open()
+    other = location.open()
     assert stored == StoredObject(KEY, len(content))
     assert other.stat(KEY) == stored
     assert read(other, tmp_path / "got") == content
 
 
 @pytest.mark.parametrize("key", ["a", "a.b-c_D.9", "a/b", "x" * 200, "-/_/.x"])
-def test_harmless_keys_are_taken(store: ObjectStore, make_file: MakeFile, tmp_path: Path, key: str) -> None:
+def test_valid_keys_are_accepted(store: ObjectStore, make_file: MakeFile, tmp_path: Path, key: str) -> None:
     put(store, make_file, b"stem", key)
     assert read(store, tmp_path / "got", key) == b"stem"
 
 
-@pytest.mark.parametrize("key", HOSTILE, ids=ascii)
-def test_other_keys_are_refused_everywhere(store: ObjectStore, make_file: MakeFile, tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize("key", INVALID_KEYS, ids=ascii)
+def test_invalid_keys_are_refused_by_every_method(
+    store: ObjectStore, make_file: MakeFile, tmp_path: Path, key: str
+) -> None:
     target = tmp_path / "target"
     calls: list[Callable[[], object]] = [
         lambda: put(store, make_file, b"stem", key),
@@ -95,40 +97,40 @@ def test_other_keys_are_refused_everywhere(store: ObjectStore, make_file: MakeFi
     assert not target.exists()
 
 
-@pytest.mark.parametrize("content", [b"shorter", b"much longer than it was before"])
-def test_an_object_is_replaced(store: ObjectStore, make_file: MakeFile, tmp_path: Path, content: bytes) -> None:
-    put(store, make_file, b"what was before")
+@pytest.mark.parametrize("content", [b"shorter", b"much longer than the previous content"])
+def test_object_is_replaced(store: ObjectStore, make_file: MakeFile, tmp_path: Path, content: bytes) -> None:
+    put(store, make_file, b"previous content")
     put(store, make_file, content)
     assert store.stat(KEY) == StoredObject(KEY, len(content))
     assert read(store, tmp_path / "got") == content
 
 
-def test_the_file_that_was_put_stays_and_is_not_shared(store: ObjectStore, make_file: MakeFile, tmp_path: Path) -> None:
+def test_source_file_is_kept_and_not_shared(store: ObjectStore, make_file: MakeFile, tmp_path: Path) -> None:
     source = make_file(b"stem")
     store.put(KEY, source, content_type="audio/wav")
     source.write_bytes(b"something else")
     assert read(store, tmp_path / "got") == b"stem"
 
 
-def test_a_file_that_was_got_is_not_shared(store: ObjectStore, make_file: MakeFile, tmp_path: Path) -> None:
+def test_downloaded_file_is_not_shared(store: ObjectStore, make_file: MakeFile, tmp_path: Path) -> None:
     put(store, make_file, b"stem")
     store.get(KEY, tmp_path / "first")
-    (tmp_path / "first").write_bytes(b"changed by its reader")
+    (tmp_path / "first").write_bytes(b"changed")
     assert read(store, tmp_path / "second") == b"stem"
 
 
-def test_a_missing_object_is_told(store: ObjectStore, tmp_path: Path) -> None:
+def test_missing_object_is_an_error(store: ObjectStore, tmp_path: Path) -> None:
     target = tmp_path / "target"
-    target.write_bytes(b"what was there")
+    target.write_bytes(b"previous content")
     with pytest.raises(PermanentError) as caught:
         store.get(KEY, target)
     assert caught.value.code is ErrorCode.OBJECT_MISSING
-    assert target.read_bytes() == b"what was there"
+    assert target.read_bytes() == b"previous content"
     assert store.stat(KEY) is None
     assert [path.name for path in tmp_path.glob("*.partial")] == []
 
 
-def test_local_files_that_cannot_be_used_are_infrastructure(
+def test_unusable_local_files_are_infrastructure_errors(
     store: ObjectStore, make_file: MakeFile, tmp_path: Path
 ) -> None:
     put(store, make_file, b"stem")
@@ -139,7 +141,7 @@ def test_local_files_that_cannot_be_used_are_infrastructure(
     assert read(store, tmp_path / "got") == b"stem"
 
 
-def test_the_parent_of_an_object_is_not_one(store: ObjectStore, make_file: MakeFile) -> None:
+def test_parent_of_an_object_is_not_an_object(store: ObjectStore, make_file: MakeFile) -> None:
     put(store, make_file, b"stem")
     assert store.stat("handoff") is None
 
@@ -153,7 +155,7 @@ def test_delete_removes_one_object(store: ObjectStore, make_file: MakeFile, tmp_
     assert read(store, tmp_path / "got", neighbour) == b"instrumental"
 
 
-def test_delete_of_what_is_not_there_is_fine(store: ObjectStore, make_file: MakeFile) -> None:
+def test_deleting_a_missing_object_is_not_an_error(store: ObjectStore, make_file: MakeFile) -> None:
     store.delete(KEY)
     put(store, make_file, b"stem")
     store.delete(KEY)

@@ -1,4 +1,4 @@
-"""Links are fetched by a client that holds nothing but the link."""
+"""Tests of links, fetched by a client without credentials."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from api.files import files_router
 from pipeline.storage import ObjectStore
 from pipeline.storage.local.store import LocalStore
 from tests.api.http_client import serving
-from tests.conformance.storage.backends import SIGNER, Place, local_place
+from tests.conformance.storage.backends import SIGNER, StoreLocation, local_location
 from tests.conformance.storage.test_promises import MakeFile
 
 KEY = "6f1c3e0a-8a55-4c43-a8f0-0a4a3e3f0d11_vocals.wav"
@@ -23,31 +23,31 @@ CONTENT = b"RIFF" * 50_000
 
 
 @pytest.fixture
-def store(place: Place) -> Iterator[ObjectStore]:
-    """A store whose links lead somewhere: an S3 server has its own HTTP, for local files it is the API's."""
-    if place.engine != "local":
-        yield place.open()
+def store(location: StoreLocation) -> Iterator[ObjectStore]:
+    """Yield a store with reachable links: an S3 server has its own endpoint; the API serves local files."""
+    if location.engine != "local":
+        yield location.open()
         return
-    root = Path(place.options["root"])
+    root = Path(location.options["root"])
     app = FastAPI()
     install_error_handlers(app)
     app.include_router(files_router(LocalStore(root), SIGNER))
     with serving(app, ("", "")) as client:
-        yield local_place(root, f"http://127.0.0.1:{client.port}").open()
+        yield local_location(root, f"http://127.0.0.1:{client.port}").open()
 
 
 def fetch(url: str) -> requests.Response:
     return requests.get(url, timeout=20)
 
 
-def test_a_link_gives_the_object(store: ObjectStore, make_file: MakeFile) -> None:
+def test_link_returns_the_object(store: ObjectStore, make_file: MakeFile) -> None:
     store.put(KEY, make_file(CONTENT), content_type="audio/wav")
     answer = fetch(store.url(KEY))
     assert (answer.status_code, answer.content) == (200, CONTENT)
     assert answer.headers["Content-Type"] == "audio/wav"
 
 
-def test_a_link_is_for_one_object_only(store: ObjectStore, make_file: MakeFile) -> None:
+def test_link_is_valid_for_one_object_only(store: ObjectStore, make_file: MakeFile) -> None:
     other = KEY.replace("vocals", "instrumental")
     for key in (KEY, other):
         store.put(key, make_file(CONTENT), content_type="audio/wav")
@@ -56,5 +56,5 @@ def test_a_link_is_for_one_object_only(store: ObjectStore, make_file: MakeFile) 
     assert fetch(urlunsplit(parts._replace(path=parts.path.replace(KEY, other)))).status_code == 403
 
 
-def test_the_link_of_a_missing_object_gives_404(store: ObjectStore) -> None:
+def test_link_of_a_missing_object_returns_404(store: ObjectStore) -> None:
     assert fetch(store.url(KEY)).status_code == 404

@@ -1,4 +1,4 @@
-"""The engines that the suite runs against, each behind the same few calls."""
+"""The engines under test, behind one interface."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ ROOT = Path(__file__).parents[3]
 
 NEEDS_KAFKA = [
     pytest.mark.kafka,
-    # The first test that needs Kafka may have to fetch it, which takes minutes.
+    # The first test that needs Kafka may have to download it, which takes minutes.
     pytest.mark.timeout(1200),
 ]
 
-#: An engine by name, with the number of its topics' partitions.
+#: The engines by name; Kafka's with the number of partitions per topic.
 BOTH_ENGINES = ["embedded", pytest.param("kafka-1", marks=NEEDS_KAFKA)]
 
-#: Short, so that deaths are noticed within a test's patience; services use 30 s and 10 min.
+#: Short, so that a crash is detected within a test's timeout; services use 30 s and 10 min.
 SESSION_TIMEOUT_MS = 2000
 MAX_POLL_INTERVAL_MS = 3000
 LEASE = 1.0
-#: Longer than every time-out above, s: work that lasts this long needs to be kept alive.
+#: Longer than every timeout above, s: a job of this length loses its membership unless it is kept alive.
 LONG_JOB = 4.0
 
 
 def open_transport(description: dict[str, Any]) -> Transport:
-    """The engine that ``description`` (JSON-serialisable, so that another process can do the same) stands for."""
+    """Open the engine described by ``description``, which is JSON-serialisable for use in other processes."""
     if description["engine"] == "embedded":
         return EmbeddedTransport(Path(description["path"]), lease=LEASE)
     return KafkaTransport(
@@ -52,21 +52,21 @@ def open_transport(description: dict[str, Any]) -> Transport:
 
 
 class Member:
-    """A consumer in a process of its own, which can be killed."""
+    """A consumer in a separate process, which can be killed."""
 
     def __init__(self, description: dict[str, Any], **job: str) -> None:
         command = [sys.executable, "-m", "tests.support.transport_member", json.dumps({**description, **job})]
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def says(self) -> dict[str, Any]:
-        """The next thing the member reports; fails with an AssertionError if it has died."""
+    def read_report(self) -> dict[str, Any]:
+        """Return the member's next report. Raises AssertionError if it has died."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, f"the member ended with status {self.process.wait()}"
         report: dict[str, Any] = json.loads(line)
         return report
 
-    def tell(self, command: str) -> None:
+    def send(self, command: str) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
@@ -92,23 +92,23 @@ class Backend:
 
     @property
     def stores_outputs_with_the_offset(self) -> bool:
-        """Whether outputs and offset become durable in one step, so that a crash can part them nowhere."""
+        """True if outputs and offset become durable in one transaction, which a crash cannot split."""
         return bool(self.description["engine"] == "embedded")
 
     def open(self) -> Transport:
-        """A connection of its own, closed after the test."""
+        """Open a separate connection, which is closed after the test."""
         transport = open_transport(self.description)
         self._opened.append(transport)
         return transport
 
     def topic(self, purpose: str = "jobs") -> str:
-        """A new, empty topic."""
+        """Create an empty topic and return its name."""
         name = f"{purpose}-{uuid.uuid4().hex[:12]}"
         self.open().ensure_topics([Topic(name, retention=3600)])
         return name
 
     def member(self, topic: str, group: str, **job: str) -> Member:
-        """A member of ``group`` in another process."""
+        """Start a member of ``group`` in another process."""
         member = Member(self.description, topic=topic, group=group, **job)
         self._members.append(member)
         return member

@@ -1,4 +1,4 @@
-"""Every test of this folder runs on every engine."""
+"""Fixtures that run every test of this folder on every engine."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def topic(backend: Backend) -> str:
 
 @pytest.fixture
 def group() -> str:
-    """A group of its own: members that a test has killed are members of their group for a while yet."""
+    """Return a new group: members killed by a test remain in their group until the session timeout."""
     return f"group-{uuid.uuid4().hex[:12]}"

@@ -1,4 +1,4 @@
-"""What every engine promises of ``browse``: all that lies in a topic can be looked at, and nobody notices."""
+"""Tests of ``browse`` on every engine: it returns all messages of a topic, without affecting any group."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from itertools import islice
 
 import pytest
 
-from pipeline.transport.protocol import NOT_BEFORE, Message, Stored
+from pipeline.transport.protocol import NOT_BEFORE, Message, StoredMessage
 from tests.conformance.transport.backends import Backend
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 
 def numbered(topic: str, count: int, size: int = 0) -> list[Message]:
-    """Messages with seven keys, which say in which order they were published."""
+    """Return messages with seven keys, whose values are their sequence numbers."""
     return [Message(topic, f"key-{number % 7}", f"{number}".encode().ljust(size)) for number in range(count)]
 
 
-def numbers(browsed: list[Stored]) -> list[int]:
+def numbers(browsed: list[StoredMessage]) -> list[int]:
     return [int(stored.message.value) for stored in browsed]
 
 
-def test_every_message_is_seen_as_it_was_sent(backend: Backend, topic: str) -> None:
+def test_messages_are_returned_as_they_were_sent(backend: Backend, topic: str) -> None:
     sent = [Message(topic, f"schlüssel-{number}", b"\x00\xff\n", {"a": b"\xff", "b": b""}) for number in range(5)]
     transport = backend.open()
     earliest = time.time()
@@ -32,14 +32,12 @@ def test_every_message_is_seen_as_it_was_sent(backend: Backend, topic: str) -> N
     browsed = list(transport.browse(topic))
 
     assert sorted((stored.message for stored in browsed), key=lambda message: message.key) == sent
-    # Kafka keeps whole milliseconds.
+    # Kafka stores timestamps in whole milliseconds.
     assert all(earliest - 0.001 <= stored.published_at <= time.time() for stored in browsed)
 
 
 @pytest.mark.parametrize(("count", "size"), [(350, 0), (40, 100_000)], ids=["many", "large"])
-def test_more_than_is_fetched_at_once_comes_complete_and_in_order(
-    backend: Backend, topic: str, count: int, size: int
-) -> None:
+def test_several_fetches_are_complete_and_in_order(backend: Backend, topic: str, count: int, size: int) -> None:
     transport = backend.open()
     transport.publish(*numbered(topic, count, size))
 
@@ -56,10 +54,10 @@ def test_more_than_is_fetched_at_once_comes_complete_and_in_order(
         assert numbers(partition) == sorted(numbers(partition))
 
 
-def test_the_position_is_the_one_that_a_consumer_is_given(backend: Backend, topic: str, group: str) -> None:
+def test_position_is_the_same_as_that_of_a_delivery(backend: Backend, topic: str, group: str) -> None:
     transport = backend.open()
     transport.publish(*numbered(topic, 1))
-    delivery = transport.subscribe([topic], group).receive(PATIENCE)
+    delivery = transport.subscribe([topic], group).receive(TIMEOUT)
 
     (stored,) = transport.browse(topic)
 
@@ -67,16 +65,16 @@ def test_the_position_is_the_one_that_a_consumer_is_given(backend: Backend, topi
     assert (stored.partition, stored.offset) == (delivery.partition, delivery.offset)
 
 
-def test_no_group_takes_note(backend: Backend, topic: str, group: str) -> None:
+def test_browsing_does_not_affect_groups(backend: Backend, topic: str, group: str) -> None:
     transport = backend.open()
     transport.publish(*numbered(topic, 4))
     subscription = transport.subscribe([topic], group)
     seen = []
     for expected in range(4):
-        delivery = subscription.receive(PATIENCE)
+        delivery = subscription.receive(TIMEOUT)
         assert delivery is not None
 
-        # What is open, what is settled and what is still to come are all there.
+        # Open, settled and future messages are all returned.
         assert sorted(numbers(list(transport.browse(topic)))) == [0, 1, 2, 3]
 
         assert not delivery.cancel.is_set()
@@ -88,7 +86,7 @@ def test_no_group_takes_note(backend: Backend, topic: str, group: str) -> None:
     assert subscription.receive(0.5) is None
 
 
-def test_what_is_not_yet_to_be_delivered_is_seen(backend: Backend, topic: str) -> None:
+def test_messages_that_are_not_due_are_returned(backend: Backend, topic: str) -> None:
     transport = backend.open()
     in_an_hour = f"{(time.time() + 3600) * 1000:.0f}".encode()
     transport.publish(Message(topic, "k", b"later", {NOT_BEFORE: in_an_hour}))
@@ -96,9 +94,9 @@ def test_what_is_not_yet_to_be_delivered_is_seen(backend: Backend, topic: str) -
     assert [stored.message.value for stored in transport.browse(topic)] == [b"later"]
 
 
-def test_it_ends_although_more_is_published_meanwhile(backend: Backend, topic: str) -> None:
+def test_browsing_ends_although_more_is_published_meanwhile(backend: Backend, topic: str) -> None:
     transport = backend.open()
-    # More than is fetched at once: what is fetched last lies beside what was published meanwhile.
+    # More than one fetch: the last fetch also contains messages that were published meanwhile.
     transport.publish(*numbered(topic, 40, 100_000))
     browsing = transport.browse(topic)
     first = next(browsing)
@@ -108,7 +106,7 @@ def test_it_ends_although_more_is_published_meanwhile(backend: Backend, topic: s
     assert len(list(transport.browse(topic))) == 47
 
 
-def test_it_may_be_broken_off(backend: Backend, topic: str) -> None:
+def test_browsing_may_be_stopped_early(backend: Backend, topic: str) -> None:
     transport = backend.open()
     transport.publish(*numbered(topic, 3))
 
@@ -119,16 +117,16 @@ def test_it_may_be_broken_off(backend: Backend, topic: str) -> None:
     assert sorted(numbers(list(transport.browse(topic)))) == [0, 1, 2, 3]
 
 
-def test_other_topics_are_left_out(backend: Backend, topic: str) -> None:
+def test_other_topics_are_not_returned(backend: Backend, topic: str) -> None:
     transport = backend.open()
     transport.publish(Message(backend.topic("other"), "k", b"0"), Message(topic, "k", b"1"))
 
     assert numbers(list(transport.browse(topic))) == [1]
 
 
-def test_an_empty_topic_is_empty(backend: Backend, topic: str) -> None:
+def test_empty_topic_yields_nothing(backend: Backend, topic: str) -> None:
     assert list(backend.open().browse(topic)) == []
 
 
-def test_a_topic_that_does_not_exist_is_empty(backend: Backend, topic: str) -> None:
+def test_missing_topic_yields_nothing(backend: Backend, topic: str) -> None:
     assert list(backend.open().browse(f"{topic}-misspelt")) == []

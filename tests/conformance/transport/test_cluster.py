@@ -1,4 +1,4 @@
-"""Three brokers, three replicas, two in sync: what the death of one costs, and that of two."""
+"""Tests of a cluster of three brokers, three replicas, two in sync: crashes of one and of two brokers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.support.traffic import PATIENCE, Traffic, wait_until
 
 pytestmark = [*backends.NEEDS_KAFKA, pytest.mark.slow]
 
-#: Messages that show that jobs pass.
-SOME = 50
+#: Number of messages that show that the traffic flows.
+SEVERAL = 50
 PUBLISH_TIMEOUT = 5.0
 
 Connect = Callable[[], KafkaTransport]
@@ -33,7 +33,7 @@ def started_cluster(tools_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
     cluster = KafkaCluster(tools_dir, tmp_path_factory.mktemp("cluster"))
     require(cluster.start)
     yield cluster
-    cluster.kill()  # nobody needs its data any more
+    cluster.kill()  # its data are no longer needed
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def topic(cluster: KafkaCluster, connect: Connect) -> str:
     transport = connect()
     transport.ensure_topics([Topic(name, retention=3600)])
     transport.close()
-    for broker in cluster.brokers:  # they learn of it one after the other
-        wait_until(lambda: in_sync(broker, name) == {3})  # noqa: B023  called at once
+    for broker in cluster.brokers:  # the brokers learn of the topic one after the other
+        wait_until(lambda: in_sync(broker, name) == {3})  # noqa: B023  called immediately
     return name
 
 
@@ -77,32 +77,30 @@ def leader_of_most(cluster: KafkaCluster, topic: str) -> KafkaBroker:
 
 
 def in_sync(broker: KafkaBroker, topic: str) -> set[int]:
-    """How many replicas of the partitions are in sync, as far as ``broker`` knows."""
+    """Return the numbers of in-sync replicas of the partitions, as ``broker`` reports them."""
     return {len(partition["isr_nodes"]) for partition in partitions(broker, topic)}
 
 
-def test_one_broker_dies_under_load_and_nothing_is_lost(cluster: KafkaCluster, connect: Connect, topic: str) -> None:
+def test_crash_of_one_broker_under_load_loses_nothing(cluster: KafkaCluster, connect: Connect, topic: str) -> None:
     victim = leader_of_most(cluster, topic)
     with Traffic(connect, topic, publishers=2) as traffic:
-        wait_until(lambda: len(traffic.consumed) > SOME)
+        wait_until(lambda: len(traffic.consumed) > SEVERAL)
         victim.kill()
         published, consumed = len(traffic.published), len(traffic.consumed)
-        wait_until(lambda: len(traffic.published) > published + SOME)
-        wait_until(lambda: len(traffic.consumed) > consumed + SOME)
+        wait_until(lambda: len(traffic.published) > published + SEVERAL)
+        wait_until(lambda: len(traffic.consumed) > consumed + SEVERAL)
 
         victim.start()
         wait_until(lambda: in_sync(victim, topic) == {3})
         published = len(traffic.published)
-        wait_until(lambda: len(traffic.published) > published + SOME)
+        wait_until(lambda: len(traffic.published) > published + SEVERAL)
         traffic.require_all_consumed()
 
 
-def test_two_brokers_die_and_nothing_is_taken_that_could_be_lost(
-    cluster: KafkaCluster, connect: Connect, topic: str
-) -> None:
+def test_no_message_is_accepted_while_two_brokers_are_down(cluster: KafkaCluster, connect: Connect, topic: str) -> None:
     transport = connect()
-    taken = [value.encode() for value in map(str, range(SOME))]
-    transport.publish(*(Message(topic, "k", value) for value in taken))
+    accepted = [value.encode() for value in map(str, range(SEVERAL))]
+    transport.publish(*(Message(topic, "k", value) for value in accepted))
     for broker in cluster.brokers[1:]:
         broker.kill()
     with pytest.raises(InfrastructureError) as raised:
@@ -112,11 +110,11 @@ def test_two_brokers_die_and_nothing_is_taken_that_could_be_lost(
     cluster.start()
     subscription = transport.subscribe([topic], f"group-of-{topic}")
     found: list[bytes] = []
-    while not set(taken) <= set(found):
+    while not set(accepted) <= set(found):
         delivery = subscription.receive(PATIENCE)
-        assert delivery is not None, "nothing more comes"
+        assert delivery is not None, "no further delivery"
         found.append(delivery.message.value)
         subscription.settle(delivery)
     transport.close()
-    # In the order in which they were published; the one that was not confirmed may be there or not.
-    assert found[:SOME] == taken
+    # In the order of publication; the unconfirmed message may be stored or not.
+    assert found[:SEVERAL] == accepted

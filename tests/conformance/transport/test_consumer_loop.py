@@ -376,7 +376,7 @@ class TestLanes:
     def test_a_job_settled_out_of_order_is_not_done_again_after_a_death(self, stage: Stage) -> None:
         stage.publish(b"first", b"second", keys="ab")
         member = stage.backend.member(stage.topics.jobs, stage.group, mode="hold-first")
-        assert member.says()["event"] == "settled"
+        assert member.read_report()["event"] == "settled"
         member.end()
         worker = stage.worker()
         stage.run(worker)
@@ -403,7 +403,7 @@ class TestPoison:
         stage.publish(b"one", b"two")
         for attempt in (1, 2):
             member = stage.backend.member(stage.topics.jobs, stage.group, mode="work")
-            assert member.says() == {"event": "working", "key": "k", "attempt": attempt}
+            assert member.read_report() == {"event": "working", "key": "k", "attempt": attempt}
             member.end()
         worker = stage.worker()
         stage.run(worker)

@@ -1,5 +1,7 @@
-"""What only Kafka has: a broker that dies or hangs, topics with partitions, members that come and go; and what
-kafka-python 3.0.12 does that the engine has to work around, seen on a real broker.
+"""Tests specific to the Kafka engine, on a real broker.
+
+Brokers that are down or hang, topics with partitions, rebalances, and the defects of kafka-python 3.0.12 for which the
+engine has workarounds.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from structlog.testing import capture_logs
 from devstack.kafka import KafkaBroker
 from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, PermanentError
 from pipeline.transport.kafka import member
-from pipeline.transport.kafka.client import KafkaClients, finish_interrupted_join, force_close, is_joining
+from pipeline.transport.kafka.client import KafkaClientFactory, finish_interrupted_join, force_close, is_joining
 from pipeline.transport.kafka.transport import KafkaTransport
 from pipeline.transport.protocol import Delivery, Message, Subscription, Topic
 from tests.conformance.transport import backends
@@ -34,18 +36,18 @@ from tests.support.topic_settings import topic_setting
 
 pytestmark = backends.NEEDS_KAFKA
 
-PATIENCE = 45.0
+TIMEOUT = 45.0
 PUBLISH_TIMEOUT = 1.5
-#: Beyond the time-out of what is asked: ending a client, and a machine that is busy.
+#: Tolerance beyond a call's own timeout, s: closing a client, and a busy machine.
 SLACK = 5.0
 
-#: The client's defects are shown for the version that is pinned; another one has to be looked at again.
+#: The defects are demonstrated for the pinned version; another version has to be checked again.
 shows_a_defect = pytest.mark.skipif(kafka.__version__ != "3.0.12", reason="a defect of kafka-python 3.0.12")
 
 
 @pytest.fixture
 def connect(kafka_broker: KafkaBroker) -> Iterator[Callable[..., KafkaTransport]]:
-    """Opens connections with a service's time-outs, which are closed after the test."""
+    """Yield a function that opens connections with a service's timeouts; they are closed after the test."""
     opened: list[KafkaTransport] = []
 
     def connect(**settings: Any) -> KafkaTransport:
@@ -78,20 +80,20 @@ def admin(kafka_broker: KafkaBroker) -> Iterator[KafkaAdminClient]:
 
 
 def receive(subscription: Subscription) -> Delivery:
-    """The next delivery, however long the client takes to find its broker or a topic that is new."""
+    """Return the next delivery; the client may first have to find its broker or a new topic."""
     return receive_from_any([subscription])[1]
 
 
-def publish_in_time(transport: KafkaTransport, *messages: Message) -> None:
-    """Publish to a broker that has just come up: finding it may take longer than one publisher's patience."""
-    until = time.monotonic() + PATIENCE
-    while isinstance(bounded(lambda: transport.publish(*messages), PATIENCE), InfrastructureError):
+def publish_with_retries(transport: KafkaTransport, *messages: Message) -> None:
+    """Publish to a broker that has just started: finding it may take longer than one publish timeout."""
+    until = time.monotonic() + TIMEOUT
+    while isinstance(bounded(lambda: transport.publish(*messages), TIMEOUT), InfrastructureError):
         assert time.monotonic() < until
 
 
-def fault_told(subscription: Subscription) -> InfrastructureError:
-    """What an idle receiver is told."""
-    until = time.monotonic() + PATIENCE
+def await_fault(subscription: Subscription) -> InfrastructureError:
+    """Return the error that ``receive`` raises."""
+    until = time.monotonic() + TIMEOUT
     while True:
         try:
             assert subscription.receive(0.5) is None
@@ -100,8 +102,8 @@ def fault_told(subscription: Subscription) -> InfrastructureError:
         assert time.monotonic() < until
 
 
-def values(transport: KafkaTransport, topic: str) -> list[bytes]:
-    """Everything in the topic by now; a last message is published to know where its end is."""
+def stored_values(transport: KafkaTransport, topic: str) -> list[bytes]:
+    """Return the values in the topic up to now; a final message is published to mark its end."""
     end = uuid.uuid4().bytes
     transport.publish(Message(topic, "k", end))
     subscription = transport.subscribe([topic], f"reader-{uuid.uuid4().hex}")
@@ -114,25 +116,25 @@ def values(transport: KafkaTransport, topic: str) -> list[bytes]:
 
 
 def bounded(call: Callable[[], object], seconds: float) -> BaseException | None:
-    """What ``call`` raises; fails if it has not returned after ``seconds``."""
+    """Return what ``call`` raises. Raises AssertionError if it has not returned after ``seconds``."""
     raised: list[BaseException] = []
 
     def run() -> None:
         try:
             call()
-        except BaseException as error:  # noqa: BLE001  told by the caller
+        except BaseException as error:  # noqa: BLE001  returned to the caller
             raised.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(seconds)
-    assert not thread.is_alive(), f"it takes longer than {seconds} s"
+    assert not thread.is_alive(), f"the call takes longer than {seconds} s"
     return raised[0] if raised else None
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What this process has of the things that run out."""
+    """The limited resources that this process uses."""
 
     threads: int
     files: int
@@ -142,14 +144,14 @@ class Footprint:
         return cls(threading.active_count(), len(os.listdir("/proc/self/fd")))
 
     def holds(self) -> bool:
-        """Whether it has not grown."""
+        """Return True if the footprint has not grown."""
         now = Footprint.now()
         return now.threads <= self.threads and now.files <= self.files
 
 
-class TestTheBrokerIsDown:
+class TestBrokerDown:
     @pytest.mark.slow
-    def test_services_start_wait_and_work_when_it_comes(
+    def test_services_start_without_a_broker_and_work_once_it_is_up(
         self, kafka_broker: KafkaBroker, connect: Callable[..., KafkaTransport], topic: str, group: str
     ) -> None:
         kafka_broker.kill()
@@ -158,25 +160,25 @@ class TestTheBrokerIsDown:
 
         refused = bounded(lambda: transport.publish(Message(topic, "k", b"refused")), PUBLISH_TIMEOUT + SLACK)
         unready = bounded(transport.check, SLACK)
-        untold = bounded(lambda: subscription.receive(0.0), SLACK)
+        received = bounded(lambda: subscription.receive(0.0), SLACK)
         lost = bounded(lambda: transport.emit(Message(topic, "k", b"report")), 1.0)
 
         assert isinstance(refused, InfrastructureError)
         assert refused.code is ErrorCode.BROKER_UNAVAILABLE
         assert isinstance(unready, InfrastructureError)
-        assert untold is None or isinstance(untold, InfrastructureError)
+        assert received is None or isinstance(received, InfrastructureError)
         assert lost is None
 
         kafka_broker.start()
         transport.check()
-        publish_in_time(transport, Message(topic, "k", b"taken"))
+        publish_with_retries(transport, Message(topic, "k", b"accepted"))
         delivery = receive(subscription)
         subscription.settle(delivery)
-        assert delivery.message.value == b"taken"
-        assert b"refused" not in values(transport, topic)
+        assert delivery.message.value == b"accepted"
+        assert b"refused" not in stored_values(transport, topic)
 
     @pytest.mark.slow
-    def test_waiting_for_it_costs_nothing_that_runs_out(
+    def test_waiting_for_the_broker_leaks_no_resources(
         self, kafka_broker: KafkaBroker, connect: Callable[..., KafkaTransport], topic: str
     ) -> None:
         kafka_broker.kill()
@@ -195,7 +197,7 @@ class TestTheBrokerIsDown:
         assert before.holds()
 
     @pytest.mark.slow
-    def test_a_job_in_hand_is_settled_when_it_is_back(
+    def test_open_job_is_settled_once_the_broker_is_back(
         self, kafka_broker: KafkaBroker, connect: Callable[..., KafkaTransport], topic: str, group: str
     ) -> None:
         results = f"results-{topic}"
@@ -212,12 +214,12 @@ class TestTheBrokerIsDown:
         refused = bounded(settle, 2 * PUBLISH_TIMEOUT + SLACK)
         assert isinstance(refused, InfrastructureError)
         kafka_broker.start()
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT
         while isinstance(bounded(settle, 2 * PUBLISH_TIMEOUT + SLACK), InfrastructureError):
             assert time.monotonic() < until
 
         assert not delivery.cancel.is_set()
-        assert values(transport, results) == [b"done"]
+        assert stored_values(transport, results) == [b"done"]
         second = receive(subscription)
         assert (second.message.value, second.attempt) == (b"second", 1)
         subscription.settle(second)
@@ -228,10 +230,10 @@ class TestTheBrokerIsDown:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("how", ["hangs", "is gone"])
-    def test_an_idle_consumer_is_told(
+    def test_idle_consumer_detects_the_outage(
         self, how: str, kafka_broker: KafkaBroker, connect: Callable[..., KafkaTransport], topic: str, group: str
     ) -> None:
-        """Its polls raise nothing by themselves."""
+        """The polls of kafka-python do not raise."""
         transport = connect()
         transport.publish(Message(topic, "k", b"job"))
         subscription = transport.subscribe([topic], group)
@@ -241,55 +243,55 @@ class TestTheBrokerIsDown:
         else:
             kafka_broker.kill()
 
-        assert fault_told(subscription).code is ErrorCode.BROKER_UNAVAILABLE
+        assert await_fault(subscription).code is ErrorCode.BROKER_UNAVAILABLE
 
         kafka_broker.resume()
         kafka_broker.start()
-        publish_in_time(transport, Message(topic, "k", b"next"))
+        publish_with_retries(transport, Message(topic, "k", b"next"))
         assert receive(subscription).message.value == b"next"
 
     @pytest.mark.slow
-    def test_a_consumer_is_told_that_joins_its_group(
+    def test_joining_consumer_detects_the_outage(
         self, kafka_broker: KafkaBroker, connect: Callable[..., KafkaTransport], topic: str, group: str
     ) -> None:
-        """The answer to its joining may take minutes, as long as another member does not join again."""
+        """The response to a JoinGroup request may take minutes, while another member does not rejoin."""
         transport = connect()
         with raw_consumer(kafka_broker, group) as silent:
             silent.subscribe([topic])
-            until = time.monotonic() + PATIENCE
+            until = time.monotonic() + TIMEOUT
             while not silent.assignment():
                 silent.poll(timeout_ms=100)
                 assert time.monotonic() < until
             subscription = transport.subscribe([topic], group)
-            # Longer than the silence of a broker that hangs, and nothing is amiss.
-            assert subscription.receive(2 * member.SILENCE) is None
+            # Longer than the timeout for a hanging broker, without a fault.
+            assert subscription.receive(2 * member.COORDINATOR_TIMEOUT) is None
             kafka_broker.pause()
-            assert fault_told(subscription).code is ErrorCode.BROKER_UNAVAILABLE
+            assert await_fault(subscription).code is ErrorCode.BROKER_UNAVAILABLE
             kafka_broker.resume()
 
-    def test_a_receiver_does_not_wait_for_a_client_that_hangs(
+    def test_receive_does_not_wait_for_a_hung_client(
         self, connect: Callable[..., KafkaTransport], topic: str, group: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(member, "STUCK", 0.5)
-        let_go = threading.Event()
+        monkeypatch.setattr(member, "STALL_TIMEOUT", 0.5)
+        release = threading.Event()
         subscription = connect().subscribe([topic], group)
-        monkeypatch.setattr(KafkaConsumer, "poll", lambda *_arguments, **_options: let_go.wait(PATIENCE) and {})
+        monkeypatch.setattr(KafkaConsumer, "poll", lambda *_arguments, **_options: release.wait(TIMEOUT) and {})
         with capture_logs() as log:
-            assert "has not come back" in fault_told(subscription).message
-        (told,) = [line for line in log if line["event"] == "kafka_client_stuck"]
-        assert any("member.py" in call for call in told["stack"])
+            assert "has not returned" in await_fault(subscription).message
+        (stuck,) = [line for line in log if line["event"] == "kafka_client_stuck"]
+        assert any("member.py" in call for call in stuck["stack"])
         monkeypatch.undo()
-        let_go.set()
+        release.set()
 
 
-class TestTheBrokerHangs:
+class TestBrokerHangs:
     @pytest.mark.slow
-    def test_everything_gives_up_in_time_and_nothing_is_sent_later(
+    def test_calls_time_out_and_nothing_is_sent_later(
         self, kafka_broker: KafkaBroker, connect: Callable[..., KafkaTransport], topic: str
     ) -> None:
-        """A broker that is frozen has what was under way when it froze in its socket, and stores it when it wakes.
+        """A frozen broker has the requests in flight in its socket buffer, and stores them when it resumes.
 
-        Nobody can take that back. What is published after the first failure must never arrive.
+        A client cannot revoke them. Messages published after the first failure must never be stored.
         """
         transport = connect()
         transport.publish(Message(topic, "k", b"before"))
@@ -301,11 +303,11 @@ class TestTheBrokerHangs:
         def failure_of(value: bytes) -> BaseException | None:
             return bounded(lambda: transport.publish(Message(topic, "k", value)), PUBLISH_TIMEOUT + SLACK)
 
-        under_way = [threading.Thread(target=lambda: failures.append(failure_of(b"under way"))) for _ in range(4)]
-        for thread in under_way:
+        in_flight = [threading.Thread(target=lambda: failures.append(failure_of(b"in flight"))) for _ in range(4)]
+        for thread in in_flight:
             thread.start()
-        for thread in under_way:
-            thread.join(PATIENCE)
+        for thread in in_flight:
+            thread.join(TIMEOUT)
         assert [type(failure) for failure in failures] == [InfrastructureError] * 4
         assert isinstance(failure_of(b"later" + bytes(900_000)), InfrastructureError)
         assert isinstance(bounded(transport.check, SLACK + 2.0), InfrastructureError)
@@ -313,16 +315,16 @@ class TestTheBrokerHangs:
         assert before.holds()
 
         kafka_broker.resume()
-        found = values(transport, topic)
+        found = stored_values(transport, topic)
         assert found[0] == b"before"
         assert not [value for value in found if value.startswith(b"later")]
-        assert found.count(b"under way") <= 4
+        assert found.count(b"in flight") <= 4
 
     @pytest.mark.parametrize("known", [True, False], ids=["to a known topic", "to a new topic"])
-    def test_whoever_shared_a_client_that_another_has_ended_gets_no_answer(
+    def test_callers_of_a_discarded_shared_client_get_an_infrastructure_error(
         self, known: bool, connect: Callable[..., KafkaTransport], topic: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It ends while he is about to send, so he finds it closed at any of its lines."""
+        """The client is closed while another caller is about to send, so it may fail at any point of the call."""
         transport = connect()
         transport.publish(Message(topic, "k", b"before"))
         producer, shared = transport._producer, transport._producer._client
@@ -333,46 +335,44 @@ class TestTheBrokerHangs:
             with pytest.raises(InfrastructureError):
                 transport.publish(Message(topic if known else f"{topic}-new", "k", b"late"))
         transport.publish(Message(topic, "k", b"after"))
-        assert values(transport, topic) == [b"before", b"after"]
+        assert stored_values(transport, topic) == [b"before", b"after"]
 
     @pytest.mark.slow
-    def test_what_is_offered_is_not_stored_once_it_was_refused(
+    def test_refused_probed_publish_is_never_stored(
         self, kafka_broker: KafkaBroker, connect: Callable[..., KafkaTransport], topic: str
     ) -> None:
-        transport, trial = connect(), Message(f"{topic}-trials", "pulse", b"")
-        transport.ensure_topics([Topic(trial.topic, 3600)])
-        transport.offer(Message(topic, "k", b"before"), trial=trial)
+        transport, probe = connect(), Message(f"{topic}-trials", "pulse", b"")
+        transport.ensure_topics([Topic(probe.topic, 3600)])
+        transport.publish_probed(Message(topic, "k", b"before"), probe=probe)
         kafka_broker.pause()
         for _ in range(3):
-            offer = partial(transport.offer, Message(topic, "k", b"refused"), trial=trial)
-            assert isinstance(bounded(offer, PUBLISH_TIMEOUT + SLACK), InfrastructureError)
+            publish = partial(transport.publish_probed, Message(topic, "k", b"refused"), probe=probe)
+            assert isinstance(bounded(publish, PUBLISH_TIMEOUT + SLACK), InfrastructureError)
         kafka_broker.resume()
 
-        until = time.monotonic() + PATIENCE
-        offer = partial(transport.offer, Message(topic, "k", b"after"), trial=trial)
-        while isinstance(bounded(offer, PUBLISH_TIMEOUT + SLACK), InfrastructureError):
+        until = time.monotonic() + TIMEOUT
+        publish = partial(transport.publish_probed, Message(topic, "k", b"after"), probe=probe)
+        while isinstance(bounded(publish, PUBLISH_TIMEOUT + SLACK), InfrastructureError):
             assert time.monotonic() < until
 
-        assert values(transport, topic) == [b"before", b"after"]
+        assert stored_values(transport, topic) == [b"before", b"after"]
 
-    def test_a_client_that_is_ended_lets_go_of_what_it_could_not_send(
-        self, kafka_broker: KafkaBroker, topic: str
-    ) -> None:
-        clients = KafkaClients(
+    def test_force_closed_producer_releases_its_resources(self, kafka_broker: KafkaBroker, topic: str) -> None:
+        clients = KafkaClientFactory(
             kafka_broker.bootstrap_servers, 10.0, max_poll_interval_ms=60_000, session_timeout_ms=6000
         )
         before = Footprint.now()
         producer = clients.producer(10.0)
         producer.partitions_for(topic)
         kafka_broker.pause()
-        futures = [producer.send(topic, bytes(900_000)) for _ in range(30)]  # more than its socket's buffer takes
+        futures = [producer.send(topic, bytes(900_000)) for _ in range(30)]  # more than its socket buffer holds
         force_close(producer)
         assert all(future.failed() for future in futures)
         assert before.holds()
 
     @pytest.mark.slow
     @pytest.mark.parametrize("how", ["hangs", "is gone"])
-    def test_a_subscription_can_be_closed(
+    def test_subscription_can_be_closed_without_a_broker(
         self, how: str, kafka_broker: KafkaBroker, connect: Callable[..., KafkaTransport], topic: str, group: str
     ) -> None:
         before = Footprint.now()
@@ -397,18 +397,18 @@ def partition_counts(admin: KafkaAdminClient, *topics: str) -> list[int]:
 
 
 class TestTopics:
-    def test_they_are_made_with_partitions_and_retention(
+    def test_topics_are_created_with_partitions_and_retention(
         self, connect: Callable[..., KafkaTransport], admin: KafkaAdminClient
     ) -> None:
         kept, dropped = (f"{purpose}-{uuid.uuid4().hex[:12]}" for purpose in ("kept", "dropped"))
         connect(partitions=5).ensure_topics([Topic(kept, None), Topic(dropped, 90.5)])
 
-        until = time.monotonic() + PATIENCE
-        while (found := partition_counts(admin, kept, dropped)) != [5, 5]:  # the broker has just heard of them
+        until = time.monotonic() + TIMEOUT
+        while (found := partition_counts(admin, kept, dropped)) != [5, 5]:  # the topics may not have propagated yet
             assert time.monotonic() < until, found
         assert [topic_setting(admin, name, "retention.ms") for name in (kept, dropped)] == ["-1", "90500"]
 
-    def test_two_may_make_them_at_once_and_again_later(
+    def test_topics_can_be_created_concurrently_and_repeatedly(
         self, connect: Callable[..., KafkaTransport], admin: KafkaAdminClient
     ) -> None:
         names = [f"shared-{uuid.uuid4().hex[:12]}" for _ in range(3)]
@@ -418,28 +418,28 @@ class TestTopics:
         failures: list[BaseException | None] = []
 
         def make(transport: KafkaTransport) -> None:
-            start.wait(PATIENCE)
-            failures.append(bounded(lambda: transport.ensure_topics(topics), PATIENCE))
+            start.wait(TIMEOUT)
+            failures.append(bounded(lambda: transport.ensure_topics(topics), TIMEOUT))
 
         threads = [threading.Thread(target=make, args=(transport,)) for transport in transports]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT)
         connect(partitions=7).ensure_topics([Topic(name, 999) for name in names])
 
         assert failures == [None, None]
         assert {len(topic["partitions"]) for topic in admin.describe_topics(names)} == {2}
         assert {topic_setting(admin, name, "retention.ms") for name in names} == {"60000"}
 
-    def test_more_replicas_than_brokers_are_an_outage_that_says_why(
+    def test_more_replicas_than_brokers_is_reported_with_its_cause(
         self, connect: Callable[..., KafkaTransport]
     ) -> None:
         with pytest.raises(InfrastructureError, match="InvalidReplicationFactor"):
             connect(replication_factor=3).ensure_topics([Topic(f"t-{uuid.uuid4().hex}", 60)])
 
     @pytest.mark.slow
-    def test_one_that_is_not_there_yet_is_waited_for(self, connect: Callable[..., KafkaTransport]) -> None:
+    def test_missing_topic_is_waited_for(self, connect: Callable[..., KafkaTransport]) -> None:
         name = f"late-{uuid.uuid4().hex[:12]}"
         transport = connect()
         subscription = transport.subscribe([name], f"group-of-{name}")
@@ -450,7 +450,7 @@ class TestTopics:
         assert receive(subscription).message.value == b"job"
 
     @pytest.mark.slow
-    def test_partitions_added_live_are_worked_on(
+    def test_partitions_added_at_runtime_are_consumed(
         self,
         kafka_broker: KafkaBroker,
         connect: Callable[..., KafkaTransport],
@@ -465,7 +465,7 @@ class TestTopics:
         admin.create_partitions({topic: 4})
         with KafkaProducer(bootstrap_servers=kafka_broker.bootstrap_servers) as producer:
             for partition in (1, 2, 3):
-                producer.send(topic, str(partition).encode(), partition=partition).get(PATIENCE)
+                producer.send(topic, str(partition).encode(), partition=partition).get(TIMEOUT)
 
         seen: dict[int, bytes] = {}
         while len(seen) < 3:
@@ -473,13 +473,13 @@ class TestTopics:
             try:
                 subscription.settle(delivery)
             except CancelledError:
-                continue  # the partition has gone to the other one
+                continue  # the partition has moved to the other member
             if delivery.message.value != b"0":
                 seen[delivery.partition] = delivery.message.value
         assert seen == {1: b"1", 2: b"2", 3: b"3"}
         assert held.message.value == b"0"
 
-    def test_a_message_that_this_topic_does_not_take_is_refused_for_good(
+    def test_message_larger_than_the_topic_allows_is_a_permanent_error(
         self, connect: Callable[..., KafkaTransport], admin: KafkaAdminClient
     ) -> None:
         name = f"small-{uuid.uuid4().hex[:12]}"
@@ -489,26 +489,24 @@ class TestTopics:
         with pytest.raises(PermanentError) as refused:
             transport.publish(Message(name, "k", bytes(2000)))
         assert refused.value.code is ErrorCode.MESSAGE_TOO_LARGE
-        transport.publish(Message(name, "k", b"small"))  # by a new client: the old one refuses everything from now on
-        assert values(transport, name) == [b"small"]
+        transport.publish(Message(name, "k", b"small"))  # by a new client: the old one rejects all further messages
+        assert stored_values(transport, name) == [b"small"]
 
 
 def receive_from_any(subscriptions: Sequence[Subscription]) -> tuple[Subscription, Delivery]:
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while time.monotonic() < until:
         for subscription in subscriptions:
             with suppress(InfrastructureError):
                 delivery = subscription.receive(0.1)
                 if delivery is not None:
                     return subscription, delivery
-    raise AssertionError("nothing came")
+    raise AssertionError("no delivery")
 
 
 class TestRebalances:
     @pytest.mark.slow
-    def test_a_partition_that_moves_away_mid_job_counts_no_attempt(
-        self, connect: Callable[..., KafkaTransport]
-    ) -> None:
+    def test_partition_revoked_during_a_job_counts_no_attempt(self, connect: Callable[..., KafkaTransport]) -> None:
         topic = f"moving-{uuid.uuid4().hex[:12]}"
         transport = connect(partitions=2, publish_timeout=10.0)
         transport.ensure_topics([Topic(topic, 3600)])
@@ -516,13 +514,13 @@ class TestRebalances:
         publish_one_per_partition(transport, topic)
         open_deliveries = {delivery.partition: delivery for delivery in (receive(stayer), receive(stayer))}
         for _ in range(4):
-            comer = connect(publish_timeout=10.0).subscribe([topic], f"group-of-{topic}")
-            moved = receive(comer)
-            assert open_deliveries[moved.partition].cancel.wait(PATIENCE)
+            newcomer = connect(publish_timeout=10.0).subscribe([topic], f"group-of-{topic}")
+            moved = receive(newcomer)
+            assert open_deliveries[moved.partition].cancel.wait(TIMEOUT)
             assert moved.attempt == 1
             with pytest.raises(CancelledError):
                 stayer.settle(open_deliveries[moved.partition])
-            comer.close()
+            newcomer.close()
             back = receive(stayer)
             assert (back.partition, back.attempt) == (moved.partition, 1)
             open_deliveries[back.partition] = back
@@ -531,7 +529,7 @@ class TestRebalances:
             stayer.settle(delivery)
 
     @pytest.mark.slow
-    def test_two_that_leave_at_the_same_time_count_nothing(self, connect: Callable[..., KafkaTransport]) -> None:
+    def test_concurrent_leaving_counts_no_attempt(self, connect: Callable[..., KafkaTransport]) -> None:
         topic = f"leaving-{uuid.uuid4().hex[:12]}"
         transport = connect(partitions=2, publish_timeout=10.0)
         transport.ensure_topics([Topic(topic, 3600)])
@@ -545,32 +543,30 @@ class TestRebalances:
         for thread in closing:
             thread.start()
         for thread in closing:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT)
         last = transport.subscribe([topic], f"group-of-{topic}")
         assert [receive(last).attempt, receive(last).attempt] == [1, 1]
 
     @pytest.mark.slow
-    def test_a_member_that_was_away_does_not_take_back_what_another_has_now(
-        self, kafka_broker: KafkaBroker, group: str
-    ) -> None:
-        """kafka-python's own assignor (3.0.12) gives it back about every other time."""
+    def test_returning_member_does_not_take_back_its_partition(self, kafka_broker: KafkaBroker, group: str) -> None:
+        """kafka-python's own assignor (3.0.12) assigns the partition to it in about half of the cases."""
         with backends.kafka(kafka_broker.bootstrap_servers, partitions=1) as backend:
             for _ in range(2):
-                check_that_a_returning_member_gets_nothing(backend, f"{group}-{uuid.uuid4().hex}")
+                check_that_a_returning_member_receives_nothing(backend, f"{group}-{uuid.uuid4().hex}")
 
 
-def check_that_a_returning_member_gets_nothing(backend: Backend, group: str) -> None:
+def check_that_a_returning_member_receives_nothing(backend: Backend, group: str) -> None:
     topic = backend.topic()
     backend.open().publish(Message(topic, "k", b"job"))
     away = backend.member(topic, group, mode="hold")
-    away.says()
+    away.read_report()
     away.process.send_signal(signal.SIGSTOP)
     subscription = backend.open().subscribe([topic], group)
     delivery = receive(subscription)
     away.process.send_signal(signal.SIGCONT)
-    away.tell("settle")
-    assert away.says() == {"event": "refused", "cancelled": True}
-    assert not delivery.cancel.wait(1.0)  # long enough for the group to share its partitions out anew
+    away.send("settle")
+    assert away.read_report() == {"event": "refused", "cancelled": True}
+    assert not delivery.cancel.wait(1.0)  # long enough for a rebalance
     subscription.settle(delivery)
     away.end()
 
@@ -584,15 +580,15 @@ KEYS_OF_TWO_PARTITIONS = (0, 1)
 
 
 def raw_consumer(broker: KafkaBroker, group: str, **settings: Any) -> KafkaConsumer:
-    """A client as the engine configures it, but for ``settings``."""
-    clients = KafkaClients(broker.bootstrap_servers, 10.0, max_poll_interval_ms=60_000, session_timeout_ms=10_000)
+    """Create a client as the engine configures it, except for ``settings``."""
+    clients = KafkaClientFactory(broker.bootstrap_servers, 10.0, max_poll_interval_ms=60_000, session_timeout_ms=10_000)
     consumer = clients.consumer(group)
     consumer.config.update(settings)
     return consumer
 
 
-class TestTheClient:
-    """kafka-python 3.0.12 on a real broker: its defects, and that the engine's way around them works."""
+class TestClientDefects:
+    """Demonstrates the defects of kafka-python 3.0.12 on a real broker, and tests the engine's workarounds."""
 
     PARTITIONS, RECORDS = 4, 20
 
@@ -602,11 +598,11 @@ class TestTheClient:
         connect(partitions=self.PARTITIONS).ensure_topics([Topic(name, 3600)])
         with KafkaProducer(bootstrap_servers=kafka_broker.bootstrap_servers) as producer:
             for number in range(self.RECORDS):
-                producer.send(name, b"", partition=number % self.PARTITIONS).get(PATIENCE)
+                producer.send(name, b"", partition=number % self.PARTITIONS).get(TIMEOUT)
         return name
 
     def read_pausing(self, consumer: KafkaConsumer, topic: str, seconds: float) -> int:
-        """How many records come when each partition is paused and resumed after it has given some."""
+        """Return the number of records received if each partition is paused and resumed after each batch."""
         consumer.subscribe([topic])
         found = 0
         until = time.monotonic() + seconds
@@ -619,30 +615,30 @@ class TestTheClient:
         consumer.close()
         return found
 
-    def test_pausing_loses_nothing_when_polls_give_everything(
+    def test_pausing_loses_nothing_if_polls_return_all_records(
         self, kafka_broker: KafkaBroker, backlog: str, group: str
     ) -> None:
-        assert self.read_pausing(raw_consumer(kafka_broker, group), backlog, PATIENCE) == self.RECORDS
+        assert self.read_pausing(raw_consumer(kafka_broker, group), backlog, TIMEOUT) == self.RECORDS
 
     @shows_a_defect
     @pytest.mark.slow
-    def test_it_loses_partitions_when_they_give_little(
+    def test_pausing_stalls_partitions_if_polls_return_few_records(
         self, kafka_broker: KafkaBroker, backlog: str, group: str
     ) -> None:
         consumer = raw_consumer(kafka_broker, group, max_poll_records=1)
         assert self.read_pausing(consumer, backlog, 5.0) < self.RECORDS
 
-    def joined(self, consumer: KafkaConsumer, topic: str) -> None:
+    def join(self, consumer: KafkaConsumer, topic: str) -> None:
         consumer.partitions_for_topic(topic)
         consumer.subscribe([topic])
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT
         while not consumer.assignment() or is_joining(consumer):
             consumer.poll(timeout_ms=500)
             assert time.monotonic() < until
 
-    def let_a_join_end_unseen(self, consumer: KafkaConsumer) -> None:
-        """Poll just until a join has begun, and no more until it is over."""
-        until = time.monotonic() + PATIENCE
+    def let_a_join_complete_without_polling(self, consumer: KafkaConsumer) -> None:
+        """Poll until a join has begun, then wait without polling until it is done."""
+        until = time.monotonic() + TIMEOUT
         while consumer._coordinator._join_task is None:
             consumer.poll(timeout_ms=1)
             assert time.monotonic() < until
@@ -651,17 +647,17 @@ class TestTheClient:
             assert time.monotonic() < until
 
     def interrupt_a_join_for_new_partitions(self, consumer: KafkaConsumer, admin: KafkaAdminClient, topic: str) -> None:
-        self.joined(consumer, topic)
+        self.join(consumer, topic)
         admin.create_partitions({topic: 2})
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT
         while consumer.partitions_for_topic(topic) != {0, 1}:
-            consumer.topics()  # asks the broker
+            consumer.topics()  # refreshes the metadata
             assert time.monotonic() < until
-        self.let_a_join_end_unseen(consumer)
+        self.let_a_join_complete_without_polling(consumer)
 
     @shows_a_defect
     @pytest.mark.slow
-    def test_an_interrupted_join_leaves_it_standing_still(
+    def test_interrupted_join_stalls_the_member(
         self, kafka_broker: KafkaBroker, admin: KafkaAdminClient, topic: str, group: str
     ) -> None:
         consumer = raw_consumer(kafka_broker, group)
@@ -674,12 +670,12 @@ class TestTheClient:
         consumer.close()
 
     @pytest.mark.slow
-    def test_asking_to_rejoin_sets_it_going_again(
+    def test_request_to_rejoin_completes_an_interrupted_join(
         self, kafka_broker: KafkaBroker, admin: KafkaAdminClient, topic: str, group: str
     ) -> None:
         consumer = raw_consumer(kafka_broker, group)
         self.interrupt_a_join_for_new_partitions(consumer, admin, topic)
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT
         while consumer.assignment() != {TopicPartition(topic, 0), TopicPartition(topic, 1)}:
             consumer.poll(timeout_ms=200)
             finish_interrupted_join(consumer)
@@ -688,20 +684,20 @@ class TestTheClient:
         consumer.close()
 
     @shows_a_defect
-    def test_a_join_that_ends_between_polls_is_begun_anew(
+    def test_join_that_completes_between_polls_is_discarded(
         self, kafka_broker: KafkaBroker, topic: str, group: str
     ) -> None:
         consumer = raw_consumer(kafka_broker, group)
         consumer.partitions_for_topic(topic)
         consumer.subscribe([topic])
         for _ in range(3):
-            self.let_a_join_end_unseen(consumer)
-            thrown_away = consumer._coordinator._join_task
+            self.let_a_join_complete_without_polling(consumer)
+            discarded = consumer._coordinator._join_task
             assert is_joining(consumer)
-            until = time.monotonic() + PATIENCE
-            while consumer._coordinator._join_task is thrown_away:
+            until = time.monotonic() + TIMEOUT
+            while consumer._coordinator._join_task is discarded:
                 consumer.poll(timeout_ms=1)
                 assert time.monotonic() < until
             assert is_joining(consumer)
-        self.joined(consumer, topic)  # long polls, for as long as it is joining, come to an end
+        self.join(consumer, topic)  # long polls during the join complete it
         consumer.close()

@@ -1,6 +1,6 @@
-"""A job that takes far longer than the group's patience with a member that does not poll.
+"""Test of a job that takes longer than ``max_poll_interval_ms``.
 
-UVR_TEST_LONG_JOB_MINUTES=30 makes it as long as it gets.
+UVR_TEST_LONG_JOB_MINUTES=30 sets the length of the longest jobs in production.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from pipeline.transport.kafka.transport import KafkaTransport
 from pipeline.transport.protocol import Message, Topic
 from tests.conformance.transport.backends import NEEDS_KAFKA
 
-#: What people set.
+#: A typical setting.
 MAX_POLL_INTERVAL_MS = 50_000
 SECONDS = 60 * float(os.environ.get("UVR_TEST_LONG_JOB_MINUTES", "1"))
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 pytestmark = [pytest.mark.timeout(SECONDS + 1200), *NEEDS_KAFKA, pytest.mark.slow]
 
 
-def partitions_that_moved() -> float:
+def partition_changes() -> float:
     changes = ("assigned", "revoked", "lost")
     return float(sum(metrics.rebalances.labels(change)._value.get() for change in changes))
 
 
-def test_it_causes_neither_a_rebalance_nor_a_redelivery(kafka_broker: KafkaBroker, topic: str, group: str) -> None:
+def test_long_job_causes_no_rebalance_and_no_redelivery(kafka_broker: KafkaBroker, topic: str, group: str) -> None:
     def connect() -> KafkaTransport:
         return KafkaTransport(
             kafka_broker.bootstrap_servers,
@@ -42,20 +42,20 @@ def test_it_causes_neither_a_rebalance_nor_a_redelivery(kafka_broker: KafkaBroke
         busy.ensure_topics([Topic(topic, 86_400.0)])
         busy.publish(Message(topic, "song", b"a long one"))
         worker = busy.subscribe([topic], group)
-        delivery = worker.receive(PATIENCE)
+        delivery = worker.receive(TIMEOUT)
         assert delivery is not None
         other = idle.subscribe([topic], group)
         before = -1.0
-        while before != (before := partitions_that_moved()):  # until the group has found its shape
+        while before != (before := partition_changes()):  # until the group is stable
             assert other.receive(5.0) is None
 
         assert not delivery.cancel.wait(SECONDS)
 
         assert other.receive(0.1) is None
-        assert partitions_that_moved() == before
+        assert partition_changes() == before
         worker.settle(delivery)
         busy.close()
-        assert other.receive(PATIENCE / 3) is None
+        assert other.receive(TIMEOUT / 3) is None
     finally:
         busy.close()
         idle.close()

@@ -1,4 +1,4 @@
-"""The promises of ``pipeline.transport.protocol``, in the order in which they are written there."""
+"""Tests of the guarantees of ``pipeline.transport.protocol``, in the order in which they are listed there."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pipeline.errors import CancelledError, ErrorCode, PermanentError
 from pipeline.transport.protocol import MAX_HEADER_BYTES, MAX_VALUE_BYTES, Delivery, Message, Subscription
 from tests.conformance.transport.backends import LONG_JOB, Backend
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 
 def receive(subscription: Subscription) -> Delivery:
-    """The next delivery; a rebalance or a lease that has to run out may take a moment."""
-    delivery = subscription.receive(PATIENCE)
-    assert delivery is not None, "nothing came"
+    """Return the next delivery; a rebalance or an expiring lease may delay it."""
+    delivery = subscription.receive(TIMEOUT)
+    assert delivery is not None, "no delivery"
     return delivery
 
 
@@ -39,9 +39,7 @@ def jobs(topic: str, *keys: str) -> list[Message]:
 
 
 class TestOrder:
-    def test_messages_of_a_key_come_in_the_order_of_their_publishing(
-        self, backend: Backend, topic: str, group: str
-    ) -> None:
+    def test_messages_with_one_key_keep_their_order(self, backend: Backend, topic: str, group: str) -> None:
         keys = [f"key-{number % 5}" for number in range(30)]
         backend.open().publish(*jobs(topic, *keys))
 
@@ -52,9 +50,7 @@ class TestOrder:
         assert sum(map(len, seen.values())) == 30
         assert all(numbers == sorted(numbers) for numbers in seen.values())
 
-    def test_a_message_given_back_comes_before_later_ones_of_its_key(
-        self, backend: Backend, topic: str, group: str
-    ) -> None:
+    def test_released_message_precedes_later_ones_with_its_key(self, backend: Backend, topic: str, group: str) -> None:
         backend.open().publish(*jobs(topic, "k", "k"))
         subscription = backend.open().subscribe([topic], group)
 
@@ -64,7 +60,7 @@ class TestOrder:
 
 
 class TestDurablePublish:
-    def test_a_message_arrives_as_it_was_sent(self, backend: Backend, topic: str, group: str) -> None:
+    def test_message_is_delivered_as_it_was_sent(self, backend: Backend, topic: str, group: str) -> None:
         sent = Message(topic, "schlüssel", b"\x00\xff\n", {"a": b"1", "b": b"\xff"})
         backend.open().publish(sent)
 
@@ -73,26 +69,26 @@ class TestDurablePublish:
         assert delivery.message == sent
         assert delivery.attempt == 1
 
-    def test_what_was_published_outlives_its_publisher(self, backend: Backend, topic: str, group: str) -> None:
+    def test_published_messages_survive_their_publisher(self, backend: Backend, topic: str, group: str) -> None:
         publisher = backend.open()
         publisher.publish(*jobs(topic, "a", "b"))
         publisher.close()
 
         assert {d.message.key for d in collect(backend.open().subscribe([topic], group), 2)} == {"a", "b"}
 
-    def test_what_is_offered_is_as_durable(self, backend: Backend, topic: str, group: str) -> None:
+    def test_probed_publish_is_durable(self, backend: Backend, topic: str, group: str) -> None:
         sent = Message(topic, "k", b"song", {"h": b"1"})
-        backend.open().offer(sent, trial=Message(backend.topic("trials"), "pulse", b""))
+        backend.open().publish_probed(sent, probe=Message(backend.topic("trials"), "pulse", b""))
         assert receive(backend.open().subscribe([topic], group)).message == sent
 
-    def test_a_report_arrives_as_well(self, backend: Backend, topic: str, group: str) -> None:
+    def test_report_is_delivered(self, backend: Backend, topic: str, group: str) -> None:
         backend.open().emit(Message(topic, "k", b"50 %"))
 
         assert receive(backend.open().subscribe([topic], group)).message.value == b"50 %"
 
 
 class TestSize:
-    def test_the_largest_message_arrives(self, backend: Backend, topic: str, group: str) -> None:
+    def test_largest_message_is_delivered(self, backend: Backend, topic: str, group: str) -> None:
         sent = Message(topic, "k", bytes(MAX_VALUE_BYTES), {"h": bytes(MAX_HEADER_BYTES - 100)})
         backend.open().publish(sent)
 
@@ -107,19 +103,19 @@ class TestSize:
         ],
         ids=["value", "headers", "key"],
     )
-    def test_a_larger_one_is_refused_for_good_with_all_that_came_along(
+    def test_too_large_message_is_refused_with_its_whole_batch(
         self, backend: Backend, topic: str, group: str, large: Message
     ) -> None:
         transport = backend.open()
         with pytest.raises(PermanentError) as refused:
             transport.publish(Message(topic, "k", b"along"), replace(large, topic=topic))
-        transport.emit(replace(large, topic=topic))  # a report is lost
+        transport.emit(replace(large, topic=topic))  # the report is lost
         transport.publish(Message(topic, "k", b"later"))
 
         assert refused.value.code is ErrorCode.MESSAGE_TOO_LARGE
         assert receive(transport.subscribe([topic], group)).message.value == b"later"
 
-    def test_a_job_with_too_large_an_output_can_be_settled_with_a_smaller_one(
+    def test_job_with_a_too_large_output_can_be_settled_with_a_smaller_one(
         self, backend: Backend, topic: str, group: str
     ) -> None:
         results = backend.topic("results")
@@ -135,7 +131,7 @@ class TestSize:
 
 
 class TestGroups:
-    def test_a_new_group_starts_with_the_oldest_message(self, backend: Backend, topic: str, group: str) -> None:
+    def test_new_group_starts_with_the_oldest_message(self, backend: Backend, topic: str, group: str) -> None:
         backend.open().publish(*jobs(topic, "a"))
 
         first = collect(backend.open().subscribe([topic], f"{group}-1"), 1)
@@ -143,7 +139,7 @@ class TestGroups:
 
         assert first[0].message == second[0].message
 
-    def test_nothing_comes_from_an_empty_topic(self, backend: Backend, topic: str, group: str) -> None:
+    def test_empty_topic_delivers_nothing(self, backend: Backend, topic: str, group: str) -> None:
         assert backend.open().subscribe([topic], group).receive(0.2) is None
 
     def test_one_subscription_reads_several_topics(self, backend: Backend, topic: str, group: str) -> None:
@@ -156,7 +152,7 @@ class TestGroups:
 
 
 class TestAtLeastOnce:
-    def test_what_is_settled_does_not_come_again(self, backend: Backend, topic: str, group: str) -> None:
+    def test_settled_messages_are_not_redelivered(self, backend: Backend, topic: str, group: str) -> None:
         backend.open().publish(*jobs(topic, "a", "b", "c"))
         first = backend.open()
         settled = collect(first.subscribe([topic], group), 2)
@@ -166,10 +162,10 @@ class TestAtLeastOnce:
 
         assert rest.message.key not in {d.message.key for d in settled}
 
-    def test_what_was_not_settled_comes_again_after_a_kill(self, backend: Backend, topic: str, group: str) -> None:
+    def test_unsettled_message_is_redelivered_after_a_kill(self, backend: Backend, topic: str, group: str) -> None:
         backend.open().publish(*jobs(topic, "a"))
         member = backend.member(topic, group, mode="hold")
-        assert member.says()["key"] == "a"
+        assert member.read_report()["key"] == "a"
         member.end()
 
         assert receive(backend.open().subscribe([topic], group)).message.key == "a"
@@ -191,7 +187,7 @@ class TestAtLeastOnce:
 
 
 class TestSettle:
-    def test_outputs_are_there_when_settle_returns(self, backend: Backend, topic: str, group: str) -> None:
+    def test_outputs_are_stored_when_settle_returns(self, backend: Backend, topic: str, group: str) -> None:
         results = backend.topic("results")
         backend.open().publish(*jobs(topic, "a"))
         subscription = backend.open().subscribe([topic], group)
@@ -200,12 +196,12 @@ class TestSettle:
 
         assert [d.message.value for d in collect(backend.open().subscribe([results], group), 2)] == [b"1", b"2"]
 
-    def test_a_death_between_outputs_and_offset_repeats_the_job(self, backend: Backend, topic: str, group: str) -> None:
+    def test_crash_between_outputs_and_offset_repeats_the_job(self, backend: Backend, topic: str, group: str) -> None:
         results = backend.topic("results")
         backend.open().publish(*jobs(topic, "a"))
         member = backend.member(topic, group, mode="die-in-settle", output=results)
-        member.says()
-        assert member.process.wait(PATIENCE) == 9
+        member.read_report()
+        assert member.process.wait(TIMEOUT) == 9
 
         subscription = backend.open().subscribe([topic], group)
         delivery = receive(subscription)
@@ -219,13 +215,13 @@ class TestSettle:
 
 class TestKeepAlive:
     @pytest.mark.slow
-    def test_a_job_may_outlast_every_time_out(self, backend: Backend, topic: str, group: str) -> None:
+    def test_job_may_exceed_every_timeout(self, backend: Backend, topic: str, group: str) -> None:
         backend.open().publish(*jobs(topic, "a"))
         subscription = backend.open().subscribe([topic], group)
         delivery = receive(subscription)
         rival = backend.open().subscribe([topic], group)
         if delivery.cancel.wait(LONG_JOB):
-            # The group has shared its partitions out anew when the rival joined. Nothing takes the job away after that.
+            # The rebalance after the rival joined has moved the partition. It must not move again after that.
             subscription, rival = rival, subscription
             delivery = receive(subscription)
             assert not delivery.cancel.wait(LONG_JOB)
@@ -237,25 +233,25 @@ class TestKeepAlive:
 
 class TestOwnership:
     @pytest.mark.slow
-    def test_a_frozen_member_loses_its_job_and_cannot_settle_it(self, backend: Backend, topic: str, group: str) -> None:
+    def test_frozen_member_loses_its_job_and_cannot_settle_it(self, backend: Backend, topic: str, group: str) -> None:
         backend.open().publish(*jobs(topic, "a"))
         frozen = backend.member(topic, group, mode="hold")
-        frozen.says()
+        frozen.read_report()
         frozen.process.send_signal(signal.SIGSTOP)
 
         subscription = backend.open().subscribe([topic], group)
         delivery = receive(subscription)
         frozen.process.send_signal(signal.SIGCONT)
-        frozen.tell("settle")
+        frozen.send("settle")
 
-        assert frozen.says() == {"event": "refused", "cancelled": True}
+        assert frozen.read_report() == {"event": "refused", "cancelled": True}
         frozen.end()
-        with suppress(CancelledError):  # the group may share its partitions out anew when the member is back
+        with suppress(CancelledError):  # the group may rebalance when the member returns
             subscription.settle(delivery)
             return
         subscription.settle(receive(subscription))
 
-    def test_closing_cancels_what_is_open(self, backend: Backend, topic: str, group: str) -> None:
+    def test_close_cancels_open_deliveries(self, backend: Backend, topic: str, group: str) -> None:
         backend.open().publish(*jobs(topic, "a"))
         subscription = backend.open().subscribe([topic], group)
         delivery = receive(subscription)
@@ -267,7 +263,7 @@ class TestOwnership:
 
 
 class TestAttempts:
-    def test_a_counted_release_raises_the_attempt(self, backend: Backend, topic: str, group: str) -> None:
+    def test_counted_release_increments_the_attempt(self, backend: Backend, topic: str, group: str) -> None:
         backend.open().publish(*jobs(topic, "a"))
         subscription = backend.open().subscribe([topic], group)
 
@@ -278,7 +274,7 @@ class TestAttempts:
 
         assert (second.attempt, third.attempt) == (2, 2)
 
-    def test_leaving_in_good_order_counts_nothing(self, backend: Backend, topic: str, group: str) -> None:
+    def test_closing_counts_no_attempt(self, backend: Backend, topic: str, group: str) -> None:
         backend.open().publish(*jobs(topic, "a"))
         first = backend.open()
         receive(first.subscribe([topic], group))
@@ -287,18 +283,18 @@ class TestAttempts:
         assert receive(backend.open().subscribe([topic], group)).attempt == 1
 
     @pytest.mark.slow
-    def test_the_count_survives_the_death_of_every_process(self, backend: Backend, topic: str, group: str) -> None:
+    def test_attempt_count_survives_the_death_of_every_process(self, backend: Backend, topic: str, group: str) -> None:
         backend.open().publish(*jobs(topic, "a"))
 
         attempts = []
         for _ in range(3):
             member = backend.member(topic, group, mode="hold")
-            attempts.append(member.says()["attempt"])
+            attempts.append(member.read_report()["attempt"])
             member.end()
 
         assert attempts == [1, 2, 3]
 
-    def test_the_count_belongs_to_one_message(self, backend: Backend, topic: str, group: str) -> None:
+    def test_attempt_count_belongs_to_one_message(self, backend: Backend, topic: str, group: str) -> None:
         backend.open().publish(*jobs(topic, "k", "k"))
         subscription = backend.open().subscribe([topic], group)
         subscription.release(receive(subscription), count_attempt=True)
@@ -308,7 +304,7 @@ class TestAttempts:
 
 class TestRebalance:
     @pytest.mark.slow
-    def test_members_come_and_go_and_nothing_is_lost(self, backend: Backend, topic: str, group: str) -> None:
+    def test_joining_and_leaving_members_lose_nothing(self, backend: Backend, topic: str, group: str) -> None:
         keys = [f"job-{number}" for number in range(60)]
         backend.open().publish(*jobs(topic, *keys))
         seen: Counter[str] = Counter()
@@ -316,7 +312,7 @@ class TestRebalance:
         all_seen = threading.Event()
 
         def listen(member: object) -> None:
-            while (report := member.says())["event"] != "left":  # type: ignore[attr-defined]
+            while (report := member.read_report())["event"] != "left":  # type: ignore[attr-defined]
                 with lock:
                     seen[report["key"]] += 1
                     if len(seen) == len(keys):
@@ -328,27 +324,27 @@ class TestRebalance:
             members.append(backend.member(topic, group, mode="drain"))
             listeners.append(threading.Thread(target=listen, args=(members[-1],)))
             listeners[-1].start()
-        members[0].tell("leave")
-        assert all_seen.wait(PATIENCE), f"missing: {set(keys) - set(seen)}"
+        members[0].send("leave")
+        assert all_seen.wait(TIMEOUT), f"missing: {set(keys) - set(seen)}"
         for member in members[1:]:
-            member.tell("leave")
+            member.send("leave")
         for listener in listeners:
-            listener.join(PATIENCE)
+            listener.join(TIMEOUT)
 
         assert set(seen) == set(keys)
         assert backend.open().subscribe([topic], group).receive(1.0) is None
 
 
 class TestSuspects:
-    def test_a_job_that_was_begun_before_works_alone(self, backend: Backend, topic: str, group: str) -> None:
+    def test_suspect_is_processed_in_isolation(self, backend: Backend, topic: str, group: str) -> None:
         backend.open().publish(*jobs(topic, "a", "b", "c"))
         subscription = backend.open().subscribe([topic], group)
         suspect, beside = receive(subscription), receive(subscription)
         subscription.release(suspect, count_attempt=True)
 
-        # It is next, but not as long as another job is in hand; nor does anything else come meanwhile.
+        # The suspect is next, but waits while another job is open; no other message is delivered meanwhile.
         while (waiting := subscription.receive(0.3)) is not None and waiting.attempt == 1:
-            subscription.settle(waiting)  # what lies in another partition may have its turn first
+            subscription.settle(waiting)  # a message of another partition may be delivered first
         assert waiting is None
         subscription.settle(beside)
         alone = receive(subscription)
@@ -362,14 +358,12 @@ class TestSuspects:
         backend.open().publish(*jobs(topic, "d"))
         assert receive(subscription).attempt == 1
 
-    def test_so_the_death_of_a_process_counts_against_one_job_only(
-        self, backend: Backend, topic: str, group: str
-    ) -> None:
+    def test_repeated_crash_counts_against_one_job_only(self, backend: Backend, topic: str, group: str) -> None:
         backend.open().publish(*jobs(topic, "a", "b"))
         for death in (1, 2):
             member = backend.member(topic, group, mode="work-on-all")
-            begun = [member.says() for _ in range(2 if death == 1 else 1)]
-            assert {said["attempt"] for said in begun} == {death}
+            begun = [member.read_report() for _ in range(2 if death == 1 else 1)]
+            assert {report["attempt"] for report in begun} == {death}
             member.end()
         subscription = backend.open().subscribe([topic], group)
         attempts = []
@@ -381,46 +375,48 @@ class TestSuspects:
 
 
 class TestNotBefore:
-    def test_a_message_is_not_delivered_before_its_time(self, backend: Backend, topic: str, group: str) -> None:
+    def test_message_is_not_delivered_before_its_due_time(self, backend: Backend, topic: str, group: str) -> None:
         due = time.time() + 1.0
         backend.open().publish(later(topic, due))
         subscription = backend.open().subscribe([topic], group)
         receive(subscription)
         assert time.time() >= due - 0.001
 
-    def test_messages_of_other_topics_do_not_wait_for_it(self, backend: Backend, topic: str, group: str) -> None:
+    def test_messages_of_other_topics_do_not_wait_for_a_delayed_one(
+        self, backend: Backend, topic: str, group: str
+    ) -> None:
         other = backend.topic("other")
         backend.open().publish(later(topic, time.time() + 3600))
         subscription = backend.open().subscribe([topic, other], group)
-        for number in range(3):  # also of what comes while it waits
+        for number in range(3):  # also for messages published while it waits
             backend.open().publish(Message(other, f"{number}", b""))
             delivery = receive(subscription)
             assert delivery.message.key == f"{number}"
             subscription.settle(delivery)
 
-    def test_waiting_counts_no_attempt(self, backend: Backend, topic: str, group: str) -> None:
+    def test_waiting_for_the_due_time_counts_no_attempt(self, backend: Backend, topic: str, group: str) -> None:
         backend.open().publish(later(topic, time.time() + 1.0))
         first = backend.open()
         assert first.subscribe([topic], group).receive(0.1) is None
         first.close()
         assert receive(backend.open().subscribe([topic], group)).attempt == 1
 
-    def test_a_time_that_cannot_be_read_is_none(self, backend: Backend, topic: str, group: str) -> None:
+    def test_malformed_due_time_is_ignored(self, backend: Backend, topic: str, group: str) -> None:
         backend.open().publish(Message(topic, "k", b"", {"not-before": b"tomorrow"}))
         assert receive(backend.open().subscribe([topic], group)).message.key == "k"
 
 
 class TestWeights:
-    def test_topics_share_the_turns_by_weight_and_none_starves(self, backend: Backend, topic: str, group: str) -> None:
+    def test_topics_are_consumed_by_weight_and_none_starves(self, backend: Backend, topic: str, group: str) -> None:
         low = backend.topic("low")
         count = 40
         backend.open().publish(*[Message(name, f"{n}", b"") for name in (topic, low) for n in range(count)])
         subscription = backend.open().subscribe([topic, low], group, weights={topic: 4, low: 1})
-        collect(subscription, 5)  # at first the messages of one topic may be there before the other's
+        collect(subscription, 5)  # at first only one topic's messages may have been fetched
         taken = [delivery.message.topic for delivery in collect(subscription, 30)]
         assert 4 <= taken.count(low) <= 12
 
 
 def later(topic: str, due: float) -> Message:
-    """A message that is not to be delivered before ``due``, s since the epoch."""
+    """Return a message that is not delivered before ``due``, s since the epoch."""
     return Message(topic, "later", b"", {"not-before": f"{due * 1000:.0f}".encode()})

@@ -1,4 +1,4 @@
-"""Members come and go under load, as when a service is scaled: nothing is lost, all work, repeats are counted."""
+"""Test of scaling under load: nothing is lost, all members get work, repeats are counted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.transport.protocol import Message
 from tests.conformance.transport import backends
 from tests.conformance.transport.backends import NEEDS_KAFKA, Backend, Member
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 JOBS = 300
 PARTITIONS = 12
 
@@ -29,38 +29,40 @@ def backend(kafka_broker: KafkaBroker) -> Iterator[Backend]:
 
 
 class Results:
-    """What the members have published, by job, as it comes in."""
+    """The results published by the members, by job."""
 
     def __init__(self, backend: Backend, topic: str, group: str) -> None:
         self._subscription = backend.open().subscribe([topic], f"{group}-results")
-        self.makers: dict[str, list[str]] = {}
-        self.since: Counter[str] = Counter()
-        """Jobs by their maker since the last look."""
+        self.producers: dict[str, list[str]] = {}
+        self.counts: Counter[str] = Counter()
+        """Number of results by producer since the last call of ``read``."""
 
     def read(self, jobs: int) -> None:
-        """Until so many different jobs are done."""
-        self.since = Counter()
-        while len(self.makers) < jobs:
-            self._take(PATIENCE, required=True)
+        """Read results until ``jobs`` different jobs are done."""
+        self.counts = Counter()
+        while len(self.producers) < jobs:
+            self._take(TIMEOUT, required=True)
 
-    def read_rest(self) -> None:
-        """Whatever else is there."""
+    def read_remaining(self) -> None:
+        """Read all further results."""
         while self._take(2.0, required=False):
             pass
 
     def _take(self, timeout: float, *, required: bool) -> bool:
         delivery = self._subscription.receive(timeout)
-        assert delivery is not None or not required, f"{len(self.makers)} jobs are done, and no more come"
+        assert delivery is not None or not required, (
+            f"{len(self.producers)} jobs are done, and no further result arrives"
+        )
         if delivery is None:
             return False
         self._subscription.settle(delivery)
-        maker = delivery.message.value.decode()
-        self.makers.setdefault(delivery.message.key, []).append(maker)
-        self.since[maker] += 1
+        producer = delivery.message.value.decode()
+        self.producers.setdefault(delivery.message.key, []).append(producer)
+        self.counts[producer] += 1
         return True
 
 
-def test_from_one_to_four_and_back(backend: Backend, topic: str, group: str) -> None:
+def test_scaling_from_one_to_four_members_and_back(backend: Backend, topic: str, group: str) -> None:
     output = backend.topic("results")
     results = Results(backend, output, group)
     publisher = threading.Thread(target=publish_steadily, args=(backend, topic))
@@ -71,31 +73,31 @@ def test_from_one_to_four_and_back(backend: Backend, topic: str, group: str) -> 
     others = [serve(backend, topic, group, output) for _ in range(3)]
     results.read(160)
     results.read(220)
-    shares = results.since
+    shares = results.counts
     for member in others:
         member.process.send_signal(signal.SIGTERM)
     results.read(JOBS)
     publisher.join()
-    results.read_rest()
+    results.read_remaining()
 
-    repeats = sum(len(makers) - 1 for makers in results.makers.values())
+    repeats = sum(len(producers) - 1 for producers in results.producers.values())
     sys.stdout.write(f"{JOBS} jobs, scaled 1 - 4 - 1: 0 lost, {repeats} repeated; shares of four: {dict(shares)}\n")
-    assert len(results.makers) == JOBS
-    assert len(shares) == 4, "a member that joined got nothing to do"
-    assert [member.process.wait(PATIENCE) for member in others] == [0, 0, 0]
+    assert len(results.producers) == JOBS
+    assert len(shares) == 4, "a member that joined received no job"
+    assert [member.process.wait(TIMEOUT) for member in others] == [0, 0, 0]
     assert first.process.poll() is None
-    # Whoever leaves in good order ends its jobs first; a partition that moves away takes the jobs in hand with it.
+    # A member that shuts down finishes its jobs first; a revoked partition repeats the jobs in progress.
     assert repeats <= 4 * 2
 
 
 def serve(backend: Backend, topic: str, group: str, output: str) -> Member:
     member = backend.member(topic, group, mode="serve", output=output)
-    assert member.says() == {"event": "serving"}
+    assert member.read_report() == {"event": "serving"}
     return member
 
 
 def publish_steadily(backend: Backend, topic: str) -> None:
-    """More than one member can do, so that a backlog builds up before the others come."""
+    """Publish faster than one member works, so that a backlog exists before the others join."""
     transport, pause = backend.open(), threading.Event()
     for number in range(JOBS):
         transport.publish(Message(topic, f"job-{number}", b""))

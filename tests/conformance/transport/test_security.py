@@ -1,4 +1,4 @@
-"""TLS and logins on a real broker: every way in works, and who is not let in is told why, at once and for good."""
+"""Tests of TLS and logins on real brokers: every method works; refusals are reported immediately, with their cause."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from tests.support.servers import require
 pytestmark = [
     *backends.NEEDS_KAFKA,
     pytest.mark.slow,
-    # So does it leave one whose handshake has failed.
+    # kafka-python also leaves sockets open after a failed handshake.
     pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning"),
 ]
 
 USER, PASSWORD, WRONG = "separator", "the-right-password", "a-wrong-password"
-UNKNOWN_USER = "nobody-knows-me"
-PATIENCE = 45.0
-#: More than a client waits for a broker that does not answer, so that only a refusal can be quick.
+UNKNOWN_USER = "unknown-user"
+TIMEOUT = 45.0
+#: Longer than a client waits for an unresponsive broker, so that only a refusal can be quick.
 PUBLISH_TIMEOUT = 30.0
 
 Connect = Callable[..., KafkaTransport]
@@ -49,7 +49,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def login_broker(
     tools_dir: Path, tmp_path_factory: pytest.TempPathFactory, certificates: Certificates
 ) -> Iterator[KafkaBroker]:
-    """TLS, and a user name and password in two ways."""
+    """Yield a broker with TLS, and logins by two SASL mechanisms."""
     access = Access(Tls(certificates.broker), ("PLAIN", "SCRAM-SHA-512"), {USER: PASSWORD})
     yield from started(KafkaBroker(tools_dir, tmp_path_factory.mktemp("login"), access=access))
 
@@ -58,7 +58,7 @@ def login_broker(
 def mutual_broker(
     tools_dir: Path, tmp_path_factory: pytest.TempPathFactory, certificates: Certificates
 ) -> Iterator[KafkaBroker]:
-    """TLS with certificates on both sides."""
+    """Yield a broker with mutual TLS."""
     access = Access(Tls(certificates.broker, client_authority=certificates.authority))
     yield from started(KafkaBroker(tools_dir, tmp_path_factory.mktemp("mutual"), access=access))
 
@@ -66,12 +66,12 @@ def mutual_broker(
 def started(broker: KafkaBroker) -> Iterator[KafkaBroker]:
     require(broker.start)
     yield broker
-    broker.kill()  # nobody needs its data any more
+    broker.kill()  # its data are no longer needed
 
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Opens connections as the settings ask for, which are closed after the test."""
+    """Yield a function that opens connections with the given settings; they are closed after the test."""
     opened: list[KafkaTransport] = []
 
     def connect(bootstrap_servers: str, **settings: Any) -> KafkaTransport:
@@ -115,28 +115,28 @@ def new_topic(transport: KafkaTransport) -> str:
     return topic
 
 
-def assert_jobs_pass(transport: KafkaTransport) -> None:
+def assert_jobs_are_processed(transport: KafkaTransport) -> None:
     transport.check()
     topic = new_topic(transport)
     transport.publish(Message(topic, "k", b"job"))
     subscription = transport.subscribe([topic], f"group-of-{topic}")
-    delivery = subscription.receive(PATIENCE)
+    delivery = subscription.receive(TIMEOUT)
     assert delivery is not None
     subscription.settle(delivery, Message(topic, "k", b"outcome"))
     assert [stored.message.value for stored in transport.browse(topic)] == [b"job", b"outcome"]
 
 
-class TestWhoIsLetIn:
+class TestAccepted:
     @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
     def test_with_a_password(
         self, mechanism: str, login_broker: KafkaBroker, connect: Connect, certificates: Certificates
     ) -> None:
-        assert_jobs_pass(connect(login_broker.bootstrap_servers, **login(certificates, mechanism)))
+        assert_jobs_are_processed(connect(login_broker.bootstrap_servers, **login(certificates, mechanism)))
 
     def test_with_a_certificate(self, mutual_broker: KafkaBroker, connect: Connect, certificates: Certificates) -> None:
-        assert_jobs_pass(connect(mutual_broker.bootstrap_servers, **mutual(certificates)))
+        assert_jobs_are_processed(connect(mutual_broker.bootstrap_servers, **mutual(certificates)))
 
-    def test_by_another_name_if_names_are_not_checked(
+    def test_with_another_host_name_if_names_are_not_checked(
         self, mutual_broker: KafkaBroker, connect: Connect, certificates: Certificates
     ) -> None:
         settings = mutual(certificates, ssl_check_hostname=False)
@@ -145,7 +145,7 @@ class TestWhoIsLetIn:
 
 @dataclass(frozen=True)
 class Mistake:
-    """What is set wrongly, and what the advice says about it."""
+    """A misconfiguration, and a part of the advice about it."""
 
     advice: str
     changes: dict[str, Any]
@@ -184,7 +184,7 @@ def publish(transport: KafkaTransport) -> None:
 
 def receive(transport: KafkaTransport) -> None:
     subscription = transport.subscribe(["jobs"], "group")
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         subscription.receive(0.2)
 
@@ -194,36 +194,36 @@ def browse(transport: KafkaTransport) -> None:
 
 
 @pytest.mark.parametrize("call", [check, publish, receive, browse])
-class TestWhoIsRefused:
-    """By the broker, or refuses it; whichever client asks first."""
+class TestRefused:
+    """The broker refuses the client or the client refuses the broker, whichever call comes first."""
 
-    @pytest.mark.parametrize("what", ["password", "password, PLAIN", "user", "mechanism", "authority"])
+    @pytest.mark.parametrize("case", ["password", "password, PLAIN", "user", "mechanism", "authority"])
     def test_for_a_bad_login(
         self,
-        what: str,
+        case: str,
         call: Callable[[KafkaTransport], None],
         login_broker: KafkaBroker,
         connect: Connect,
         certificates: Certificates,
     ) -> None:
-        mistake = bad_logins(certificates)[what]
+        mistake = bad_logins(certificates)[case]
         transport = connect(login_broker.bootstrap_servers, **login(certificates, **mistake.changes))
         assert_refused(transport, call, login_broker.bootstrap_servers, mistake.advice)
 
-    @pytest.mark.parametrize("what", ["no certificate", "a stranger's certificate", "login"])
+    @pytest.mark.parametrize("case", ["no certificate", "a stranger's certificate", "login"])
     def test_for_a_bad_certificate(
         self,
-        what: str,
+        case: str,
         call: Callable[[KafkaTransport], None],
         mutual_broker: KafkaBroker,
         connect: Connect,
         certificates: Certificates,
     ) -> None:
-        mistake = bad_certificates(certificates)[what]
+        mistake = bad_certificates(certificates)[case]
         transport = connect(mutual_broker.bootstrap_servers, **mutual(certificates, **mistake.changes))
         assert_refused(transport, call, mutual_broker.bootstrap_servers, mistake.advice)
 
-    def test_for_another_name_than_the_certificates(
+    def test_for_a_host_name_mismatch(
         self,
         call: Callable[[KafkaTransport], None],
         mutual_broker: KafkaBroker,
@@ -243,30 +243,28 @@ def assert_refused(
     assert error.code is ErrorCode.BROKER_REFUSED
     assert address in error.advice
     assert advice in error.advice
-    # Anybody may read the message; nobody a password.
+    # The message is public; no text may contain a password.
     for hidden in (address, USER, UNKNOWN_USER):
         assert hidden not in error.message
     for secret in (PASSWORD, WRONG, KEY_PASSWORD):
         assert secret not in f"{error.message} {error.advice} {error!r} {error.__cause__!r}"
 
 
-class TestWhoIsNotAnswered:
-    """Plain text where TLS is spoken, or the other way round: nobody says so, hence a hint, and no refusal."""
+class TestMismatchedProtocols:
+    """Plain text to a TLS port, or the other way round, is not reported by the broker: a hint, but not a refusal."""
 
-    def test_in_plain_text_where_tls_is_spoken(self, login_broker: KafkaBroker, connect: Connect) -> None:
-        assert_hinted(connect(login_broker.bootstrap_servers))
+    def test_plain_text_to_a_tls_port(self, login_broker: KafkaBroker, connect: Connect) -> None:
+        assert_protocol_hint(connect(login_broker.bootstrap_servers))
 
-    def test_with_tls_where_plain_text_is_spoken(
+    def test_tls_to_a_plain_text_port(
         self, kafka_broker: KafkaBroker, connect: Connect, certificates: Certificates
     ) -> None:
-        assert_hinted(connect(kafka_broker.bootstrap_servers, **mutual(certificates)))
+        assert_protocol_hint(connect(kafka_broker.bootstrap_servers, **mutual(certificates)))
 
-    def test_without_a_login_where_one_is_asked_for(
-        self, login_broker: KafkaBroker, connect: Connect, certificates: Certificates
-    ) -> None:
-        assert_hinted(connect(login_broker.bootstrap_servers, **mutual(certificates)))
+    def test_missing_login(self, login_broker: KafkaBroker, connect: Connect, certificates: Certificates) -> None:
+        assert_protocol_hint(connect(login_broker.bootstrap_servers, **mutual(certificates)))
 
-    def test_where_nobody_is(self, connect: Connect, certificates: Certificates) -> None:
+    def test_unreachable_broker(self, connect: Connect, certificates: Certificates) -> None:
         transport = connect(f"127.0.0.1:{free_port()}", **login(certificates))
         with pytest.raises(InfrastructureError) as raised:
             transport.check()
@@ -274,23 +272,21 @@ class TestWhoIsNotAnswered:
         assert "KAFKA_SECURITY_PROTOCOL" not in raised.value.message
 
 
-def assert_hinted(transport: KafkaTransport) -> None:
+def assert_protocol_hint(transport: KafkaTransport) -> None:
     with pytest.raises(InfrastructureError) as raised:
         transport.check()
     assert raised.value.code is ErrorCode.BROKER_UNAVAILABLE
     assert "KAFKA_SECURITY_PROTOCOL" in raised.value.message
 
 
-class TestWhileItRuns:
+class TestRestarts:
     @pytest.fixture
     def broker(self, tools_dir: Path, tmp_path: Path) -> Iterator[KafkaBroker]:
         yield from started(
             KafkaBroker(tools_dir, tmp_path / "kafka", access=Access(None, ("SCRAM-SHA-512",), {USER: PASSWORD}))
         )
 
-    def test_a_restart_of_the_broker_is_no_refusal_and_a_changed_password_is(
-        self, broker: KafkaBroker, connect: Connect
-    ) -> None:
+    def test_restart_is_an_outage_and_changed_password_a_refusal(self, broker: KafkaBroker, connect: Connect) -> None:
         transport = connect(
             broker.bootstrap_servers,
             security_protocol="SASL_PLAINTEXT",
@@ -301,12 +297,12 @@ class TestWhileItRuns:
         topic = new_topic(transport)
         subscription = transport.subscribe([topic], "group")
         transport.publish(Message(topic, "k", b"before"))
-        before = subscription.receive(PATIENCE)
+        before = subscription.receive(TIMEOUT)
         assert before is not None
         broker.kill()
-        # Away is not refused, however long.
+        # An outage is not a refusal, however long it lasts.
         with pytest.raises(InfrastructureError) as raised:
-            transport.publish(Message(topic, "k", b"nobody hears this"))
+            transport.publish(Message(topic, "k", b"unavailable"))
         assert raised.value.code is ErrorCode.BROKER_UNAVAILABLE
         broker.start()
         until(lambda: subscription.settle(before, Message(topic, "k", b"after")))
@@ -314,7 +310,7 @@ class TestWhileItRuns:
         broker.access = Access(None, ("SCRAM-SHA-512",), {USER: WRONG})
         with broker.admin() as admin:
             broker.access.store_passwords(admin)
-        broker.restart()  # whoever is in stays in
+        broker.restart()  # existing connections would keep their authentication
         for call in (
             lambda: subscription.receive(0.5),
             lambda: transport.publish(Message(topic, "k", b"refused")),
@@ -326,8 +322,8 @@ class TestWhileItRuns:
 
 
 def until(call: Callable[[], object], *, refused: bool = False) -> None:
-    """Repeat ``call`` until the broker is back, or until it refuses us."""
-    deadline = time.monotonic() + PATIENCE
+    """Repeat ``call`` until the broker is back, or until it refuses the client."""
+    deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         try:
             call()
@@ -337,4 +333,4 @@ def until(call: Callable[[], object], *, refused: bool = False) -> None:
             continue
         if not refused:
             return
-    pytest.fail("the broker has not said anything")
+    pytest.fail("the broker has not responded")

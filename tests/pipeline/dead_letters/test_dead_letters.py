@@ -25,7 +25,7 @@ from pipeline.errors import (
 )
 from pipeline.messages import SeparationResult, SeparationTask, to_message
 from pipeline.topics import RetryTopic, Topics
-from pipeline.transport.protocol import Message, Stored, Topic, Transport
+from pipeline.transport.protocol import Message, StoredMessage, Topic, Transport
 from tests.conformance.transport import backends
 from tests.conformance.transport.backends import Backend
 
@@ -81,7 +81,7 @@ class Operator:
     def ids(self) -> list[str]:
         return [f"{stored.partition}/{stored.offset}" for stored in self.stored(self.topics.dead_letters)]
 
-    def stored(self, topic: str) -> list[Stored]:
+    def stored(self, topic: str) -> list[StoredMessage]:
         return list(self.transport.browse(topic))
 
     def messages(self, topic: str) -> list[Message]:
@@ -511,7 +511,7 @@ class TestIdempotence:
         statuses: list[int] = []
 
         def operate(transport: Transport) -> None:
-            def browse(topic: str) -> Iterator[Stored]:
+            def browse(topic: str) -> Iterator[StoredMessage]:
                 seen = list(transport.browse(topic))
                 both_have_read.wait(PATIENCE)
                 return iter(seen)

@@ -9,7 +9,7 @@ import pytest
 from pipeline.dead_letters.__main__ import parse
 from pipeline.dead_letters.filters import duration
 from pipeline.dead_letters.letter import Letter, Position
-from pipeline.transport.protocol import Message, Stored
+from pipeline.transport.protocol import Message, StoredMessage
 
 NOW = 1_000_000.0
 TASK = "0e6c1c2e-5d7e-4a6e-9b0a-2f0f4d1f7a55"
@@ -19,7 +19,7 @@ MINUTE, HOUR = 60.0, 3600.0
 def letter(offset: int, *, kind: str, code: str, age: float, topic: str = "uvr_tasks", key: str = "k") -> Letter:
     facts = {"original-topic": topic, "error-kind": kind, "error-code": code, "failed-at": f"{NOW - age}"}
     message = Message("uvr_dead_letters", key, b"", {name: fact.encode() for name, fact in facts.items()})
-    return Letter(Stored(message, partition=0, offset=offset, published_at=0.0))
+    return Letter(StoredMessage(message, partition=0, offset=offset, published_at=0.0))
 
 
 LETTERS = [

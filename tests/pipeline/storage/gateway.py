@@ -1,4 +1,4 @@
-"""A gateway before a real S3 server that gives some answers itself, as other servers or a bad network would."""
+"""A gateway to a real S3 server that replaces some responses, as other servers or a faulty network would."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from devstack.s3 import S3Server
 
 @dataclass(frozen=True)
 class Request:
-    """What came in: header names are in lower case."""
+    """A request; header names are in lower case."""
 
     method: str
     headers: Mapping[str, str]
     status: int | None
-    """What the server behind has answered; None before it was asked."""
+    """The status of the server's response; None before the request is forwarded."""
 
     @property
     def is_conditional(self) -> bool:
@@ -29,25 +29,25 @@ class Request:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An answer in the place of the server's own."""
+    """A response that replaces the server's."""
 
     status: int
     code: str
     withheld: int = 0
-    """Bytes that are announced and never come."""
+    """Bytes that are announced in Content-Length and never sent."""
 
     @property
     def body(self) -> bytes:
-        return f"<Error><Code>{self.code}</Code><Message>told so by a test</Message></Error>".encode()
+        return f"<Error><Code>{self.code}</Code><Message>refused by a test</Message></Error>".encode()
 
 
-#: Asked before the request is passed on, and again about the answer; None lets it pass.
+#: Called before the request is forwarded, and again with the status of the response; None forwards it.
 Rule = Callable[[Request], Refusal | None]
 
 
 @contextmanager
 def gateway(server: S3Server, rule: Rule) -> Iterator[str]:
-    """The address of a gateway to ``server``."""
+    """Yield the URL of a gateway to ``server``."""
     listener = _Gateway(server, rule)
     thread = threading.Thread(target=listener.serve_forever, args=(0.02,), name="s3-gateway")
     thread.start()
@@ -60,7 +60,7 @@ def gateway(server: S3Server, rule: Rule) -> Iterator[str]:
 
 
 class _Gateway(ThreadingHTTPServer):
-    daemon_threads = True  # a client keeps its connections open
+    daemon_threads = True  # clients keep their connections open
 
     def __init__(self, server: S3Server, rule: Rule) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(refusal)
             return
         with closing(HTTPConnection(self.server.target, timeout=20)) as connection:
-            # The host is passed on as it came: it is part of what the client has signed.
+            # The Host header is forwarded unchanged, because the client has signed it.
             connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
             content, described = answer.read(), dict(answer.getheaders())
@@ -107,4 +107,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """The tests look at what the client makes of it."""
+        """Suppress the log; the tests check the client's behaviour."""

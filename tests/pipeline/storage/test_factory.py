@@ -19,7 +19,7 @@ MakeSettings = Callable[..., Settings]
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> MakeSettings:
-    """The settings of an environment that holds nothing but what the test names."""
+    """Return a factory of settings from an environment with the given variables only."""
 
     def make(**variables: str) -> Settings:
         for section in SECTIONS:
@@ -39,7 +39,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_without_a_bucket_stems_are_local_and_their_links_are_signed(settings: MakeSettings, file: Path) -> None:
+def test_store_without_a_bucket_is_local_with_signed_links(settings: MakeSettings, file: Path) -> None:
     chosen = settings()
     store = open_store(chosen)
     assert isinstance(store, LocalStore)
@@ -62,11 +62,11 @@ def test_without_a_bucket_stems_are_local_and_their_links_are_signed(settings: M
         ({"RESULT_BASE_URL": "https://api.example.com/uvr/"}, "https://api.example.com/uvr"),
     ],
 )
-def test_local_links_lead_to_the_api(settings: MakeSettings, variables: dict[str, str], address: str) -> None:
+def test_local_links_point_to_the_api(settings: MakeSettings, variables: dict[str, str], address: str) -> None:
     assert open_store(settings(**variables)).url(KEY).startswith(f"{address}/files/{KEY}?")
 
 
-def test_with_a_bucket_stems_go_there_and_the_hand_off_stays_local(settings: MakeSettings) -> None:
+def test_store_with_a_bucket_is_s3_and_the_hand_off_stays_local(settings: MakeSettings) -> None:
     chosen = settings(**BUCKET, S3_ENDPOINT_URL="http://127.0.0.1:9", RESULT_URL_TTL="60")
     store = open_store(chosen)
     assert isinstance(store, S3Store)
@@ -76,13 +76,13 @@ def test_with_a_bucket_stems_go_there_and_the_hand_off_stays_local(settings: Mak
     assert not chosen.state.data_dir.exists()
 
 
-def test_the_engines_can_be_named(settings: MakeSettings, file: Path) -> None:
+def test_engines_can_be_selected_explicitly(settings: MakeSettings, file: Path) -> None:
     chosen = settings(**BUCKET, STORAGE="local", HANDOFF="s3")
     assert isinstance(open_store(chosen), LocalStore)
     assert isinstance(open_handoff(chosen), S3Store)
 
 
-def test_the_local_hand_off_has_a_folder_of_its_own(settings: MakeSettings, file: Path) -> None:
+def test_local_hand_off_has_its_own_folder(settings: MakeSettings, file: Path) -> None:
     chosen = settings()
     open_handoff(chosen).put("handoff/task/vocals.wav", file, content_type="audio/wav")
     assert (chosen.state.handoff_dir / "handoff/task/vocals.wav").exists()

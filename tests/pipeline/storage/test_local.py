@@ -1,4 +1,4 @@
-"""What only the local engine does; the promises of every store are in the conformance suite."""
+"""Tests specific to the local engine; the conformance suite covers the guarantees of every store."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tree(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
 
-def test_nothing_is_made_before_it_is_needed(root: Path, store: LocalStore, tmp_path: Path) -> None:
+def test_root_is_created_by_the_first_put(root: Path, store: LocalStore, tmp_path: Path) -> None:
     assert store.stat(KEY) is None
     store.delete(KEY)
     for call in (lambda: store.get(KEY, tmp_path / "target"), lambda: store.read(KEY)):
@@ -49,7 +49,7 @@ def test_nothing_is_made_before_it_is_needed(root: Path, store: LocalStore, tmp_
     assert not root.exists()
 
 
-def test_no_drafts_stay(root: Path, store: LocalStore, file: Path, tmp_path: Path) -> None:
+def test_no_drafts_remain(root: Path, store: LocalStore, file: Path, tmp_path: Path) -> None:
     store.put(KEY, file, content_type="audio/wav")
     store.put(KEY, file, content_type="audio/wav")
     store.copy_from(store, KEY, "copy.wav", content_type="audio/wav")
@@ -62,7 +62,7 @@ def test_no_drafts_stay(root: Path, store: LocalStore, file: Path, tmp_path: Pat
     assert tree(root) == {KEY, "copy.wav", "outcome.json"}
 
 
-def test_a_copy_within_a_file_system_takes_no_room(root: Path, store: LocalStore, file: Path) -> None:
+def test_copy_within_a_file_system_is_a_hard_link(root: Path, store: LocalStore, file: Path) -> None:
     store.put(KEY, file, content_type="audio/wav")
     LocalStore(root.parent / "other").copy_from(store, KEY, "copy.wav", content_type="audio/wav")
     assert (root / KEY).samefile(root.parent / "other" / "copy.wav")
@@ -78,18 +78,18 @@ def test_deleting_prunes_empty_folders_but_not_the_root(root: Path, store: Local
     assert root.is_dir()
 
 
-def test_only_old_drafts_are_swept(root: Path, store: LocalStore, file: Path) -> None:
+def test_only_stale_drafts_are_removed(root: Path, store: LocalStore, file: Path) -> None:
     drafts = root / "drafts~"
     drafts.mkdir(parents=True)
     two_days_ago = time.time() - 2 * 86400
-    (drafts / "left-by-a-dead-process").write_bytes(b"half")
-    os.utime(drafts / "left-by-a-dead-process", (two_days_ago, two_days_ago))
+    (drafts / "stale").write_bytes(b"half")
+    os.utime(drafts / "stale", (two_days_ago, two_days_ago))
     (drafts / "being-written").write_bytes(b"half")
     store.put(KEY, file, content_type="audio/wav")
     assert tree(root) == {KEY, "drafts~/being-written"}
 
 
-def test_an_object_cannot_be_a_folder_as_well(store: LocalStore, file: Path) -> None:
+def test_key_that_is_a_folder_is_refused(store: LocalStore, file: Path) -> None:
     store.put("a/b", file, content_type="audio/wav")
     for key in ("a", "a/b/c"):
         for call in (
@@ -103,7 +103,7 @@ def test_an_object_cannot_be_a_folder_as_well(store: LocalStore, file: Path) -> 
 
 
 @pytest.mark.parametrize("refusal", [errno.EPERM, errno.EOPNOTSUPP])
-def test_a_file_system_without_hard_links_keeps_the_first_as_well(
+def test_put_new_keeps_the_first_content_without_hard_links(
     root: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch, refusal: int
 ) -> None:
     def no_link(source: Path, target: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_file_system_without_hard_links_keeps_the_first_as_well(
     assert tree(root) == {"outcome.json"}
 
 
-def test_whatever_else_ails_a_hard_link_is_infrastructure(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_hard_link_errors_are_infrastructure_errors(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(source: Path, target: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -126,7 +126,7 @@ def test_whatever_else_ails_a_hard_link_is_infrastructure(store: LocalStore, mon
     assert store.stat("outcome.json") is None
 
 
-def test_a_root_that_cannot_be_used_is_infrastructure(tmp_path: Path, file: Path) -> None:
+def test_unusable_root_is_an_infrastructure_error(tmp_path: Path, file: Path) -> None:
     store = LocalStore(file / "below-a-file")
     for call in (
         store.check,
@@ -139,13 +139,13 @@ def test_a_root_that_cannot_be_used_is_infrastructure(tmp_path: Path, file: Path
         assert str(tmp_path) not in caught.value.message
 
 
-def test_a_full_disk_is_told_as_such() -> None:
+def test_full_disk_has_its_own_code() -> None:
     with pytest.raises(InfrastructureError) as caught, local_errors(), open("/dev/full", "wb", buffering=0) as full:
         full.write(b"stem")
     assert caught.value.code is ErrorCode.DISK_FULL
 
 
-def test_a_link_is_signed_and_ends_after_its_time(root: Path) -> None:
+def test_link_is_signed_and_expires(root: Path) -> None:
     before = int(time.time())
     url = LocalStore(root, "https://stems.example.com/", SIGNER, ttl=3600).url("task_vocals.wav")
     parts = urlsplit(url)
@@ -156,6 +156,6 @@ def test_a_link_is_signed_and_ends_after_its_time(root: Path) -> None:
     assert SIGNER.verify("task_vocals.wav", expires, query["signature"][0], now=expires - 1)
 
 
-def test_a_store_without_a_signer_has_no_links(store: LocalStore) -> None:
+def test_store_without_a_signer_has_no_links(store: LocalStore) -> None:
     with pytest.raises(PermanentError, match="serves no links"):
         store.url(KEY)

@@ -15,7 +15,7 @@ from pipeline.storage.object_keys import check_key, handoff_key, outcome_key, st
 TASK = UUID("6f1c3e0a-8a55-4c43-a8f0-0a4a3e3f0d11")
 
 
-def test_keys_are_those_of_the_contract() -> None:
+def test_keys_match_the_documented_format() -> None:
     assert stem_key(TASK, "vocals", OutputFormat.WAV) == f"{TASK}_vocals.wav"
     assert stem_key(TASK, "instrumental", OutputFormat.FLAC) == f"{TASK}_instrumental.flac"
     digest = "0123456789abcdef" * 4
@@ -23,13 +23,13 @@ def test_keys_are_those_of_the_contract() -> None:
     assert handoff_key(TASK, "r1", "vocals", digest) == f"handoff/{TASK}_r1/vocals-0123456789abcdef.wav"
 
 
-def test_every_repeat_that_was_asked_for_has_an_outcome_of_its_own() -> None:
+def test_every_requested_repeat_has_its_own_outcome() -> None:
     assert outcome_key(TASK, "") == f"outcomes/{TASK}.json"
     assert outcome_key(TASK, "r0-17") == f"outcomes/{TASK}_r0-17.json"
 
 
 @pytest.mark.parametrize("stem", ["../vocals", "voc/als", "voc als", "..", "/vocals", ""])
-def test_no_stem_leads_out_of_its_folder(stem: str) -> None:
+def test_stem_name_cannot_leave_its_folder(stem: str) -> None:
     with pytest.raises(PermanentError):
         handoff_key(TASK, "", stem, "0" * 64)
     with pytest.raises(PermanentError):
@@ -37,8 +37,8 @@ def test_no_stem_leads_out_of_its_folder(stem: str) -> None:
 
 
 @given(st.one_of(st.text(), st.from_regex(r"[A-Za-z0-9._/~%\\ -]{0,40}", fullmatch=True)))
-def test_a_key_that_passes_is_the_same_everywhere(key: str) -> None:
-    """As a path it stays below the root, and as part of a URL it needs no quoting."""
+def test_valid_key_is_unchanged_as_path_and_url(key: str) -> None:
+    """Check that a valid key stays below the root as a path, and needs no quoting in a URL."""
     try:
         check_key(key)
     except PermanentError:

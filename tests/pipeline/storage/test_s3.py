@@ -1,4 +1,4 @@
-"""What only the S3 engine does: outages, refusals, links; the promises of every store are in the conformance suite."""
+"""Tests specific to the S3 engine: outages, refusals, links; the conformance suite covers every store's guarantees."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def options(s3_server: S3Server) -> S3Options:
-    """A bucket of the test's own."""
+    """Return the options of a new bucket."""
     return new_bucket(s3_server)
 
 
@@ -54,7 +54,7 @@ def failure_of(call: Call, store: S3Store, file: Path) -> InfrastructureError:
 
 
 @pytest.mark.s3
-def test_an_outage_is_infrastructure_and_passes(s3_server: S3Server, options: S3Options, file: Path) -> None:
+def test_outage_is_an_infrastructure_error_and_recovers(s3_server: S3Server, options: S3Options, file: Path) -> None:
     store = S3Store(options)
     store.put(KEY, file, content_type="audio/wav")
     s3_server.stop()
@@ -68,7 +68,7 @@ def test_an_outage_is_infrastructure_and_passes(s3_server: S3Server, options: S3
 
 @pytest.mark.s3
 @pytest.mark.slow
-def test_a_hung_server_is_noticed(s3_server: S3Server, options: S3Options, file: Path) -> None:
+def test_check_detects_a_hung_server(s3_server: S3Server, options: S3Options, file: Path) -> None:
     store = S3Store(options)
     s3_server.pause()
     assert failure_of(CALLS["check"], store, file).code is ErrorCode.STORAGE_UNAVAILABLE
@@ -78,9 +78,9 @@ def test_a_hung_server_is_noticed(s3_server: S3Server, options: S3Options, file:
 
 @pytest.mark.s3
 @pytest.mark.parametrize("call", CALLS)
-def test_wrong_credentials_name_the_settings_and_no_secret(options: S3Options, file: Path, call: str) -> None:
+def test_wrong_credentials_name_the_settings_without_secrets(options: S3Options, file: Path, call: str) -> None:
     secret = "wrong-" + uuid4().hex
-    for wrong in (replace(options, secret_access_key=secret), replace(options, access_key_id="NOBODY")):
+    for wrong in (replace(options, secret_access_key=secret), replace(options, access_key_id="UNKNOWN")):
         error = failure_of(CALLS[call], S3Store(wrong), file)
         assert error.code is ErrorCode.STORAGE_REFUSED
         assert "AWS_SECRET_ACCESS_KEY" in error.message
@@ -88,17 +88,17 @@ def test_wrong_credentials_name_the_settings_and_no_secret(options: S3Options, f
         assert str(options.secret_access_key) not in error.message
 
 
-# Some servers find that deleting from a bucket which is not there is done already.
+# Some servers accept a deletion from a missing bucket.
 @pytest.mark.s3
 @pytest.mark.parametrize("call", [name for name in CALLS if name != "delete"])
-def test_a_missing_bucket_is_told_from_a_missing_object(options: S3Options, file: Path, call: str) -> None:
+def test_missing_bucket_is_distinguished_from_a_missing_object(options: S3Options, file: Path, call: str) -> None:
     error = failure_of(CALLS[call], S3Store(replace(options, bucket="no-such-bucket")), file)
     assert error.code is ErrorCode.STORAGE_REFUSED
     assert "S3_BUCKET_NAME" in error.message
 
 
 @pytest.mark.parametrize("bucket", ["Not_A_Bucket!", "a/b"])
-def test_a_malformed_bucket_is_told(bucket: str, file: Path) -> None:
+def test_malformed_bucket_name_is_reported(bucket: str, file: Path) -> None:
     store = S3Store(
         S3Options(bucket=bucket, access_key_id="a", secret_access_key="b", endpoint_url="http://127.0.0.1:9")
     )
@@ -106,7 +106,7 @@ def test_a_malformed_bucket_is_told(bucket: str, file: Path) -> None:
     assert "S3_BUCKET_NAME" in error.message
 
 
-def test_no_credentials_at_all_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: Path) -> None:
+def test_missing_credentials_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: Path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -118,13 +118,13 @@ def test_no_credentials_at_all_are_told(monkeypatch: pytest.MonkeyPatch, tmp_pat
         store.url(KEY)
 
 
-def test_an_endpoint_that_boto3_refuses_is_told() -> None:
+def test_endpoint_rejected_by_boto3_is_reported() -> None:
     with pytest.raises(InfrastructureError, match="S3_ENDPOINT_URL"):
         S3Store(S3Options(bucket="stems", endpoint_url="http://under_score:9000"))
 
 
 @pytest.mark.s3
-def test_making_the_bucket_again_keeps_it(options: S3Options, file: Path) -> None:
+def test_ensure_bucket_keeps_an_existing_bucket(options: S3Options, file: Path) -> None:
     store = S3Store(options)
     store.put(KEY, file, content_type="audio/wav")
     store.ensure_bucket()
@@ -132,11 +132,9 @@ def test_making_the_bucket_again_keeps_it(options: S3Options, file: Path) -> Non
 
 
 @pytest.mark.s3
-def test_what_is_too_large_for_one_copy_is_copied_in_parts(
-    options: S3Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The limit is lowered from 5 GiB, the parts are as large as ever."""
-    monkeypatch.setattr(store_module, "_SINGLE_COPY", 1024)
+def test_large_object_is_copied_in_parts(options: S3Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is lowered from 5 GiB; the size of the parts is unchanged."""
+    monkeypatch.setattr(store_module, "_MAX_SINGLE_COPY", 1024)
     content = bytes(range(256)) * (40 * 4096)
     (tmp_path / "large").write_bytes(content)
     store = S3Store(options)
@@ -148,7 +146,7 @@ def test_what_is_too_large_for_one_copy_is_copied_in_parts(
         assert answer.headers["Content-Type"] == "audio/flac"
 
 
-def test_presigned_links_end_after_their_time_and_carry_no_secret() -> None:
+def test_presigned_links_expire_and_contain_no_secret() -> None:
     options = S3Options(bucket="stems", access_key_id="KEYID", secret_access_key="s3cret", url_ttl=3600)
     parts = urlsplit(S3Store(options).url(KEY))
     query = parse_qs(parts.query)
@@ -158,12 +156,12 @@ def test_presigned_links_end_after_their_time_and_carry_no_secret() -> None:
     assert "s3cret" not in repr(options)
 
 
-def test_links_of_a_public_domain_are_plain() -> None:
+def test_links_on_a_public_domain_are_not_signed() -> None:
     store = S3Store(S3Options(bucket="stems", public_domain="https://cdn.example.com/stems/"))
     assert store.url(KEY) == f"https://cdn.example.com/stems/{KEY}"
 
 
-ANSWERS = [
+ERRORS = [
     (503, "SlowDown", ErrorCode.STORAGE_UNAVAILABLE),
     (429, "TooManyRequests", ErrorCode.STORAGE_UNAVAILABLE),
     (500, "InternalError", ErrorCode.STORAGE_UNAVAILABLE),
@@ -183,8 +181,8 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize(("status", "code", "expected"), ANSWERS)
-def test_every_answer_of_a_server_has_a_meaning(status: int, code: str, expected: ErrorCode) -> None:
+@pytest.mark.parametrize(("status", "code", "expected"), ERRORS)
+def test_server_errors_are_classified(status: int, code: str, expected: ErrorCode) -> None:
     answer = ClientError(
         {"Error": {"Code": code, "Message": "for s3cret"}, "ResponseMetadata": {"HTTPStatusCode": status}},  # type: ignore[typeddict-item]
         "PutObject",

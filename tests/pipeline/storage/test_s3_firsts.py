@@ -1,4 +1,4 @@
-"""Being the first, on servers that know no conditional writes, and over networks that lose answers."""
+"""Tests of ``put_new`` on servers without conditional writes, and on networks that lose responses."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tests.support.buckets import new_bucket
 
 pytestmark = pytest.mark.s3
 KEY = "outcomes/task.json"
-Behind = Callable[[Rule], S3Store]
+OpenThroughGateway = Callable[[Rule], S3Store]
 
 
 @pytest.fixture
 def options(s3_server: S3Server) -> S3Options:
-    """A bucket of the test's own."""
+    """Return the options of a new bucket."""
     return new_bucket(s3_server)
 
 
 @pytest.fixture
-def behind(s3_server: S3Server, options: S3Options) -> Iterator[Behind]:
-    """The store as it is seen through a gateway."""
+def open_through_gateway(s3_server: S3Server, options: S3Options) -> Iterator[OpenThroughGateway]:
+    """Return a function that opens the store through a gateway with a rule."""
     with ExitStack() as stack:
         yield lambda rule: S3Store(replace(options, endpoint_url=stack.enter_context(gateway(s3_server, rule))))
 
@@ -43,14 +43,14 @@ def failure_of(call: Callable[[], object]) -> ErrorCode:
     return caught.value.code
 
 
-def test_a_server_without_conditional_writes_keeps_the_first_it_has(behind: Behind) -> None:
-    store = behind(lambda request: Refusal(501, "NotImplemented") if request.is_conditional else None)
+def test_server_without_conditional_writes_keeps_the_first_content(open_through_gateway: OpenThroughGateway) -> None:
+    store = open_through_gateway(lambda request: Refusal(501, "NotImplemented") if request.is_conditional else None)
     assert put_new(store, b"first") == b"first"
     assert put_new(store, b"second") == b"first"
 
 
-def test_a_server_that_ignores_the_condition_keeps_the_first_it_has(options: S3Options) -> None:
-    """The header is left out before the request is signed: a server that ignores it does just the same."""
+def test_server_that_ignores_the_condition_keeps_the_first_content(options: S3Options) -> None:
+    """The header is removed before the request is signed, which has the same effect as a server that ignores it."""
 
     def forget(request: Any, **_: object) -> None:
         del request.headers["If-None-Match"]
@@ -61,8 +61,10 @@ def test_a_server_that_ignores_the_condition_keeps_the_first_it_has(options: S3O
     assert put_new(store, b"second") == b"first"
 
 
-def test_a_writer_whose_answer_was_lost_is_still_the_first(behind: Behind, options: S3Options) -> None:
-    """boto3 sends it again, and the server finds that it is there already."""
+def test_writer_with_a_lost_response_is_still_the_first(
+    open_through_gateway: OpenThroughGateway, options: S3Options
+) -> None:
+    """boto3 sends the request again, and the server finds the object already stored."""
     answers: list[int | None] = []
 
     def lose_the_first(request: Request) -> Refusal | None:
@@ -71,40 +73,42 @@ def test_a_writer_whose_answer_was_lost_is_still_the_first(behind: Behind, optio
         answers.append(request.status)
         return Refusal(503, "ServiceUnavailable") if len(answers) == 1 else None
 
-    assert put_new(behind(lose_the_first), b"first") == b"first"
+    assert put_new(open_through_gateway(lose_the_first), b"first") == b"first"
     assert answers == [200, 412]
     assert S3Store(options).read(KEY) == b"first"
 
 
 @pytest.mark.parametrize("code", ["ConditionalRequestConflict", "OperationAborted"])
-def test_a_conflict_is_tried_again_at_once(behind: Behind, code: str) -> None:
+def test_conflict_is_retried_immediately(open_through_gateway: OpenThroughGateway, code: str) -> None:
     refusals = [Refusal(409, code)] * 2
 
     def conflict(request: Request) -> Refusal | None:
         return refusals.pop() if request.is_conditional and request.status is None and refusals else None
 
-    assert put_new(behind(conflict), b"first") == b"first"
+    assert put_new(open_through_gateway(conflict), b"first") == b"first"
     assert not refusals
 
 
-def test_a_conflict_without_an_end_is_infrastructure(behind: Behind) -> None:
-    store = behind(lambda request: Refusal(409, "ConditionalRequestConflict") if request.is_conditional else None)
+def test_persistent_conflict_is_an_infrastructure_error(open_through_gateway: OpenThroughGateway) -> None:
+    store = open_through_gateway(
+        lambda request: Refusal(409, "ConditionalRequestConflict") if request.is_conditional else None
+    )
     assert failure_of(lambda: put_new(store, b"first")) is ErrorCode.STORAGE_UNAVAILABLE
 
 
-def test_a_refused_write_is_told(behind: Behind) -> None:
-    store = behind(lambda request: Refusal(403, "AccessDenied") if request.is_conditional else None)
+def test_refused_write_is_reported(open_through_gateway: OpenThroughGateway) -> None:
+    store = open_through_gateway(lambda request: Refusal(403, "AccessDenied") if request.is_conditional else None)
     assert failure_of(lambda: put_new(store, b"first")) is ErrorCode.STORAGE_REFUSED
 
 
-def test_who_may_not_list_is_told_so_before_the_first_job(behind: Behind) -> None:
-    """Without that right S3 calls everything forbidden that is not there."""
-    store = behind(lambda request: Refusal(403, "AccessDenied") if request.status == 404 else None)
+def test_check_detects_a_missing_list_permission(open_through_gateway: OpenThroughGateway) -> None:
+    """Without that permission S3 reports missing objects as forbidden."""
+    store = open_through_gateway(lambda request: Refusal(403, "AccessDenied") if request.status == 404 else None)
     assert failure_of(store.check) is ErrorCode.STORAGE_REFUSED
     assert failure_of(lambda: store.read(KEY)) is ErrorCode.STORAGE_REFUSED
 
 
-def test_an_object_that_breaks_off_is_not_taken_for_whole(behind: Behind, options: S3Options) -> None:
+def test_truncated_object_is_an_error(open_through_gateway: OpenThroughGateway, options: S3Options) -> None:
     put_new(S3Store(options), b"first")
-    store = behind(lambda request: Refusal(200, "Half", withheld=10) if request.method == "GET" else None)
+    store = open_through_gateway(lambda request: Refusal(200, "Half", withheld=10) if request.method == "GET" else None)
     assert failure_of(lambda: store.read(KEY)) is ErrorCode.STORAGE_UNAVAILABLE

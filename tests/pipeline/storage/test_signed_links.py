@@ -26,33 +26,33 @@ def signature_of(query: str) -> str:
 GENUINE = signature_of(SIGNER.sign(KEY, END))
 
 
-def test_the_query_carries_the_end_and_the_signature() -> None:
+def test_query_contains_expiry_and_signature() -> None:
     assert SIGNER.sign(KEY, END) == f"expires={END}&signature={GENUINE}"
 
 
-def test_a_link_is_valid_until_its_end() -> None:
+def test_link_is_valid_until_its_expiry() -> None:
     assert SIGNER.verify(KEY, END, GENUINE, now=END - 0.001)
     assert not SIGNER.verify(KEY, END, GENUINE, now=END)
 
 
-def test_signers_with_the_same_key_agree_and_others_do_not() -> None:
+def test_only_signers_with_the_same_key_agree() -> None:
     assert LinkSigner(b"k" * 32).verify(KEY, END, GENUINE, now=0)
     assert not LinkSigner(b"K" * 32).verify(KEY, END, GENUINE, now=0)
 
 
 @given(st.text(), st.integers(min_value=0), st.text())
-def test_nothing_else_is_valid(key: str, end: int, signature: str) -> None:
+def test_any_other_link_is_invalid(key: str, end: int, signature: str) -> None:
     assert not SIGNER.verify(key, END, GENUINE, now=0) or key == KEY
     assert not SIGNER.verify(KEY, end, GENUINE, now=0) or end == END
     assert not SIGNER.verify(KEY, END, signature, now=0) or signature == GENUINE
 
 
 @pytest.mark.parametrize("signature", ["", "ä", "\ud800", GENUINE + "=", GENUINE.upper(), GENUINE[:-1], f" {GENUINE}"])
-def test_odd_signatures_are_refused_and_do_no_harm(signature: str) -> None:
+def test_malformed_signatures_are_rejected(signature: str) -> None:
     assert not SIGNER.verify(KEY, END, signature, now=0)
 
 
-def test_the_key_file_is_made_once_and_only_for_its_owner(tmp_path: Path) -> None:
+def test_key_file_is_created_once_with_mode_0600(tmp_path: Path) -> None:
     path = tmp_path / "new" / "link.key"
     key = load_or_create_key(path)
     assert len(key) == 32
@@ -61,13 +61,13 @@ def test_the_key_file_is_made_once_and_only_for_its_owner(tmp_path: Path) -> Non
     assert [entry.name for entry in path.parent.iterdir()] == ["link.key"]
 
 
-def test_two_key_files_differ(tmp_path: Path) -> None:
+def test_key_files_differ(tmp_path: Path) -> None:
     assert load_or_create_key(tmp_path / "one") != load_or_create_key(tmp_path / "two")
 
 
-def test_processes_that_come_at_once_agree(tmp_path: Path) -> None:
+def test_concurrent_processes_agree_on_one_key(tmp_path: Path) -> None:
     path = tmp_path / "link.key"
-    # Each waits for the end of its input, so that all are at the line when the race begins.
+    # Each waits for the end of its input, so that all start at the same time.
     program = (
         "import sys; from pathlib import Path; from pipeline.storage.signed_links import load_or_create_key;"
         "print('ready', flush=True); sys.stdin.read(); print(load_or_create_key(Path(sys.argv[1])).hex())"
@@ -97,7 +97,7 @@ def test_processes_that_come_at_once_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 31, b"x" * 33])
-def test_a_damaged_key_file_is_told_and_kept(tmp_path: Path, content: bytes) -> None:
+def test_damaged_key_file_is_reported_and_kept(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "link.key"
     path.write_bytes(content)
     with pytest.raises(InfrastructureError, match=r"link\.key in DATA_DIR is damaged") as caught:

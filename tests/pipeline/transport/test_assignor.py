@@ -1,4 +1,4 @@
-"""How partitions are shared out: evenly in every topic, with few moves, jobs in hand last, old claims not at all."""
+"""Tests of the assignor: balance in every topic, few moves, busy partitions kept, outdated claims ignored."""
 
 from __future__ import annotations
 
@@ -10,116 +10,116 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kafka.structs import TopicPartition
 
-from pipeline.transport.kafka.assignor import LEAD, Claims, StickyAssignor, newest_only, share_out
+from pipeline.transport.kafka.assignor import MAX_IMBALANCE, MemberMetadata, StickyAssignor, balance, resolve_ownership
 
 TOPICS = tuple(f"topic-{number}" for number in range(5))
 
 layouts = st.dictionaries(st.sampled_from(TOPICS), st.integers(1, 13).map(range), min_size=1)
 groups = st.sets(st.sampled_from("abcdef"), min_size=1)
 
-Shares = dict[str, set[TopicPartition]]
+Assignments = dict[str, set[TopicPartition]]
 
 
 class Group:
-    """A group whose members join, work, and leave; the leader is asked as kafka-python asks it."""
+    """A consumer group whose members join, work and leave; the leader is called as kafka-python calls it."""
 
     def __init__(self, layout: Mapping[str, range]) -> None:
         self.layout = layout
         self.cluster = SimpleNamespace(partitions_for_topic=lambda topic: set(layout[topic]))
-        self.owned: Shares = {}
+        self.owned: Assignments = {}
         self.busy: dict[str, list[TopicPartition]] = {}
         self.rounds = 0
 
     def settle(self, members: Iterable[str]) -> None:
-        """Rebalance until nothing moves any more."""
+        """Rebalance until the assignment is stable."""
         self.owned = {member: self.owned.get(member, set()) for member in members}
         for self.rounds in range(10):
             given = self.round()
-            assert_nothing_twice(given)
+            assert_no_partition_assigned_twice(given)
             for member, share in given.items():
-                others = {position for other, held in self.owned.items() if other != member for position in held}
-                assert not share & others, "given away before its owner has let go of it"
+                others = {partition for other, held in self.owned.items() if other != member for partition in held}
+                assert not share & others, "assigned before its owner has revoked it"
             if given == self.owned:
                 return
             self.owned = given
-        raise AssertionError("it never comes to rest")
+        raise AssertionError("the assignment never becomes stable")
 
-    def round(self) -> Shares:
+    def round(self) -> Assignments:
         members = [SimpleNamespace(member_id=member, metadata=self.metadata(member)) for member in self.owned]
         assignments = StickyAssignor().assign(self.cluster, members)
-        return {member: positions_of(assignment) for member, assignment in assignments.items()}
+        return {member: partitions_of(assignment) for member, assignment in assignments.items()}
 
     def metadata(self, member: str) -> Any:
         assignor = StickyAssignor(lambda: self.busy.get(member, []))
         assignor.member_assignment = sorted(self.owned[member])
         return assignor.metadata(self.layout)
 
-    def everything(self) -> set[TopicPartition]:
+    def all_partitions(self) -> set[TopicPartition]:
         return {TopicPartition(topic, number) for topic, numbers in self.layout.items() for number in numbers}
 
 
-def positions_of(assignment: Any) -> set[TopicPartition]:
+def partitions_of(assignment: Any) -> set[TopicPartition]:
     pairs = [(item[0], item[1]) for item in assignment.assigned_partitions]
     return {TopicPartition(topic, number) for topic, numbers in pairs for number in numbers}
 
 
-def assert_nothing_twice(shares: Shares) -> None:
+def assert_no_partition_assigned_twice(shares: Assignments) -> None:
     assert sum(map(len, shares.values())) == len(set().union(*shares.values()))
 
 
-#: Remainders that an old and a new size of the group share out differently.
-AWKWARD = dict(zip(TOPICS, map(range, (2, 2, 10, 1, 4)), strict=True))
+#: A layout whose remainders are distributed differently for two sizes of the group.
+UNEVEN_LAYOUT = dict(zip(TOPICS, map(range, (2, 2, 10, 1, 4)), strict=True))
 
 
-class TestShares:
-    @example(AWKWARD, set("abcd"), set("abcdef"))
+class TestBalance:
+    @example(UNEVEN_LAYOUT, set("abcd"), set("abcdef"))
     @given(layouts, groups, groups)
-    def test_everything_is_shared_out_evenly_in_every_topic(
+    def test_every_topic_is_balanced_completely(
         self, layout: dict[str, range], before: set[str], after: set[str]
     ) -> None:
         group = Group(layout)
         for members in (before, after):
             group.settle(members)
-            assert set().union(*group.owned.values()) == group.everything()
+            assert set().union(*group.owned.values()) == group.all_partitions()
             for topic in layout:
-                counts = [sum(position.topic == topic for position in share) for share in group.owned.values()]
+                counts = [sum(partition.topic == topic for partition in share) for share in group.owned.values()]
                 assert max(counts) - min(counts) <= 1
             totals = [len(share) for share in group.owned.values()]
-            assert max(totals) - min(totals) <= LEAD
+            assert max(totals) - min(totals) <= MAX_IMBALANCE
 
     @given(layouts, groups, st.sampled_from("abcdef"))
-    def test_who_stays_gets_nothing_taken_away_when_another_leaves(
+    def test_remaining_members_keep_their_partitions_when_one_leaves(
         self, layout: dict[str, range], members: set[str], leaver: str
     ) -> None:
         group = Group(layout)
         group.settle(members | {leaver})
         before = dict(group.owned)
         group.settle(members - {leaver} or {"x"})
-        kept = [len(before[member] - share) for member, share in group.owned.items() if member in before]
-        # One partition of a topic at most, where remainders are shared out anew.
-        assert all(lost <= len(layout) for lost in kept)
+        moved = [len(before[member] - share) for member, share in group.owned.items() if member in before]
+        # At most one partition of each topic moves, where remainders are distributed again.
+        assert all(count <= len(layout) for count in moved)
 
     @given(layouts, groups)
-    def test_two_rounds_are_enough_for_a_newcomer(self, layout: dict[str, range], members: set[str]) -> None:
+    def test_joining_takes_at_most_two_rounds(self, layout: dict[str, range], members: set[str]) -> None:
         group = Group(layout)
         group.settle(members)
         assert group.rounds <= 2
         group.settle(members | {"newcomer"})
         assert group.rounds <= 3
 
-    def test_a_member_gets_only_what_it_subscribes_to(self) -> None:
-        claims = {"old": Claims(frozenset(["a"])), "new": Claims(frozenset(["a", "b"]))}
-        shares = share_out({"a": range(4), "b": range(3)}, claims)
-        assert {position.topic for position in shares["old"]} == {"a"}
+    def test_member_receives_only_subscribed_topics(self) -> None:
+        members = {"old": MemberMetadata(frozenset(["a"])), "new": MemberMetadata(frozenset(["a", "b"]))}
+        shares = balance({"a": range(4), "b": range(3)}, members)
+        assert {partition.topic for partition in shares["old"]} == {"a"}
         assert len(shares["old"]) == 2
         assert sum(map(len, shares.values())) == 7
 
-    def test_a_topic_without_partitions_is_no_hindrance(self) -> None:
-        assert share_out({"a": []}, {"m": Claims(frozenset(["a"]))}) == {"m": set()}
+    def test_topic_without_partitions_is_accepted(self) -> None:
+        assert balance({"a": []}, {"m": MemberMetadata(frozenset(["a"]))}) == {"m": set()}
 
 
-class TestJobsInHand:
-    def test_a_member_keeps_the_partitions_that_it_works_on(self) -> None:
+class TestBusyPartitions:
+    def test_member_keeps_its_busy_partitions(self) -> None:
         group = Group({"jobs": range(12)})
         group.settle("a")
         group.busy["a"] = [TopicPartition("jobs", 11), TopicPartition("jobs", 7)]
@@ -127,14 +127,14 @@ class TestJobsInHand:
         assert set(group.busy["a"]) <= group.owned["a"]
         assert [len(share) for share in group.owned.values()] == [6, 6]
 
-    def test_when_it_cannot_keep_all_the_longest_running_job_stays(self) -> None:
+    def test_longest_running_job_keeps_its_partition(self) -> None:
         group = Group({"jobs": range(2)})
         group.settle("a")
         group.busy["a"] = [TopicPartition("jobs", 1), TopicPartition("jobs", 0)]
         group.settle("ab")
         assert group.owned == {"a": {TopicPartition("jobs", 1)}, "b": {TopicPartition("jobs", 0)}}
 
-    def test_what_another_version_tells_is_no_hindrance(self) -> None:
+    def test_unreadable_user_data_is_ignored(self) -> None:
         group = Group({"jobs": range(4)})
         group.settle("ab")
         metadata = group.metadata("a")
@@ -146,11 +146,14 @@ class TestJobsInHand:
         assert len(StickyAssignor().assign(group.cluster, members)) == 2
 
 
-class TestClaims:
-    def test_the_newest_generation_counts(self) -> None:
-        position = TopicPartition("jobs", 0)
+class TestOwnership:
+    def test_newest_generation_wins(self) -> None:
+        partition = TopicPartition("jobs", 0)
         topics = frozenset(["jobs"])
-        claims = {"stale": Claims(topics, (position,), (), 3), "rightful": Claims(topics, (position,), (), 4)}
-        found = newest_only(claims)
-        assert (found["stale"].owned, found["rightful"].owned) == ((), (position,))
-        assert share_out({"jobs": range(1)}, found)["rightful"] == {position}
+        members = {
+            "stale": MemberMetadata(topics, (partition,), (), 3),
+            "rightful": MemberMetadata(topics, (partition,), (), 4),
+        }
+        found = resolve_ownership(members)
+        assert (found["stale"].owned, found["rightful"].owned) == ((), (partition,))
+        assert balance({"jobs": range(1)}, found)["rightful"] == {partition}

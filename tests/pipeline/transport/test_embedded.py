@@ -1,4 +1,4 @@
-"""What only the embedded engine has: one file, many processes, a disk that fills, tables that must stay small."""
+"""Tests specific to the embedded engine: one file, many processes, a full disk, bounded tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.transport.embedded.transport import EmbeddedSubscription, Embedded
 from pipeline.transport.protocol import Delivery, Message, Topic
 
 ROOT = Path(__file__).parents[3]
-PATIENCE = 30.0
+TIMEOUT = 30.0
 JOBS, RESULTS, REPORTS = "jobs", "results", "reports"
 LEASE = 0.4
 
@@ -42,8 +42,8 @@ def transport(path: Path) -> Iterator[EmbeddedTransport]:
 
 
 def receive(subscription: EmbeddedSubscription) -> Delivery:
-    delivery = subscription.receive(PATIENCE)
-    assert delivery is not None, "nothing came"
+    delivery = subscription.receive(TIMEOUT)
+    assert delivery is not None, "no delivery"
     return delivery
 
 
@@ -68,12 +68,12 @@ def execute(path: Path, sql: str) -> None:
 
 
 def last_line(member: subprocess.Popen[str]) -> str:
-    """What it has to say: a slow machine has a report or two lost, and that is logged above."""
-    return member.communicate(timeout=PATIENCE * 2)[0].splitlines()[-1]
+    """Return the result; log lines about reports lost on a slow machine may precede it."""
+    return member.communicate(timeout=TIMEOUT * 2)[0].splitlines()[-1]
 
 
 class TestManyProcesses:
-    #: Takes jobs and passes their keys on until it has seen none for a while; prints what it took.
+    #: Receives jobs and forwards their keys until none arrives for 1 s; prints the received keys.
     MEMBER = """
 import json, sys
 from pathlib import Path
@@ -102,7 +102,7 @@ sys.stdout.write(json.dumps(taken))
 """
 
     @pytest.mark.slow
-    def test_hammering_one_file_they_lose_and_double_nothing(self, path: Path) -> None:
+    def test_concurrent_members_lose_and_duplicate_nothing(self, path: Path) -> None:
         count = 150
         members = [
             subprocess.Popen(
@@ -114,7 +114,7 @@ sys.stdout.write(json.dumps(taken))
             )
             for number in range(3)
         ]
-        for member in members:  # all of them open a file that does not exist yet, at the same moment
+        for member in members:  # all of them open a file that does not exist yet, at the same time
             assert member.stdin is not None
             member.stdin.write("go\n")
             member.stdin.flush()
@@ -127,13 +127,13 @@ sys.stdout.write(json.dumps(taken))
         results = [key for (key,) in rows(path, "SELECT key FROM messages WHERE topic = 'results'")]
         assert sorted(results) == sorted(expected)
 
-    def test_many_at_once_make_the_file(self, path: Path) -> None:
+    def test_concurrent_creation_of_the_file(self, path: Path) -> None:
         opened: list[EmbeddedTransport] = []
         failed: list[InfrastructureError] = []
         start = threading.Barrier(8)
 
         def open_it() -> None:
-            start.wait(PATIENCE)
+            start.wait(TIMEOUT)
             try:
                 opened.append(EmbeddedTransport(path))
             except InfrastructureError as error:
@@ -143,7 +143,7 @@ sys.stdout.write(json.dumps(taken))
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT)
         for transport in opened:
             transport.close()
         assert failed == []
@@ -151,12 +151,12 @@ sys.stdout.write(json.dumps(taken))
 
 
 class TestFolder:
-    def test_one_that_cannot_be_had_is_named(self, tmp_path: Path) -> None:
+    def test_unusable_folder_is_reported(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(InfrastructureError, match="DATA_DIR"):
             EmbeddedTransport(tmp_path / "file" / "broker.sqlite")
 
-    def test_a_file_that_is_no_database_is_an_outage(self, path: Path) -> None:
+    def test_file_that_is_not_a_database_is_an_infrastructure_error(self, path: Path) -> None:
         path.write_bytes(b"not a database" * 100)
         with pytest.raises(InfrastructureError):
             EmbeddedTransport(path)
@@ -164,13 +164,11 @@ class TestFolder:
 
 class TestFullDisk:
     def limit(self, *databases: Database, pages: int) -> None:
-        """Let the file grow to this many pages, and not at all if it has more: a disk that is full."""
+        """Simulate a full disk: limit the file to ``pages``, or to its current size if it is larger."""
         for database in databases:
             database.query(f"PRAGMA max_page_count = {pages}", {})
 
-    def test_nothing_is_half_done_and_all_goes_on_when_there_is_room(
-        self, transport: EmbeddedTransport, path: Path
-    ) -> None:
+    def test_full_disk_leaves_no_partial_writes_and_recovers(self, transport: EmbeddedTransport, path: Path) -> None:
         transport.publish(Message(JOBS, "k", b"first"))
         subscription = transport.subscribe([JOBS], "group")
         delivery = receive(subscription)
@@ -183,7 +181,7 @@ class TestFullDisk:
         with pytest.raises(InfrastructureError) as refused:
             subscription.settle(delivery, Message(RESULTS, "k", bytes(500_000)))
         assert refused.value.code is ErrorCode.DISK_FULL
-        transport.emit(Message(JOBS, "k", bytes(500_000)))  # a report is lost, nothing else happens
+        transport.emit(Message(JOBS, "k", bytes(500_000)))  # the report is lost; no error is raised
 
         assert rows(path, "SELECT count(*) FROM messages") == [(1,)]
         assert not delivery.cancel.is_set()
@@ -197,11 +195,11 @@ class TestFullDisk:
         folder.mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
         if os.geteuid() != 0 or sys.platform != "linux" or subprocess.run(mount, check=False).returncode != 0:
-            pytest.skip("mounting a small disk takes root, on Linux")
+            pytest.skip("mounting a small disk requires root on Linux")
         yield folder
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
-    def test_the_same_on_a_disk_that_is(self, small_disk: Path) -> None:
+    def test_full_file_system(self, small_disk: Path) -> None:
         transport = EmbeddedTransport(small_disk / "broker.sqlite")
         with pytest.raises(InfrastructureError) as refused:
             transport.publish(*[Message(JOBS, "k", bytes(90_000))] * 30)
@@ -211,21 +209,21 @@ class TestFullDisk:
 
 
 class TestLeases:
-    def test_a_lease_from_before_the_machine_was_started_anew_is_over(
-        self, transport: EmbeddedTransport, path: Path
-    ) -> None:
+    def test_lease_from_before_a_reboot_has_expired(self, transport: EmbeddedTransport, path: Path) -> None:
         transport.publish(*jobs(1))
-        execute(path, f"INSERT INTO deliveries VALUES ('group', 1, 'somebody', {time.monotonic() + 1e6}, 1, 0)")
+        execute(path, f"INSERT INTO deliveries VALUES ('group', 1, 'other', {time.monotonic() + 1e6}, 1, 0)")
         assert receive(transport.subscribe([JOBS], "group")).attempt == 2
 
-    def test_one_that_runs_is_respected(self, transport: EmbeddedTransport, path: Path) -> None:
+    def test_current_lease_is_respected(self, transport: EmbeddedTransport, path: Path) -> None:
         transport.publish(*jobs(1))
-        execute(path, f"INSERT INTO deliveries VALUES ('group', 1, 'somebody', {time.monotonic() + LEASE}, 1, 0)")
+        execute(path, f"INSERT INTO deliveries VALUES ('group', 1, 'other', {time.monotonic() + LEASE}, 1, 0)")
         subscription = transport.subscribe([JOBS], "group")
         assert subscription.receive(0.0) is None
         assert receive(subscription).attempt == 2
 
-    def test_the_wall_clock_has_no_say(self, transport: EmbeddedTransport, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_leases_do_not_depend_on_the_wall_clock(
+        self, transport: EmbeddedTransport, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         transport.publish(*jobs(1))
         delivery = receive(transport.subscribe([JOBS], "group"))
         rival = transport.subscribe([JOBS], "group")
@@ -235,10 +233,10 @@ class TestLeases:
             assert rival.receive(LEASE * 2) is None
         assert not delivery.cancel.is_set()
 
-    def test_a_member_never_gets_twice_what_it_has_open(
+    def test_open_delivery_is_not_delivered_again_to_its_member(
         self, transport: EmbeddedTransport, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # The lease has run out, as after the process was frozen, and the member is the first to look.
+        # The lease has expired, as after the process was frozen, and its own member is the first to look.
         monkeypatch.setattr(EmbeddedSubscription, "_renew_leases", lambda _: None)
         transport.publish(*jobs(1))
         subscription = transport.subscribe([JOBS], "group")
@@ -247,14 +245,14 @@ class TestLeases:
         assert subscription.receive(0.2) is None
         subscription.settle(delivery)
 
-    def test_a_job_that_went_to_another_is_told_so(self, transport: EmbeddedTransport, path: Path) -> None:
+    def test_lost_delivery_is_cancelled(self, transport: EmbeddedTransport, path: Path) -> None:
         transport.publish(*jobs(1))
         subscription = transport.subscribe([JOBS], "group")
         delivery = receive(subscription)
-        told = threading.Event()
-        delivery.cancel.on_cancel(told.set)
-        execute(path, "UPDATE deliveries SET owner = 'another'")
-        assert told.wait(PATIENCE)
+        cancelled = threading.Event()
+        delivery.cancel.on_cancel(cancelled.set)
+        execute(path, "UPDATE deliveries SET owner = 'other'")
+        assert cancelled.wait(TIMEOUT)
         with pytest.raises(CancelledError):
             subscription.settle(delivery, *jobs(1, RESULTS))
         assert rows(path, "SELECT count(*) FROM messages WHERE topic = 'results'") == [(0,)]
@@ -263,7 +261,7 @@ class TestLeases:
 
 
 class TestClosing:
-    def test_what_is_open_goes_to_another_member_at_once(self, path: Path) -> None:
+    def test_open_deliveries_move_to_another_member_at_once(self, path: Path) -> None:
         transport = EmbeddedTransport(path, lease=3600.0)
         transport.publish(*jobs(2))
         first, second = transport.subscribe([JOBS], "group"), transport.subscribe([JOBS], "group")
@@ -274,14 +272,14 @@ class TestClosing:
         assert [receive(second).attempt for _ in range(2)] == [1, 1]
         transport.close()
 
-    def test_nothing_comes_afterwards(self, transport: EmbeddedTransport) -> None:
+    def test_closed_subscription_receives_nothing(self, transport: EmbeddedTransport) -> None:
         transport.publish(*jobs(1))
         subscription = transport.subscribe([JOBS], "group")
         subscription.close()
         subscription.close()
         assert subscription.receive(0.0) is None
 
-    def test_work_that_goes_on_all_the_same_is_refused(self, transport: EmbeddedTransport) -> None:
+    def test_settling_after_close_fails(self, transport: EmbeddedTransport) -> None:
         transport.publish(*jobs(1))
         subscription = transport.subscribe([JOBS], "group")
         delivery = receive(subscription)
@@ -297,19 +295,21 @@ def count_rows(path: Path) -> dict[str, int]:
 
 class TestHousekeeping:
     @pytest.mark.slow
-    def test_what_is_kept_about_deliveries_does_not_grow(
+    def test_deliveries_table_does_not_grow(
         self, transport: EmbeddedTransport, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         execute(path, "PRAGMA synchronous = OFF")
         transport.publish(*jobs(2000))
         subscription = transport.subscribe([JOBS], "group")
-        subscription._database.query("PRAGMA synchronous = OFF", {})  # 4000 waits for the disk prove nothing here
+        subscription._database.query(
+            "PRAGMA synchronous = OFF", {}
+        )  # 4000 waits for the disk would only slow the test down
         largest = 0
         straggler = receive(subscription)
         for _ in range(50):
             subscription.settle(receive(subscription))
         largest = count_rows(path)["deliveries"]
-        assert largest == 51  # nothing below the straggler can be forgotten yet
+        assert largest == 51  # rows above the straggler must be kept
         subscription.settle(straggler)
         for number in range(2000 - 51):
             subscription.settle(receive(subscription))
@@ -317,9 +317,9 @@ class TestHousekeeping:
                 assert count_rows(path)["deliveries"] <= 1
         assert count_rows(path) == {"messages": 2000, "deliveries": 0, "low_water_marks": 1}
 
-    def test_a_long_history_and_a_long_queue_cost_no_more_than_short_ones(self, path: Path) -> None:
-        """Steps of SQLite's machine for one look at the queue, rather than time, which would depend on the machine."""
-        transport = EmbeddedTransport(path, lease=3600.0)  # its thread does not come to count its own steps
+    def test_cost_of_a_delivery_is_independent_of_history_and_queue_length(self, path: Path) -> None:
+        """Counts the steps of SQLite's virtual machine instead of the time, which depends on the machine."""
+        transport = EmbeddedTransport(path, lease=3600.0)  # so long that the lease thread adds no steps of its own
         transport.publish(*jobs(2))
         subscription = transport.subscribe([JOBS], "group")
 
@@ -343,9 +343,7 @@ class TestHousekeeping:
         assert steps() < 2 * short
         transport.close()
 
-    def test_settled_messages_go_when_their_time_is_over_and_unsettled_ones_stay(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_purge_drops_expired_settled_messages_only(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         transport = EmbeddedTransport(path, lease=LEASE)
         transport.ensure_topics([Topic(JOBS, 10), Topic("kept", None), Topic(REPORTS, 10, reports=True)])
         others = transport.subscribe(["kept", REPORTS], "group")
@@ -358,13 +356,15 @@ class TestHousekeeping:
 
         subscription._purge()
 
-        left = rows(path, "SELECT topic, key FROM messages ORDER BY seq")
-        assert left == [(JOBS, "key-0"), (JOBS, "key-2"), ("kept", "key-0")]
+        remaining = rows(path, "SELECT topic, key FROM messages ORDER BY seq")
+        assert remaining == [(JOBS, "key-0"), (JOBS, "key-2"), ("kept", "key-0")]
         subscription.settle(held)
         assert receive(others).message.topic == "kept"
         transport.close()
 
-    def test_no_message_goes_that_one_group_still_wants(self, transport: EmbeddedTransport, path: Path) -> None:
+    def test_purge_keeps_messages_that_one_group_has_not_settled(
+        self, transport: EmbeddedTransport, path: Path
+    ) -> None:
         transport.publish(*jobs(1))
         quick, slow = transport.subscribe([JOBS], "quick"), transport.subscribe([JOBS], "slow")
         quick.settle(receive(quick))
@@ -374,7 +374,7 @@ class TestHousekeeping:
         slow._purge()
         assert count_rows(path)["messages"] == 0
 
-    def test_a_report_may_go_while_it_is_held(self, transport: EmbeddedTransport, path: Path) -> None:
+    def test_purge_may_drop_an_open_report(self, transport: EmbeddedTransport, path: Path) -> None:
         transport.emit(*jobs(1, REPORTS))
         subscription = transport.subscribe([REPORTS], "group")
         held = receive(subscription)
@@ -389,14 +389,14 @@ class TestHousekeeping:
         transport.emit(*jobs(1, REPORTS))
         assert receive(subscription).attempt == 1
 
-    def test_it_happens_by_itself(
+    def test_purge_runs_in_the_background(
         self, path: Path, transport: EmbeddedTransport, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(transport_module, "PURGE_INTERVAL", 0.0)
         transport.emit(*jobs(1, REPORTS))
         execute(path, "UPDATE messages SET published = 0")
         transport.subscribe([REPORTS], "group")
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while count_rows(path)["messages"]:
             assert time.monotonic() < deadline
             threading.Event().wait(0.02)

@@ -1,4 +1,4 @@
-"""What the network side of the Kafka clients adds to kafka-python, against sockets that behave as brokers may."""
+"""Tests of the additions to kafka-python's network layer, against sockets that behave as brokers may."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaTimeoutError
 
 from devstack.process import free_port
-from pipeline.transport.kafka.errors import BrokerHungUp
-from pipeline.transport.kafka.network import KafkaNetwork, made
+from pipeline.transport.kafka.errors import BrokerDisconnectedError
+from pipeline.transport.kafka.network import NetworkClient, create_client
 from tests.support.kafka_litter import LEAVES_SOCKETS
 
 pytestmark = [*LEAVES_SOCKETS, pytest.mark.usefixtures("no_kafka_litter")]
@@ -24,11 +24,11 @@ BOOTSTRAP_MS = 500
 
 @contextmanager
 def listening(answer: Callable[[socket.socket], object]) -> Iterator[str]:
-    """The address of a server that gives every client the same answer, and hangs up."""
+    """Yield the address of a server that answers every client with ``answer``, then disconnects."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
-            with suppress(OSError):  # a client has gone, or the test is over
+            with suppress(OSError):  # a client has disconnected, or the test is over
                 while True:
                     client, _ = server.accept()
                     with client, suppress(OSError):
@@ -44,16 +44,16 @@ def listening(answer: Callable[[socket.socket], object]) -> Iterator[str]:
 
 
 def connect(address: str) -> None:
-    made(KafkaAdminClient, bootstrap_servers=[address], bootstrap_timeout_ms=BOOTSTRAP_MS)
+    create_client(KafkaAdminClient, bootstrap_servers=[address], bootstrap_timeout_ms=BOOTSTRAP_MS)
 
 
-def test_what_comes_with_the_end_of_a_connection_is_not_thrown_away() -> None:
-    """It says why the connection ends: a broker refuses a password and hangs up."""
+def test_data_received_with_the_end_of_a_connection_is_kept() -> None:
+    """The data carries the cause: a broker rejects a password and disconnects."""
     with listening(lambda client: client.sendall(b"the reason")) as address:
-        network = KafkaNetwork(bootstrap_servers=[address])
+        network = NetworkClient(bootstrap_servers=[address])
         (broker,) = network.cluster.bootstrap_brokers()
         transport = network._net.run(network._manager._build_transport, broker)
-        wait_for_the_end(transport._sock)
+        wait_for_disconnect(transport._sock)
         assert transport._sock_recv() == (b"the reason", None)
         nothing, error = transport._sock_recv()
         assert nothing == b""
@@ -62,34 +62,34 @@ def test_what_comes_with_the_end_of_a_connection_is_not_thrown_away() -> None:
         network.close()
 
 
-def wait_for_the_end(connected: socket.socket) -> None:
-    """Until the last bytes have arrived and the end behind them."""
+def wait_for_disconnect(connected: socket.socket) -> None:
+    """Wait until the last bytes and the end of the connection have arrived."""
     poll = select.poll()
     poll.register(connected, select.POLLRDHUP)
-    assert poll.poll(30_000), "the other side has not hung up"
+    assert poll.poll(30_000), "the other side has not disconnected"
 
 
 @pytest.mark.parametrize(
-    ("read", "said"),
+    ("read", "reply"),
     [(1, b""), (1000, b""), (1000, b"\x15\x03\x03\x00\x02\x02\x46")],
-    ids=["resets", "says nothing", "says something in TLS"],
+    ids=["reset", "no reply", "TLS alert"],
 )
-def test_somebody_who_hangs_up_is_told_from_nobody(read: int, said: bytes) -> None:
-    def hang_up(client: socket.socket) -> None:
+def test_disconnect_is_distinguished_from_an_unreachable_broker(read: int, reply: bytes) -> None:
+    def disconnect(client: socket.socket) -> None:
         client.recv(read)
-        client.sendall(said)
+        client.sendall(reply)
 
-    with listening(hang_up) as address, pytest.raises(BrokerHungUp):
+    with listening(disconnect) as address, pytest.raises(BrokerDisconnectedError):
         connect(address)
     with pytest.raises(KafkaTimeoutError) as raised:
         connect(f"127.0.0.1:{free_port()}")
-    assert not isinstance(raised.value, BrokerHungUp)
+    assert not isinstance(raised.value, BrokerDisconnectedError)
 
 
-def test_somebody_who_says_nothing_has_not_hung_up() -> None:
+def test_silent_broker_is_not_a_disconnect() -> None:
     over = threading.Event()
     with listening(lambda _: over.wait(30)) as address:
         with pytest.raises(KafkaTimeoutError) as raised:
             connect(address)
         over.set()
-    assert not isinstance(raised.value, BrokerHungUp)
+    assert not isinstance(raised.value, BrokerDisconnectedError)

@@ -1,4 +1,4 @@
-"""What is made of the settings for TLS and logins, and which errors are taken for a refusal. No broker is needed."""
+"""Tests of the TLS and login settings, and of the classification of refusals. No broker is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kafka import errors as kafka_errors
 
 from config import ConfigError, KafkaSettings
 from pipeline.errors import ErrorCode, InfrastructureError, RefusedError
-from pipeline.transport.kafka.errors import BrokerHungUp, translate_kafka_error
+from pipeline.transport.kafka.errors import BrokerDisconnectedError, translate_kafka_error
 from pipeline.transport.kafka.security import KafkaSecurity
 from tests.support.certificates import KEY_PASSWORD, Certificates, make_certificates
 
@@ -28,7 +28,7 @@ def security(**settings: Any) -> KafkaSecurity:
 
 
 class TestSettings:
-    def test_plain_text_is_the_default_and_says_nothing_of_logins(self) -> None:
+    def test_default_is_plain_text_without_login(self) -> None:
         assert security().client_settings() == {"security_protocol": "PLAINTEXT"}
 
     def test_a_login_without_tls(self) -> None:
@@ -40,28 +40,28 @@ class TestSettings:
             "sasl_plain_password": "p",
         }
 
-    def test_what_the_protocol_does_not_use_is_left_alone(self, tmp_path: Path) -> None:
+    def test_settings_unused_by_the_protocol_are_ignored(self, tmp_path: Path) -> None:
         unused = {"sasl_username": "u", "sasl_password": "p", "ssl_ca_file": tmp_path / "nothing.pem"}
         assert security(**unused).client_settings() == {"security_protocol": "PLAINTEXT"}
 
-    def test_the_password_is_not_shown(self) -> None:
-        login = {"sasl_username": "u", "sasl_password": "not-to-be-read"}
-        assert "not-to-be-read" not in repr(security(security_protocol="SASL_PLAINTEXT", **login))
+    def test_repr_hides_the_password(self) -> None:
+        login = {"sasl_username": "u", "sasl_password": "secret-password"}
+        assert "secret-password" not in repr(security(security_protocol="SASL_PLAINTEXT", **login))
 
-    def test_tls_trusts_the_named_authority_alone_and_checks_names(self, certificates: Certificates) -> None:
+    def test_tls_trusts_only_the_configured_authority_and_checks_names(self, certificates: Certificates) -> None:
         context = security(security_protocol="SSL", ssl_ca_file=certificates.authority).tls
         assert context is not None
         assert context.check_hostname
         assert context.verify_mode is ssl.CERT_REQUIRED
         assert len(context.get_ca_certs()) == 1
 
-    def test_names_need_not_be_checked_but_certificates_are(self, certificates: Certificates) -> None:
+    def test_name_check_can_be_disabled_but_certificates_are_checked(self, certificates: Certificates) -> None:
         context = security(security_protocol="SSL", ssl_ca_file=certificates.authority, ssl_check_hostname=False).tls
         assert context is not None
         assert not context.check_hostname
         assert context.verify_mode is ssl.CERT_REQUIRED
 
-    def test_an_own_certificate_with_a_locked_key(self, certificates: Certificates) -> None:
+    def test_client_certificate_with_an_encrypted_key(self, certificates: Certificates) -> None:
         settings = security(
             security_protocol="SSL",
             ssl_cert_file=certificates.service,
@@ -70,37 +70,37 @@ class TestSettings:
         ).client_settings()
         assert set(settings) == {"security_protocol", "ssl_context"}
 
-    def test_an_own_certificate_with_its_key_in_the_same_file(self, certificates: Certificates) -> None:
+    def test_client_certificate_with_its_key_in_the_same_file(self, certificates: Certificates) -> None:
         assert security(security_protocol="SSL", ssl_cert_file=certificates.strangers_service).tls is not None
 
 
-class TestFilesThatCannotBeUsed:
-    def test_one_that_is_not_there(self, tmp_path: Path, certificates: Certificates) -> None:
+class TestUnusableFiles:
+    def test_missing_file(self, tmp_path: Path, certificates: Certificates) -> None:
         missing = tmp_path / "missing.pem"
         for variable, settings in {
             "KAFKA_SSL_CA_FILE": {"ssl_ca_file": missing},
             "KAFKA_SSL_CERT_FILE": {"ssl_cert_file": missing},
             "KAFKA_SSL_KEY_FILE": {"ssl_cert_file": certificates.service, "ssl_key_file": missing},
         }.items():
-            with refused_setting(variable) as message:
+            with raises_config_error(variable) as message:
                 security(security_protocol="SSL", **settings)
             assert f"{missing} cannot be read" in message[0]
 
-    def test_one_that_is_a_folder(self, tmp_path: Path) -> None:
-        with refused_setting("KAFKA_SSL_CA_FILE"):
+    def test_folder(self, tmp_path: Path) -> None:
+        with raises_config_error("KAFKA_SSL_CA_FILE"):
             security(security_protocol="SSL", ssl_ca_file=tmp_path)
 
     @pytest.mark.parametrize("variable", ["KAFKA_SSL_CA_FILE", "KAFKA_SSL_CERT_FILE"])
-    def test_one_with_something_else_in_it(self, variable: str, tmp_path: Path) -> None:
-        letter = tmp_path / "letter.txt"
-        letter.write_text("Dear broker")
+    def test_file_without_a_certificate(self, variable: str, tmp_path: Path) -> None:
+        text_file = tmp_path / "text.txt"
+        text_file.write_text("not a certificate")
         field = variable.removeprefix("KAFKA_").lower()
-        with refused_setting(variable):
-            security(security_protocol="SSL", **{field: letter})
+        with raises_config_error(variable):
+            security(security_protocol="SSL", **{field: text_file})
 
     @pytest.mark.parametrize("password", [None, "wrong"])
-    def test_a_key_that_is_not_opened(self, password: str | None, certificates: Certificates) -> None:
-        with refused_setting("KAFKA_SSL_KEY_PASSWORD"):
+    def test_key_that_cannot_be_decrypted(self, password: str | None, certificates: Certificates) -> None:
+        with raises_config_error("KAFKA_SSL_KEY_PASSWORD"):
             security(
                 security_protocol="SSL",
                 ssl_cert_file=certificates.service,
@@ -108,22 +108,22 @@ class TestFilesThatCannotBeUsed:
                 ssl_key_password=password,
             )
 
-    def test_a_key_of_another_certificate(self, certificates: Certificates) -> None:
-        with refused_setting("KAFKA_SSL_CERT_FILE"):
+    def test_key_of_another_certificate(self, certificates: Certificates) -> None:
+        with raises_config_error("KAFKA_SSL_CERT_FILE"):
             security(
                 security_protocol="SSL",
                 ssl_cert_file=certificates.service,
                 ssl_key_file=certificates.strangers_service,
             )
 
-    def test_a_key_alone(self, certificates: Certificates) -> None:
-        with refused_setting("KAFKA_SSL_KEY_FILE"):
+    def test_key_without_certificate(self, certificates: Certificates) -> None:
+        with raises_config_error("KAFKA_SSL_KEY_FILE"):
             security(security_protocol="SSL", ssl_key_file=certificates.service_key)
 
 
 @contextmanager
-def refused_setting(variable: str) -> Iterator[list[str]]:
-    """The message, once the block is left."""
+def raises_config_error(variable: str) -> Iterator[list[str]]:
+    """Expect a ConfigError that names ``variable``; the list contains its message after the block."""
     message: list[str] = []
     with pytest.raises(ConfigError, match=variable) as raised:
         yield message
@@ -132,7 +132,7 @@ def refused_setting(variable: str) -> Iterator[list[str]]:
 
 
 def handshake_failed(cause: ssl.SSLError) -> kafka_errors.KafkaConnectionError:
-    """As kafka-python wraps it."""
+    """Return the exception in which kafka-python wraps ``cause``."""
     try:
         try:
             raise cause
@@ -143,12 +143,12 @@ def handshake_failed(cause: ssl.SSLError) -> kafka_errors.KafkaConnectionError:
 
 
 def alert(reason: str) -> ssl.SSLError:
-    error = ssl.SSLError(1, f"[SSL: {reason}] said the other side")
+    error = ssl.SSLError(1, f"[SSL: {reason}] alert from the peer")
     error.reason = reason
     return error
 
 
-class TestWhatIsARefusal:
+class TestRefusals:
     @pytest.mark.parametrize(
         "error",
         [
@@ -162,7 +162,7 @@ class TestWhatIsARefusal:
         ],
         ids=repr,
     )
-    def test_what_waiting_does_not_mend(self, error: Exception) -> None:
+    def test_permanent_refusal(self, error: Exception) -> None:
         refusal = translate_kafka_error(error)
         assert isinstance(refusal, RefusedError)
         assert refusal.code is ErrorCode.BROKER_REFUSED
@@ -173,7 +173,7 @@ class TestWhatIsARefusal:
             ConnectionResetError(),
             kafka_errors.KafkaConnectionError("socket disconnected"),
             kafka_errors.KafkaTimeoutError(),
-            BrokerHungUp(),
+            BrokerDisconnectedError(),
             handshake_failed(ssl.SSLEOFError(8, "EOF occurred in violation of protocol")),
             handshake_failed(ssl.SSLZeroReturnError(6, "closed")),
             handshake_failed(alert("TLSV1_ALERT_INTERNAL_ERROR")),
@@ -181,7 +181,7 @@ class TestWhatIsARefusal:
         ],
         ids=repr,
     )
-    def test_what_may_pass(self, error: Exception) -> None:
+    def test_outage(self, error: Exception) -> None:
         outage = translate_kafka_error(error)
         assert isinstance(outage, InfrastructureError)
         assert not isinstance(outage, RefusedError)

@@ -1,4 +1,4 @@
-"""The arithmetic of commits, over every interleaving of receiving, beginning, settling, giving back and crashing."""
+"""Tests of the offset bookkeeping over random sequences of receive, begin, settle, release and crash."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pipeline.transport.offsets import METADATA_LIMIT, CommitNotes, PartitionProgress, parse_metadata
+from pipeline.transport.offsets import METADATA_LIMIT, CommitMetadata, OffsetTracker, parse_metadata
 
-#: What a broker accepts as a commit's metadata, unless it is told otherwise (offset.metadata.max.bytes).
+#: Default limit of a broker for a commit's metadata, bytes (offset.metadata.max.bytes).
 BROKER_LIMIT = 4096
 
 
 class OnePartition(RuleBasedStateMachine):
-    """A partition, the group's commit at the broker, and a consumer that may die at any time."""
+    """A partition, the group's commit at the broker, and a consumer that may crash at any time."""
 
     @initialize(gaps=st.lists(st.integers(1, 3), min_size=1, max_size=15), first=st.integers(0, 1000))
     def publish(self, gaps: list[int], first: int) -> None:
@@ -26,24 +26,24 @@ class OnePartition(RuleBasedStateMachine):
         self.start()
 
     def start(self) -> None:
-        """A consumer takes the partition over, from the commit."""
-        self.progress = PartitionProgress(parse_metadata(self.committed[1]))
+        """Start a consumer from the commit."""
+        self.tracker = OffsetTracker(parse_metadata(self.committed[1]))
         self.known_settled = {offset for run in parse_metadata(self.committed[1]).settled for offset in run}
         self.unread = [offset for offset in self.log if offset >= self.committed[0]]
         self.ready: list[int] = []
         self.open: set[int] = set()
 
     def commit(self) -> None:
-        low_water = self.progress.low_water
+        low_water = self.tracker.low_water
         assert low_water is not None
-        self.committed = (low_water, self.progress.metadata)
+        self.committed = (low_water, self.tracker.metadata)
 
     @precondition(lambda self: self.unread)
     @rule()
     def receive(self) -> None:
         offset = self.unread.pop(0)
-        # What the last consumer settled and could say so is not worked on again.
-        assert self.progress.received(offset) == (offset not in self.known_settled)
+        # Messages that the previous consumer settled and committed as such are not processed again.
+        assert self.tracker.receive(offset) == (offset not in self.known_settled)
         if offset not in self.known_settled:
             self.ready.append(offset)
 
@@ -51,7 +51,7 @@ class OnePartition(RuleBasedStateMachine):
     def receive_again(self, data: st.DataObject) -> None:
         known = [offset for offset in self.log if offset >= self.committed[0] and offset not in self.unread]
         if known:
-            assert not self.progress.received(data.draw(st.sampled_from(known)))
+            assert not self.tracker.receive(data.draw(st.sampled_from(known)))
 
     @precondition(lambda self: self.ready)
     @rule(data=st.data())
@@ -59,8 +59,8 @@ class OnePartition(RuleBasedStateMachine):
         offset = data.draw(st.sampled_from(self.ready))
         self.ready.remove(offset)
         self.open.add(offset)
-        attempt = self.progress.begin(offset)
-        # A settled message above the low-water mark may come again after a crash: its count is of no use any more.
+        attempt = self.tracker.begin(offset)
+        # A settled message above the low-water mark may be delivered again after a crash; its count is irrelevant.
         if offset not in self.settled:
             self.expected_attempts[offset] += 1
             assert attempt == self.expected_attempts[offset]
@@ -72,18 +72,18 @@ class OnePartition(RuleBasedStateMachine):
         offset = data.draw(st.sampled_from(sorted(self.open)))
         self.open.remove(offset)
         self.settled.add(offset)
-        self.progress.settle(offset)
+        self.tracker.settle(offset)
         if committed:
             self.commit()
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), counted=st.booleans())
-    def give_back(self, data: st.DataObject, counted: bool) -> None:
+    def release(self, data: st.DataObject, counted: bool) -> None:
         offset = data.draw(st.sampled_from(sorted(self.open)))
         self.open.remove(offset)
         self.ready.append(offset)
         if not counted:
-            self.progress.uncount(offset)
+            self.tracker.undo_attempt(offset)
             self.expected_attempts[offset] -= offset not in self.settled
         self.commit()
 
@@ -91,40 +91,40 @@ class OnePartition(RuleBasedStateMachine):
     def crash(self) -> None:
         self.start()
 
-    @precondition(lambda self: self.progress.low_water is not None)
+    @precondition(lambda self: self.tracker.low_water is not None)
     @rule()
-    def leave_in_good_order(self) -> None:
+    def leave_the_group(self) -> None:
         for offset in self.open:
-            self.progress.uncount(offset)
+            self.tracker.undo_attempt(offset)
             self.expected_attempts[offset] -= offset not in self.settled
         self.commit()
         self.start()
 
     @invariant()
-    def no_commit_passes_an_unsettled_message(self) -> None:
+    def committed_offset_is_below_every_unsettled_message(self) -> None:
         assert all(offset in self.settled for offset in self.log if offset < self.committed[0])
 
     @invariant()
-    def what_would_be_committed_never_passes_one_either(self) -> None:
-        low_water = self.progress.low_water
+    def low_water_mark_is_below_every_unsettled_message(self) -> None:
+        low_water = self.tracker.low_water
         if low_water is not None:
             assert all(offset in self.settled for offset in self.log if offset < low_water)
 
     @invariant()
-    def no_attempt_of_an_outstanding_message_is_lost(self) -> None:
+    def attempts_at_outstanding_messages_are_committed(self) -> None:
         recorded = parse_metadata(self.committed[1]).attempts
         for offset, attempts in self.expected_attempts.items():
             if offset not in self.settled:
                 assert recorded.get(offset, 0) == attempts
 
     @invariant()
-    def nothing_is_recorded_of_what_lies_behind(self) -> None:
-        notes = parse_metadata(self.committed[1])
-        assert all(offset >= self.committed[0] for offset in notes.attempts)
-        assert all(run.start >= self.committed[0] for run in notes.settled)
+    def metadata_contains_no_offset_below_the_mark(self) -> None:
+        committed = parse_metadata(self.committed[1])
+        assert all(offset >= self.committed[0] for offset in committed.attempts)
+        assert all(run.start >= self.committed[0] for run in committed.settled)
 
     @invariant()
-    def only_what_is_settled_is_recorded_as_settled(self) -> None:
+    def metadata_lists_only_settled_messages(self) -> None:
         recorded = {offset for run in parse_metadata(self.committed[1]).settled for offset in run}
         assert recorded & set(self.log) <= self.settled
 
@@ -136,11 +136,11 @@ counts = st.dictionaries(st.integers(0, 2**63 - 1), st.integers(1, 1000), max_si
 
 class TestMetadata:
     @given(counts)
-    def test_what_is_committed_is_read_again(self, attempts: dict[int, int]) -> None:
-        assert parse_metadata(PartitionProgress(CommitNotes(attempts)).metadata).attempts == attempts
+    def test_metadata_round_trip(self, attempts: dict[int, int]) -> None:
+        assert parse_metadata(OffsetTracker(CommitMetadata(attempts)).metadata).attempts == attempts
 
-    def test_nothing_to_say_is_said_with_nothing(self) -> None:
-        assert PartitionProgress(CommitNotes()).metadata == ""
+    def test_metadata_is_empty_without_content(self) -> None:
+        assert OffsetTracker(CommitMetadata()).metadata == ""
 
     @given(
         st.none()
@@ -154,66 +154,66 @@ class TestMetadata:
             ),
         ).map(json.dumps)
     )
-    def test_what_somebody_else_wrote_counts_nothing(self, metadata: str | None) -> None:
-        notes = parse_metadata(metadata)
-        assert all(isinstance(offset, int) and isinstance(count, int) for offset, count in notes.attempts.items())
-        assert all(isinstance(run, range) for run in notes.settled)
+    def test_unknown_metadata_is_ignored(self, metadata: str | None) -> None:
+        committed = parse_metadata(metadata)
+        assert all(isinstance(offset, int) and isinstance(count, int) for offset, count in committed.attempts.items())
+        assert all(isinstance(run, range) for run in committed.settled)
 
-    def test_a_message_that_is_done_is_on_record_until_all_before_it_are(self) -> None:
-        progress = PartitionProgress(CommitNotes())
+    def test_settled_message_is_listed_until_all_before_it_are_settled(self) -> None:
+        tracker = OffsetTracker(CommitMetadata())
         for offset in (1, 2, 3):
-            progress.received(offset)
+            tracker.receive(offset)
         for offset in (3, 2):
-            progress.begin(offset)
-            progress.settle(offset)
-        assert parse_metadata(progress.metadata) == CommitNotes({}, (range(2, 4),))
-        progress.begin(1)
-        progress.settle(1)
-        assert (progress.low_water, progress.metadata) == (4, "")
+            tracker.begin(offset)
+            tracker.settle(offset)
+        assert parse_metadata(tracker.metadata) == CommitMetadata({}, (range(2, 4),))
+        tracker.begin(1)
+        tracker.settle(1)
+        assert (tracker.low_water, tracker.metadata) == (4, "")
 
-    def test_a_new_consumer_does_not_work_on_it_again(self) -> None:
-        progress = PartitionProgress(CommitNotes({}, (range(2, 4),)))
-        assert [offset for offset in (1, 2, 3, 4) if progress.received(offset)] == [1, 4]
+    def test_new_owner_skips_settled_messages(self) -> None:
+        tracker = OffsetTracker(CommitMetadata({}, (range(2, 4),)))
+        assert [offset for offset in (1, 2, 3, 4) if tracker.receive(offset)] == [1, 4]
 
-    def test_one_that_has_expired_unread_is_not_mentioned(self) -> None:
-        progress = PartitionProgress(CommitNotes({7: 1}))
-        progress.received(9)
-        assert progress.metadata == ""
+    def test_expired_message_is_not_listed(self) -> None:
+        tracker = OffsetTracker(CommitMetadata({7: 1}))
+        tracker.receive(9)
+        assert tracker.metadata == ""
 
-    def test_a_hundred_jobs_in_hand_fit_into_a_commit(self) -> None:
-        progress = PartitionProgress(CommitNotes())
+    def test_metadata_of_a_hundred_open_jobs_fits(self) -> None:
+        tracker = OffsetTracker(CommitMetadata())
         for offset in range(10**9, 10**9 + 100):
-            progress.received(offset)
-            progress.begin(offset)
-        assert len(progress.metadata) < BROKER_LIMIT
+            tracker.receive(offset)
+            tracker.begin(offset)
+        assert len(tracker.metadata) < BROKER_LIMIT
 
-    def test_thousands_that_are_done_behind_a_long_job_fit_as_well(self) -> None:
-        progress = PartitionProgress(CommitNotes())
+    def test_metadata_of_thousands_of_contiguous_settled_messages_fits(self) -> None:
+        tracker = OffsetTracker(CommitMetadata())
         for offset in range(10**9, 10**9 + 5000):
-            progress.received(offset)
+            tracker.receive(offset)
         for offset in range(10**9 + 1, 10**9 + 5000):
-            progress.settle(offset)
-        assert len(progress.metadata) < 100
+            tracker.settle(offset)
+        assert len(tracker.metadata) < 100
 
-    def test_what_does_not_fit_is_left_out(self) -> None:
-        progress = PartitionProgress(CommitNotes())
+    def test_ranges_that_do_not_fit_are_left_out(self) -> None:
+        tracker = OffsetTracker(CommitMetadata())
         for offset in range(10**9, 10**9 + 5000):
-            progress.received(offset)
-        progress.begin(10**9)
+            tracker.receive(offset)
+        tracker.begin(10**9)
         for offset in range(10**9 + 1, 10**9 + 5000, 2):
-            progress.settle(offset)
-        assert METADATA_LIMIT / 2 < len(progress.metadata) <= METADATA_LIMIT < BROKER_LIMIT
-        assert parse_metadata(progress.metadata).attempts == {10**9: 1}
+            tracker.settle(offset)
+        assert METADATA_LIMIT / 2 < len(tracker.metadata) <= METADATA_LIMIT < BROKER_LIMIT
+        assert parse_metadata(tracker.metadata).attempts == {10**9: 1}
 
 
 class TestLowWater:
-    def test_there_is_nothing_to_commit_before_the_first_message(self) -> None:
-        assert PartitionProgress(CommitNotes()).low_water is None
+    def test_none_before_the_first_message(self) -> None:
+        assert OffsetTracker(CommitMetadata()).low_water is None
 
-    def test_it_is_the_offset_after_the_last_once_all_is_settled(self) -> None:
-        progress = PartitionProgress(CommitNotes())
-        progress.received(41)
-        assert progress.low_water == 41
-        progress.begin(41)
-        progress.settle(41)
-        assert progress.low_water == 42
+    def test_offset_after_the_last_message_once_all_are_settled(self) -> None:
+        tracker = OffsetTracker(CommitMetadata())
+        tracker.receive(41)
+        assert tracker.low_water == 41
+        tracker.begin(41)
+        tracker.settle(41)
+        assert tracker.low_water == 42

@@ -1,7 +1,7 @@
-"""What members commit and hand out, over interleavings of receiving, finishing, failing, rebalances and deaths.
+"""Tests of the assignment over random sequences of receive, finish, fail, rebalance and crash.
 
-Two members and the group's commits at a broker, without a network. A member may own what it has lost without knowing
-it yet (a zombie); the broker refuses its commits, as Kafka does for an old generation.
+Two members and the group's commits at a broker, without a network. A member may not have detected yet that it lost a
+partition (a zombie); the broker rejects its commits, as Kafka does for an old generation.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from kafka.structs import TopicPartition
 
 from pipeline.errors import CancelledError, ErrorCode
-from pipeline.transport.kafka.partitions import Partition, Partitions, Waiting
+from pipeline.transport.kafka.partitions import AssignedPartition, BufferedMessage, PartitionAssignment
 from pipeline.transport.offsets import parse_metadata
 from pipeline.transport.protocol import Delivery, Message
 
-POSITIONS = (TopicPartition("jobs", 0), TopicPartition("jobs", 1), TopicPartition("retries", 0))
+TOPIC_PARTITIONS = (TopicPartition("jobs", 0), TopicPartition("jobs", 1), TopicPartition("retries", 0))
 MEMBERS = (0, 1)
 
-Taken = tuple[Partition, Delivery]
+Taken = tuple[AssignedPartition, Delivery]
 
 
-class RefusedError(Exception):
-    """The broker does not take a commit of a member that is not the partition's owner."""
+class CommitRejectedError(Exception):
+    """The broker rejected the commit of a member that does not own the partition."""
 
 
 class Group(RuleBasedStateMachine):
@@ -35,85 +35,91 @@ class Group(RuleBasedStateMachine):
 
     @initialize(keys=st.lists(st.sampled_from("abc"), min_size=3, max_size=8))
     def publish(self, keys: list[str]) -> None:
-        """The first member begins with everything, so that something is in hand from the start."""
-        self.log = {position: [Message(position.topic, key, b"") for key in keys] for position in POSITIONS}
-        self.commits = dict.fromkeys(POSITIONS, (0, ""))
-        self.owners: dict[TopicPartition, int | None] = dict.fromkeys(POSITIONS, None)
+        """Assign all partitions to the first member, so that there are messages from the start."""
+        self.log = {
+            topic_partition: [Message(topic_partition.topic, key, b"") for key in keys]
+            for topic_partition in TOPIC_PARTITIONS
+        }
+        self.commits = dict.fromkeys(TOPIC_PARTITIONS, (0, ""))
+        self.owners: dict[TopicPartition, int | None] = dict.fromkeys(TOPIC_PARTITIONS, None)
         self.settled: dict[TopicPartition, set[int]] = defaultdict(set)
-        self.members = {member: Partitions({}) for member in MEMBERS}
+        self.members = {member: PartitionAssignment({}) for member in MEMBERS}
         self.fetched: dict[tuple[int, TopicPartition], int] = {}
         self.open: dict[int, list[Taken]] = {member: [] for member in MEMBERS}
-        for position in POSITIONS:
-            self.assign(position, 0, True)
-            self.fetch_from(0, position, 3)
+        for topic_partition in TOPIC_PARTITIONS:
+            self.assign(topic_partition, 0, True)
+            self.fetch_from(0, topic_partition, 3)
 
     # --- the broker ---
 
-    def commit(self, member: int, partition: Partition) -> None:
+    def commit(self, member: int, partition: AssignedPartition) -> None:
         offset = self.members[member].committable(partition)
-        if self.owners[partition.position] != member:
-            self.members[member].not_committed(partition)
-            raise RefusedError
-        self.commits[partition.position] = (offset.offset, offset.metadata)
+        if self.owners[partition.topic_partition] != member:
+            self.members[member].commit_failed(partition)
+            raise CommitRejectedError
+        self.commits[partition.topic_partition] = (offset.offset, offset.metadata)
 
-    @rule(position=st.sampled_from(POSITIONS), member=st.sampled_from(MEMBERS), noticed=st.booleans())
-    def assign(self, position: TopicPartition, member: int, noticed: bool) -> None:
-        """The partition goes to ``member``; whoever had it has noticed, or has not yet."""
-        before = self.owners[position]
+    @rule(topic_partition=st.sampled_from(TOPIC_PARTITIONS), member=st.sampled_from(MEMBERS), detected=st.booleans())
+    def assign(self, topic_partition: TopicPartition, member: int, detected: bool) -> None:
+        """Move the partition to ``member``; its previous owner has detected the loss if ``detected``."""
+        before = self.owners[topic_partition]
         if before == member:
             return
-        if before is not None and noticed:
-            self.revoke(position)
-        self.owners[position] = member
-        self.members[member].drop([position])  # what it may have believed to own
-        self.forget_lost(member)
-        self.members[member].assign([position])
-        self.fetched[member, position] = self.commits[position][0]
+        if before is not None and detected:
+            self.revoke(topic_partition)
+        self.owners[topic_partition] = member
+        self.members[member].drop([topic_partition])  # partitions that it has lost without detecting it
+        self.remove_lost(member)
+        self.members[member].assign([topic_partition])
+        self.fetched[member, topic_partition] = self.commits[topic_partition][0]
 
-    @rule(position=st.sampled_from(POSITIONS))
-    def revoke(self, position: TopicPartition) -> None:
-        """In good order: attempts in hand are taken back first."""
-        member = self.owners[position]
+    @rule(topic_partition=st.sampled_from(TOPIC_PARTITIONS))
+    def revoke(self, topic_partition: TopicPartition) -> None:
+        """Revoke the partition cooperatively: the attempts in progress are taken back first."""
+        member = self.owners[topic_partition]
         if member is None:
             return
-        self.members[member].give_up([position])
-        for given_back, offset in self.members[member].overcounted([position]).items():
+        for given_back, offset in self.members[member].cancel_open([topic_partition]).items():
             self.commits[given_back] = (offset.offset, offset.metadata)
-        self.members[member].drop([position])
-        self.owners[position] = None
-        self.forget_lost(member)
+        self.members[member].drop([topic_partition])
+        self.owners[topic_partition] = None
+        self.remove_lost(member)
 
     @rule(member=st.sampled_from(MEMBERS))
-    def notice_losses(self, member: int) -> None:
-        self.members[member].drop([position for position in POSITIONS if self.owners[position] != member])
-        self.forget_lost(member)
+    def detect_losses(self, member: int) -> None:
+        self.members[member].drop(
+            [topic_partition for topic_partition in TOPIC_PARTITIONS if self.owners[topic_partition] != member]
+        )
+        self.remove_lost(member)
 
     @rule(member=st.sampled_from(MEMBERS))
     def crash(self, member: int) -> None:
-        self.members[member] = Partitions({})
+        self.members[member] = PartitionAssignment({})
         self.open[member] = []
-        for position, owner in self.owners.items():
+        for topic_partition, owner in self.owners.items():
             if owner == member:
-                self.owners[position] = None
+                self.owners[topic_partition] = None
 
     # --- a member ---
 
     @precondition(lambda self: any(owner is not None for owner in self.owners.values()))
     @rule(data=st.data(), count=st.integers(1, 4))
     def fetch(self, data: st.DataObject, count: int) -> None:
-        owned = [position for position in POSITIONS if self.owners[position] is not None]
-        position = data.draw(st.sampled_from(owned))
-        member = self.owners[position]
+        owned = [topic_partition for topic_partition in TOPIC_PARTITIONS if self.owners[topic_partition] is not None]
+        topic_partition = data.draw(st.sampled_from(owned))
+        member = self.owners[topic_partition]
         assert member is not None
-        self.fetch_from(member, position, count)
+        self.fetch_from(member, topic_partition, count)
 
-    def fetch_from(self, member: int, position: TopicPartition, count: int) -> None:
-        start = self.fetched[member, position]
-        messages = list(enumerate(self.log[position]))[start : start + count]
-        self.members[member].accept(position, [Waiting(offset, message) for offset, message in messages])
-        self.fetched[member, position] = start + len(messages)
-        for partition in self.members[member].unread():
-            self.members[member].read(partition, parse_metadata(self.commits[partition.position][1]))
+    def fetch_from(self, member: int, topic_partition: TopicPartition, count: int) -> None:
+        start = self.fetched[member, topic_partition]
+        messages = list(enumerate(self.log[topic_partition]))[start : start + count]
+        self.members[member].add_fetched(
+            topic_partition, [BufferedMessage(offset, message) for offset, message in messages]
+        )
+        self.fetched[member, topic_partition] = start + len(messages)
+        for partition in self.members[member].awaiting_commit():
+            self.members[member].set_committed(partition, parse_metadata(self.commits[partition.topic_partition][1]))
 
     @rule(member=st.sampled_from(MEMBERS))
     def receive(self, member: int) -> None:
@@ -122,35 +128,35 @@ class Group(RuleBasedStateMachine):
             return
         partition, delivery = taken
         held = [other for _, other in self.open[member]]
-        assert not held or delivery.attempt == 1, "a suspect has company"
-        assert all(other.attempt == 1 for other in held), "a suspect is given company"
-        if self.owners[partition.position] == member:
-            assert delivery.offset not in self.recorded(partition.position), "it was done before"
-        same = [other for holder, other in self.open[member] if holder.position == partition.position]
+        assert not held or delivery.attempt == 1, "a suspect is delivered beside other messages"
+        assert all(other.attempt == 1 for other in held), "a message is delivered beside a suspect"
+        if self.owners[partition.topic_partition] == member:
+            assert delivery.offset not in self.recorded(partition.topic_partition), "the message was settled before"
+        same = [other for holder, other in self.open[member] if holder.topic_partition == partition.topic_partition]
         assert delivery.message.key not in {other.message.key for other in same}
         try:
             self.commit(member, partition)
-        except (RefusedError, CancelledError):
-            self.members[member].put_back(partition, delivery, count_attempt=False)
+        except (CommitRejectedError, CancelledError):
+            self.members[member].requeue(partition, delivery, count_attempt=False)
         else:
             self.open[member].append(taken)
 
     @precondition(lambda self: any(self.open.values()))
     @rule(data=st.data(), answered=st.booleans())
     def finish(self, data: st.DataObject, answered: bool) -> None:
-        """The outputs are durable; the commit may not reach the broker, and then the member settles again."""
+        """Settle a delivery; if the commit does not reach the broker, the member settles again."""
         member, (partition, delivery) = self.draw_open(data)
         try:
-            assert self.members[member].holding(delivery) is partition
+            assert self.members[member].require_owned(delivery) is partition
         except CancelledError:
             self.open[member].remove((partition, delivery))
             return
-        self.settled[partition.position].add(delivery.offset)
+        self.settled[partition.topic_partition].add(delivery.offset)
         self.members[member].settle(partition, delivery)
         if answered:
             try:
                 self.commit(member, partition)
-            except RefusedError:
+            except CommitRejectedError:
                 return
             self.members[member].finish(partition, delivery)
             self.open[member].remove((partition, delivery))
@@ -158,78 +164,78 @@ class Group(RuleBasedStateMachine):
     @precondition(lambda self: any(self.open.values()))
     @rule(data=st.data(), counted=st.booleans())
     def fail(self, data: st.DataObject, counted: bool) -> None:
-        """The delivery is given back, unless it is settled but for its commit."""
+        """Release a delivery, unless only its commit is missing."""
         member, (partition, delivery) = self.draw_open(data)
-        if delivery.offset in self.settled[partition.position]:
+        if delivery.offset in self.settled[partition.topic_partition]:
             return
-        self.members[member].put_back(partition, delivery, count_attempt=counted)
+        self.members[member].requeue(partition, delivery, count_attempt=counted)
         self.open[member].remove((partition, delivery))
 
     def draw_open(self, data: st.DataObject) -> tuple[int, Taken]:
         member = data.draw(st.sampled_from([member for member in MEMBERS if self.open[member]]))
         return member, data.draw(st.sampled_from(self.open[member]))
 
-    def forget_lost(self, member: int) -> None:
-        self.open[member] = [taken for taken in self.open[member] if self.still_holds(member, taken)]
+    def remove_lost(self, member: int) -> None:
+        self.open[member] = [taken for taken in self.open[member] if self.still_owns(member, taken)]
 
-    def still_holds(self, member: int, taken: Taken) -> bool:
+    def still_owns(self, member: int, taken: Taken) -> bool:
         partition, delivery = taken
         try:
-            return self.members[member].holding(delivery) is partition
+            return self.members[member].require_owned(delivery) is partition
         except CancelledError:
-            assert delivery.cancel.reason is ErrorCode.DELIVERY_LOST, "its worker was not told"
+            assert delivery.cancel.reason is ErrorCode.DELIVERY_LOST, "its worker was not cancelled"
             return False
 
-    # --- what must hold ---
+    # --- invariants ---
 
     @invariant()
-    def no_commit_passes_an_unsettled_message(self) -> None:
-        for position, (offset, _) in getattr(self, "commits", {}).items():
-            assert set(range(offset)) <= self.settled[position]
+    def committed_offset_is_below_every_unsettled_message(self) -> None:
+        for topic_partition, (offset, _) in getattr(self, "commits", {}).items():
+            assert set(range(offset)) <= self.settled[topic_partition]
 
     @invariant()
-    def only_what_is_settled_is_on_record_as_settled(self) -> None:
-        for position in getattr(self, "commits", {}):
-            assert self.recorded(position) <= self.settled[position]
+    def metadata_lists_only_settled_messages(self) -> None:
+        for topic_partition in getattr(self, "commits", {}):
+            assert self.recorded(topic_partition) <= self.settled[topic_partition]
 
-    def recorded(self, position: TopicPartition) -> set[int]:
-        """What the group's commit says is settled above the low-water mark."""
-        return set(itertools.chain.from_iterable(parse_metadata(self.commits[position][1]).settled))
+    def recorded(self, topic_partition: TopicPartition) -> set[int]:
+        """Return the settled offsets above the low-water mark in the group's commit."""
+        return set(itertools.chain.from_iterable(parse_metadata(self.commits[topic_partition][1]).settled))
 
     def teardown(self) -> None:
-        """Whatever was before, a member that comes now gets all that is unsettled, and nothing is lost."""
+        """Check that a new member receives all unsettled messages, after any history."""
         if not hasattr(self, "log"):
             return
         for member in MEMBERS:
             self.crash(member)
         last = MEMBERS[0]
-        for position in POSITIONS:
-            self.assign(position, last, True)
-            self.fetch_from(last, position, len(self.log[position]))
+        for topic_partition in TOPIC_PARTITIONS:
+            self.assign(topic_partition, last, True)
+            self.fetch_from(last, topic_partition, len(self.log[topic_partition]))
         while (taken := self.members[last].take(0)) is not None:
             partition, delivery = taken
-            self.settled[partition.position].add(delivery.offset)
+            self.settled[partition.topic_partition].add(delivery.offset)
             self.members[last].settle(partition, delivery)
             self.commit(last, partition)
             self.members[last].finish(partition, delivery)
-        for position, messages in self.log.items():
-            assert self.settled[position] == set(range(len(messages)))
-            assert self.commits[position] == (len(messages), "")
+        for topic_partition, messages in self.log.items():
+            assert self.settled[topic_partition] == set(range(len(messages)))
+            assert self.commits[topic_partition] == (len(messages), "")
 
 
 TestGroup = Group.TestCase
 TestGroup.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
-class TestOnePartitionOfManyIsPaused:
-    def test_only_partitions_with_waiting_messages_are_full(self) -> None:
-        partitions = Partitions({})
-        partitions.assign(POSITIONS)
-        partitions.accept(POSITIONS[1], [Waiting(0, Message("jobs", "k", b""))])
-        assert partitions.full == {POSITIONS[1]}
+class TestAssignment:
+    def test_partitions_with_buffered_messages(self) -> None:
+        assignment = PartitionAssignment({})
+        assignment.assign(TOPIC_PARTITIONS)
+        assignment.add_fetched(TOPIC_PARTITIONS[1], [BufferedMessage(0, Message("jobs", "k", b""))])
+        assert assignment.buffered == {TOPIC_PARTITIONS[1]}
 
-    def test_the_fault_of_the_client_is_raised_to_whoever_waits(self) -> None:
-        partitions = Partitions({})
-        partitions.set_fault(CancelledError("gone", code=ErrorCode.DELIVERY_LOST))
+    def test_take_raises_the_fault(self) -> None:
+        assignment = PartitionAssignment({})
+        assignment.set_fault(CancelledError("lost", code=ErrorCode.DELIVERY_LOST))
         with pytest.raises(CancelledError):
-            partitions.take(0)
+            assignment.take(0)

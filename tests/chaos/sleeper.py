@@ -1,4 +1,4 @@
-"""Stands in for a service that has a child: says that it is there, and waits."""
+"""Replaces a service with a child process: signals that it runs, and waits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 if __name__ == "__main__":
-    # In a group of its own, as the processor's child is.
+    # In its own process group, like the processor's child.
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "processor.workers.child"], process_group=0)
     Path("begun").touch()
     time.sleep(60)

@@ -1,4 +1,4 @@
-"""When all is healed: wait until everybody was told, end the services, and look at what they have left."""
+"""The end of a run: waits for all outcomes, stops the services, and records the final state."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 
 from kafka.errors import KafkaError
 
-from tests.chaos.books import STEPS, Books
-from tests.chaos.ledger import Lag, Leftover, Progressed
+from tests.chaos.ledger import Lag, Leftover, StepLogged
+from tests.chaos.ledger_index import STEPS, LedgerIndex
 from tests.chaos.service import Service
 from tests.chaos.system import System
 
 _LOOK_SECONDS = 1.0
-#: How long objects of the hand-off may outlive the last job: they are deleted after it has been settled, s.
-_TIDYING = 15.0
-#: How long the cluster may take to say where the groups are, s.
-_ANSWERING = 60.0
+#: Maximum time until objects of the hand-off are deleted after the last job has been settled, s.
+_CLEANUP_TIMEOUT = 15.0
+#: Maximum time until the cluster returns the groups' offsets, s.
+_LAG_TIMEOUT = 60.0
 
 
-def drain(system: System, patience: float) -> bool:
-    """Wait until all jobs have been told of and all messages settled; whether that came within ``patience`` s."""
-    deadline = time.monotonic() + patience
+def drain(system: System, timeout: float) -> bool:
+    """Wait until all outcomes are delivered and all messages settled. Return False after ``timeout`` s."""
+    deadline = time.monotonic() + timeout
     while _open_jobs(system) or _lags(system):
         if time.monotonic() > deadline:
             return False
@@ -33,32 +33,32 @@ def drain(system: System, patience: float) -> bool:
 
 
 def _open_jobs(system: System) -> set[str]:
-    books = Books(system.ledger.entries)
-    return books.accepted.keys() - books.delivered.keys()
+    index = LedgerIndex(system.ledger.entries)
+    return index.accepted.keys() - index.delivered.keys()
 
 
 def _lags(system: System) -> bool:
     try:
         return bool(system.kafka.lags())
     except KafkaError:
-        return True  # it cannot be told yet
+        return True  # unknown: the cluster does not respond yet
 
 
-def take_stock(system: System) -> None:
-    """End the services and write down what is left of them: what is in the topics, the store, on the disks."""
+def record_final_state(system: System) -> None:
+    """Stop the services and record the final state of topics, store, disks and processes."""
     ledger = system.ledger
     ledger.add(*_final_lags(system))
-    _wait_until_tidy(system)
+    _wait_until_handoff_is_empty(system)
     ledger.add(*system.kafka.ends(), *system.kafka.dead_letters())
-    complaints = system.stop_services()
-    ledger.add(*(Leftover(what=complaint) for complaint in complaints))
+    errors = system.stop_services()
+    ledger.add(*(Leftover(what=error) for error in errors))
     ledger.add(*system.objects.objects())
     for service in system.services.values():
-        ledger.add(*_leftovers(service), *_steps(service))
+        ledger.add(*_leftovers(service), *_logged_steps(service))
 
 
 def _final_lags(system: System) -> list[Lag]:
-    deadline = time.monotonic() + _ANSWERING
+    deadline = time.monotonic() + _LAG_TIMEOUT
     while True:
         try:
             return system.kafka.lags()
@@ -68,8 +68,8 @@ def _final_lags(system: System) -> list[Lag]:
             time.sleep(_LOOK_SECONDS)
 
 
-def _wait_until_tidy(system: System) -> None:
-    deadline = time.monotonic() + _TIDYING
+def _wait_until_handoff_is_empty(system: System) -> None:
+    deadline = time.monotonic() + _CLEANUP_TIMEOUT
     while time.monotonic() < deadline and any(key.startswith("handoff/") for key in system.objects.all_keys()):
         time.sleep(_LOOK_SECONDS)
 
@@ -77,22 +77,22 @@ def _wait_until_tidy(system: System) -> None:
 def _leftovers(service: Service) -> Iterator[Leftover]:
     for name in service.disk.files():
         yield Leftover(what=f"{service.name}: {name} in TEMP_DIR")
-    for process in service.remains():
+    for process in service.remaining_processes():
         yield Leftover(what=f"{service.name}: process {process.pid}, {' '.join(process.cmdline()[:4])}")
 
 
-def _steps(service: Service) -> Iterator[Progressed]:
-    """What the service says that it has done, in all of its lives."""
+def _logged_steps(service: Service) -> Iterator[StepLogged]:
+    """Yield the steps that the service has logged, over all of its restarts."""
     with service.log_file.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            event = _parsed(line)
+            event = _parse(line)
             if event.get("event") in STEPS and "task_uuid" in event:
                 at = datetime.fromisoformat(event["timestamp"]).timestamp()
-                yield Progressed(at=at, service=service.name, task_uuid=event["task_uuid"], step=event["event"])
+                yield StepLogged(at=at, service=service.name, task_uuid=event["task_uuid"], step=event["event"])
 
 
-def _parsed(line: str) -> dict[str, Any]:
-    """The event; none if the process was killed while it wrote."""
+def _parse(line: str) -> dict[str, Any]:
+    """Return the event of a log line; empty if the process was killed while it wrote the line."""
     try:
         event = json.loads(line)
     except ValueError:
