@@ -20,7 +20,7 @@ from pipeline.dead_letters.filters import Selection, duration
 from pipeline.dead_letters.letter import Position
 from pipeline.errors import ErrorCode, ErrorKind, InfrastructureError, PermanentError
 from pipeline.service.logs import configure_logging
-from pipeline.service.run import exit_code, operators_sentence
+from pipeline.service.run import exit_code, operator_message
 from pipeline.service.shutdown import ExitCode
 from pipeline.topics import Topics
 from pipeline.transport.factory import open_transport
@@ -43,7 +43,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     try:
         return _run(settings, arguments)
     except InfrastructureError as error:
-        sys.stderr.write(f"{operators_sentence(error)}\n")
+        sys.stderr.write(f"{operator_message(error)}\n")
         return exit_code(error)
     except PermanentError as error:
         sys.stderr.write(f"{error.message}\n")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.consuming.retry_headers import ORIGINAL_BYTES, without_trail
+from pipeline.consuming.retry_headers import ORIGINAL_BYTES, original_headers
 from pipeline.dead_letters.letter import Letter, Resolution, mark
 from pipeline.errors import ErrorCode, ErrorKind, PermanentError
 from pipeline.topics import Topics
@@ -101,7 +101,7 @@ def _as_new_run(value: bytes, run: str, *, nested: bool) -> tuple[bytes, str]:
 
 def _headers(letter: Letter) -> dict[str, bytes]:
     """Those that the message had when it was published first: a replay begins with a clean sheet."""
-    return without_trail(letter.message.headers) | {REPLAYED_FROM: str(letter.position).encode()}
+    return original_headers(letter.message.headers) | {REPLAYED_FROM: str(letter.position).encode()}
 
 
 def _refused(why: str) -> PermanentError:

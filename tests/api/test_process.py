@@ -184,7 +184,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     assert status == ExitCode.UNAVAILABLE
     events = [json.loads(line) for line in stderr.splitlines()]
     assert any("address already in use" in event["event"] for event in events)
-    assert events[-1]["event"] == "cannot_run"
+    assert events[-1]["event"] == "startup_failed"
     assert "API_PORT" in events[-1]["error"]
 
 
@@ -221,7 +221,7 @@ def test_a_broker_that_refuses_the_credentials_ends_the_process(tmp_path: Path) 
 
     assert status == 77
     events = [json.loads(line) for line in stderr.splitlines()]
-    assert [event["event"] for event in events] == ["listening", "stopping", "cannot_run"]
+    assert [event["event"] for event in events] == ["listening", "stopping", "startup_failed"]
     assert (events[-1]["error"], events[-1]["code"]) == (sentence, "broker_refused")
 
 

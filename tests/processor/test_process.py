@@ -93,7 +93,7 @@ def test_without_its_model_it_refuses_to_start(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in stderr.splitlines()]
 
     assert running.returncode == 69
-    (refusal,) = (line for line in lines if line["event"] == "cannot_run")
+    (refusal,) = (line for line in lines if line["event"] == "startup_failed")
     assert refusal["code"] == "model_unavailable"
     assert refusal["error"] == (
         "the model absent.yaml is not complete in MODEL_FILE_DIR and cannot be downloaded (source unavailable): put "
@@ -155,7 +155,7 @@ def test_a_working_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     with processor(tmp_path, TEMP_DIR=str(tmp_path / "file")) as running:
         _, stderr = running.communicate(timeout=DEADLINE)
     assert running.returncode == ExitCode.UNAVAILABLE
-    (line,) = (json.loads(text) for text in stderr.splitlines() if "cannot_run" in text)
+    (line,) = (json.loads(text) for text in stderr.splitlines() if "startup_failed" in text)
     assert line["error"] == "TEMP_DIR cannot be used: File exists"
 
 

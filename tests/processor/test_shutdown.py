@@ -211,7 +211,7 @@ def test_after_an_end_without_warning_another_processor_tidies_up_and_does_the_j
         running.send_signal(signal.SIGTERM)
         lines += lines_until(running, "stopped")
         assert running.wait(DEADLINE) == ExitCode.OK
-    assert {line["folder"] for line in lines if line["event"] == "stale_work_removed"} == left
+    assert {line["folder"] for line in lines if line["event"] == "stale_workdir_removed"} == left
     assert (lines[-1]["service"], scene.next_result().task_uuid) == ("processor", task)
     assert scene.nothing_is_left()
     assert scene.given_back() == []

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ErrorCode, PermanentError
 from pipeline.messages import OutputFormat
-from uploader.encode import BLOCK_FRAMES, common_gain, container, encode, gain_note
+from uploader.encode import BLOCK_FRAMES, common_gain, container_format, encode, gain_note
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEP = 1 / 32768
@@ -165,9 +165,9 @@ def test_what_no_flac_can_hold_fails_the_job(tmp_path: Path, shape: tuple[int, i
 
 
 def test_a_wav_too_long_for_its_header_becomes_rf64() -> None:
-    assert container(OutputFormat.WAV, 2**32 - 8192) == "WAV"
-    assert container(OutputFormat.WAV, 2**32) == "RF64"
-    assert container(OutputFormat.FLAC, 2**33) == "FLAC"
+    assert container_format(OutputFormat.WAV, 2**32 - 8192) == "WAV"
+    assert container_format(OutputFormat.WAV, 2**32) == "RF64"
+    assert container_format(OutputFormat.FLAC, 2**33) == "FLAC"
 
 
 def _limited(limit: int) -> None:
