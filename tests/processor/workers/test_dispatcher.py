@@ -14,13 +14,13 @@ from pipeline.errors import CancelledError, ErrorCode
 from pipeline.service.shutdown import StopSignal
 from processor.stop_condition import StoppableCondition
 from processor.workers.dispatcher import Dispatcher
-from tests.processor.worker_threads import DEADLINE, Lanes, eventually, open_lanes
+from tests.processor.worker_threads import DEADLINE, WorkerThreads, eventually, open_worker_threads
 
 
 class Bench:
     """A gate, and lanes that stay at the device until they are told to leave."""
 
-    def __init__(self, lanes: Lanes) -> None:
+    def __init__(self, lanes: WorkerThreads) -> None:
         self.lanes = lanes
         self.stop = StopSignal(DEADLINE)
         self.dispatcher = Dispatcher(StoppableCondition(self.stop), ["device"], lambda free, _: next(iter(free), None))
@@ -47,7 +47,7 @@ class Bench:
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    with open_lanes() as lanes:
+    with open_worker_threads() as lanes:
         yield Bench(lanes)
 
 
@@ -170,7 +170,7 @@ def test_the_first_keeps_his_place_in_the_line_when_no_place_is_right(bench: Ben
 
 
 def test_never_two_at_once_and_none_forgotten(bench: Bench) -> None:
-    """Lanes come, go, fail and are cancelled all at once."""
+    """WorkerThreads come, go, fail and are cancelled all at once."""
     inside = threading.Lock()
     ends: list[str] = []
 

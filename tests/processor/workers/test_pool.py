@@ -22,7 +22,7 @@ from processor.workers import pool as pool_module
 from processor.workers.pool import WorkerPool
 from processor.workers.supervisor import WorkerSupervisor
 from tests.processor.workbench import Bench, open_bench, result_of, scripted_process
-from tests.processor.worker_threads import DEADLINE, Lanes, eventually, open_lanes
+from tests.processor.worker_threads import DEADLINE, WorkerThreads, eventually, open_worker_threads
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Stage:
     processes: Sequence[WorkerSupervisor]
     pool: WorkerPool
     cancel: CancelToken
-    lanes: Lanes
+    lanes: WorkerThreads
 
     def start(self, ready: int | None = None) -> None:
         """And wait until so many are ready, all of them unless it is said."""
@@ -68,7 +68,7 @@ Opener = Callable[..., Stage]
 def stage(tmp_path: Path) -> Iterator[Opener]:
     """``stage(("work",), …)``: the behaviours of each child, one after the other; ``labels`` of their devices."""
     with ExitStack() as stack:
-        lanes = stack.enter_context(open_lanes())
+        lanes = stack.enter_context(open_worker_threads())
 
         def open_stage(*children: Sequence[str], labels: Sequence[str] = "012345") -> Stage:
             processes = [
@@ -181,7 +181,7 @@ def begun(at: Bench, *paths: str) -> bool:
 
 def warmed_up(at: Bench) -> None:
     """The job-less start: each child is ready."""
-    for process in at.equipment.pool._processes:
+    for process in at.handler.pool._processes:
         process.start(CancelToken())
 
 
@@ -190,27 +190,27 @@ def test_as_many_separate_at_a_time_as_there_are_children(bench: Callable[..., B
     warmed_up(at)
     handling = [at.job().handle() for _ in range(3)]
     eventually(lambda: begun(at, "begun-1", "1/begun-1"))
-    at.wait_for_line(3)
-    assert [each["state"] for each in at.equipment.pool.status()] == ["separating", "separating"]
+    at.wait_for_queue(3)
+    assert [each["state"] for each in at.handler.pool.status()] == ["separating", "separating"]
     (at.root / "1" / "go-1").touch()
     eventually(lambda: begun(at, "1/begun-2"))  # the third, while the first is still at it
     (at.root / "1" / "go-2").touch()
     eventually(lambda: sum(lane.done() for lane in handling) == 2)
-    at.tell(1)
+    at.allow_to_finish(1)
     assert [result_of(lane).status for lane in handling] == ["success"] * 3
 
 
 def test_a_death_is_nothing_to_those_beside_it(bench: Callable[..., Bench]) -> None:
     at = bench("finish_when_told_in_job", others=[["die_in_job", "finish_when_told_in_job"]])
     warmed_up(at)
-    survivor = at.equipment.pool._processes[0].pid
+    survivor = at.handler.pool._processes[0].pid
     handling = [at.job().handle() for _ in range(2)]
     eventually(lambda: any(lane.done() for lane in handling))
     (dead,) = (lane for lane in handling if lane.done())
     assert isinstance(dead.exception(), PoisonError)
-    eventually(lambda: [each["state"] for each in at.equipment.pool.status()] == ["separating", "ready"])
-    assert at.equipment.pool._processes[0].pid == survivor
-    at.tell(1)
+    eventually(lambda: [each["state"] for each in at.handler.pool.status()] == ["separating", "ready"])
+    assert at.handler.pool._processes[0].pid == survivor
+    at.allow_to_finish(1)
     assert [result_of(lane).status for lane in handling if lane is not dead] == ["success"]
 
 

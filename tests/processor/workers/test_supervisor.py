@@ -33,7 +33,7 @@ from processor.ipc import Cancel, ChildSettings, Done
 from processor.workers import supervisor as separation_module
 from processor.workers.process import ChildProcess
 from processor.workers.supervisor import MOST_STILLBORN, WorkerSupervisor
-from tests.processor.worker_threads import eventually, open_lanes
+from tests.processor.worker_threads import eventually, open_worker_threads
 from tests.processor.workers.children import scripted_command
 
 DEADLINE = 20.0
@@ -456,7 +456,7 @@ def test_what_is_said_to_a_child_that_goes_ends_up_in_no_other_file(tmp_path: Pa
     """The system gives the number of its descriptor to the next file that anybody opens."""
     over = threading.Event()
     interval = sys.getswitchinterval()
-    with open_lanes() as lanes:
+    with open_worker_threads() as lanes:
         watch = lanes.start(strays_seen, over)
         sys.setswitchinterval(1e-5)
         try:
