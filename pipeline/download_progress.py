@@ -37,10 +37,11 @@ class WatchedDownload:
             self._bytes = progress.resumed
         # The rate since the last call, not since the beginning: a download may speed up and may stall.
         elapsed = progress.seconds - self._seconds
-        speed = self._bytes_since_last(progress.bytes) / elapsed if elapsed > 0 else 0.0
+        received = max(progress.bytes - self._bytes, 0)  # 0 after a restart that discarded wrong bytes
+        speed = received / elapsed if elapsed > 0 else 0.0
         seconds_left = (progress.total - progress.bytes) / speed if progress.total is not None and speed else None
-        self._count(progress.bytes)
-        self._seconds = progress.seconds
+        metrics.download_bytes.labels(self._what).inc(received)
+        self._bytes, self._seconds = progress.bytes, progress.seconds
         if progress.bytes != progress.total:  # the caller logs the end
             log.info(
                 "downloading",
@@ -54,20 +55,12 @@ class WatchedDownload:
 
     def done(self, result: Downloaded) -> Downloaded:
         """Count the totals of the download and return ``result``."""
-        self._count(result.bytes)
+        metrics.download_bytes.labels(self._what).inc(max(result.bytes - (self._bytes or 0), 0))
         fetched = result.bytes - result.resumed_bytes
         metrics.download_rate.labels(self._what).observe(fetched / result.seconds if result.seconds else 0.0)
         metrics.download_connections.labels(self._what).observe(result.connections)
         metrics.download_resumed_bytes.labels(self._what).inc(result.resumed_bytes)
         return result
-
-    def _count(self, received: int) -> None:
-        metrics.download_bytes.labels(self._what).inc(self._bytes_since_last(received))
-        self._bytes = received
-
-    def _bytes_since_last(self, received: int) -> int:
-        """Return the bytes since the last call, or 0 after a restart that discarded wrong bytes."""
-        return max(received - (self._bytes or 0), 0)
 
 
 def _round(value: float | None, scale: float = 1.0) -> float | None:

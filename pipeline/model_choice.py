@@ -94,9 +94,8 @@ class Ensemble(BaseModel):
         return f"{self.algorithm}: {', '.join(members)}"
 
 
-def _kind(value: object) -> str:
-    return "ensemble" if isinstance(value, dict | Ensemble) else "name"
-
-
 #: The name of a model or of one of audio-separator's presets, or an ensemble.
-ModelChoice = Annotated[Annotated[ModelName, Tag("name")] | Annotated[Ensemble, Tag("ensemble")], Discriminator(_kind)]
+ModelChoice = Annotated[
+    Annotated[ModelName, Tag("name")] | Annotated[Ensemble, Tag("ensemble")],
+    Discriminator(lambda value: "ensemble" if isinstance(value, dict | Ensemble) else "name"),
+]

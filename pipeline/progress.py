@@ -42,32 +42,30 @@ class EventReporter:
 
     def progress(self, task_uuid: UUID, state: TaskState, fraction: float, rate: TransferRate = UNKNOWN_RATE) -> None:
         """Do the same as ``report``, but at most once per task and interval; drop the events in between."""
-        if self._is_due(task_uuid):
-            event = TaskEvent(
-                task_uuid=task_uuid,
-                status=state,
-                progress=_clamp(fraction),
-                bytes_per_second=rate.bytes_per_second,
-                seconds_left=rate.seconds_left,
-            )
-            self._transport.emit(to_message(self._topic, event))
-
-    def event(self, task_uuid: UUID, state: TaskState, progress: float = 0.0, message: str | None = None) -> Message:
-        """Return the event as a message, to be settled with an outcome: a terminal state must not be lost."""
-        event = TaskEvent(task_uuid=task_uuid, status=state, progress=_clamp(progress), message=message)
-        return to_message(self._topic, event)
-
-    def _is_due(self, task_uuid: UUID) -> bool:
         now = self._clock()
         with self._lock:
             # Older entries are no longer needed, so the table never outgrows the tasks of one interval.
             self._sent_at = {task: at for task, at in self._sent_at.items() if now - at < PROGRESS_INTERVAL}
             if task_uuid in self._sent_at:
-                return False
+                return
             self._sent_at[task_uuid] = now
-            return True
+        self._transport.emit(self.event(task_uuid, state, fraction, rate=rate))
 
-
-def _clamp(fraction: float) -> float:
-    """Limit ``fraction`` to [0, 1], which rounding errors may exceed."""
-    return min(max(fraction, 0.0), 1.0)
+    def event(
+        self,
+        task_uuid: UUID,
+        state: TaskState,
+        progress: float = 0.0,
+        message: str | None = None,
+        rate: TransferRate = UNKNOWN_RATE,
+    ) -> Message:
+        """Return the event as a message, to be settled with an outcome: a terminal state must not be lost."""
+        event = TaskEvent(
+            task_uuid=task_uuid,
+            status=state,
+            progress=min(max(progress, 0.0), 1.0),  # rounding errors may exceed the bounds
+            bytes_per_second=rate.bytes_per_second,
+            seconds_left=rate.seconds_left,
+            message=message,
+        )
+        return to_message(self._topic, event)

@@ -93,14 +93,13 @@ class DiskReservation:
     @contextmanager
     def at_device(self) -> Iterator[None]:
         """Take the job out of the queue. If the block raises, the job returns to its old position."""
-        self._set_waiting(False)
+        with self._condition:
+            self.waiting = False
+            self._condition.notify()
         try:
             yield
         except BaseException:
-            self._set_waiting(True)
+            with self._condition:
+                self.waiting = True
+                self._condition.notify()
             raise
-
-    def _set_waiting(self, waiting: bool) -> None:
-        with self._condition:
-            self.waiting = waiting
-            self._condition.notify()

@@ -65,9 +65,21 @@ def encode(source: Path, target: Path, output_format: OutputFormat, gain: float 
     """
     with _open_source(source) as reader, _open_target(target, reader, output_format) as writer:
         for block in _read_blocks(reader):
-            writer.write(_quantise(block, gain))
+            # In float64 the product is exact enough to round each sample once.
+            scaled = block.astype(np.float64) * (gain * _SCALE)
+            if not np.isfinite(scaled).all():
+                raise PermanentError(
+                    "the separated stem holds samples that are not numbers", code=ErrorCode.SEPARATION_FAILED
+                )
+            writer.write(np.rint(scaled).clip(-_SCALE, _SCALE - 1).astype(np.int16))
         frames = reader.frames
-    _require_complete(target, frames)
+    # On closing a FLAC file, libsndfile writes the last frames and does not report a full disk.
+    try:
+        complete = soundfile.info(target).frames == frames
+    except soundfile.LibsndfileError as error:
+        raise _unwritable() from error
+    if not complete:
+        raise _unwritable()
     return EncodedFile(target.stat().st_size, file_sha256(target))
 
 
@@ -104,17 +116,8 @@ def _open_target(target: Path, like: soundfile.SoundFile, output_format: OutputF
         ) from error
 
 
-def _require_complete(target: Path, frames: int) -> None:
-    """Check the length of the file: on closing, libsndfile writes the last frames and does not report a full disk."""
-    try:
-        written = soundfile.info(target).frames
-    except soundfile.LibsndfileError as error:
-        raise _unwritable() from error
-    if written != frames:
-        raise _unwritable()
-
-
 def _read_blocks(reader: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """Yield float32 blocks of shape ``(frames, channels)``."""
     while True:
         try:
             block = reader.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
@@ -123,15 +126,6 @@ def _read_blocks(reader: soundfile.SoundFile) -> Iterator[np.ndarray]:
         if not len(block):
             return
         yield block
-
-
-def _quantise(block: np.ndarray, gain: float) -> np.ndarray:
-    """Convert float32 samples of shape ``(frames, channels)`` to int16 of the same shape."""
-    # In float64 the product is exact enough to round each sample once.
-    scaled = block.astype(np.float64) * (gain * _SCALE)
-    if not np.isfinite(scaled).all():
-        raise PermanentError("the separated stem holds samples that are not numbers", code=ErrorCode.SEPARATION_FAILED)
-    return np.rint(scaled).clip(-_SCALE, _SCALE - 1).astype(np.int16)
 
 
 def _unreadable() -> PermanentError:

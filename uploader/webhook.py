@@ -95,7 +95,11 @@ class WebhookSender:
             # The watchdog's verdict comes before the status: headers that it cut off can look complete.
             with http_errors(_RECEIVER, watchdog):
                 response = closing.enter_context(session.post(url, data=body, headers=headers, stream=True))
-            _drain(response)
+            # Reading a short body lets the receiver finish its response. Its content and errors do not matter.
+            remaining = MAX_RESPONSE_BYTES
+            with suppress(urllib3.exceptions.HTTPError, OSError):
+                while remaining > 0 and (chunk := response.raw.read1(remaining, decode_content=False)):
+                    remaining -= len(chunk)
             return response
 
 
@@ -108,11 +112,3 @@ def _transient_failures() -> Iterator[None]:
         if error.code in (ErrorCode.URL_FORBIDDEN, ErrorCode.URL_INVALID):
             raise
         raise TransientError(error.message, code=ErrorCode.WEBHOOK_FAILED) from error
-
-
-def _drain(response: requests.Response) -> None:
-    """Read a short body, so that the receiver can finish its response. Ignores the content and any error."""
-    remaining = MAX_RESPONSE_BYTES
-    with suppress(urllib3.exceptions.HTTPError, OSError):
-        while remaining > 0 and (chunk := response.raw.read1(remaining, decode_content=False)):
-            remaining -= len(chunk)

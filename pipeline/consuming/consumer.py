@@ -143,11 +143,15 @@ class _Processing(Generic[Job]):
             metrics.in_hand.track_inprogress(),
         ):
             try:
-                if (end := self._process()) is not None:
+                outcome = self._decide()
+                end = None if outcome is None else self._settle(outcome)
+                if end is not None:
                     seconds = time.monotonic() - started
                     metrics.settled.labels(topic, end).inc()
                     metrics.job_seconds.labels(topic).observe(seconds)
                     log.info("job_settled", end=end, seconds=round(seconds, 3))
+            except CancelledError:  # while its failure waited to be reported
+                self.release(count_attempt=False)
             finally:
                 self._breaker.close(position)
                 stop.discard_on_deadline(position)
@@ -163,15 +167,6 @@ class _Processing(Generic[Job]):
             # The broker reassigns the job by itself once this member misses its heartbeats.
             log.warning("release_failed", error=error.message)
 
-    def _process(self) -> str | None:
-        """Decide the outcome and settle it. Returns the ``end`` of the outcome, or None if nothing was settled."""
-        try:
-            outcome = self._decide()
-            return None if outcome is None else self._settle(outcome)
-        except CancelledError:  # while its failure waited to be reported
-            self.release(count_attempt=False)
-            return None
-
     def _decide(self) -> Outcome | None:
         """Return the outcome of the delivery, or None if it was released without one."""
         message, consumer = self._delivery.message, self._consumer
@@ -183,9 +178,7 @@ class _Processing(Generic[Job]):
             log.error("message_unparsable", error=error.message)
             return Outcome((self._dead_letter(error),), end="unparsable")
         if consumer.policy.is_poison(self._deliveries):
-            return self._quarantine(
-                PoisonError("the job ended its worker too often", code=ErrorCode.WORKER_DIED),
-            )
+            return self._quarantine(PoisonError("the job ended its worker too often", code=ErrorCode.WORKER_DIED))
         return self._handle(job)
 
     def _handle(self, job: Job) -> Outcome | None:

@@ -63,7 +63,8 @@ def retry_message(
         LAST_ERROR: f"{error.code}: {error.message}",
         NOT_BEFORE: str(round((now + delay) * 1000)),
     }
-    return Message(retry_topic, message.key, message.value, {**message.headers, **_encode(added)})
+    headers = {**message.headers, **{name: value.encode() for name, value in added.items()}}
+    return Message(retry_topic, message.key, message.value, headers)
 
 
 def dead_letter(topic: str, message: Message, error: PipelineError) -> Message:
@@ -76,7 +77,8 @@ def dead_letter(topic: str, message: Message, error: PipelineError) -> Message:
         FAILED_AT: f"{time.time():.3f}",
     }
     headers = {name: value for name, value in message.headers.items() if name != NOT_BEFORE}
-    return Message(topic, message.key, message.value, {**headers, **_encode(added)})
+    headers |= {name: value.encode() for name, value in added.items()}
+    return Message(topic, message.key, message.value, headers)
 
 
 def truncate_dead_letter(letter: Message) -> Message:
@@ -99,7 +101,3 @@ def _number(headers: Mapping[str, bytes], name: str) -> float | None:
     except (KeyError, ValueError):
         return None
     return number if 0 <= number < math.inf else None
-
-
-def _encode(values: Mapping[str, str]) -> dict[str, bytes]:
-    return {name: value.encode() for name, value in values.items()}

@@ -101,22 +101,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if path == "/health":
-            self._send_details(HTTPStatus.OK, {"status": "healthy", "timestamp": int(time.time())})
-        elif path == "/ready":
-            self._send_details(*readiness(self.server.checks))
-        elif path == "/metrics":
-            self._send(HTTPStatus.OK, *metrics.exposition())
+        status, media_type = HTTPStatus.OK, "application/json"
+        if path == "/metrics":
+            content, media_type = metrics.exposition()
+        elif path in ("/health", "/ready"):
+            body: dict[str, object] = {"status": "healthy", "timestamp": int(time.time())}
+            if path == "/ready":
+                status, body = readiness(self.server.checks)
+            details = {name: detail() for name, detail in self.server.details.items()}
+            content = json.dumps({**body, **details}).encode()
         else:
-            self._send_json(HTTPStatus.NOT_FOUND, {"error": "Endpoint not found", "details": None})
-
-    def _send_details(self, status: HTTPStatus, body: Mapping[str, object]) -> None:
-        self._send_json(status, {**body, **{name: detail() for name, detail in self.server.details.items()}})
-
-    def _send_json(self, status: HTTPStatus, body: object) -> None:
-        self._send(status, json.dumps(body).encode(), "application/json")
-
-    def _send(self, status: HTTPStatus, content: bytes, media_type: str) -> None:
+            status = HTTPStatus.NOT_FOUND
+            content = json.dumps({"error": "Endpoint not found", "details": None}).encode()
         self.send_response(status)
         self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(content)))
@@ -129,18 +125,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 def readiness(checks: Mapping[str, Check]) -> tuple[HTTPStatus, dict[str, object]]:
     """Run the check of each component; return the status (503 if one is not ready) and the body of the answer."""
-    components = {name: _check_component(name, check) for name, check in checks.items()}
+    components: dict[str, dict[str, str]] = {}
+    for name, check in checks.items():
+        try:
+            check()
+        except PipelineError as error:
+            components[name] = {"status": "unavailable", "error": error.message}
+        except Exception:  # the boundary: a probe gets an answer whatever fails in a component
+            log.exception("check_failed", component=name)
+            components[name] = {"status": "unavailable", "error": "the check itself has failed"}
+        else:
+            components[name] = {"status": "ready"}
     ready = all(component["status"] == "ready" for component in components.values())
     status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
     return status, {"status": "ready" if ready else "unavailable", "components": components}
-
-
-def _check_component(name: str, check: Check) -> dict[str, str]:
-    try:
-        check()
-    except PipelineError as error:
-        return {"status": "unavailable", "error": error.message}
-    except Exception:  # the boundary: a probe gets an answer whatever fails in a component
-        log.exception("check_failed", component=name)
-        return {"status": "unavailable", "error": "the check itself has failed"}
-    return {"status": "ready"}

@@ -41,10 +41,6 @@ def configure_logging(service: str, settings: LogSettings) -> None:
         cache_logger_on_first_use=True,
     )
 
-    def add_service(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        # Not a context variable: other threads do not inherit those.
-        return {"service": service, **event}
-
     renderers: list[structlog.typing.Processor]
     if settings.format == "json":
         renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
@@ -56,7 +52,8 @@ def configure_logging(service: str, settings: LogSettings) -> None:
         foreign_pre_chain=shared,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            add_service,
+            # A context variable would not do: other threads do not inherit it.
+            lambda _logger, _method, event: {"service": service, **event},
             *renderers,
         ],
     )

@@ -27,9 +27,7 @@ in_hand = Gauge("uvr_in_hand", "Messages in processing.", registry=REGISTRY)
 circuit_open = Gauge(
     "uvr_circuit_open", "1 while no new messages are received because of an infrastructure fault.", registry=REGISTRY
 )
-circuit_openings = Counter(
-    "uvr_circuit_openings", "Times that the circuit opened.", ["code"], registry=REGISTRY
-)
+circuit_openings = Counter("uvr_circuit_openings", "Times that the circuit opened.", ["code"], registry=REGISTRY)
 rebalances = Counter("uvr_partitions", "Partitions assigned and revoked.", ["change"], registry=REGISTRY)
 
 engine_busy_seconds = Counter(

@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Callable
 from enum import IntEnum
-from types import FrameType
 
 from pipeline.service.logs import get_logger
 
@@ -50,7 +49,8 @@ class StopSignal:
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(read_end,), name="signals", daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _ignore)
+            # The interpreter writes to the pipe only for signals that have a Python handler.
+            signal.signal(number, lambda _number, _frame: None)
 
     def _watch(self, read_end: int) -> None:
         (first,) = os.read(read_end, 1)
@@ -111,7 +111,3 @@ class StopSignal:
             log.warning("shutdown_timeout", jobs_released=len(listeners))
         for listener in listeners:
             listener()
-
-
-def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: the interpreter writes to the pipe of ``set_wakeup_fd`` only for signals that have a handler."""

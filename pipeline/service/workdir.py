@@ -32,7 +32,11 @@ class WorkDir:
         try:
             root.mkdir(parents=True, exist_ok=True)
             with _lock(root / _ROOT_LOCK, wait=True):
-                _remove_stale(root)
+                for folder in root.glob(f"{_PREFIX}*"):
+                    # An unlocked folder belongs to a process that ended without deleting it.
+                    with suppress(OSError), _lock(folder / _LOCK):
+                        shutil.rmtree(folder)
+                        log.info("stale_workdir_removed", folder=folder.name)
                 self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root)).resolve()
                 self._lock = _lock(self.path / _LOCK)
         except OSError as error:
@@ -67,11 +71,3 @@ def _lock(path: Path, *, wait: bool = False) -> IO[str]:
         handle.close()
         raise
     return handle
-
-
-def _remove_stale(root: Path) -> None:
-    """Delete the folders of processes that ended without doing so."""
-    for folder in root.glob(f"{_PREFIX}*"):
-        with suppress(OSError), _lock(folder / _LOCK):
-            shutil.rmtree(folder)
-            log.info("stale_workdir_removed", folder=folder.name)

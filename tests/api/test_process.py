@@ -230,5 +230,5 @@ def test_a_defect_while_topics_are_created_ends_the_process(tmp_path: Path) -> N
 
     assert status == ExitCode.INTERNAL
     event = json.loads(stderr.splitlines()[-1])
-    assert event["event"] == "defect"
+    assert event["event"] == "unexpected_error"
     assert "RuntimeError: a defect" in event["exception"]
