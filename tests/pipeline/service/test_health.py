@@ -136,7 +136,7 @@ def test_invalid_request_is_rejected() -> None:
         assert b"400" in probe.recv(1000)
 
 
-def test_it_listens_on_ipv6() -> None:
+def test_server_listens_on_ipv6() -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:

@@ -146,7 +146,7 @@ def test_exit_codes() -> None:
 class TestRequests:
     """Shutdown requests without signals."""
 
-    def test_a_second_request_changes_nothing(self) -> None:
+    def test_second_request_changes_nothing(self) -> None:
         stop = StopSignal(60.0)
         called: list[str] = []
         stop.on_request(lambda: called.append("stop"))
