@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from config import ConfigError, load
 from pipeline.errors import InfrastructureError, RefusedError
 from pipeline.service.logs import configure_logging, get_logger
-from pipeline.service.run import exit_code, operators_sentence
+from pipeline.service.run import exit_code, operator_message
 from pipeline.service.shutdown import ExitCode
 from pipeline.topics import Topics
 from pipeline.transport import Topic, Transport
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
             result = _create(transport, topic, options.align, deadline)
             sys.stdout.write(f"{topic.name}: {result}\n")
     except InfrastructureError as error:
-        log.error("topic_creation_failed", code=error.code, error=operators_sentence(error))
+        log.error("topic_creation_failed", code=error.code, error=operator_message(error))
         return exit_code(error)
     finally:
         transport.close()

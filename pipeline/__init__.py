@@ -1,4 +1,4 @@
-"""What the three services share: messages, errors, retry, the consumer loop, transport, storage, downloads.
+"""The code that the three services share: messages, errors, retry, the consumer loop, transport, storage, downloads.
 
-Nothing in here imports a service (``api``, ``processor``, ``uploader``).
+No module in it imports a service (``api``, ``processor``, ``uploader``).
 """

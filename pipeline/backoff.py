@@ -1,4 +1,4 @@
-"""Exponential back-off with jitter, as pure data."""
+"""Exponential backoff with jitter, as pure data."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Exponential back-off with full jitter on its upper half: delay ∈ [d/2, d], d = min(cap, base·2ⁿ⁻¹).
+    """Exponential backoff with equal jitter: delay ∈ [d/2, d], d = min(cap, base·2ⁿ⁻¹).
 
-    The lower half is kept so that a retry never comes at once, the jitter so that workers which failed together
-    do not come back together.
+    The fixed lower half prevents immediate retries. The jitter prevents workers that failed together from retrying
+    together.
     """
 
     base: float
     """First delay in s."""
     cap: float
-    """Longest delay in s."""
+    """Maximum delay in s."""
 
     def delay(self, failures: int, rng: random.Random) -> float:
-        """Delay in s before the next try, after ``failures`` ≥ 1 tries in a row have failed."""
-        # The exponent is bounded so that an outage of days cannot overflow the float.
+        """Return the delay before the next try, s, after ``failures`` ≥ 1 failed tries in a row."""
+        # A bounded exponent keeps the float from overflowing in an outage of days.
         ceiling = min(self.cap, self.base * 2.0 ** min(failures - 1, 60))
         return ceiling * (0.5 + 0.5 * rng.random())

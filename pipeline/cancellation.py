@@ -1,4 +1,4 @@
-"""A token that tells running work to stop, and why."""
+"""A token that asks running work to stop, and gives the reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REASONS = {
 
 
 class CancelToken:
-    """Set once, by whoever decides that the work must stop; watched by whoever does the work. Thread-safe."""
+    """A one-time request to stop running work, which the work has to check. Thread-safe."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -27,11 +27,11 @@ class CancelToken:
 
     @property
     def reason(self) -> ErrorCode | None:
-        """Why the work must stop; None while it may go on. The first reason stays."""
+        """Return the reason to stop, or None while the work may go on. The first reason stays."""
         return self._reason
 
     def cancel(self, reason: ErrorCode) -> None:
-        """Tell the work to stop; a second call changes nothing."""
+        """Request the stop; a second call changes nothing."""
         with self._lock:
             if self._reason is not None:
                 return
@@ -41,11 +41,11 @@ class CancelToken:
         for listener in listeners:
             try:
                 listener()
-            except Exception:  # the boundary: whoever cancels has other work to stop, and a membership to keep
+            except Exception:  # the boundary: the canceller has further jobs to stop and a group membership to keep
                 log.exception("cancel_listener_failed")
 
     def on_cancel(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` (from the cancelling thread) when the token is set, or now if it already is."""
+        """Call ``listener`` when the token is set, in the thread that sets it, or now if it already is."""
         with self._lock:
             if self._reason is None:
                 self._listeners.append(listener)
@@ -53,11 +53,11 @@ class CancelToken:
         listener()
 
     def is_set(self) -> bool:
-        """Whether the work must stop."""
+        """Return whether the work must stop."""
         return self._event.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Sleep up to ``seconds``, waking early and returning True if the work must stop."""
+        """Wait up to ``seconds`` for the token to be set, and return whether it is."""
         return self._event.wait(seconds)
 
     def raise_if_set(self) -> None:

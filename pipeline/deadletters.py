@@ -1,4 +1,4 @@
-"""``python -m pipeline.deadletters``: the earlier name of ``python -m pipeline.dead_letters``, kept for scripts."""
+"""``python -m pipeline.deadletters``: the former name of ``python -m pipeline.dead_letters``, kept for scripts."""
 
 from __future__ import annotations
 

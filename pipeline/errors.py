@@ -3,9 +3,9 @@
     PipelineError
     ├── PermanentError        this job can never succeed: fail it at once
     ├── TransientError        this job may succeed later: spend an attempt, try again
-    ├── InfrastructureError   nothing is wrong with the job: keep it, spend nothing, wait
-    │   └── RefusedError      nor does waiting help: the broker does not let this service in
-    ├── PoisonError           the job took its worker down
+    ├── InfrastructureError   the job is not the cause: keep it, spend nothing, wait
+    │   └── RefusedError      waiting does not help: the broker rejects this service
+    ├── PoisonError           the job crashed its worker process
     └── CancelledError        the work must stop and its result must not be published
 
 Code above a boundary never sees an exception of kafka, boto3, requests, PyAV, torch or audio-separator.
@@ -18,7 +18,7 @@ from typing import ClassVar
 
 
 class ErrorKind(StrEnum):
-    """What a failure means for the job that met it."""
+    """The meaning of a failure for its job."""
 
     PERMANENT = "permanent"
     TRANSIENT = "transient"
@@ -30,7 +30,7 @@ class ErrorKind(StrEnum):
 class ErrorCode(StrEnum):
     """Machine-readable reasons, as they appear in webhooks and logs. Codes are added, never renamed."""
 
-    # The source of the audio, and the receiver of the webhook.
+    # The source of the audio; the URL of the webhook.
     URL_INVALID = "url_invalid"
     URL_FORBIDDEN = "url_forbidden"
     SOURCE_NOT_FOUND = "source_not_found"
@@ -71,9 +71,9 @@ class ErrorCode(StrEnum):
     MESSAGE_INVALID = "message_invalid"
     DELIVERY_LOST = "delivery_lost"
     SHUTTING_DOWN = "shutting_down"
-    # A defect of ours.
+    # A defect of the service.
     INTERNAL = "internal"
-    # What came in place of audio, or cannot be had from it.
+    # Content other than audio at the source, and files without usable audio.
     SOURCE_IS_WEB_PAGE = "source_is_web_page"
     SOURCE_IS_TEXT = "source_is_text"
     SOURCE_IS_PLAYLIST = "source_is_playlist"
@@ -99,20 +99,20 @@ class PipelineError(Exception):
 
     @property
     def retryable(self) -> bool:
-        """Whether sending the same request again later can help."""
+        """Return whether the same request may succeed later."""
         return self.kind is not ErrorKind.PERMANENT
 
 
 class PermanentError(PipelineError):
-    """The job can never succeed as it was asked for: 404, not audio, too long, unknown model."""
+    """The job can never succeed as requested: 404, not audio, too long, unknown model."""
 
     kind = ErrorKind.PERMANENT
 
 
 class TransientError(PipelineError):
-    """The job may succeed later: 503, time-out, reset. Spends one attempt.
+    """The job may succeed later: 503, timeout, reset. Spends one attempt.
 
-    ``retry_after`` (s) is the delay that the other side asked for, if it did.
+    ``retry_after`` (s) is the delay that the server requested, if any.
     """
 
     kind = ErrorKind.TRANSIENT
@@ -123,13 +123,13 @@ class TransientError(PipelineError):
 
 
 class InfrastructureError(PipelineError):
-    """Our own surroundings are broken (broker, storage, disk): keep the job, spend nobody's attempt."""
+    """The broker, the storage or the disk is unavailable: keep the job, spend no attempt."""
 
     kind = ErrorKind.INFRASTRUCTURE
 
 
 class RefusedError(InfrastructureError):
-    """The broker answers and turns this service away: an operator has to mend that, waiting does not.
+    """The broker answers and rejects this service, which an operator has to fix: retries do not help.
 
     ``advice`` is one sentence for the log and the terminal: which broker, which user, what to check. No secrets.
     """
@@ -140,12 +140,12 @@ class RefusedError(InfrastructureError):
 
 
 class PoisonError(PipelineError):
-    """The job took down the process that worked on it."""
+    """The job crashed the process that worked on it."""
 
     kind = ErrorKind.POISON
 
 
 class CancelledError(PipelineError):
-    """The work must stop now; whatever it produced so far is not published."""
+    """The work must stop now, and its products so far are not published."""
 
     kind = ErrorKind.CANCELLED

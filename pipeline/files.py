@@ -1,4 +1,4 @@
-"""Local files: written whole or not at all, with the operating system's errors translated."""
+"""Local files: atomic writes, durable syncs, and translation of the operating system's errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 @contextmanager
 def local_errors() -> Iterator[None]:
-    """The boundary between the file system's exceptions and ours: InfrastructureError for every OSError."""
+    """Translate every OSError of the block to an InfrastructureError."""
     try:
         yield
     except OSError as error:
@@ -25,7 +25,7 @@ def local_errors() -> Iterator[None]:
 
 
 def disk_error(error: OSError) -> InfrastructureError:
-    """The classified form of a failure to read or write a local file."""
+    """Classify a failure to read or write a local file."""
     if error.errno in _NO_ROOM:
         return InfrastructureError("the disk is full", code=ErrorCode.DISK_FULL)
     return InfrastructureError(
@@ -34,19 +34,19 @@ def disk_error(error: OSError) -> InfrastructureError:
 
 
 def system_reason(error: OSError) -> str:
-    """What the system says about ``error``, without the path that ``str(error)`` has in it."""
+    """Return the system's description of ``error``, without the path that ``str(error)`` contains."""
     return os.strerror(error.errno) if error.errno else "unknown error"
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal. Raises InfrastructureError."""
+    """Return the SHA-256 of a file in hexadecimal. Raises InfrastructureError."""
     with local_errors(), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A path beside ``target`` to write to; it becomes ``target`` at the end of the block, or vanishes on an error."""
+    """Yield a temporary path beside ``target``; it replaces ``target`` at the end of the block. Deleted on an error."""
     partial = target.with_name(f".{uuid4().hex}.partial")
     try:
         yield partial
@@ -56,12 +56,12 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def sync_file(path: Path) -> None:
-    """Wait until the file's content is on the disk."""
+    """Wait until the content of the file is on the disk."""
     _sync(path, os.O_RDONLY)
 
 
 def sync_directory(path: Path) -> None:
-    """Wait until the folder's entries are on the disk: a new name survives a power cut only after this."""
+    """Wait until the entries of the folder are on the disk: only then does a new name survive a power failure."""
     _sync(path, os.O_RDONLY | os.O_DIRECTORY)
 
 

@@ -1,6 +1,6 @@
 """The contract between the services: one model per message type, JSON on the wire, claim checks for audio.
 
-Readers ignore fields that they do not know, so that a newer writer can run beside an older reader.
+Readers ignore unknown fields, so that a newer writer can run beside an older reader.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pipeline.errors import ErrorCode, ErrorKind, PermanentError, PipelineError
 from pipeline.model_choice import ModelChoice
 from pipeline.transport.protocol import Message
 
-#: Becomes part of object keys and file names, so nothing but harmless characters passes; lower case.
+#: Becomes part of object keys and file names, so only harmless characters are allowed; lower case.
 StemName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 
-#: From what can wait to what is urgent.
+#: From the lowest to the highest.
 PRIORITIES = range(1, 6)
 DEFAULT_PRIORITY = 3
 
@@ -45,7 +45,7 @@ class TaskState(StrEnum):
 
 
 class WireModel(BaseModel):
-    """Base of everything that travels: immutable, tolerant of unknown fields."""
+    """Base of everything that is sent or stored: immutable, tolerant of unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -56,34 +56,34 @@ class TaskMessage(WireModel):
     task_uuid: UUID
 
 
-#: Names a repeat that an operator asked for; becomes part of object keys and of the webhook's id.
+#: Name of a repeat that an operator requested; becomes part of object keys and of the webhook's id.
 RunName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{0,64}$")]
 
 
 class SeparationTask(TaskMessage):
-    """What the API queues: one accepted job."""
+    """An accepted job, as the API queues it."""
 
     audio: str
     hook_url: str
     model: ModelChoice | None = None
-    """None: the processor's MODEL_NAME."""
+    """None: the MODEL_NAME of the processor."""
     stems: tuple[StemName, ...] | None = None
     output_format: OutputFormat = OutputFormat.WAV
     priority: int = Field(default=DEFAULT_PRIORITY, ge=min(PRIORITIES), le=max(PRIORITIES))
     metadata: dict[str, JsonValue] | None = None
     submitted_at: float = Field(default_factory=time.time)
     separations: int = 1
-    """Which separation this is: 2 when the stems of the first were lost on their way to the uploader."""
+    """Number of this separation: 2 after the stems of the first were lost on their way to the uploader."""
     left_behind: tuple[str, ...] = ()
-    """Keys of what is left of the first one's stems in the hand-off."""
+    """Keys of the first separation's stems that may remain in the hand-off."""
     run: RunName = ""
-    """Empty, or the name of a repeat that an operator asked for: it has an outcome, and a webhook's id, of its own."""
+    """Empty, or the name of a repeat that an operator requested, which has its own outcome and webhook id."""
 
 
 class StemFile(WireModel):
     """A separated stem in the hand-off store: a reference and a hash, never the audio itself.
 
-    The file is a float32 WAV (RF64), so that nothing has been rounded or clipped before the uploader encodes it.
+    The file is a float32 WAV (RF64), so that no sample is rounded or clipped before the uploader encodes it.
     """
 
     name: StemName
@@ -100,7 +100,7 @@ class StemFile(WireModel):
 
 
 class Failure(WireModel):
-    """Why a task failed, fit to be shown to the client."""
+    """The reason of a failure, as the client sees it."""
 
     code: ErrorCode
     kind: ErrorKind
@@ -109,17 +109,18 @@ class Failure(WireModel):
 
     @classmethod
     def from_error(cls, error: PipelineError) -> Failure:
+        """Return the description of ``error``."""
         return cls(code=error.code, kind=error.kind, message=error.message, retryable=error.retryable)
 
 
 class SeparationResult(TaskMessage):
-    """What the processor hands to the uploader: the stems, or why there are none."""
+    """The processor's message to the uploader: the stems, or the reason of the failure."""
 
     task: SeparationTask
     status: Literal["success", "failed"]
     stems: tuple[StemFile, ...] = ()
     model: str | None = None
-    """The name of the model; of an ensemble, ``str`` of it, presets written out."""
+    """Name of the model, or ``str`` of an ensemble, with presets expanded."""
     device: str | None = None
     timings: dict[str, float] = Field(default_factory=dict)
     """Duration of each stage in s."""
@@ -129,20 +130,20 @@ class SeparationResult(TaskMessage):
 
     @classmethod
     def failed(cls, task: SeparationTask, error: PipelineError) -> SeparationResult:
-        """The terminal ``failed`` outcome of ``task``."""
+        """Return the terminal ``failed`` result of ``task``."""
         return cls(task_uuid=task.task_uuid, task=task, status="failed", error=Failure.from_error(error))
 
 
 class TaskEvent(TaskMessage):
-    """A report of how a task is getting on. Reports may be lost; outcomes travel in ``SeparationResult``."""
+    """A progress event of a task. Events may be lost; outcomes are sent in ``SeparationResult``."""
 
     status: TaskState
     progress: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of the present stage that is done, 0 to 1."""
+    """Share of the current stage that is done, 0 to 1."""
     bytes_per_second: float | None = None
-    """How fast the source comes in; None in the other stages."""
+    """Rate of the download; None in the other stages."""
     seconds_left: float | None = None
-    """Until the source is there, as far as can be told."""
+    """Estimated time until the end of the download; None if unknown."""
     message: str | None = None
     at: float = Field(default_factory=time.time)
 
@@ -151,12 +152,12 @@ TaskMessageT = TypeVar("TaskMessageT", bound=TaskMessage)
 
 
 def to_message(topic: str, body: TaskMessage) -> Message:
-    """``body`` as it travels: JSON, keyed by the task, so that all messages of a task keep their order."""
+    """Encode ``body`` as JSON, keyed by the task, so that all messages of a task stay in order."""
     return Message(topic, str(body.task_uuid), body.model_dump_json().encode())
 
 
 def from_message(model: type[TaskMessageT], message: Message) -> TaskMessageT:
-    """The body of ``message``. Raises PermanentError (code ``message_invalid``) if it is not a ``model``."""
+    """Decode the body of ``message``. Raises PermanentError (code ``message_invalid``) if it is not a ``model``."""
     try:
         return model.model_validate_json(message.value)
     except ValidationError as error:

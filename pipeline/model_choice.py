@@ -1,4 +1,4 @@
-"""What separates a song: one model by its name, or an ensemble of several whose stems are combined."""
+"""The choice of a model: one model by its name, or an ensemble of several whose stems are combined."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from pydantic import (
     model_validator,
 )
 
-#: A model is named by its file name, never by a path.
+#: A file name, never a path.
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._ ()+-]{0,127}$"
 ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME_PATTERN)]
 
-#: All their stems lie on the disk until the last of them is done.
+#: The stems of all members stay on the disk until the last member is done.
 MAX_MEMBERS = 8
-#: What makes no difference beside another one is no weight.
+#: Weights outside this range would make no difference beside each other.
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-6, 1e6
 
 
 class Algorithm(StrEnum):
-    """How stems of the same name become one; the names are audio-separator's."""
+    """The ways to combine stems of the same name; the names are those of audio-separator."""
 
     AVG_WAVE = "avg_wave"
     """The weighted average."""
     MEDIAN_WAVE = "median_wave"
     MIN_WAVE = "min_wave"
-    """Of each sample the one with the smallest magnitude."""
+    """The value with the smallest magnitude, for each sample."""
     MAX_WAVE = "max_wave"
     AVG_FFT = "avg_fft"
-    """The same of each bin of the spectra."""
+    """The weighted average, for each bin of the spectra."""
     MEDIAN_FFT = "median_fft"
-    """Of the real and the imaginary parts."""
+    """The median of the real and of the imaginary parts."""
     MIN_FFT = "min_fft"
     MAX_FFT = "max_fft"
     UVR_MAX_SPEC = "uvr_max_spec"
-    """As ``max_fft``; of equal ones the last instead of the first."""
+    """As ``max_fft``, but of equal values the last instead of the first."""
     UVR_MIN_SPEC = "uvr_min_spec"
     ENSEMBLE_WAV = "ensemble_wav"
-    """Of each channel the quietest one as a whole."""
+    """The quietest stem, for each whole channel."""
 
     @property
     def is_weighted(self) -> bool:
-        """Whether weights make a difference."""
+        """Return whether the algorithm uses weights."""
         return self in (Algorithm.AVG_WAVE, Algorithm.AVG_FFT)
 
 
@@ -64,22 +64,22 @@ class Ensemble(BaseModel):
     ensemble: Annotated[tuple[ModelName, ...], Field(min_length=2, max_length=MAX_MEMBERS)]
     algorithm: Algorithm = Algorithm.AVG_WAVE
     weights: tuple[Weight, ...] | None = None
-    """One for each model, in their order; None: all the same."""
+    """One weight for each model, in order; None: equal weights."""
 
     @field_validator("ensemble")
     @classmethod
-    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _reject_duplicates(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(names)) < len(names):
             raise ValueError("names a model twice")
         return names
 
     @field_validator("algorithm", mode="before")
     @classmethod
-    def _null_is_default(cls, value: Any) -> Any:
+    def _replace_null(cls, value: Any) -> Any:
         return Algorithm.AVG_WAVE if value is None else value
 
     @model_validator(mode="after")
-    def _a_weight_for_each(self) -> Self:
+    def _check_weights(self) -> Self:
         if self.weights is None:
             return self
         if len(self.weights) != len(self.ensemble):
@@ -89,14 +89,13 @@ class Ensemble(BaseModel):
         return self
 
     def __str__(self) -> str:
-        """As results and webhooks have it: ``max_fft: a.onnx, b.ckpt``, ``avg_wave: a.onnx*2, b.ckpt*1``."""
+        """Format as in results and webhooks: ``max_fft: a.onnx, b.ckpt``, ``avg_wave: a.onnx*2, b.ckpt*1``."""
         members = self.ensemble if self.weights is None else map("{}*{:.12g}".format, self.ensemble, self.weights)
         return f"{self.algorithm}: {', '.join(members)}"
 
 
-def _kind(value: object) -> str:
-    return "ensemble" if isinstance(value, dict | Ensemble) else "name"
-
-
-#: What may be asked for: the name of a model or of one of audio-separator's presets, or an ensemble.
-ModelChoice = Annotated[Annotated[ModelName, Tag("name")] | Annotated[Ensemble, Tag("ensemble")], Discriminator(_kind)]
+#: The name of a model or of one of audio-separator's presets, or an ensemble.
+ModelChoice = Annotated[
+    Annotated[ModelName, Tag("name")] | Annotated[Ensemble, Tag("ensemble")],
+    Discriminator(lambda value: "ensemble" if isinstance(value, dict | Ensemble) else "name"),
+]

@@ -1,4 +1,4 @@
-"""The one place that names topics: which there are, what travels in them, how they share a worker's time."""
+"""The topics: their names, their contents, and the weights by which workers share their time among them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 HOUR, DAY = 3_600.0, 86_400.0
 
-#: How the topics of jobs share a processor's time when all of them have jobs: each priority has twice the share of the
-#: one below it. Jobs of clients that ask for very much at once, in ``bulk``, share like the lowest.
+#: The shares of a processor's time among the job topics while all of them have jobs: each priority has twice the share
+#: of the one below it. ``bulk``, with the jobs of clients that send very many at once, has the share of the lowest.
 _PRIORITY_WEIGHTS = {priority: 2 ** (priority - min(PRIORITIES)) for priority in PRIORITIES}
 _BULK_WEIGHT = 1
-#: A job that is tried again has waited already.
+#: Retries have the default priority, whatever theirs was: they have waited already.
 _RETRY_WEIGHT = _PRIORITY_WEIGHTS[DEFAULT_PRIORITY]
 
 
 @dataclass(frozen=True, slots=True)
 class RetryTopic:
-    """A topic of messages that are tried again after one and the same delay, so that they come due in their order."""
+    """A topic of messages that all have the same delay before their next try, so that they become due in order."""
 
     name: str
     delay: float
@@ -43,9 +43,9 @@ class Topics:
     retries: tuple[RetryTopic, ...]
     dead_letters: str
     pulse: str
-    """What is written here means nothing: that it is taken shows that the broker and its replicas answer."""
+    """Receives the messages of health checks: a successful write shows that the broker and its replicas work."""
     retention: float
-    """How long jobs and results are kept, s."""
+    """Retention of jobs and results, s."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Topics:
@@ -57,7 +57,7 @@ class Topics:
             results=kafka.result_topic,
             events=kafka.event_topic,
             retries=tuple(
-                RetryTopic(f"{kafka.retry_topic_prefix}{_short(delay)}", delay)
+                RetryTopic(f"{kafka.retry_topic_prefix}{_format_delay(delay)}", delay)
                 for delay in settings.worker.retry_delays
             ),
             dead_letters=kafka.dead_letter_topic,
@@ -67,12 +67,12 @@ class Topics:
 
     @property
     def jobs(self) -> tuple[str, ...]:
-        """Where new jobs come in."""
+        """Return the topics in which new jobs arrive."""
         return (*self.tasks.values(), self.bulk)
 
     @property
     def weights(self) -> dict[str, int]:
-        """How topics share the time of a worker that takes from several."""
+        """Return the weights by which a worker shares its time among its topics."""
         return (
             {self.tasks[priority]: weight for priority, weight in _PRIORITY_WEIGHTS.items()}
             | {self.bulk: _BULK_WEIGHT}
@@ -81,11 +81,11 @@ class Topics:
 
     @property
     def retry_names(self) -> tuple[str, ...]:
-        """The retry topics."""
+        """Return the names of the retry topics."""
         return tuple(retry.name for retry in self.retries)
 
     def to_create(self) -> Sequence[Topic]:
-        """All of them, as they are created."""
+        """Return all topics with their options for creation."""
         kept = (*self.jobs, self.results, *self.retry_names)
         return (
             *(Topic(name, self.retention) for name in kept),
@@ -95,8 +95,8 @@ class Topics:
         )
 
 
-def _short(seconds: float) -> str:
-    """``10s``, ``1m``, ``2h``, ``250ms``: the delay in the largest unit that gives a whole number."""
+def _format_delay(seconds: float) -> str:
+    """Format a delay in the largest unit that gives a whole number: ``10s``, ``1m``, ``2h``, ``250ms``."""
     milliseconds = round(seconds * 1000)
     for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000)):
         if milliseconds % size == 0:

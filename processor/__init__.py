@@ -1,1 +1,1 @@
-"""One job at a time per device: fetch, decode, separate, hand off."""
+"""The processor: fetches songs, decodes them, separates one at a time per child process, hands the stems off."""

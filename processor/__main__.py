@@ -1,4 +1,4 @@
-"""``python -m processor``: one processor. Its exit status is an ``ExitCode``."""
+"""``python -m processor``: runs one processor. Its exit status is an ``ExitCode``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import NoReturn
 
@@ -25,143 +25,111 @@ from pipeline.service.shutdown import ExitCode, StopSignal
 from pipeline.service.workdir import WorkDir
 from pipeline.storage.factory import open_handoff
 from pipeline.topics import Topics
-from pipeline.transport import Transport
 from pipeline.transport.factory import open_transport
 from processor.disk_budget import DiskBudget
 from processor.ipc import ChildSettings
-from processor.job import Equipment, JobLimits
+from processor.job import JobLimits, SeparationHandler
 from processor.models.options import StoreOptions
 from processor.separation.options import DeviceOptions
-from processor.service import Processor
 from processor.system.cpu import usable_cores
-from processor.workers.devices import Device, select_devices
+from processor.workers.devices import select_devices
 from processor.workers.pool import WorkerPool
 from processor.workers.supervisor import COMMAND, WorkerSupervisor
 
 log = get_logger(__name__)
 
-#: After this long without a poll a hung client loses its jobs, ms, unless the setting says otherwise.
+#: Default of the consumer's ``max.poll.interval.ms``: a client that does not poll for this long loses its jobs.
 MAX_POLL_INTERVAL_MS = 600_000
 
 
 def main(command: Sequence[str] = COMMAND) -> ExitCode:
-    """Run until a signal comes. ``command``: what is run in the child."""
+    """Run until a signal arrives. ``command`` is the command line of the child processes."""
     return run_service("processor", lambda settings, stop: _run(settings, stop, command))
 
 
 def _run(settings: Settings, stop: StopSignal, command: Sequence[str]) -> None:
-    with ExitStack() as stack:
-        workdir = WorkDir(settings.state.work_dir)
-        stack.callback(workdir.close)
-        pool = _pool(settings, stop, workdir, command)
-        stack.callback(pool.close)
-        transport = open_transport(settings, max_poll_interval_ms=MAX_POLL_INTERVAL_MS)
-        stack.callback(transport.close)
-        topics = Topics.from_settings(settings)
-        equipment = _equipment(settings, stop, EventReporter(transport, topics.events), pool, workdir)
-        _worker(settings, stop, transport, topics, equipment).run(stop)
-
-
-def _pool(settings: Settings, stop: StopSignal, workdir: WorkDir, command: Sequence[str]) -> WorkerPool:
-    """A child, or more, for each device. Raises ConfigError for devices that cannot be."""
-    worker, numbers = settings.worker, itertools.count(1)
-    devices = select_devices(worker.devices, os.environ, require_gpu=settings.model.require_gpu)
-    children = [device for _ in range(worker.concurrency) for device in devices]
-    log.info("devices_chosen", devices=[device.label for device in devices], children=len(children))
-    alone = _child_settings(settings, workdir)
-
-    def process(device: Device) -> WorkerSupervisor:
-        own = replace(
-            alone,
-            require_gpu=alone.require_gpu or device.must_be_gpu,
-            on_device=worker.concurrency,
-            in_all=len(children),
-            threads=_threads(len(children)),
+    """Open the resources in the order of their dependencies and consume; close them in reverse order."""
+    worker, download = settings.worker, settings.download
+    with ExitStack() as resources:
+        workdir = resources.enter_context(closing(WorkDir(settings.state.work_dir)))
+        pool = resources.enter_context(closing(_create_pool(settings, stop, workdir, command)))
+        transport = resources.enter_context(
+            closing(open_transport(settings, max_poll_interval_ms=MAX_POLL_INTERVAL_MS))
         )
-        return WorkerSupervisor(own, command, device=device, numbers=numbers)
+        topics = Topics.from_settings(settings)
+        handler = SeparationHandler(
+            pool=pool,
+            budget=DiskBudget(worker.prefetch_bytes, stop, len(pool)),
+            handoff=open_handoff(settings),
+            guard=UrlGuard.from_settings(download),
+            reporter=EventReporter(transport, topics.events),
+            workdir=workdir,
+            limits=JobLimits(
+                download=DownloadLimits.from_settings(download),
+                max_seconds=download.max_audio_seconds,
+                job_timeout=worker.job_timeout,
+                job_timeout_base=worker.job_timeout_base,
+                job_timeout_factor=worker.job_timeout_factor,
+            ),
+            result_topic=topics.results,
+            connection_options=ConnectionOptions.from_settings(download),
+            rate=RateLimit.from_settings(download),
+        )
+        shutdown = CancelToken()
+        stop.on_request(lambda: shutdown.cancel(ErrorCode.SHUTTING_DOWN))
+        WorkerProcess(
+            transport=transport,
+            topics=topics,
+            sources=topics.jobs,
+            group=settings.kafka.processor_group,
+            job=SeparationTask,
+            handler=handler,
+            policy=RetryPolicy(
+                max_attempts=worker.max_attempts, max_crashes=worker.max_crashes, delays=worker.retry_delays
+            ),
+            concurrency=len(pool) + worker.prefetch,
+            health=HealthAddress(worker.processor_health_host, worker.processor_health_port, "PROCESSOR_HEALTH_PORT"),
+            checks={"model": pool.check, "handoff": handler.handoff.check},
+            details={"children": pool.status},
+            # Without a loaded model no job could be done, so no job is taken before one child is ready.
+            prepare=lambda: pool.start(shutdown),
+        ).run(stop)
 
-    return WorkerPool([process(device) for device in children], stop)
 
-
-def _threads(children: int) -> int | None:
-    """Each child's part of the cores: more threads than cores make all of them slower."""
-    return None if children == 1 else max(1, usable_cores() // children)
-
-
-def _child_settings(settings: Settings, workdir: WorkDir) -> ChildSettings:
-    models = StoreOptions.from_settings(settings.model)
-    return ChildSettings(
-        model_dir=settings.model.model_dir.absolute(),
-        model_name=settings.model.model_name,
-        require_gpu=settings.model.require_gpu,
+def _create_pool(settings: Settings, stop: StopSignal, workdir: WorkDir, command: Sequence[str]) -> WorkerPool:
+    """Create the supervisors of ``worker.concurrency`` children for each device. Raises ConfigError."""
+    model, per_device, job_numbers = settings.model, settings.worker.concurrency, itertools.count(1)
+    devices = select_devices(settings.worker.devices, os.environ, require_gpu=model.require_gpu)
+    count = per_device * len(devices)
+    log.info("devices_chosen", devices=[device.label for device in devices], children=count)
+    models = StoreOptions.from_settings(model)
+    child = ChildSettings(
+        model_dir=model.model_dir.absolute(),
+        model_name=model.model_name,
+        require_gpu=model.require_gpu,
         scratch_dir=workdir.path,
         download=settings.download,
         models=models,
         log=settings.log,
-        pool_bytes=settings.model.pool_bytes,
+        pool_bytes=model.pool_bytes,
+        on_device=per_device,
+        in_all=count,
+        # More threads than cores make all children slower.
+        threads=None if count == 1 else max(1, usable_cores() // count),
         device=DeviceOptions.from_settings(settings.device, keep_engines=not models.seals),
     )
+    supervisors = []
+    for device in devices * per_device:
+        settings_of_child = replace(child, require_gpu=model.require_gpu or device.must_be_gpu)
+        supervisors.append(WorkerSupervisor(settings_of_child, command, device=device, numbers=job_numbers))
+    return WorkerPool(supervisors, stop)
 
 
-def _equipment(
-    settings: Settings, stop: StopSignal, reporter: EventReporter, pool: WorkerPool, workdir: WorkDir
-) -> Equipment:
-    worker = settings.worker
-    return Equipment(
-        pool=pool,
-        budget=DiskBudget(worker.prefetch_bytes, stop, len(pool)),
-        handoff=open_handoff(settings),
-        guard=UrlGuard.from_settings(settings.download),
-        reporter=reporter,
-        workdir=workdir,
-        connection_options=ConnectionOptions.from_settings(settings.download),
-        rate=RateLimit.from_settings(settings.download),
-        limits=JobLimits(
-            download=DownloadLimits.from_settings(settings.download),
-            max_seconds=settings.download.max_audio_seconds,
-            job_timeout=worker.job_timeout,
-            job_timeout_base=worker.job_timeout_base,
-            job_timeout_factor=worker.job_timeout_factor,
-        ),
-    )
-
-
-def _worker(
-    settings: Settings, stop: StopSignal, transport: Transport, topics: Topics, equipment: Equipment
-) -> WorkerProcess[SeparationTask]:
-    worker, pool = settings.worker, equipment.pool
-    loading = _cancelled_by(stop)
-    return WorkerProcess(
-        settings=settings,
-        transport=transport,
-        topics=topics,
-        sources=topics.jobs,
-        group=settings.kafka.processor_group,
-        job=SeparationTask,
-        worker=Processor(equipment, topics.results),
-        policy=RetryPolicy(
-            max_attempts=worker.max_attempts, max_crashes=worker.max_crashes, delays=worker.retry_delays
-        ),
-        concurrency=len(pool) + worker.prefetch,
-        health=HealthAddress(worker.processor_health_host, worker.processor_health_port, "PROCESSOR_HEALTH_PORT"),
-        checks={"model": pool.check, "handoff": equipment.handoff.check},
-        details={"children": pool.status},
-        # Refusing to start is better than taking jobs that cannot be done: without the model nothing is consumed.
-        prepare=lambda: pool.start(loading),
-    )
-
-
-def _cancelled_by(stop: StopSignal) -> CancelToken:
-    token = CancelToken()
-    stop.on_request(lambda: token.cancel(ErrorCode.SHUTTING_DOWN))
-    return token
-
-
-def leave(status: ExitCode) -> NoReturn:
-    """End the process now: an upload that was left to itself has threads that the interpreter would wait for."""
+def exit_process(status: ExitCode) -> NoReturn:
+    """End the process without joining its threads: an abandoned upload may still block in one of them."""
     sys.stderr.flush()
     os._exit(status)
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_process(main())

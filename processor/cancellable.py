@@ -1,7 +1,7 @@
-"""Work that cannot be interrupted, left to itself where nobody wants its end any more.
+"""Run uninterruptible work so that a cancelled job does not have to wait for it.
 
-A store that has gone silent keeps an upload waiting for minutes, and no client library lets go of it when it is told
-to. A job that was given back must not wait for that.
+A store that stops responding can block an upload for minutes, and no client library aborts a request on demand. A job
+that was released must not wait for that.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ Result = TypeVar("Result")
 
 
 def run_cancellable(work: Callable[[], Result], cancel: CancelToken) -> Result:
-    """What ``work`` returns or raises. It must be harmless if it goes on, and ends or fails, after this has returned.
+    """Run ``work`` in a thread and return its result or raise its error.
 
-    Raises CancelledError as soon as ``cancel`` is set.
+    Raises CancelledError as soon as ``cancel`` is set. ``work`` then goes on in its daemon thread; it must be harmless
+    if it completes or fails later.
     """
     cancel.raise_if_set()
-    end: Future[Result] = Future()
-    over = threading.Event()
+    result: Future[Result] = Future()
+    wake = threading.Event()
 
     def run() -> None:
         try:
-            end.set_result(work())
-        except BaseException as error:  # noqa: BLE001  raised again by whoever waits
-            end.set_exception(error)
-        over.set()
+            result.set_result(work())
+        except BaseException as error:  # noqa: BLE001  ``result.result()`` raises it again
+            result.set_exception(error)
+        wake.set()
 
     threading.Thread(target=contextvars.copy_context().run, args=(run,), name="hand-off", daemon=True).start()
-    cancel.on_cancel(over.set)
-    over.wait()
-    if not end.done():
+    cancel.on_cancel(wake.set)
+    wake.wait()
+    if not result.done():
         cancel.raise_if_set()
-    return end.result()
+    return result.result()

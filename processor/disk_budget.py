@@ -1,19 +1,21 @@
-"""How much disk the files of waiting jobs may take together.
+"""The limit on the disk space that the files of waiting jobs take together.
 
-How long a song is, and so how large it is decoded, is known only when it has been decoded. So a job asks for the most
-that its next step can write before it begins with it, and gives back what it did not need afterwards:
+The length of a song, and so its decoded size, is known only after decoding. A job therefore requests the maximum that
+its next step can write before it starts the step, and returns the unused part afterwards:
 
-    step       asks for                                           keeps
+    step       requests                                           keeps
     download   ``MAX_AUDIO_BYTES``                                the file
     decoding   the file, and a song of ``MAX_AUDIO_SECONDS`` in   the decoded song
                its two working copies
 
-Jobs line up as they come in, and the first in the line gets all that it asks for: it is the one that the device would
-have to wait for. Several children may all be waiting, so with them there are as many that are first. The others
-get what fits beside what all hold. So all but the first keep to the limit together, no child waits for a job that is
-held up, and no two jobs can wait for each other: whoever holds files and waits for more is first in the end. A job that
-has come to the device is out of the line, and its files count no more; one that has to leave it unseparated is back in
-its old place, so that for a while one more may have been first.
+Jobs queue in the order of their arrival. The job at the head of the queue is granted every request: it is the one that
+the device would have to wait for. With several child processes, as many jobs count as the head as there are children.
+Every other job is granted what fits beside everything that is held. So all jobs but those at the head keep to the
+limit together, no child waits for a job that is blocked, and no two jobs can deadlock: a job that holds files and waits
+for more reaches the head in the end.
+
+A job at the device is outside the queue, and its files do not count. If it has to leave the device without being
+separated, it returns to its old position, so that for a while one more job may have been at the head.
 """
 
 from __future__ import annotations
@@ -28,75 +30,76 @@ from processor.stop_condition import StoppableCondition
 
 
 class DiskBudget:
-    """``limit``: bytes. ``children``: how many jobs are first. Thread-safe."""
+    """A budget of ``limit`` bytes, shared by the jobs that wait for ``children`` child processes. Thread-safe."""
 
     def __init__(self, limit: int, stop: StopSignal, children: int = 1) -> None:
         self._limit = limit
         self._children = children
-        self._room = StoppableCondition(stop)
-        self._line: list[DiskReservation] = []
+        self.condition = StoppableCondition(stop)
+        """Guards the queue and all reservations in it."""
+        self._queue: list[DiskReservation] = []
 
     @contextmanager
-    def place(self) -> Iterator[DiskReservation]:
-        """A place at the end of the line; nothing is held by it when the block is left."""
-        place = DiskReservation(self)
-        with self._room:
-            self._line.append(place)
+    def reserve(self) -> Iterator[DiskReservation]:
+        """Yield an empty reservation at the end of the queue; leaving the block returns all of its bytes."""
+        reservation = DiskReservation(self)
+        with self.condition:
+            self._queue.append(reservation)
         try:
-            yield place
+            yield reservation
         finally:
-            with self._room:
-                self._line.remove(place)
-                self._room.notify()
+            with self.condition:
+                self._queue.remove(reservation)
+                self.condition.notify()
 
     @property
     def held(self) -> int:
-        """Bytes that waiting jobs hold or have been granted."""
-        return sum(place.bytes for place in self._line if place.waiting)
+        """Return the bytes that waiting jobs hold or have been granted."""
+        return sum(reservation.bytes for reservation in self._queue if reservation.waiting)
 
-    def _grant(self, place: DiskReservation, wanted: int, cancel: CancelToken) -> None:
-        with self._room:
-            self._room.wait_for(lambda: self._may(place, wanted), cancel)
-            place.bytes = wanted
-
-    def _may(self, place: DiskReservation, wanted: int) -> bool:
-        waiting = (other for other in self._line if other.waiting)
-        return place in islice(waiting, self._children) or self.held - place.bytes + wanted <= self._limit
-
-    def _change(self, place: DiskReservation, *, held: int | None = None, waiting: bool | None = None) -> None:
-        with self._room:
-            place.bytes = place.bytes if held is None else held
-            place.waiting = place.waiting if waiting is None else waiting
-            self._room.notify()
+    def admits(self, reservation: DiskReservation, wanted: int) -> bool:
+        """Return whether the reservation may grow to ``wanted`` bytes now. Call with ``condition`` held."""
+        waiting = (other for other in self._queue if other.waiting)
+        at_head = reservation in islice(waiting, self._children)
+        return at_head or self.held - reservation.bytes + wanted <= self._limit
 
 
 class DiskReservation:
-    """One job's place in the line."""
+    """The disk space of one job, and its position in the queue."""
 
     def __init__(self, budget: DiskBudget) -> None:
         self._budget = budget
+        self._condition = budget.condition
         self.bytes = 0
-        """What the job holds, or has been granted."""
+        """Bytes that the job holds or has been granted."""
         self.waiting = True
-        """Whether the job has yet to come to the device."""
+        """False while the job is at the device."""
 
-    def ask_for(self, wanted: int, cancel: CancelToken) -> None:
-        """Wait until the job may have ``wanted`` bytes on the disk in all.
+    def request(self, wanted: int, cancel: CancelToken) -> None:
+        """Wait until the job may hold ``wanted`` bytes on the disk in total.
 
-        Raises CancelledError instead of waiting (on) if the job is cancelled or the service stops.
+        Raises CancelledError instead of waiting if the job is cancelled or the service stops.
         """
-        self._budget._grant(self, wanted, cancel)
+        with self._condition:
+            self._condition.wait_for(lambda: self._budget.admits(self, wanted), cancel)
+            self.bytes = wanted
 
     def keep(self, held: int) -> None:
-        """The job has ``held`` bytes on the disk, and writes no more for now."""
-        self._budget._change(self, held=held)
+        """Reduce the reservation to the ``held`` bytes that the job has on the disk after a step."""
+        with self._condition:
+            self.bytes = held
+            self._condition.notify()
 
     @contextmanager
-    def at_the_device(self) -> Iterator[None]:
-        """The job does not wait any more, unless the block raises: then it is back in its old place."""
-        self._budget._change(self, waiting=False)
+    def at_device(self) -> Iterator[None]:
+        """Take the job out of the queue. If the block raises, the job returns to its old position."""
+        with self._condition:
+            self.waiting = False
+            self._condition.notify()
         try:
             yield
         except BaseException:
-            self._budget._change(self, waiting=True)
+            with self._condition:
+                self.waiting = True
+                self._condition.notify()
             raise

@@ -1,4 +1,4 @@
-"""What the processor and the child process that owns the model say to each other, over a pipe of their own."""
+"""The messages between the processor and a child process that owns the models, sent over a dedicated pipe."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from processor.separation.options import DeviceOptions
 
 @dataclass(frozen=True, slots=True)
 class ChildSettings:
-    """What the child needs to know at its start."""
+    """The settings that a child receives at its start."""
 
     model_dir: Path
     model_name: str
     require_gpu: bool
     scratch_dir: Path
-    """For the child's own working files."""
+    """Folder for the child's working files."""
     download: DownloadSettings = field(default_factory=DownloadSettings)
-    """How model files are fetched."""
+    """Settings for downloads of model files."""
     models: StoreOptions = field(default_factory=StoreOptions)
     log: LogSettings = field(default_factory=LogSettings)
     pool_bytes: int | None = None
-    """What loaded models of all children there may take together; None: a share of the memory that they are in."""
+    """Memory limit, bytes, for the loaded models of all children together; None: a share of the memory they are in."""
     on_device: int = 1
-    """How many children share the child's device."""
+    """Number of children on the child's device, this one included."""
     in_all: int = 1
-    """How many children share the machine."""
+    """Number of children on the machine, this one included."""
     threads: int | None = None
-    """Of networks on the CPU; None: as many as the libraries choose."""
+    """Threads for networks on the CPU; None: the libraries' default."""
     device: DeviceOptions = field(default_factory=DeviceOptions)
-    """How networks are run."""
+    """Options for running networks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stem:
-    """A stem on disk: float32 WAV at the song's own level."""
+    """A stem on disk: float32 WAV at the original level of the song."""
 
     name: str
     path: Path
@@ -56,7 +56,7 @@ class Stem:
 
 @dataclass(frozen=True, slots=True)
 class Separate:
-    """Separate ``mixture`` (peak 1.0) into ``folder``; ``peak`` is the song's own."""
+    """Command: separate ``mixture`` (peak 1.0) into ``folder``. ``peak`` is the original peak of the song."""
 
     job: int
     mixture: Path
@@ -66,14 +66,14 @@ class Separate:
     model: str | Ensemble
     """The name of a model or a preset, or an ensemble."""
     stems: tuple[str, ...] | None
-    """Which stems are wanted; None: all."""
+    """Names of the requested stems; None: all."""
     task_uuid: str | None = None
-    """For the child's log."""
+    """Task id for the child's log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Stop working on the job."""
+    """Command: stop working on the job."""
 
     job: int
 
@@ -83,7 +83,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The model that jobs get by default is loaded."""
+    """The default model is loaded."""
 
     model: str
     device: str
@@ -92,14 +92,14 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModels:
-    """These models are loaded. Told before ``Ready``, and before a job's end."""
+    """The names of the loaded models. Sent before ``Ready``, and before the end of each job."""
 
     models: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SetupFailed:
-    """The child cannot work at all; it ends."""
+    """The child cannot start and exits."""
 
     code: ErrorCode
     message: str
@@ -107,9 +107,9 @@ class SetupFailed:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The child loads a model for the job: if it ends from here on, the job has to do with it.
+    """The child begins to load a model for the job: a crash from here on counts against the job.
 
-    Told again before each further model of an ensemble, and each further try when memory ran out.
+    Sent again before each further model of an ensemble, and before each retry after out-of-memory.
     """
 
     job: int
@@ -117,7 +117,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class ModelLoaded:
-    """The model is loaded: the time that it may take for the song runs from here."""
+    """The model is loaded: the timeout of the separation starts here."""
 
     job: int
 
@@ -137,15 +137,15 @@ class Done:
     job: int
     stems: tuple[Stem, ...]
     model: str
-    """What has separated: a model's name, or ``str`` of an ensemble."""
+    """Name of the model, or ``str`` of an ensemble."""
     device: str
     degraded: tuple[str, ...] = ()
-    """What was given up because memory ran out."""
+    """Descriptions of the fallbacks taken after out-of-memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The job failed; the child is fit for the next one."""
+    """The job failed; the child can take the next one."""
 
     job: int
     kind: ErrorKind
@@ -155,7 +155,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Fatal:
-    """The job failed and the child cannot be trusted any more: it must be replaced."""
+    """The job failed and left the child in an unknown state: the child must be replaced."""
 
     job: int
     message: str

@@ -1,22 +1,21 @@
-"""One delivery of a task, stage by stage: fetch, decode, wait for the device, separate, hand off."""
+"""The processor's jobs, in the order of their stages: fetch, decode, separate, hand off."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from pipeline.cancellation import CancelToken
-from pipeline.consuming.consumer import JobContext
+from pipeline.consuming.handler import JobContext, Outcome
 from pipeline.download import ConnectionOptions, Downloaded, DownloadLimits, UrlGuard, download
 from pipeline.download.http.rate_limit import RateLimit
 from pipeline.download.http.session import DIRECT
 from pipeline.download_progress import watch_download
+from pipeline.errors import PipelineError
 from pipeline.files import local_errors
-from pipeline.messages import SeparationResult, SeparationTask, StemFile, TaskState
-from pipeline.progress import EventReporter, TransferRate
+from pipeline.messages import SeparationResult, SeparationTask, StemFile, TaskState, to_message
+from pipeline.progress import EventReporter
 from pipeline.service.logs import get_logger
 from pipeline.service.workdir import WorkDir
 from pipeline.storage import ObjectStore
@@ -35,26 +34,30 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class JobLimits:
-    """What one song may take."""
+    """The limits of one job."""
 
     download: DownloadLimits
     max_seconds: float
-    """Length of the song, s."""
+    """Maximum length of a song, s."""
     job_timeout: float
-    """Duration of the separation of any song, s."""
+    """Maximum duration of any separation, s."""
     job_timeout_base: float
-    """Duration of the separation of a song of no length, s."""
+    """Maximum duration of a separation, s, apart from the part that grows with the song."""
     job_timeout_factor: float
-    """What each second of the song adds to it, s."""
+    """Seconds that each second of the song adds to ``job_timeout_base``."""
 
     def separation_timeout(self, duration: float) -> float:
-        """Longest separation of a song of ``duration`` s, in s."""
+        """Return the timeout, s, for the separation of a song of ``duration`` s."""
         return min(self.job_timeout, self.job_timeout_base + self.job_timeout_factor * duration)
 
 
 @dataclass(frozen=True, slots=True)
-class Equipment:
-    """What the jobs of one processor share. Thread-safe."""
+class SeparationHandler:
+    """The ``JobHandler`` of the processor, with everything that its jobs share. Thread-safe.
+
+    Jobs may be repeated: working files have unique names, and the keys of the stems in the hand-off store derive from
+    the task.
+    """
 
     pool: WorkerPool
     budget: DiskBudget
@@ -63,132 +66,130 @@ class Equipment:
     reporter: EventReporter
     workdir: WorkDir
     limits: JobLimits
+    result_topic: str
     connection_options: ConnectionOptions = DIRECT
     rate: RateLimit | None = None
-    """Shared by all downloads of songs; None: as fast as they come."""
+    """Shared by all downloads of songs; None: unlimited."""
+
+    def begin(self, task: SeparationTask, context: JobContext) -> SeparationRun:
+        """Start the work on a delivery of ``task``. Raises InfrastructureError if it can have no working folder."""
+        return SeparationRun(self, task, context)
+
+    def on_failure(self, task: SeparationTask, error: PipelineError) -> Outcome:
+        """Return the ``failed`` result, which the uploader reports to the client."""
+        return Outcome((to_message(self.result_topic, SeparationResult.failed(task, error)),), end="failed")
 
 
-class _Timings:
-    """How long each stage took, s, all its tries together."""
+class SeparationRun:
+    """The ``JobRun`` of one delivery of one task.
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.add(name, time.monotonic() - started)
-
-    def add(self, name: str, seconds: float) -> None:
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 3)
-
-
-class SeparationJob:
-    """One delivery of one task. Its files are gone when ``context.exit`` is closed.
-
-    What has been done stays done: a job that is tried again after its hand-off failed is not separated again, and one
-    for which there was no device for a moment is not fetched again. Each stage asks for the one before it.
+    Each stage keeps its product, so a retry starts with the stage that failed: a job is not separated again after its
+    hand-off failed, and its song is not fetched again because no device was available.
     """
 
-    def __init__(self, equipment: Equipment, task: SeparationTask, context: JobContext) -> None:
-        """Raises InfrastructureError if there can be no working folder."""
-        self._equipment = equipment
+    def __init__(self, handler: SeparationHandler, task: SeparationTask, context: JobContext) -> None:
+        self._handler = handler
         self._task = task
-        self._cancel: CancelToken = context.cancel
-        self._folder: Path = context.exit.enter_context(equipment.workdir.job())
-        self._place = context.exit.enter_context(equipment.budget.place())
-        self._timings = _Timings()
+        self._cancel = context.cancel
+        with ExitStack() as resources:
+            self._folder = resources.enter_context(handler.workdir.job())
+            self._reservation = resources.enter_context(handler.budget.reserve())
+            self._resources = resources.pop_all()
         self._source: Downloaded | None = None
         self._mixture: Mixture | None = None
-        self._done: Done | None = None
-        self._stems: list[StemFile] = []
+        self._separated: Done | None = None
+        self._handed_off: list[StemFile] = []
+        self._timings: dict[str, float] = {}
+        """Duration of each stage, s, summed over its tries."""
 
-    def result(self) -> SeparationResult:
-        """Do what is not done yet. Raises whatever a stage raises."""
-        stems = self._hand_off()
-        mixture, done = self._decode(), self._separate()
-        log.info("separated", duration=round(mixture.duration, 3), **self._timings.seconds)
-        return SeparationResult(
+    def handle(self) -> Outcome:
+        """Run the stages that are not done yet. Raises the errors of the stages."""
+        source = self._source or self._fetch()
+        mixture = self._mixture or self._decode(source)
+        separated = self._separated or self._separate(mixture)
+        with self._timed("handoff"):
+            for stem in separated.stems[len(self._handed_off) :]:
+                self._handed_off.append(self._hand_off(stem))
+        log.info("separated", duration=round(mixture.duration, 3), **self._timings)
+        result = SeparationResult(
             task_uuid=self._task.task_uuid,
             task=self._task,
             status="success",
-            stems=stems,
-            model=done.model,
-            device=done.device,
-            timings=self._timings.seconds,
-            degraded=(*mixture.notes, *done.degraded),
+            stems=tuple(self._handed_off),
+            model=separated.model,
+            device=separated.device,
+            timings=self._timings,
+            degraded=(*mixture.notes, *separated.degraded),
         )
+        return Outcome((to_message(self._handler.result_topic, result),), end="separated")
+
+    def close(self) -> None:
+        """Delete the working folder and return the reserved disk space."""
+        self._resources.close()
 
     def _fetch(self) -> Downloaded:
-        if self._source is None:
-            limits = self._equipment.limits.download
-            with self._timings.stage("wait"):
-                self._place.ask_for(limits.max_bytes, self._cancel)
-            self._equipment.reporter.report(self._task.task_uuid, TaskState.DOWNLOADING)
-            with self._timings.stage("download"):
-                self._source = self._downloaded(limits)
-            self._place.keep(self._source.bytes)
-        return self._source
-
-    def _downloaded(self, limits: DownloadLimits) -> Downloaded:
-        with watch_download("audio", self._on_download) as transfer:
-            return transfer.done(
+        handler, task = self._handler, self._task
+        limits = handler.limits.download
+        with self._timed("wait"):
+            self._reservation.request(limits.max_bytes, self._cancel)
+        handler.reporter.report(task.task_uuid, TaskState.DOWNLOADING)
+        with (
+            self._timed("download"),
+            watch_download(
+                "audio",
+                lambda fraction, rate: handler.reporter.progress(task.task_uuid, TaskState.DOWNLOADING, fraction, rate),
+            ) as transfer,
+        ):
+            self._source = source = transfer.done(
                 download(
-                    self._task.audio,
+                    task.audio,
                     self._folder / "source",
-                    guard=self._equipment.guard,
+                    guard=handler.guard,
                     limits=limits,
                     cancel=self._cancel,
                     on_progress=transfer.progress,
-                    connection_options=self._equipment.connection_options,
-                    rate=self._equipment.rate,
+                    connection_options=handler.connection_options,
+                    rate=handler.rate,
                 )
             )
+        self._reservation.keep(source.bytes)
+        return source
 
-    def _on_download(self, fraction: float, pace: TransferRate) -> None:
-        self._equipment.reporter.progress(self._task.task_uuid, TaskState.DOWNLOADING, fraction, pace)
+    def _decode(self, source: Downloaded) -> Mixture:
+        max_seconds = self._handler.limits.max_seconds
+        with self._timed("decode"):
+            probe(source.path, max_seconds=max_seconds, hints=Hints(source.content_type, source.extension))
+        with self._timed("wait"):
+            self._reservation.request(source.bytes + max_decoded_bytes(max_seconds), self._cancel)
+        with self._timed("decode"):
+            self._mixture = mixture = decode(source.path, self._folder, max_seconds=max_seconds, cancel=self._cancel)
+        with local_errors():
+            source.path.unlink(missing_ok=True)
+            self._reservation.keep(mixture.path.stat().st_size)
+        return mixture
 
-    def _decode(self) -> Mixture:
-        if self._mixture is None:
-            source = self._fetch()
-            max_seconds = self._equipment.limits.max_seconds
-            with self._timings.stage("decode"):
-                probe(source.path, max_seconds=max_seconds, hints=Hints(source.content_type, source.extension))
-            with self._timings.stage("wait"):
-                self._place.ask_for(source.bytes + max_decoded_bytes(max_seconds), self._cancel)
-            with self._timings.stage("decode"):
-                self._mixture = decode(source.path, self._folder, max_seconds=max_seconds, cancel=self._cancel)
-            with local_errors():
-                source.path.unlink(missing_ok=True)
-                self._place.keep(self._mixture.path.stat().st_size)
-        return self._mixture
+    def _separate(self, mixture: Mixture) -> Done:
+        separated = None
+        while separated is None:
+            try:
+                with (
+                    self._handler.pool.lease(self._cancel, self._task.model) as lease,
+                    self._reservation.at_device(),
+                ):
+                    separated = self._separate_on(lease, mixture)
+            except WorkerUnavailableError as error:
+                if not self._handler.pool.is_ready:
+                    raise
+                # The pool chooses another child: the one that failed is no longer ready.
+                log.warning("worker_unavailable", error=error.message)
+        self._separated = separated
+        with local_errors():
+            mixture.path.unlink(missing_ok=True)
+        return separated
 
-    def _separate(self) -> Done:
-        if self._done is None:
-            mixture = self._decode()
-            while self._done is None:
-                try:
-                    self._done = self._at_a_device(mixture)
-                except WorkerUnavailableError as error:
-                    if not self._equipment.pool.is_ready:
-                        raise
-                    log.warning("child_unavailable", error=error.message)  # and its place is not chosen any more
-            with local_errors():
-                mixture.path.unlink(missing_ok=True)
-        return self._done
-
-    def _at_a_device(self, mixture: Mixture) -> Done:
-        leased = self._equipment.pool.lease(self._cancel, self._task.model)
-        with leased as lease, self._place.at_the_device():
-            self._timings.add("wait", lease.waited)
-            with self._timings.stage("separate"):
-                return self._separated(mixture, lease)
-
-    def _separated(self, mixture: Mixture, lease: Lease[WorkerSupervisor]) -> Done:
-        timeout = self._equipment.limits.separation_timeout(mixture.duration)
+    def _separate_on(self, lease: Lease[WorkerSupervisor], mixture: Mixture) -> Done:
+        self._add_time("wait", lease.waited)
+        timeout = self._handler.limits.separation_timeout(mixture.duration)
         log.info(
             "separating",
             on=lease.slot.device.label,
@@ -198,31 +199,24 @@ class SeparationJob:
             waited=round(lease.waited, 3),
             device_idle=round(lease.idle, 3),
         )
-        self._equipment.reporter.report(self._task.task_uuid, TaskState.SEPARATING)
-        return lease.slot.separate(
-            mixture,
-            self._folder,
-            model=self._task.model,
-            stems=self._task.stems,
-            timeout=timeout,
-            cancel=self._cancel,
-            on_progress=self._on_separation,
-        )
+        reporter, task_uuid = self._handler.reporter, self._task.task_uuid
+        reporter.report(task_uuid, TaskState.SEPARATING)
+        with self._timed("separate"):
+            return lease.slot.separate(
+                mixture,
+                self._folder,
+                model=self._task.model,
+                stems=self._task.stems,
+                timeout=timeout,
+                cancel=self._cancel,
+                on_progress=lambda fraction: reporter.progress(task_uuid, TaskState.SEPARATING, fraction),
+            )
 
-    def _on_separation(self, fraction: float) -> None:
-        self._equipment.reporter.progress(self._task.task_uuid, TaskState.SEPARATING, fraction)
-
-    def _hand_off(self) -> tuple[StemFile, ...]:
-        done = self._separate()
-        with self._timings.stage("handoff"):
-            for stem in done.stems[len(self._stems) :]:
-                self._stems.append(self._handed_off(stem))
-        return tuple(self._stems)
-
-    def _handed_off(self, stem: Stem) -> StemFile:
+    def _hand_off(self, stem: Stem) -> StemFile:
         key = handoff_key(self._task.task_uuid, self._task.run, stem.name, stem.sha256)
-        store = self._equipment.handoff
-        # A put that goes on after a cancel stores what any other member would store there, or fails for want of a file.
+        store = self._handler.handoff
+        # A put that continues after a cancellation is harmless: any other member would store the same content under
+        # this key, and once the file is deleted the put fails.
         run_cancellable(lambda: store.put(key, stem.path, content_type="audio/wav"), self._cancel)
         log.info("stem_handed_off", stem=stem.name, key=key, bytes=stem.bytes)
         return StemFile(
@@ -235,3 +229,14 @@ class SeparationJob:
             channels=stem.channels,
             peak=stem.peak,
         )
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._add_time(stage, time.monotonic() - started)
+
+    def _add_time(self, stage: str, seconds: float) -> None:
+        self._timings[stage] = round(self._timings.get(stage, 0.0) + seconds, 3)

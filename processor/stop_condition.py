@@ -1,4 +1,4 @@
-"""Waiting for one's turn among the lanes: until it has come, the job is cancelled, or the service stops."""
+"""A condition variable that also wakes up for a cancellation and for a shutdown."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pipeline.service.shutdown import StopSignal
 
 
 class StoppableCondition:
-    """A lock (``with room:``) under which a lane may wait for what other lanes do. Thread-safe.
+    """A lock (``with condition:``) under which a worker thread may wait for a change by other threads. Thread-safe.
 
-    Once the service stops nobody waits any more: a job that would have to is given back at once, so that another
-    member begins with it while this one ends.
+    During a shutdown no thread waits: a job that would have to wait is released at once, so that another member starts
+    it while this one ends.
     """
 
     def __init__(self, stop: StopSignal) -> None:
@@ -32,15 +32,15 @@ class StoppableCondition:
         self._changed.release()
 
     def notify(self) -> None:
-        """Have all who wait look again."""
+        """Wake all waiting threads, so that they evaluate their predicates again."""
         with self._changed:
             self._changed.notify_all()
 
     def wait_for(self, ready: Callable[[], bool], cancel: CancelToken) -> None:
-        """Wait, with the lock let go meanwhile, until ``ready()``. Call with the lock held.
+        """Wait until ``ready()`` is true, with the lock released meanwhile. Call with the lock held.
 
-        Raises CancelledError (code ``shutting_down`` if the service stops) when it is not ready and will not be
-        waited for.
+        Raises CancelledError if ``ready()`` is false and the job is cancelled, or the service stops (code
+        ``shutting_down``).
         """
         if not ready():
             cancel.on_cancel(self.notify)

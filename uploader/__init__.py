@@ -1,1 +1,1 @@
-"""The uploader: encodes separated stems, puts them into the store and calls the webhook."""
+"""The uploader: encodes and publishes stems, decides the outcome of each task, calls the webhook."""

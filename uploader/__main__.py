@@ -1,8 +1,9 @@
-"""``python -m uploader``: one uploader. Its exit status is an ``ExitCode``."""
+"""``python -m uploader``: runs one uploader. Its exit status is an ``ExitCode``."""
 
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack, closing
 
 from config import Settings
 from pipeline.consuming.retry import RetryPolicy
@@ -15,55 +16,52 @@ from pipeline.service.shutdown import ExitCode, StopSignal
 from pipeline.service.workdir import WorkDir
 from pipeline.storage.factory import open_handoff, open_store
 from pipeline.topics import Topics
-from pipeline.transport import Transport
 from pipeline.transport.factory import open_transport
 from uploader.outcome_store import OutcomeStore
 from uploader.publish import StemPublisher
-from uploader.service import Uploader
+from uploader.service import UploadHandler
 from uploader.webhook import WebhookSender
 
-#: After this long without a poll a hung client loses its jobs, ms, unless the setting says otherwise.
+#: Default of the consumer's ``max.poll.interval.ms``: a client that does not poll for this long loses its jobs.
 MAX_POLL_INTERVAL_MS = 300_000
 
 
 def main() -> ExitCode:
-    """Run until a signal comes."""
+    """Run until a signal arrives."""
     return run_service("uploader", _run)
 
 
 def _run(settings: Settings, stop: StopSignal) -> None:
-    transport = open_transport(settings, max_poll_interval_ms=MAX_POLL_INTERVAL_MS)
-    try:
-        _consume(settings, transport, stop)
-    finally:
-        transport.close()
-
-
-def _consume(settings: Settings, transport: Transport, stop: StopSignal) -> None:
-    handoff, store = open_handoff(settings), open_store(settings)
-    workdir = WorkDir(settings.state.work_dir)
-    topics = Topics.from_settings(settings)
+    """Open the resources in the order of their dependencies and consume; close them in reverse order."""
     webhook, worker = settings.webhook, settings.worker
-    secrets = webhook.secret.get_secret_value().split() if webhook.secret else ()
-    connection_options = ConnectionOptions.for_webhooks(settings.download)
-    uploader = Uploader(
-        StemPublisher(handoff, store, workdir),
-        OutcomeStore(store),
-        WebhookSender(UrlGuard.from_settings(settings.download), secrets, webhook.timeout, connection_options),
-        EventReporter(transport, topics.events),
-        task_topic=settings.kafka.task_topic,
-        result_topic=topics.results,
-        dead_letter_topic=topics.dead_letters,
-    )
-    try:
+    with ExitStack() as resources:
+        transport = resources.enter_context(
+            closing(open_transport(settings, max_poll_interval_ms=MAX_POLL_INTERVAL_MS))
+        )
+        handoff, store = open_handoff(settings), open_store(settings)
+        workdir = resources.enter_context(closing(WorkDir(settings.state.work_dir)))
+        topics = Topics.from_settings(settings)
+        handler = UploadHandler(
+            publisher=StemPublisher(handoff, store, workdir),
+            outcomes=OutcomeStore(store),
+            webhook=WebhookSender(
+                UrlGuard.from_settings(settings.download),
+                webhook.secret.get_secret_value().split() if webhook.secret else (),
+                webhook.timeout,
+                ConnectionOptions.for_webhooks(settings.download),
+            ),
+            reporter=EventReporter(transport, topics.events),
+            task_topic=settings.kafka.task_topic,
+            result_topic=topics.results,
+            dead_letter_topic=topics.dead_letters,
+        )
         WorkerProcess(
-            settings=settings,
             transport=transport,
             topics=topics,
             sources=[topics.results],
             group=settings.kafka.uploader_group,
             job=SeparationResult,
-            worker=uploader,
+            handler=handler,
             policy=RetryPolicy(
                 max_attempts=webhook.max_attempts, max_crashes=worker.max_crashes, delays=worker.retry_delays
             ),
@@ -71,8 +69,6 @@ def _consume(settings: Settings, transport: Transport, stop: StopSignal) -> None
             health=HealthAddress(worker.uploader_health_host, worker.uploader_health_port, "UPLOADER_HEALTH_PORT"),
             checks={"handoff": handoff.check, "storage": store.check},
         ).run(stop)
-    finally:
-        workdir.close()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The one outcome of each task, decided once and kept beside the finished stems.
+"""The store of the outcomes: one per task, decided once and kept beside the finished stems.
 
-Results come twice, uploaders die at any line, and two of them may work on the same task. So before anybody is told,
-what is to be told is stored under a key of the task, where only the first content is taken. From then on that is the
-outcome: its bytes are sent at every try, whoever tries.
+Results are delivered repeatedly, uploaders die at any step, and two uploaders may work on the same task. Therefore the
+outcome is stored under a key of the task before it is delivered to the client, by a conditional write that only the
+first writer wins. From then on every try, by any uploader, sends these bytes.
 """
 
 from __future__ import annotations
@@ -16,57 +16,53 @@ from pipeline.storage.protocol import ObjectStore
 
 
 class StagedStem(WireModel):
-    """A finished stem that waits for the outcome: only the stems that the client is told of get their final keys."""
+    """An encoded stem that waits for the outcome. Only the stems of the decided outcome are copied to final keys."""
 
     staged: str
-    """Its key until then."""
+    """Its key while it waits."""
     key: str
-    """Its key from then on."""
+    """Its final key."""
     content_type: str
 
 
 class OutcomeRecord(WireModel):
-    """How a task ended, as it is told."""
+    """The outcome of a task, as it is stored and delivered."""
 
     state: TaskState
     body: str
     """The webhook's body, byte for byte: it is ASCII."""
     message: str | None = None
-    """Why the task failed."""
+    """The reason of a failure."""
     stems: tuple[StagedStem, ...] = ()
 
 
 class OutcomeStore:
     """The outcomes in ``store``. Thread-safe; safe for any number of uploaders.
 
-    Its methods raise InfrastructureError while the store cannot be reached, and PermanentError (code ``internal``) for
-    a record that somebody has damaged.
+    Its methods raise InfrastructureError while the store is unreachable, and PermanentError (code ``internal``) for a
+    damaged record.
     """
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
     def find(self, result: SeparationResult) -> OutcomeRecord | None:
-        """The outcome of the result's task, if it has been decided."""
+        """Return the outcome of the result's task, or None if it is not decided yet."""
         try:
-            content = self._store.read(_key(result))
+            content = self._store.read(outcome_key(result.task_uuid, result.task.run))
         except PermanentError as error:
             if error.code is ErrorCode.OBJECT_MISSING:
                 return None
             raise
-        return _parsed(content)
+        return _parse(content)
 
     def decide(self, result: SeparationResult, record: OutcomeRecord) -> OutcomeRecord:
-        """The outcome of the result's task from now on: ``record``, unless another one was faster."""
-        content = record.model_dump_json().encode()
-        return _parsed(self._store.put_new(_key(result), content, content_type="application/json"))
+        """Propose ``record`` as the outcome of the result's task, and return the outcome that was stored first."""
+        key = outcome_key(result.task_uuid, result.task.run)
+        return _parse(self._store.put_new(key, record.model_dump_json().encode(), content_type="application/json"))
 
 
-def _key(result: SeparationResult) -> str:
-    return outcome_key(result.task_uuid, result.task.run)
-
-
-def _parsed(content: bytes) -> OutcomeRecord:
+def _parse(content: bytes) -> OutcomeRecord:
     try:
         return OutcomeRecord.model_validate_json(content)
     except ValidationError:

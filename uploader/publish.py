@@ -1,8 +1,8 @@
-"""The stems' way from the hand-off store to the client's links.
+"""Publishes stems: from the hand-off store to the links of the client.
 
-A stem is encoded and stored under a key that belongs to its very content, and copied to its final key once the task's
-outcome is decided. So a slower uploader with another result of the same task, as a GPU may not give the same bits
-twice, never replaces a stem that the client was told the hash of.
+A stem is encoded and staged under a key that derives from its content, and copied to its final key once the outcome of
+the task is decided. A GPU may not produce the same bits twice, so a slower uploader may have another result of the same
+task: it never replaces a stem whose hash was delivered to the client.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.errors import ErrorCode, PermanentError, PipelineError
 from pipeline.files import file_sha256, local_errors
@@ -28,15 +27,16 @@ log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class FinishedStem:
-    """An encoded stem in the store, as the client will be told of it."""
+class EncodedStem:
+    """An encoded stem in the store, under its staging key."""
 
-    told: PublishedStem
+    published: PublishedStem
+    """Its entry in the webhook's body."""
     staged: StagedStem
 
 
 class StemPublisher:
-    """Encodes stems and puts them into the store; its working files are gone afterwards. Thread-safe."""
+    """Encodes stems, stages them and publishes them; deletes its working files. Thread-safe."""
 
     def __init__(self, handoff: ObjectStore, store: ObjectStore, workdir: WorkDir) -> None:
         self._handoff = handoff
@@ -50,8 +50,8 @@ class StemPublisher:
             if found is None or found.bytes != stem.bytes:
                 raise _lost(stem)
 
-    def stage(self, result: SeparationResult, stem: StemFile, gain: float) -> FinishedStem:
-        """Encode the stem, times ``gain``, and store it; doing it twice overwrites the object with itself.
+    def stage(self, result: SeparationResult, stem: StemFile, gain: float) -> EncodedStem:
+        """Encode the stem, multiplied by ``gain``, and store it; a repeat overwrites the object with the same bytes.
 
         Raises PermanentError (code ``handoff_missing``) if the hand-off does not have the bytes that the processor
         stored there.
@@ -60,11 +60,18 @@ class StemPublisher:
         key = stem_key(result.task_uuid, stem.name, output_format)
         staged = StagedStem(staged=_staged_key(result, stem), key=key, content_type=CONTENT_TYPES[output_format])
         with local_errors(), self._workdir.job() as folder:
-            raw, finished = folder / "raw.wav", folder / f"stem.{output_format.value}"
-            self._fetch(stem, raw)
-            file = encode(raw, finished, output_format, gain)
-            self._store.put(staged.staged, finished, content_type=staged.content_type)
-        told = PublishedStem(
+            raw, encoded = folder / "raw.wav", folder / f"stem.{output_format.value}"
+            try:
+                self._handoff.get(stem.key, raw)
+            except PermanentError as error:
+                if error.code is ErrorCode.OBJECT_MISSING:
+                    raise _lost(stem) from error
+                raise
+            if file_sha256(raw) != stem.sha256:
+                raise _lost(stem)
+            file = encode(raw, encoded, output_format, gain)
+            self._store.put(staged.staged, encoded, content_type=staged.content_type)
+        published = PublishedStem(
             name=stem.name,
             url=self._store.url(key),
             sha256=file.sha256,
@@ -74,57 +81,41 @@ class StemPublisher:
             channels=stem.channels,
             format=output_format.value,
         )
-        return FinishedStem(told, staged)
+        return EncodedStem(published, staged)
 
-    def place(self, stems: Iterable[StagedStem]) -> None:
-        """Put the stems of the decided outcome under their final keys, unless that has been done; may be repeated."""
+    def publish(self, stems: Iterable[StagedStem]) -> None:
+        """Move the stems of the decided outcome to their final keys, unless that is done already; may be repeated."""
         for stem in stems:
-            if self._was_staged(stem):
+            try:
+                self._store.copy_from(self._store, stem.staged, stem.key, content_type=stem.content_type)
+            except PermanentError as error:
+                if error.code is not ErrorCode.OBJECT_MISSING:
+                    raise
+                # Another try has published the stem and deleted the staged one.
+                if self._store.stat(stem.key) is None:
+                    # The published stem was deleted later. The outcome stays as it was decided, and is delivered.
+                    log.warning("stem_missing", key=stem.key)
+            else:
                 self._store.delete(stem.staged)
 
-    def discard(self, result: SeparationResult, placed: Iterable[StagedStem] = ()) -> None:
-        """Delete what the job leaves once its outcome is decided: its stems in the hand-off, and staged ones that are
-        not among ``placed``. Failing that is logged: the job is done all the same.
+    def discard(self, result: SeparationResult, published: Iterable[StagedStem] = ()) -> None:
+        """Delete the remains of a job whose outcome is decided; log a failure to do so, and go on.
+
+        These are its stems in the hand-off, and the staged stems that are not among ``published``.
         """
-        done = {stem.staged for stem in placed}
-        for key in {*result.task.left_behind, *(stem.key for stem in result.stems)}:
-            self._discard(self._handoff, key)
-        for stem in result.stems:
-            if (staged := _staged_key(result, stem)) not in done:
-                self._discard(self._store, staged)
-
-    def _fetch(self, stem: StemFile, target: Path) -> None:
-        try:
-            self._handoff.get(stem.key, target)
-        except PermanentError as error:
-            if error.code is ErrorCode.OBJECT_MISSING:
-                raise _lost(stem) from error
-            raise
-        if file_sha256(target) != stem.sha256:
-            raise _lost(stem)
-
-    def _was_staged(self, stem: StagedStem) -> bool:
-        """Copy the stem to its final key; False if somebody has done so and tidied up."""
-        try:
-            self._store.copy_from(self._store, stem.staged, stem.key, content_type=stem.content_type)
-        except PermanentError as error:
-            if error.code is not ErrorCode.OBJECT_MISSING:
-                raise
-            if self._store.stat(stem.key) is None:
-                # It was there, since then it was deleted: the outcome is what it is, and is told.
-                log.warning("stem_gone", key=stem.key)
-            return False
-        return True
-
-    def _discard(self, store: ObjectStore, key: str) -> None:
-        try:
-            store.delete(key)
-        except PipelineError as error:
-            log.warning("stem_not_discarded", key=key, error=error.message)
+        kept = {stem.staged for stem in published}
+        staged = [_staged_key(result, stem) for stem in result.stems]
+        objects = [(self._handoff, key) for key in {*result.task.left_behind, *(stem.key for stem in result.stems)}]
+        objects += [(self._store, key) for key in staged if key not in kept]
+        for store, key in objects:
+            try:
+                store.delete(key)
+            except PipelineError as error:
+                log.warning("stem_delete_failed", key=key, error=error.message)
 
 
 def _staged_key(result: SeparationResult, stem: StemFile) -> str:
-    """Of every content another one. What the content depends on is known before it is encoded."""
+    """Derive the staging key from everything that determines the encoded content, without encoding the stem."""
     task = result.task
     stems = [(stem.name, stem.sha256) for stem in result.stems]  # the gain depends on all of them
     content = json.dumps([task.run, task.separations, stems])

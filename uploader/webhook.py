@@ -1,4 +1,4 @@
-"""Calls the webhook: signed after Standard Webhooks 1.0.0, through the URL guard, within a deadline that holds."""
+"""The webhook client: signs after Standard Webhooks 1.0.0, passes the URL guard, enforces a deadline."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from pipeline.service.logs import get_logger, loggable_origin
 
 log = get_logger(__name__)
 
-#: How much of an answer's body is read, bytes: enough for any receiver to finish it, too little to hurt.
-MAX_ANSWER = 16 * 1024
+#: Maximum part of a response body that is read, bytes: lets any receiver finish its response, at a low cost.
+MAX_RESPONSE_BYTES = 16 * 1024
 
-#: What the log, and the client in the end, call the other side.
+#: Name of the peer in error sentences, which logs and in the end clients see.
 _RECEIVER = "the webhook's receiver"
 
 
 class WebhookSender:
-    """Delivers bodies to receivers; keeps nothing between calls. Thread-safe.
+    """Delivers bodies to receivers; keeps no state between calls. Thread-safe.
 
-    ``secrets``: ``whsec_…`` each; two while rotating, none to leave webhooks unsigned. ``timeout``: s for a whole
-    exchange, from the name look-up to the answer. ``connection_options``: the way to the receivers.
+    ``secrets``: signing keys, ``whsec_…`` each; two during a rotation, none to send webhooks unsigned.
+    ``timeout``: s for a whole exchange, from the DNS lookup to the response. ``connection_options``: proxy and TLS.
     """
 
     def __init__(
@@ -44,21 +44,24 @@ class WebhookSender:
         self._timeout = timeout
 
     def deliver(self, url: str, webhook_id: str, body: bytes, cancel: CancelToken) -> None:
-        """POST ``body`` once; returns when the receiver has answered 2xx.
+        """POST ``body`` once; return when the receiver has responded with 2xx.
 
-        Raises PermanentError for a URL that must not be talked to or that answers 410, TransientError (code
-        ``webhook_failed``) for every other answer and for none, InfrastructureError if our own proxy is to blame,
+        Raises PermanentError for a URL that the guard forbids and for a 410, TransientError (code ``webhook_failed``)
+        for any other response and for none, InfrastructureError for a fault of the configured proxy, and
         CancelledError when the token is set meanwhile.
         """
-        answer = self._post(url, self._headers(webhook_id, body), body, cancel)
-        status = answer.status_code
+        response = self._post(url, self._headers(webhook_id, body), body, cancel)
+        status = response.status_code
         log.info("webhook_answered", receiver=loggable_origin(url), status=status)
         if 200 <= status < 300:
             return
         if status == HTTPStatus.GONE:
             raise PermanentError(f"{_RECEIVER} is gone for good (410)", code=ErrorCode.WEBHOOK_GONE)
+        overloaded = status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
         raise TransientError(
-            f"{_RECEIVER} answered {status}", code=ErrorCode.WEBHOOK_FAILED, retry_after=_retry_after(answer)
+            f"{_RECEIVER} answered {status}",
+            code=ErrorCode.WEBHOOK_FAILED,
+            retry_after=retry_after(response.headers.get("Retry-After"), time.time()) if overloaded else None,
         )
 
     def _headers(self, webhook_id: str, body: bytes) -> dict[str, str]:
@@ -76,9 +79,9 @@ class WebhookSender:
         return headers
 
     def _post(self, url: str, headers: dict[str, str], body: bytes, cancel: CancelToken) -> requests.Response:
-        """The answer, of which the connection is closed."""
+        """Send the request and return the response; its connection is closed."""
         with (
-            _failures_named(),
+            _transient_failures(),
             Watchdog(_RECEIVER, total=self._timeout, stall=self._timeout, cancel=cancel) as watchdog,
             guarded_session(
                 self._guard,
@@ -89,34 +92,23 @@ class WebhookSender:
             ) as session,
             ExitStack() as closing,
         ):
-            # The verdict of the watchdog comes before the status: headers that it cut off can look complete.
+            # The watchdog's verdict comes before the status: headers that it cut off can look complete.
             with http_errors(_RECEIVER, watchdog):
-                answer = closing.enter_context(session.post(url, data=body, headers=headers, stream=True))
-            _drain(answer)
-            return answer
+                response = closing.enter_context(session.post(url, data=body, headers=headers, stream=True))
+            # Reading a short body lets the receiver finish its response. Its content and errors do not matter.
+            remaining = MAX_RESPONSE_BYTES
+            with suppress(urllib3.exceptions.HTTPError, OSError):
+                while remaining > 0 and (chunk := response.raw.read1(remaining, decode_content=False)):
+                    remaining -= len(chunk)
+            return response
 
 
 @contextmanager
-def _failures_named() -> Iterator[None]:
-    """Whatever ails a receiver today, its certificate included, may be mended tomorrow."""
+def _transient_failures() -> Iterator[None]:
+    """Translate all failures but those of the URL: any fault of a receiver, even its certificate, may be temporary."""
     try:
         yield
     except (PermanentError, TransientError) as error:
         if error.code in (ErrorCode.URL_FORBIDDEN, ErrorCode.URL_INVALID):
             raise
         raise TransientError(error.message, code=ErrorCode.WEBHOOK_FAILED) from error
-
-
-def _drain(answer: requests.Response) -> None:
-    """Let the receiver finish a short answer. What it says is of no interest, nor is how it ends."""
-    left = MAX_ANSWER
-    with suppress(urllib3.exceptions.HTTPError, OSError):
-        while left > 0 and (piece := answer.raw.read1(left, decode_content=False)):
-            left -= len(piece)
-
-
-def _retry_after(answer: requests.Response) -> float | None:
-    """The delay (s) that a receiver asks for which is overloaded (429) or away (503)."""
-    if answer.status_code not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-        return None
-    return retry_after(answer.headers.get("Retry-After"), time.time())

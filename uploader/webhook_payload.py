@@ -1,4 +1,4 @@
-"""The webhook's body, field by field as clients rely on them."""
+"""The body of the webhook: the fields that clients rely on."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from pipeline.messages import Failure, SeparationResult
 
-#: Stems whose URL also stands at the top of the body, where the first clients look for it.
+#: Stems whose URL is also a field at the top level of the body, where the first clients expect it.
 TOP_LEVEL_STEMS = ("vocals", "instrumental")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedStem:
-    """A finished stem as the client is told of it."""
+    """A finished stem, as the body lists it."""
 
     name: str
     url: str
@@ -30,37 +30,36 @@ class PublishedStem:
 
 
 def success_body(result: SeparationResult, stems: Sequence[PublishedStem], *, at: float) -> bytes:
-    """The body that tells of finished stems; ``at`` is the time (s since the epoch) at which they were."""
-    urls = {stem.name: stem.url for stem in stems if stem.name in TOP_LEVEL_STEMS}
-    return _serialised(
+    """Return the body for finished stems; ``at`` is the time of their completion, s since the epoch."""
+    return _serialise(
+        result,
+        "success",
+        at,
         {
-            **_head(result, "success", at),
-            **urls,
+            **{stem.name: stem.url for stem in stems if stem.name in TOP_LEVEL_STEMS},
             "stems": [asdict(stem) for stem in stems],
             "model": result.model,
             "device": result.device,
             "timings": result.timings,
             "degraded": list(result.degraded),
-            "metadata": result.task.metadata,
-        }
+        },
     )
 
 
 def failed_body(result: SeparationResult, failure: Failure, *, at: float) -> bytes:
-    """The body that tells why there are no stems."""
-    return _serialised(
+    """Return the body for a failed task; ``at`` is the time of the failure, s since the epoch."""
+    return _serialise(
+        result,
+        "failed",
+        at,
         {
-            **_head(result, "failed", at),
             "error_message": failure.message,
             "error": {"code": failure.code, "retryable": failure.retryable},
-            "metadata": result.task.metadata,
-        }
+        },
     )
 
 
-def _head(result: SeparationResult, status: str, at: float) -> dict[str, Any]:
-    return {"task_uuid": str(result.task_uuid), "status": status, "timestamp": int(at)}
-
-
-def _serialised(body: dict[str, Any]) -> bytes:
+def _serialise(result: SeparationResult, status: str, at: float, fields: dict[str, Any]) -> bytes:
+    head = {"task_uuid": str(result.task_uuid), "status": status, "timestamp": int(at)}
+    body = {**head, **fields, "metadata": result.task.metadata}
     return json.dumps(body, allow_nan=False, separators=(",", ":")).encode("ascii")

@@ -1,1 +1,1 @@
-"""The consumer loop: receive, work, settle, retry, dead-letter, stop."""
+"""The consumer loop: receive, handle, settle, retry, dead-letter, shut down."""

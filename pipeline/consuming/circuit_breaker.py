@@ -1,8 +1,8 @@
-"""The circuit breaker: while something of ours is unavailable, a worker keeps what it has and takes nothing new.
+"""The circuit breaker: during an infrastructure fault, a consumer keeps its jobs and receives no new ones.
 
-    closed ──a job meets an infrastructure fault──▶ open ──the job's next try gets past it──▶ closed
+    closed ──a job fails because of the infrastructure──▶ open ──the next try gets past the fault──▶ closed
 
-The job that met the fault is the probe: it is tried again with growing pauses, for as long as it takes.
+The job that failed is the probe: it is retried with growing pauses until it gets past the fault.
 """
 
 from __future__ import annotations
@@ -18,47 +18,46 @@ log = get_logger(__name__)
 
 
 class CircuitBreaker:
-    """Open while at least one job is held by an infrastructure fault. Thread-safe."""
+    """Open while an infrastructure fault holds at least one job. Thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._faults: dict[object, PipelineError] = {}
-        self._since = 0.0
+        self._opened_at = 0.0
 
-    def trip(self, holder: object, error: PipelineError) -> None:
-        """``holder`` cannot go on with its job."""
+    def open(self, holder: object, error: PipelineError) -> None:
+        """Record that ``error`` keeps the job of ``holder`` from going on."""
         with self._changed:
-            opens = not self._faults
+            was_closed = not self._faults
             self._faults[holder] = error
-            if opens:
-                self._since = time.monotonic()
+            if was_closed:
+                self._opened_at = time.monotonic()
                 metrics.circuit_open.set(1)
                 metrics.circuit_openings.labels(error.code).inc()
-        if opens:
-            log.warning("consumption_stopped", error=error.message, code=error.code)
+        if was_closed:
+            log.warning("circuit_opened", error=error.message, code=error.code)
 
-    def mend(self, holder: object) -> None:
-        """``holder`` goes on, or has no job any more."""
+    def close(self, holder: object) -> None:
+        """Record that the job of ``holder`` goes on or has ended. The circuit closes with its last fault."""
         with self._changed:
             if self._faults.pop(holder, None) is None or self._faults:
                 return
-            seconds = round(time.monotonic() - self._since, 1)
+            seconds = round(time.monotonic() - self._opened_at, 1)
             metrics.circuit_open.set(0)
             self._changed.notify_all()
-        log.info("consumption_resumed", after_seconds=seconds)
+        log.info("circuit_closed", after_seconds=seconds)
 
     def wait_closed(self, seconds: float) -> bool:
-        """Wait up to ``seconds``; whether new jobs may be taken."""
+        """Wait up to ``seconds`` for the circuit to be closed, and return whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._faults, seconds)
 
     def check(self) -> None:
-        """Raise InfrastructureError, with the fault and its duration, while it is open."""
+        """Raise InfrastructureError, with the fault and its duration, while the circuit is open."""
         with self._changed:
             fault = next(iter(self._faults.values()), None)
-            seconds = time.monotonic() - self._since
+            seconds = time.monotonic() - self._opened_at
         if fault is not None:
             raise InfrastructureError(
-                f"nothing new is taken since {seconds:.0f} s ({fault.code}): {fault.message}",
-                code=fault.code,
+                f"no new jobs are taken since {seconds:.0f} s ({fault.code}): {fault.message}", code=fault.code
             )

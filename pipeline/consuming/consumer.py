@@ -1,16 +1,16 @@
-"""The one consumer loop: receive, work, settle, retry, dead-letter, stop.
+"""The consumer loop: receive, handle, settle, retry, dead-letter, shut down.
 
     receive ──▶ parse ──▶ handle ──▶ outputs durable, offset advanced (settle)
                   │          │
-                  │          ├─ permanent, or transient once too often ─▶ on_failure(…) is settled instead
-                  │          ├─ transient       to a retry topic, one attempt spent
-                  │          ├─ infrastructure  circuit open: wait, handle again, nothing spent, nothing new taken
-                  │          ├─ poison          give back, counted; after ``max_crashes``: dead letter + on_failure(…)
+                  │          ├─ permanent, or too many transient ─▶ the outcome of on_failure(…) is settled instead
+                  │          ├─ transient       to a retry topic; spends one attempt
+                  │          ├─ infrastructure  circuit open: wait, handle again; spends nothing, receives nothing new
+                  │          ├─ poison          released and counted; after ``max_crashes``: dead letter + on_failure(…)
                   │          └─ cancelled       stop, publish nothing
                   └─ unparsable ─▶ dead letter with the raw bytes
 
-Several lanes, one thread each, run this loop on one subscription, so that one job can be prepared while another is
-being worked on. If the power goes at any line, the delivery has not been settled and comes again.
+Several worker threads run this loop on one subscription, so that one job can be prepared while another is in work.
+A process may die at any line: the delivery is then not settled, and the transport delivers the job again.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from pipeline.backoff import Backoff
-from pipeline.cancellation import CancelToken
 from pipeline.consuming.circuit_breaker import CircuitBreaker
+from pipeline.consuming.handler import JobContext, JobHandler, JobRun, Outcome
 from pipeline.consuming.retry import Action, Decision, RetryPolicy
-from pipeline.consuming.retry_headers import RetryHeaders, dead_letter, retry_message, shortened
+from pipeline.consuming.retry_headers import RetryHeaders, dead_letter, retry_message, truncate_dead_letter
 from pipeline.errors import (
     CancelledError,
     ErrorCode,
@@ -44,89 +43,51 @@ from pipeline.transport.protocol import Delivery, Message, Subscription
 
 log = get_logger(__name__)
 
-#: How long one ``receive`` waits, s: the longest that an idle lane takes to see a stop.
+#: Timeout of one ``receive``, s: an idle worker thread notices a shutdown within this time.
 RECEIVE_TIMEOUT = 0.5
-#: Pause after the broker could not be reached, s.
+#: Pause after the broker was unreachable, s.
 OUTAGE_PAUSE = 1.0
 
 Job = TypeVar("Job")
-JobIn = TypeVar("JobIn", contravariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class JobContext:
-    """What a handler knows of the delivery that it works on. The same one at every try of a held job."""
-
-    cancel: CancelToken
-    attempt: int
-    """1 for the first delivery, +1 for each worker that the job has taken down."""
-    scratch: dict[str, object] = field(default_factory=dict)
-    """For what need not be done again when a held job is tried again."""
-    exit: ExitStack = field(default_factory=ExitStack)
-    """Closed when the delivery is over, whatever its end, and when the disk is full; ``scratch`` is emptied with it."""
-
-    def clear(self) -> None:
-        """Give back what the tries so far have kept."""
-        self.scratch.clear()
-        self.exit.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The end of a job, and the messages to make durable with it."""
-
-    outputs: Sequence[Message] = ()
-    end: str = "done"
-    """What it was, in a word, for logs and metrics."""
-
-
-class JobHandler(Protocol[JobIn]):
-    """What a service does with its jobs. Thread-safe: it is shared by all lanes."""
-
-    def handle(self, job: JobIn, context: JobContext) -> Outcome:
-        """Do the work. Raises PipelineErrors; must be safe to repeat."""
-
-    def on_failure(self, job: JobIn, error: PipelineError) -> Outcome:
-        """The outcome of a job that has failed for good. Raises InfrastructureErrors alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Consumer(Generic[Job]):
-    """Runs jobs of one subscription until it is told to stop."""
+    """Handles the jobs of one subscription until the stop signal."""
 
     subscription: Subscription
     parse: Callable[[Message], Job]
     """Raises PermanentError for a message that is not a job."""
-    worker: JobHandler[Job]
+    handler: JobHandler[Job]
     policy: RetryPolicy
     sources: frozenset[str]
-    """Topics where its jobs come in first. What others' jobs are, in the retry topics, is passed by."""
+    """Topics in which its new jobs arrive. Messages from other topics are skipped where they wait in a retry topic."""
     retry_topics: Mapping[float, str]
-    """By their delay, s: one for each of the policy's."""
+    """Maps each delay of the policy, s, to its topic."""
     dead_letter_topic: str
     stop: StopSignal
-    lanes: int = 1
-    """How many jobs may be in hand."""
+    concurrency: int = 1
+    """Number of worker threads, and so of jobs in work at a time."""
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     rng: random.Random = field(default_factory=random.Random)
 
     def run(self) -> None:
-        """Work until the stop signal, then leave the group. Jobs in hand are finished or given back.
+        """Handle jobs until the stop signal, then leave the group. Jobs in work are finished or released.
 
-        Raises InfrastructureError (code ``broker_refused``) if the broker refuses this service for good.
+        Raises InfrastructureError (code ``broker_refused``) if the broker rejects this service for good.
         """
-        outage = _Outage(self.policy.infrastructure, self.rng)
-        ends: list[BaseException] = []
+        outage = _OutageLog(self.policy.infrastructure, self.rng)
+        errors: list[BaseException] = []
 
-        def lane() -> None:
+        def work() -> None:
             try:
                 self._consume(outage)
             except BaseException as error:  # noqa: BLE001  raised again below
-                ends.append(error)
-                # A consumer with a lane that is dead would look alive and take less and less.
-                self.stop.request("a lane has failed")
+                errors.append(error)
+                # A consumer with a dead worker thread would look healthy and take less and less work.
+                self.stop.request("a worker thread has failed")
 
-        threads = [threading.Thread(target=lane, name=f"lane-{number}") for number in range(1, self.lanes + 1)]
+        threads = [threading.Thread(target=work, name=f"worker-{number}") for number in range(1, self.concurrency + 1)]
         try:
             for thread in threads:
                 thread.start()
@@ -134,10 +95,10 @@ class Consumer(Generic[Job]):
                 thread.join()
         finally:
             self.subscription.close()
-        if ends:
-            raise ends[0]
+        if errors:
+            raise errors[0]
 
-    def _consume(self, outage: _Outage) -> None:
+    def _consume(self, outage: _OutageLog) -> None:
         while not self.stop.is_set():
             if not self.breaker.wait_closed(RECEIVE_TIMEOUT):
                 continue
@@ -145,179 +106,198 @@ class Consumer(Generic[Job]):
                 delivery = self.subscription.receive(RECEIVE_TIMEOUT)
             except InfrastructureError as error:
                 raise_if_refused(error)
-                outage.seen(error)
+                outage.report(error)
                 self.stop.wait(OUTAGE_PAUSE)
                 continue
-            outage.over()
+            outage.end()
             if delivery is None:
                 continue
+            processing = _Processing(self, delivery)
             if self.breaker.wait_closed(0.0) and not self.stop.is_set():
-                self._process(delivery)
-            else:  # the circuit has opened, or the stop has come, while this lane was waiting
-                self._release(delivery, count_attempt=False)
+                processing.run()
+            else:  # the circuit opened, or the shutdown began, during ``receive``
+                processing.release(count_attempt=False)
 
-    def _process(self, delivery: Delivery) -> None:
-        topic, started = delivery.message.topic, time.monotonic()
+
+class _Processing(Generic[Job]):
+    """The processing of one delivery, from parsing to settling or releasing it."""
+
+    def __init__(self, consumer: Consumer[Job], delivery: Delivery) -> None:
+        self._consumer = consumer
+        self._breaker = consumer.breaker
+        self._delivery = delivery
+        self._cancel = delivery.cancel
+        self._headers = RetryHeaders.from_message(delivery.message)
+        self._deliveries = self._headers.crashes + delivery.attempt
+        self._job: Job | None = None
+        """None until the message is parsed."""
+        self._run: JobRun | None = None
+
+    def run(self) -> None:
+        delivery, stop, started = self._delivery, self._consumer.stop, time.monotonic()
+        topic, position = delivery.message.topic, delivery.position
         metrics.deliveries.labels(topic, str(delivery.attempt > 1).lower()).inc()
-        self.stop.on_deadline(delivery.position, lambda: delivery.cancel.cancel(ErrorCode.SHUTTING_DOWN))
-        context = JobContext(delivery.cancel, delivery.attempt)
+        stop.on_deadline(position, lambda: delivery.cancel.cancel(ErrorCode.SHUTTING_DOWN))
         with (
-            log_context(task_uuid=delivery.message.key, position=delivery.position, attempt=delivery.attempt),
+            log_context(task_uuid=delivery.message.key, position=position, attempt=delivery.attempt),
             metrics.in_hand.track_inprogress(),
         ):
             try:
-                end = self._work(delivery, context)
+                outcome = self._decide()
+                end = None if outcome is None else self._settle(outcome)
                 if end is not None:
                     seconds = time.monotonic() - started
                     metrics.settled.labels(topic, end).inc()
                     metrics.job_seconds.labels(topic).observe(seconds)
                     log.info("job_settled", end=end, seconds=round(seconds, 3))
+            except CancelledError:  # while its failure waited to be reported
+                self.release(count_attempt=False)
             finally:
-                self.breaker.mend(delivery.position)
-                self.stop.forget(delivery.position)
-                _cleared(context)
+                self._breaker.close(position)
+                stop.discard_on_deadline(position)
+                self._close_run()
 
-    def _work(self, delivery: Delivery, context: JobContext) -> str | None:
-        """How the delivery ended; None if it is not settled."""
+    def release(self, *, count_attempt: bool) -> None:
+        """Return the delivery to the transport, which delivers the job again."""
+        if self._cancel.reason is ErrorCode.DELIVERY_LOST:
+            metrics.lost.inc()
         try:
-            return self._end_of(delivery, context)
-        except CancelledError:  # while its failure waited to be reported
-            self._release(delivery, count_attempt=False)
-            return None
+            self._consumer.subscription.release(self._delivery, count_attempt=count_attempt)
+        except InfrastructureError as error:
+            # The broker reassigns the job by itself once this member misses its heartbeats.
+            log.warning("release_failed", error=error.message)
 
-    def _end_of(self, delivery: Delivery, context: JobContext) -> str | None:
-        trail = RetryHeaders.of(delivery.message)
-        if trail.topic not in self.sources and trail.topic != delivery.message.topic:
-            passed_by = Outcome(end="passed_by")
-            return passed_by.end if self._settle(delivery, passed_by) else None
-        job: Job | None = None
+    def _decide(self) -> Outcome | None:
+        """Return the outcome of the delivery, or None if it was released without one."""
+        message, consumer = self._delivery.message, self._consumer
+        if self._headers.topic not in consumer.sources and self._headers.topic != message.topic:
+            return Outcome(end="skipped")  # a retry of another service
         try:
-            job = self.parse(delivery.message)
+            self._job = job = consumer.parse(message)
         except PermanentError as error:
             log.error("message_unparsable", error=error.message)
-            outcome: Outcome | None = Outcome((self._dead_letter(delivery, error),), end="unparsable")
-        else:
-            outcome = self._outcome_of(job, delivery, trail, context)
-        return None if outcome is None else self._settle_storable(job, delivery, outcome)
+            return Outcome((self._dead_letter(error),), end="unparsable")
+        if consumer.policy.is_poison(self._deliveries):
+            return self._quarantine(PoisonError("the job ended its worker too often", code=ErrorCode.WORKER_DIED))
+        return self._handle(job)
 
-    def _outcome_of(self, job: Job, delivery: Delivery, trail: RetryHeaders, context: JobContext) -> Outcome | None:
-        """Handle the job until its outcome is decided; None if it is not ours to decide."""
-        deliveries = trail.crashes + delivery.attempt
-        if self.policy.is_poison(deliveries):
-            error = PoisonError("the job ended its worker too often", code=ErrorCode.WORKER_DIED)
-            return self._quarantined(job, delivery, error)
+    def _handle(self, job: Job) -> Outcome | None:
+        """Try the job until its outcome is decided; return None if it was released without one."""
         holds = 0
         while True:
             try:
-                delivery.cancel.raise_if_set()
-                outcome = self._handle(job, context)
-                self.breaker.mend(delivery.position)
+                self._cancel.raise_if_set()
+                outcome = self._try(job)
+                self._breaker.close(self._delivery.position)
                 return outcome
             except PipelineError as error:
                 holds += 1
-                decision = self.policy.decide(
-                    error, attempts=trail.attempts + 1, holds=holds, deliveries=deliveries, rng=self.rng
+                decision = self._consumer.policy.decide(
+                    error,
+                    attempts=self._headers.attempts + 1,
+                    holds=holds,
+                    deliveries=self._deliveries,
+                    rng=self._consumer.rng,
                 )
-                _report_failure(error, decision)
+                _log_failed_attempt(error, decision)
                 if decision.action is not Action.HOLD:
-                    self.breaker.mend(delivery.position)
-                    return self._after_failure(job, delivery, trail, error, decision)
-                self._hold(delivery, context, error, decision.delay or 0.0)
+                    self._breaker.close(self._delivery.position)
+                    return self._after_failure(error, decision)
+                self._breaker.open(self._delivery.position, error)
+                if error.code is ErrorCode.DISK_FULL:
+                    # Another job may need the disk space of this one to finish.
+                    self._close_run()
+                self._cancel.wait(decision.delay or 0.0)
 
-    def _hold(self, delivery: Delivery, context: JobContext, error: PipelineError, delay: float) -> None:
-        """Wait before the next try, with the circuit open."""
-        self.breaker.trip(delivery.position, error)
-        if error.code is ErrorCode.DISK_FULL:
-            # What the job has on the disk may be what another one needs to end.
-            _cleared(context)
-        delivery.cancel.wait(delay)
-
-    def _handle(self, job: Job, context: JobContext) -> Outcome:
+    def _try(self, job: Job) -> Outcome:
         try:
-            return self.worker.handle(job, context)
+            if self._run is None:
+                self._run = self._consumer.handler.begin(job, JobContext(self._cancel, self._delivery.attempt))
+            return self._run.handle()
         except PipelineError:
             raise
         except Exception as error:  # the boundary: a defect costs this job, not the consumer
             log.exception("unexpected_error")
             raise PoisonError("the service met an unexpected error", code=ErrorCode.INTERNAL) from error
 
-    def _after_failure(
-        self, job: Job, delivery: Delivery, trail: RetryHeaders, error: PipelineError, decision: Decision
-    ) -> Outcome | None:
+    def _close_run(self) -> None:
+        run, self._run = self._run, None
+        try:
+            if run is not None:
+                run.close()
+        except Exception:  # the boundary: the next start of the service removes the remaining files
+            log.warning("cleanup_failed", exc_info=True)
+
+    def _after_failure(self, error: PipelineError, decision: Decision) -> Outcome | None:
         match decision.action:
             case Action.RETRY:
-                return self._retried(delivery, trail, error, decision.delay or 0.0)
+                delay = decision.delay or 0.0
+                retry = retry_message(
+                    self._delivery.message,
+                    self._consumer.retry_topics[delay],
+                    delay,
+                    error,
+                    attempts=self._headers.attempts + 1,
+                    crashes=self._deliveries - 1,
+                )
+                return Outcome((retry,), end="retried")
             case Action.QUARANTINE:
-                return self._quarantined(job, delivery, error)
-            case Action.GIVE_BACK:
-                self._release(delivery, count_attempt=True)
-                return None
-            case Action.ABANDON:
-                self._release(delivery, count_attempt=False)
+                return self._quarantine(error)
+            case Action.REQUEUE | Action.ABANDON:
+                self.release(count_attempt=decision.action is Action.REQUEUE)
                 return None
             case _:
-                return self._failed(job, delivery, error)
+                return self._report(error) or Outcome((self._dead_letter(error),), end="dead_letter")
 
-    def _retried(self, delivery: Delivery, trail: RetryHeaders, error: PipelineError, delay: float) -> Outcome:
-        retry = retry_message(
-            delivery.message,
-            self.retry_topics[delay],
-            delay,
-            error,
-            attempts=trail.attempts + 1,
-            crashes=trail.crashes + delivery.attempt - 1,
-        )
-        return Outcome((retry,), end="retried")
-
-    def _failed(self, job: Job, delivery: Delivery, error: PipelineError) -> Outcome:
-        return self._reported(job, delivery, error) or Outcome((self._dead_letter(delivery, error),), end="dead_letter")
-
-    def _quarantined(self, job: Job, delivery: Delivery, error: PipelineError) -> Outcome:
+    def _quarantine(self, error: PipelineError) -> Outcome:
         log.error("job_quarantined", error=error.message, code=error.code)
-        failed = self._reported(job, delivery, error) or Outcome()
-        letter = self._dead_letter(delivery, error)
-        return Outcome((*failed.outputs, letter), end="quarantined")
+        failed = self._report(error) or Outcome()
+        return Outcome((*failed.outputs, self._dead_letter(error)), end="quarantined")
 
-    def _reported(self, job: Job, delivery: Delivery, error: PipelineError) -> Outcome | None:
-        """What the worker makes of the failure, however long our surroundings are away; None if it cannot tell.
+    def _report(self, error: PipelineError) -> Outcome | None:
+        """Return the handler's outcome for the failure, after any infrastructure fault, or None if it gives none.
 
         Raises CancelledError.
         """
-        holds = 0
+        if self._job is None:
+            return None
+        failures = 0
         while True:
-            delivery.cancel.raise_if_set()
+            self._cancel.raise_if_set()
             try:
-                outcome = self.worker.on_failure(job, error)
+                outcome = self._consumer.handler.on_failure(self._job, error)
             except InfrastructureError as fault:
-                holds += 1
-                self._wait_out(delivery, fault, holds, "failure_not_reported")
-            except Exception:  # the boundary: a job that cannot even fail must not come again for ever
+                failures += 1
+                self._back_off(fault, failures, "failure_not_reported")
+            except Exception:  # the boundary: a job that cannot even fail must not be redelivered for ever
                 log.exception("failure_not_reported")
                 return None
             else:
-                self.breaker.mend(delivery.position)
+                self._breaker.close(self._delivery.position)
                 return outcome
 
-    def _dead_letter(self, delivery: Delivery, error: PipelineError) -> Message:
-        return dead_letter(self.dead_letter_topic, delivery.message, error)
+    def _dead_letter(self, error: PipelineError) -> Message:
+        return dead_letter(self._consumer.dead_letter_topic, self._delivery.message, error)
 
-    def _settle_storable(self, job: Job | None, delivery: Delivery, outcome: Outcome) -> str | None:
-        """Settle the outcome or, if it is larger than the broker takes, a failure that is not."""
+    def _settle(self, outcome: Outcome) -> str | None:
+        """Settle the outcome or, if the broker does not take messages of that size, a shortened failure.
+
+        Returns the ``end`` of the settled outcome, or None if the delivery was lost.
+        """
         try:
-            return outcome.end if self._settle(delivery, outcome) else None
+            return outcome.end if self._make_durable(outcome) else None
         except PermanentError as error:
             log.error("outcome_not_storable", error=error.message)
-            failed = (self._reported(job, delivery, error) if job is not None else None) or Outcome()
-            letter = shortened(self._dead_letter(delivery, error))
-            smaller = Outcome((*failed.outputs, letter), end="not_storable")
-            return smaller.end if self._settle(delivery, smaller) else None
+            failed = self._report(error) or Outcome()
+            outputs = (*failed.outputs, truncate_dead_letter(self._dead_letter(error)))
+            return "not_storable" if self._make_durable(Outcome(outputs)) else None
 
-    def _settle(self, delivery: Delivery, outcome: Outcome) -> bool:
-        """Make the outcome durable, however long the broker is away; False if the job was lost meanwhile."""
+    def _make_durable(self, outcome: Outcome) -> bool:
+        """Settle the outcome, after any outage of the broker; return False if the delivery was lost meanwhile."""
         failures = 0
         while True:
             try:
-                self.subscription.settle(delivery, *outcome.outputs)
+                self._consumer.subscription.settle(self._delivery, *outcome.outputs)
                 return True
             except CancelledError as error:
                 metrics.lost.inc()
@@ -326,67 +306,51 @@ class Consumer(Generic[Job]):
             except InfrastructureError as error:
                 raise_if_refused(error)
                 failures += 1
-                if self._wait_out(delivery, error, failures, "settle_failed"):
-                    # Nothing was acknowledged: the job comes again, and doing it twice changes nothing.
-                    log.warning("job_unsettled", reason=delivery.cancel.reason)
+                if self._back_off(error, failures, "settle_failed"):
+                    # Nothing was acknowledged: the job is delivered again, and a repeat changes nothing.
+                    log.warning("job_unsettled", reason=self._cancel.reason)
                     return False
 
-    def _wait_out(self, delivery: Delivery, fault: InfrastructureError, failures: int, event: str) -> bool:
-        """Wait, with the circuit open, after so many failures in a row; whether the delivery was cancelled."""
-        delay = self.policy.infrastructure.delay(failures, self.rng)
+    def _back_off(self, fault: InfrastructureError, failures: int, event: str) -> bool:
+        """Wait, with the circuit open, after ``failures`` in a row; return whether the delivery was cancelled."""
+        delay = self._consumer.policy.infrastructure.delay(failures, self._consumer.rng)
         log.warning(event, error=fault.message, retry_in_seconds=round(delay, 2))
-        self.breaker.trip(delivery.position, fault)
-        return delivery.cancel.wait(delay)
-
-    def _release(self, delivery: Delivery, *, count_attempt: bool) -> None:
-        if delivery.cancel.reason is ErrorCode.DELIVERY_LOST:
-            metrics.lost.inc()
-        try:
-            self.subscription.release(delivery, count_attempt=count_attempt)
-        except InfrastructureError as error:
-            # The broker takes the job back by itself once it misses this member.
-            log.warning("release_failed", error=error.message)
+        self._breaker.open(self._delivery.position, fault)
+        return self._cancel.wait(delay)
 
 
-class _Outage:
-    """Says that the broker is away, ever more rarely, and that it is back. Thread-safe."""
+class _OutageLog:
+    """Logs that the broker is unreachable, at growing intervals, and that it is back. Thread-safe."""
 
     def __init__(self, backoff: Backoff, rng: random.Random) -> None:
         self._backoff = backoff
         self._rng = rng
         self._lock = threading.Lock()
-        self._told = 0
+        self._logged = 0
         self._silent_until = 0.0
 
-    def seen(self, error: InfrastructureError) -> None:
+    def report(self, error: InfrastructureError) -> None:
         with self._lock:
             if time.monotonic() < self._silent_until:
                 return
-            self._told += 1
-            self._silent_until = time.monotonic() + self._backoff.delay(self._told, self._rng)
+            self._logged += 1
+            self._silent_until = time.monotonic() + self._backoff.delay(self._logged, self._rng)
         log.warning("broker_unavailable", error=error.message, code=error.code)
 
-    def over(self) -> None:
+    def end(self) -> None:
         with self._lock:
-            told, self._told, self._silent_until = self._told, 0, 0.0
-        if told:
+            logged, self._logged, self._silent_until = self._logged, 0, 0.0
+        if logged:
             log.info("broker_available")
 
 
 def raise_if_refused(error: InfrastructureError) -> None:
-    """Raise ``error`` if no waiting mends it: the broker does not let this service in."""
+    """Raise ``error`` if the broker rejects this service, which no retry can change."""
     if error.code is ErrorCode.BROKER_REFUSED:
         raise error
 
 
-def _cleared(context: JobContext) -> None:
-    try:
-        context.clear()
-    except Exception:  # the boundary: what is left lying about is swept up at the next start
-        log.warning("tidy_up_failed", exc_info=True)
-
-
-def _report_failure(error: PipelineError, decision: Decision) -> None:
+def _log_failed_attempt(error: PipelineError, decision: Decision) -> None:
     metrics.failures.labels(error.kind, error.code).inc()
     level = log.info if error.kind is ErrorKind.CANCELLED else log.warning
     wait = {} if decision.delay is None else {"retry_in_seconds": round(decision.delay, 2)}

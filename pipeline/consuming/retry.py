@@ -1,4 +1,4 @@
-"""Retry policy as pure data: (error, attempts) → decision. No clock, no sleep, no I/O."""
+"""The retry policy as pure data: (error, attempts) → decision. No clock, no sleep, no I/O."""
 
 from __future__ import annotations
 
@@ -11,67 +11,63 @@ from pipeline.errors import ErrorKind, PipelineError, TransientError
 
 
 class Action(Enum):
-    """What to do with a job whose handling raised."""
+    """The next step for a job whose handling raised an error."""
 
-    RETRY = "retry"  # on to a retry topic: it comes again after the delay, an attempt is spent
-    HOLD = "hold"  # keep the job and try again after the delay; nothing is spent, nothing new is taken
+    RETRY = "retry"  # move to a retry topic: delivered again after the delay; spends one attempt
+    HOLD = "hold"  # keep the job and try again after the delay; spends nothing, receives nothing new
     FAIL = "fail"  # publish the failed outcome
-    GIVE_BACK = "give_back"  # back to the transport, the death counted; the next delivery decides
+    REQUEUE = "requeue"  # release to the transport and count the crash; the next delivery decides
     QUARANTINE = "quarantine"  # publish the failed outcome and a dead letter
-    ABANDON = "abandon"  # stop without an outcome: the job is not ours to finish
+    ABANDON = "abandon"  # release without an outcome and without counting: another member finishes the job
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     action: Action
     delay: float | None = None
-    """Seconds to wait first, where the action has a wait."""
+    """Seconds to wait before the next try, for actions that have one."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how patiently each kind of failure is tried again."""
+    """The number of tries, and the pauses between them, for each kind of failure."""
 
     max_attempts: int = 4
     """Tries of a job whose failures are transient, the first one included."""
     max_crashes: int = 2
-    """Workers that one job may take down before it is quarantined."""
+    """Worker processes that one job may crash before it is quarantined."""
     delays: tuple[float, ...] = (10.0, 60.0, 600.0)
-    """Between the tries, s, growing; the last one repeats. Each is the delay of a retry topic."""
+    """Pauses between the tries, s, growing; the last one repeats. Each is the delay of a retry topic."""
     infrastructure: Backoff = field(default_factory=lambda: Backoff(base=0.5, cap=30.0))
 
     def is_poison(self, deliveries: int) -> bool:
-        """Whether a job that is being delivered for the ``deliveries``-th time killed its worker too often.
+        """Return whether a job in its ``deliveries``-th delivery has crashed too many worker processes.
 
-        Only deliveries that ended with neither an outcome nor a clean return are counted by the transport.
+        The transport counts only deliveries that ended with neither an outcome nor a clean release.
         """
         return deliveries > self.max_crashes
 
     def decide(
         self, error: PipelineError, *, attempts: int, holds: int, deliveries: int, rng: random.Random
     ) -> Decision:
-        """What to do about ``error``.
+        """Decide how to go on after ``error``.
 
-        ``attempts`` ≥ 1: tries that transient failures have spent, this one included. ``holds`` ≥ 1: failures of our
-        own surroundings in a row, this one included. ``deliveries`` ≥ 1: as in ``is_poison``.
+        ``attempts`` ≥ 1: tries that transient failures have spent, this one included. ``holds`` ≥ 1: infrastructure
+        faults in a row, this one included. ``deliveries`` ≥ 1: as in ``is_poison``.
         """
         match error.kind:
             case ErrorKind.PERMANENT:
                 return Decision(Action.FAIL)
             case ErrorKind.TRANSIENT:
-                return self._after_transient(error, attempts)
+                if attempts >= self.max_attempts:
+                    return Decision(Action.FAIL)
+                requested = (error.retry_after if isinstance(error, TransientError) else None) or 0.0
+                remaining = self.delays[min(attempts, len(self.delays)) - 1 :]
+                # A Retry-After beyond the longest delay is cut to that delay.
+                return Decision(Action.RETRY, next((delay for delay in remaining if delay >= requested), remaining[-1]))
             case ErrorKind.INFRASTRUCTURE:
                 return Decision(Action.HOLD, self.infrastructure.delay(holds, rng))
             case ErrorKind.POISON:
-                poison = self.is_poison(deliveries + 1)
-                return Decision(Action.QUARANTINE if poison else Action.GIVE_BACK)
+                return Decision(Action.QUARANTINE if self.is_poison(deliveries + 1) else Action.REQUEUE)
             case ErrorKind.CANCELLED:
                 return Decision(Action.ABANDON)
-
-    def _after_transient(self, error: PipelineError, attempts: int) -> Decision:
-        if attempts >= self.max_attempts:
-            return Decision(Action.FAIL)
-        asked = error.retry_after if isinstance(error, TransientError) else None
-        due = self.delays[min(attempts, len(self.delays)) - 1 :]
-        # A Retry-After that is longer than all of them is not waited for.
-        return Decision(Action.RETRY, next((delay for delay in due if delay >= (asked or 0.0)), due[-1]))

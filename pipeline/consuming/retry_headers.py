@@ -1,4 +1,4 @@
-"""What a message carries about its past: the headers of retries and of dead letters, written and read here alone."""
+"""The headers of retries and of dead letters: the history of a message. Written and read only here."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ LAST_ERROR = "last-error"
 ERROR_KIND, ERROR_CODE, ERROR_MESSAGE, FAILED_AT = "error-kind", "error-code", "error-message", "failed-at"
 ORIGINAL_BYTES = "original-bytes"
 
-#: What is kept of the key (characters) and the value (bytes) of a dead letter that is too large as it is.
+#: A dead letter that exceeds the broker's limit keeps this much of its key (characters) and its value (bytes).
 KEPT_KEY, KEPT_VALUE = 256, 100_000
 
 _RETRY_HEADERS = (ORIGINAL_TOPIC, ATTEMPTS, CRASHES, FIRST_FAILED_AT, LAST_ERROR, NOT_BEFORE)
-_LETTER_HEADERS = (ORIGINAL_TOPIC, ERROR_KIND, ERROR_CODE, ERROR_MESSAGE, FAILED_AT)
+_DEAD_LETTER_HEADERS = (ORIGINAL_TOPIC, ERROR_KIND, ERROR_CODE, ERROR_MESSAGE, FAILED_AT)
 
 
 @dataclass(frozen=True, slots=True)
 class RetryHeaders:
-    """What became of a message before it came to where it is."""
+    """The history of a message before its present topic."""
 
     topic: str
-    """Where it was published first."""
+    """The topic in which it was first published."""
     attempts: int = 0
     """Tries that transient failures have spent."""
     crashes: int = 0
-    """Workers that it took down before it went to a retry topic."""
+    """Worker processes that it crashed before it was moved to a retry topic."""
     first_failed_at: float | None = None
     """s since the epoch"""
 
     @classmethod
-    def of(cls, message: Message) -> RetryHeaders:
+    def from_message(cls, message: Message) -> RetryHeaders:
+        """Read the headers of ``message``. A missing or malformed header gives the default."""
         headers = message.headers
         return cls(
             topic=headers.get(ORIGINAL_TOPIC, b"").decode("utf-8", "replace") or message.topic,
@@ -52,53 +53,51 @@ class RetryHeaders:
 def retry_message(
     message: Message, retry_topic: str, delay: float, error: PipelineError, *, attempts: int, crashes: int
 ) -> Message:
-    """``message`` on its way to a retry topic, to be tried again in ``delay`` s."""
-    trail, now = RetryHeaders.of(message), time.time()
-    facts = {
-        ORIGINAL_TOPIC: trail.topic,
+    """Return ``message`` addressed to a retry topic, to be delivered again in ``delay`` s."""
+    history, now = RetryHeaders.from_message(message), time.time()
+    added = {
+        ORIGINAL_TOPIC: history.topic,
         ATTEMPTS: str(attempts),
         CRASHES: str(crashes),
-        FIRST_FAILED_AT: f"{trail.first_failed_at or now:.3f}",
+        FIRST_FAILED_AT: f"{history.first_failed_at or now:.3f}",
         LAST_ERROR: f"{error.code}: {error.message}",
         NOT_BEFORE: str(round((now + delay) * 1000)),
     }
-    return Message(retry_topic, message.key, message.value, {**message.headers, **_encoded(facts)})
+    headers = {**message.headers, **{name: value.encode() for name, value in added.items()}}
+    return Message(retry_topic, message.key, message.value, headers)
 
 
 def dead_letter(topic: str, message: Message, error: PipelineError) -> Message:
-    """``message`` with its raw bytes, on its way to the dead letters; headers say where it came from and why."""
-    facts = {
-        ORIGINAL_TOPIC: RetryHeaders.of(message).topic,
+    """Return ``message`` with its raw bytes, addressed to ``topic``; headers give its origin and the error."""
+    added = {
+        ORIGINAL_TOPIC: RetryHeaders.from_message(message).topic,
         ERROR_KIND: error.kind,
         ERROR_CODE: error.code,
         ERROR_MESSAGE: error.message,
         FAILED_AT: f"{time.time():.3f}",
     }
     headers = {name: value for name, value in message.headers.items() if name != NOT_BEFORE}
-    return Message(topic, message.key, message.value, {**headers, **_encoded(facts)})
+    headers |= {name: value.encode() for name, value in added.items()}
+    return Message(topic, message.key, message.value, headers)
 
 
-def shortened(letter: Message) -> Message:
-    """As much of a dead letter as every engine takes; a header says how long its value was."""
-    headers = {name: letter.headers[name] for name in _LETTER_HEADERS}
+def truncate_dead_letter(letter: Message) -> Message:
+    """Cut a dead letter to a size that every engine takes; a header gives the original length of its value."""
+    headers = {name: letter.headers[name] for name in _DEAD_LETTER_HEADERS}
     headers[ORIGINAL_BYTES] = str(len(letter.value)).encode()
     return Message(letter.topic, letter.key[:KEPT_KEY], letter.value[:KEPT_VALUE], headers)
 
 
-def without_trail(headers: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The headers that a message had when it was published first."""
-    ours = {*_RETRY_HEADERS, *_LETTER_HEADERS, ORIGINAL_BYTES}
-    return {name: value for name, value in headers.items() if name not in ours}
+def original_headers(headers: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the headers that a message had when it was first published."""
+    added = {*_RETRY_HEADERS, *_DEAD_LETTER_HEADERS, ORIGINAL_BYTES}
+    return {name: value for name, value in headers.items() if name not in added}
 
 
 def _number(headers: Mapping[str, bytes], name: str) -> float | None:
-    """A finite number that is not below 0, or None: others may have written the header."""
+    """Parse a finite number ≥ 0; None for anything else, since other programs may have written the header."""
     try:
         number = float(headers[name])
     except (KeyError, ValueError):
         return None
     return number if 0 <= number < math.inf else None
-
-
-def _encoded(facts: Mapping[str, str]) -> dict[str, bytes]:
-    return {name: fact.encode() for name, fact in facts.items()}

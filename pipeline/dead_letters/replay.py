@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.consuming.retry_headers import ORIGINAL_BYTES, without_trail
+from pipeline.consuming.retry_headers import ORIGINAL_BYTES, original_headers
 from pipeline.dead_letters.letter import Letter, Resolution, mark
 from pipeline.errors import ErrorCode, ErrorKind, PermanentError
 from pipeline.topics import Topics
@@ -54,7 +54,7 @@ def prepare(letter: Letter, topics: Topics) -> Replay:
     if letter.kind == ErrorKind.POISON or ORIGINAL_BYTES in letter.message.headers:
         value, run = _as_new_run(letter, nested=letter.topic == topics.results)
     # The headers of the first publication: a replay starts with no attempts spent.
-    headers = without_trail(letter.message.headers) | {REPLAYED_FROM: str(letter.position).encode()}
+    headers = original_headers(letter.message.headers) | {REPLAYED_FROM: str(letter.position).encode()}
     message = Message(letter.topic, letter.key, value, headers)
     check_message_sizes([message])
     return Replay(letter, message, run)

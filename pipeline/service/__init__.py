@@ -1,1 +1,1 @@
-"""What every service process has: its run, shutdown, health endpoints, metrics, logs and work folder."""
+"""The frame of every service process: start-up, shutdown, health endpoints, metrics, logs and working folders."""

@@ -18,7 +18,7 @@ from rich.text import Text
 from config import ConfigError, Settings, load
 from pipeline.errors import PipelineError
 from pipeline.service.logs import configure_logging
-from pipeline.service.run import operators_sentence
+from pipeline.service.run import operator_message
 from pipeline.service.shutdown import ExitCode
 
 #: Exit status of a command whose reader closed the pipe, as ``head`` does.
@@ -43,7 +43,7 @@ def run_command(
         print_error(str(error))
         return ExitCode.CONFIG
     except PipelineError as error:
-        print_error(operators_sentence(error))
+        print_error(operator_message(error))
         return failure_status(error)
     except KeyboardInterrupt:
         return ExitCode.KILLED

@@ -1,7 +1,4 @@
-"""``/health``, ``/ready`` and ``/metrics`` of a worker, for probes and for whoever starts it.
-
-Readiness is asked, never slept for.
-"""
+"""``/health``, ``/ready`` and ``/metrics`` of a worker, for probes and for the program that starts it."""
 
 from __future__ import annotations
 
@@ -22,21 +19,21 @@ from pipeline.service.logs import get_logger
 
 log = get_logger(__name__)
 
-#: How often the server looks whether it is to stop, s.
-_STOP_LOOKS = 0.1
+#: Interval at which the server checks for its shutdown, s.
+_POLL_INTERVAL = 0.1
 
 Check = Callable[[], None]
-"""Raises a PipelineError unless its component is in order."""
+"""Raises a PipelineError unless its component is ready."""
 
 Detail = Callable[[], object]
-"""What else is to be shown, as JSON has it."""
+"""Returns a further value for the answers, serialisable as JSON."""
 
 
 class HealthServer:
-    """Answers on ``host:port`` from the moment it is entered until it is left; port 0 picks a free one.
+    """Serves the endpoints on ``host:port`` inside a ``with`` block; port 0 picks a free one.
 
-    Entering raises InfrastructureError if the port cannot be had; ``setting`` is the variable that names it.
-    ``details`` are shown by ``/health`` and ``/ready`` under their names.
+    Entering raises InfrastructureError if the port is not available; ``setting`` is the variable that names it.
+    ``/health`` and ``/ready`` include the values of ``details`` under their names.
     """
 
     def __init__(
@@ -63,7 +60,7 @@ class HealthServer:
                 code=ErrorCode.INTERNAL,
             ) from error
         serve = self._server.serve_forever
-        threading.Thread(target=serve, args=(_STOP_LOOKS,), name="health", daemon=True).start()
+        threading.Thread(target=serve, args=(_POLL_INTERVAL,), name="health", daemon=True).start()
         log.info("listening", host=self._address[0], port=self.port)
         return self
 
@@ -76,7 +73,7 @@ class HealthServer:
 
     @property
     def port(self) -> int:
-        """The port that is listened on."""
+        """Return the port on which the server listens."""
         return int(self._server.server_address[1]) if self._server else self._address[1]
 
 
@@ -90,12 +87,12 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        # The base class would ask the name server for a name that nobody needs, and wait for it where there is none.
+        # HTTPServer would resolve a host name that is not needed, and block where no name server answers.
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("probe_left_early", exc_info=True)
+        log.debug("probe_disconnected", exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -104,23 +101,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if path == "/health":
-            self._answer_in_detail(HTTPStatus.OK, {"status": "healthy", "timestamp": int(time.time())})
-        elif path == "/ready":
-            self._answer_in_detail(*readiness(self.server.checks))
-        elif path == "/metrics":
-            self._send(HTTPStatus.OK, *metrics.exposition())
+        status, media_type = HTTPStatus.OK, "application/json"
+        if path == "/metrics":
+            content, media_type = metrics.exposition()
+        elif path in ("/health", "/ready"):
+            body: dict[str, object] = {"status": "healthy", "timestamp": int(time.time())}
+            if path == "/ready":
+                status, body = readiness(self.server.checks)
+            details = {name: detail() for name, detail in self.server.details.items()}
+            content = json.dumps({**body, **details}).encode()
         else:
-            self._answer(HTTPStatus.NOT_FOUND, {"error": "Endpoint not found", "details": None})
-
-    def _answer_in_detail(self, status: HTTPStatus, body: Mapping[str, object]) -> None:
-        details = {name: detail() for name, detail in self.server.details.items()}
-        self._answer(status, {**body, **details})
-
-    def _answer(self, status: HTTPStatus, body: object) -> None:
-        self._send(status, json.dumps(body).encode(), "application/json")
-
-    def _send(self, status: HTTPStatus, content: bytes, media_type: str) -> None:
+            status = HTTPStatus.NOT_FOUND
+            content = json.dumps({"error": "Endpoint not found", "details": None}).encode()
         self.send_response(status)
         self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(content)))
@@ -128,23 +120,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Probes come every few seconds and are not worth a line each."""
+        """Log nothing: probes arrive every few seconds."""
 
 
 def readiness(checks: Mapping[str, Check]) -> tuple[HTTPStatus, dict[str, object]]:
-    """Ask each component; 503 if one is not in order."""
-    components = {name: _component(name, check) for name, check in checks.items()}
+    """Run the check of each component; return the status (503 if one is not ready) and the body of the answer."""
+    components: dict[str, dict[str, str]] = {}
+    for name, check in checks.items():
+        try:
+            check()
+        except PipelineError as error:
+            components[name] = {"status": "unavailable", "error": error.message}
+        except Exception:  # the boundary: a probe gets an answer whatever fails in a component
+            log.exception("check_failed", component=name)
+            components[name] = {"status": "unavailable", "error": "the check itself has failed"}
+        else:
+            components[name] = {"status": "ready"}
     ready = all(component["status"] == "ready" for component in components.values())
     status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
     return status, {"status": "ready" if ready else "unavailable", "components": components}
-
-
-def _component(name: str, check: Check) -> dict[str, str]:
-    try:
-        check()
-    except PipelineError as error:
-        return {"status": "unavailable", "error": error.message}
-    except Exception:  # the boundary: a probe is answered, whatever is wrong with a component
-        log.exception("check_failed", component=name)
-        return {"status": "unavailable", "error": "the check itself has failed"}
-    return {"status": "ready"}

@@ -1,6 +1,6 @@
-"""Structured logs: one event per line, with ``task_uuid`` wherever a task is in hand.
+"""Structured logs: one event per line, with ``task_uuid`` while a task is in work.
 
-Libraries that log through the standard library come out in the same form.
+Log lines of libraries that use the standard library's ``logging`` get the same format.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import structlog
 if TYPE_CHECKING:
     from config import LogSettings
 
-#: Libraries whose INFO lines would drown the service's own.
-_CHATTY = ("botocore", "boto3", "urllib3", "s3transfer", "uvicorn.access", "audio_separator", "numba")
+#: Libraries whose INFO lines would outnumber those of the service.
+_VERBOSE_LIBRARIES = ("botocore", "boto3", "urllib3", "s3transfer", "uvicorn.access", "audio_separator", "numba")
 
 
 def configure_logging(service: str, settings: LogSettings) -> None:
-    """Send every log line of this process to standard error, as ``settings`` ask. Call once, at the start."""
+    """Send all log lines of this process to standard error in the configured format. Call once, at the start."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -41,16 +41,20 @@ def configure_logging(service: str, settings: LogSettings) -> None:
         cache_logger_on_first_use=True,
     )
 
-    def add_service(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        # Not a context variable: those stay behind in the thread that set them.
-        return {"service": service, **event}
-
+    renderers: list[structlog.typing.Processor]
+    if settings.format == "json":
+        renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        # The renderer's default traceback prints the values of local variables, which may be secrets.
+        plain = structlog.dev.plain_traceback
+        renderers = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            add_service,
-            *_renderers(settings),
+            # A context variable would not do: other threads do not inherit it.
+            lambda _logger, _method, event: {"service": service, **event},
+            *renderers,
         ],
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -58,36 +62,28 @@ def configure_logging(service: str, settings: LogSettings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.level)
-    for name in _CHATTY:
+    for name in _VERBOSE_LIBRARIES:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
-    # It says the same ten times a second while a broker is away; the transport says it once per try.
+    # kafka-python repeats an error ten times a second during an outage; the transport logs it once per try.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
 
 
-def _renderers(settings: LogSettings) -> list[structlog.typing.Processor]:
-    if settings.format == "json":
-        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    # The renderer's own choice of traceback prints the values of local variables, secrets among them.
-    plain = structlog.dev.plain_traceback
-    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
-
-
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """The logger of one module; pass ``__name__``."""
+    """Return the logger of a module; pass ``__name__``."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
 
 
 @contextmanager
 def log_context(**values: object) -> Iterator[None]:
-    """Add ``values`` (``task_uuid`` above all) to every line that this thread logs inside the block."""
+    """Add ``values``, such as ``task_uuid``, to every line that this thread logs inside the block."""
     with structlog.contextvars.bound_contextvars(**values):
         yield
 
 
 def loggable_url(url: str) -> str:
-    """A URL fit for logs and error messages: scheme, host and path; query, fragment and credentials are left out."""
+    """Reduce a URL to scheme, host and path for logs and error messages; drops query, fragment and credentials."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -99,5 +95,5 @@ def loggable_url(url: str) -> str:
 
 
 def loggable_origin(url: str) -> str:
-    """A webhook's URL fit for logs: scheme and host alone, since the path of such a URL often is its secret."""
+    """Reduce a webhook's URL to scheme and host for logs, since its path is often a secret."""
     return "/".join(loggable_url(url).split("/", 3)[:3])

@@ -1,4 +1,4 @@
-"""What every service does around its work: settings, log, signals, and an exit status that says how it ended."""
+"""The main function of every service: settings, logs, signals, and the exit status."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ log = get_logger(__name__)
 
 
 def run_service(name: str, serve: Callable[[Settings, StopSignal], None]) -> ExitCode:
-    """Run ``serve`` until a signal comes. Call from the main thread, once.
+    """Run ``serve`` until a signal arrives, and return the exit status. Call once, from the main thread.
 
-    ``serve`` may raise ConfigError for settings that cannot be used, InfrastructureError for what is missing or
-    refuses the service, and CancelledError if it was told to stop before it had begun.
+    ``serve`` may raise ConfigError for unusable settings, InfrastructureError for a dependency that is missing or
+    rejects the service, and CancelledError if the shutdown began during its start-up.
     """
     try:
         settings = load()
@@ -29,22 +29,22 @@ def run_service(name: str, serve: Callable[[Settings, StopSignal], None]) -> Exi
         sys.stderr.write(f"{error}\n")
         return ExitCode.CONFIG
     except InfrastructureError as error:
-        log.error("cannot_run", code=error.code, error=operators_sentence(error))
+        log.error("startup_failed", code=error.code, error=operator_message(error))
         return exit_code(error)
     except CancelledError:
         pass
-    except Exception:  # the boundary: a defect has a status of its own
-        log.exception("defect")
+    except Exception:  # the boundary: a defect has its own exit status
+        log.exception("unexpected_error")
         return ExitCode.INTERNAL
     log.info("stopped")
     return ExitCode.OK
 
 
 def exit_code(error: PipelineError) -> ExitCode:
-    """With what a process ends that cannot start, or go on, because of ``error``."""
+    """Return the exit status of a process that ``error`` keeps from starting or going on."""
     return ExitCode.REFUSED if error.code is ErrorCode.BROKER_REFUSED else ExitCode.UNAVAILABLE
 
 
-def operators_sentence(error: PipelineError) -> str:
-    """What to tell whoever runs the service; clients are told less."""
+def operator_message(error: PipelineError) -> str:
+    """Return the sentence for the operator of the service, which may contain more than clients may see."""
     return error.advice if isinstance(error, RefusedError) else error.message

@@ -1,4 +1,4 @@
-"""How a process starts, stops and says why: exit codes, signals, the shutdown deadline."""
+"""The shutdown of a process: exit codes, signals, the shutdown deadline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Callable
 from enum import IntEnum
-from types import FrameType
 
 from pipeline.service.logs import get_logger
 
@@ -15,25 +14,21 @@ log = get_logger(__name__)
 
 
 class ExitCode(IntEnum):
-    """What a service's exit status means. The values above zero are those of BSD's sysexits.h."""
+    """The exit statuses of a service. The values above zero are those of BSD's sysexits.h."""
 
     OK = 0
-    UNAVAILABLE = 69  # something that must be there at the start is not: the model, a port
-    INTERNAL = 70  # a defect of ours
-    REFUSED = 77  # the broker does not let this service in: wrong credentials, certificates, rights
-    CONFIG = 78  # a setting cannot be used
+    UNAVAILABLE = 69  # something required at the start is missing, such as the model or a port
+    INTERNAL = 70  # a defect of the service
+    REFUSED = 77  # the broker rejects this service: wrong credentials, certificates or rights
+    CONFIG = 78  # a setting is unusable
     KILLED = 130  # a second signal cut the shutdown short
 
 
-def _noted(_number: int, _frame: FrameType | None) -> None:
-    """Python writes signals to the file of ``set_wakeup_fd`` only where there is a handler for them."""
-
-
 class StopSignal:
-    """Asks the service to stop: the first signal politely, the second at once.
+    """The request to shut down: gracefully at the first signal, at once at the second.
 
-    After the first, ``on_deadline`` listeners are called once ``grace`` s have passed, so that work which is
-    still running can be given back. Thread-safe.
+    ``grace`` s after the first signal the ``on_deadline`` listeners are called, so that jobs that are still in work
+    can be released. Thread-safe.
     """
 
     def __init__(self, grace: float) -> None:
@@ -41,36 +36,38 @@ class StopSignal:
         self._requested = threading.Event()
         self._expired = threading.Event()
         self._lock = threading.Lock()
-        self._listeners: dict[object, Callable[[], None]] = {}
+        self._on_deadline: dict[object, Callable[[], None]] = {}
         self._on_request: list[Callable[[], None]] = []
 
     def install(self) -> None:
-        """Listen to SIGTERM and SIGINT. Call from the main thread, once."""
-        reading, writing = os.pipe()
-        os.set_blocking(writing, False)
-        # The number of a signal is written there at once, whatever the main thread does. A handler in Python has to
-        # wait until that thread wakes up, and one that is just falling asleep, waiting for its lanes, does not.
-        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, args=(reading,), name="signals", daemon=True).start()
+        """Handle SIGTERM and SIGINT. Call once, from the main thread."""
+        read_end, write_end = os.pipe()
+        os.set_blocking(write_end, False)
+        # The interpreter writes the signal's number to this pipe at once, whatever the main thread does. A Python
+        # handler runs only when the main thread wakes up, and a signal just before its join of the worker threads
+        # blocks does not wake it.
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(read_end,), name="signals", daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _noted)
+            # The interpreter writes to the pipe only for signals that have a Python handler.
+            signal.signal(number, lambda _number, _frame: None)
 
-    def _watch(self, reading: int) -> None:
-        (first,) = os.read(reading, 1)
-        # A thread of its own, so that no listener keeps the second signal waiting.
+    def _watch(self, read_end: int) -> None:
+        (first,) = os.read(read_end, 1)
+        # A separate thread, so that no listener delays the second signal.
         threading.Thread(target=self.request, args=(signal.Signals(first).name,), daemon=True).start()
-        os.read(reading, 1)
-        # No clean-up: whoever sends a second signal wants the process gone. Unsettled jobs come again.
+        os.read(read_end, 1)
+        # No cleanup: the sender of a second signal wants the process to end. Unsettled jobs are delivered again.
         os._exit(ExitCode.KILLED)
 
-    def request(self, why: str) -> None:
+    def request(self, reason: str) -> None:
         """Begin the shutdown; a second call changes nothing."""
         with self._lock:
             if self._requested.is_set():
                 return
             self._requested.set()
             listeners = tuple(self._on_request)
-        log.info("stopping", why=why, grace_seconds=self._grace)
+        log.info("stopping", reason=reason, grace_seconds=self._grace)
         timer = threading.Timer(self._grace, self._expire)
         timer.daemon = True
         timer.start()
@@ -78,7 +75,7 @@ class StopSignal:
             listener()
 
     def on_request(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` when the shutdown begins (now, if it already has)."""
+        """Call ``listener`` when the shutdown begins, or now if it already has."""
         with self._lock:
             if not self._requested.is_set():
                 self._on_request.append(listener)
@@ -86,31 +83,31 @@ class StopSignal:
         listener()
 
     def is_set(self) -> bool:
-        """Whether the service should take no new work."""
+        """Return whether the shutdown has begun, so that no new work may be taken."""
         return self._requested.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Sleep up to ``seconds``, waking early and returning True when the service should stop."""
+        """Wait up to ``seconds`` for the shutdown to begin, and return whether it has."""
         return self._requested.wait(seconds)
 
     def on_deadline(self, key: object, listener: Callable[[], None]) -> None:
-        """Call ``listener`` when the grace is over (now, if it already is); ``forget(key)`` takes it back."""
+        """Call ``listener`` at the deadline, or now if it has passed; ``discard_on_deadline(key)`` removes it."""
         with self._lock:
             if not self._expired.is_set():
-                self._listeners[key] = listener
+                self._on_deadline[key] = listener
                 return
         listener()
 
-    def forget(self, key: object) -> None:
-        """Take back the listener of ``on_deadline``."""
+    def discard_on_deadline(self, key: object) -> None:
+        """Remove the listener that ``on_deadline`` registered under ``key``, if there is one."""
         with self._lock:
-            self._listeners.pop(key, None)
+            self._on_deadline.pop(key, None)
 
     def _expire(self) -> None:
         with self._lock:
             self._expired.set()
-            listeners = tuple(self._listeners.values())
+            listeners = tuple(self._on_deadline.values())
         if listeners:
-            log.warning("grace_over", jobs_given_back=len(listeners))
+            log.warning("shutdown_timeout", jobs_released=len(listeners))
         for listener in listeners:
             listener()

@@ -1,4 +1,4 @@
-"""Working files of running jobs: one locked folder per process, gone with the job, swept up after a crash."""
+"""Working files of running jobs: one locked folder per process, one subfolder per job, cleanup after a crash."""
 
 from __future__ import annotations
 
@@ -18,23 +18,27 @@ log = get_logger(__name__)
 
 _PREFIX = "job-files-"
 _LOCK = "lock"
-#: Held while a process sweeps and makes its own folder, which another one would otherwise find without its lock.
+#: Held while a process cleans up and creates its own folder, which another one could otherwise find unlocked.
 _ROOT_LOCK = ".job-files.lock"
 
 
 class WorkDir:
-    """A folder of this process below ``root``, locked for as long as the process lives.
+    """A folder of this process below ``root``, locked as long as the process lives.
 
-    Raises InfrastructureError if it cannot be made.
+    Raises InfrastructureError if the folder cannot be created.
     """
 
     def __init__(self, root: Path) -> None:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            with _locked(root / _ROOT_LOCK, wait=True):
-                _sweep(root)
+            with _lock(root / _ROOT_LOCK, wait=True):
+                for folder in root.glob(f"{_PREFIX}*"):
+                    # An unlocked folder belongs to a process that ended without deleting it.
+                    with suppress(OSError), _lock(folder / _LOCK):
+                        shutil.rmtree(folder)
+                        log.info("stale_workdir_removed", folder=folder.name)
                 self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root)).resolve()
-                self._lock = _locked(self.path / _LOCK)
+                self._lock = _lock(self.path / _LOCK)
         except OSError as error:
             raise InfrastructureError(
                 f"TEMP_DIR cannot be used: {system_reason(error)}", code=ErrorCode.STORAGE_UNAVAILABLE
@@ -42,7 +46,7 @@ class WorkDir:
 
     @contextmanager
     def job(self) -> Iterator[Path]:
-        """A new empty folder, removed with all it holds when the block is left. No name in it comes from outside."""
+        """Yield a new empty folder; leaving the block deletes it. Callers use only their own file names in it."""
         try:
             folder = Path(tempfile.mkdtemp(prefix="job-", dir=self.path))
         except OSError as error:
@@ -53,13 +57,13 @@ class WorkDir:
             shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Remove the folder."""
+        """Delete the folder and release its lock."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
 
 
-def _locked(path: Path, *, wait: bool = False) -> IO[str]:
-    """The file, open and locked until it is closed. Raises BlockingIOError if another process holds the lock."""
+def _lock(path: Path, *, wait: bool = False) -> IO[str]:
+    """Open and lock the file until it is closed. Raises BlockingIOError if another process holds the lock."""
     handle = path.open("a")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,11 +71,3 @@ def _locked(path: Path, *, wait: bool = False) -> IO[str]:
         handle.close()
         raise
     return handle
-
-
-def _sweep(root: Path) -> None:
-    """Remove the folders of processes that did not live to do it."""
-    for folder in root.glob(f"{_PREFIX}*"):
-        with suppress(OSError), _locked(folder / _LOCK):
-            shutil.rmtree(folder)
-            log.info("stale_work_removed", folder=folder.name)

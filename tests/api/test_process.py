@@ -182,7 +182,7 @@ def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
     assert status == ExitCode.UNAVAILABLE
     events = [json.loads(line) for line in stderr.splitlines()]
     assert any("address already in use" in event["event"] for event in events)
-    assert events[-1]["event"] == "cannot_run"
+    assert events[-1]["event"] == "startup_failed"
     assert "API_PORT" in events[-1]["error"]
 
 
@@ -219,7 +219,7 @@ def test_refused_broker_credentials_end_the_process(tmp_path: Path) -> None:
 
     assert status == 77
     events = [json.loads(line) for line in stderr.splitlines()]
-    assert [event["event"] for event in events] == ["listening", "stopping", "cannot_run"]
+    assert [event["event"] for event in events] == ["listening", "stopping", "startup_failed"]
     assert (events[-1]["error"], events[-1]["code"]) == (sentence, "broker_refused")
 
 
@@ -228,5 +228,5 @@ def test_an_unexpected_error_while_topics_are_created_ends_the_process(tmp_path:
 
     assert status == ExitCode.INTERNAL
     event = json.loads(stderr.splitlines()[-1])
-    assert event["event"] == "defect"
+    assert event["event"] == "unexpected_error"
     assert "RuntimeError: a defect" in event["exception"]

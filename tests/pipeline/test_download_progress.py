@@ -1,4 +1,4 @@
-"""What is told of a download: to the log, to Prometheus, to the listener."""
+"""Progress of downloads in the log, in the metrics, and for the listener."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ def value(name: str, what: str, **labels: str) -> float:
 
 @pytest.fixture
 def what(request: pytest.FixtureRequest) -> str:
-    """A label that no other test counts under."""
+    """Return a label that no other test uses."""
     return str(request.node.name)
 
 
-def test_rate_and_time_left_are_those_of_the_last_seconds(what: str) -> None:
-    told: list[tuple[float, TransferRate]] = []
-    transfer = WatchedDownload(what, lambda fraction, pace: told.append((fraction, pace)))
+def test_rate_and_remaining_time_are_those_of_the_last_interval(what: str) -> None:
+    reported: list[tuple[float, TransferRate]] = []
+    transfer = WatchedDownload(what, lambda fraction, rate: reported.append((fraction, rate)))
     transfer.progress(DownloadProgress(4 * MB, 16 * MB, 2.0))
     transfer.progress(DownloadProgress(12 * MB, 16 * MB, 4.0))
-    assert told == [(0.25, TransferRate(2.0 * MB, 6.0)), (0.75, TransferRate(4.0 * MB, 1.0))]
+    assert reported == [(0.25, TransferRate(2.0 * MB, 6.0)), (0.75, TransferRate(4.0 * MB, 1.0))]
 
 
-def test_a_stall_has_no_end_in_sight(what: str) -> None:
-    told: list[TransferRate] = []
-    transfer = WatchedDownload(what, lambda _, pace: told.append(pace))
+def test_stall_has_no_remaining_time(what: str) -> None:
+    reported: list[TransferRate] = []
+    transfer = WatchedDownload(what, lambda _, rate: reported.append(rate))
     for seconds in (2.0, 4.0):
         transfer.progress(DownloadProgress(MB, 2 * MB, seconds))
-    assert told[1] == TransferRate(0.0, None)
+    assert reported[1] == TransferRate(0.0, None)
 
 
-def test_a_source_that_does_not_say_how_much_it_is_has_a_rate(what: str) -> None:
-    told: list[tuple[float, TransferRate]] = []
+def test_source_without_a_length_has_a_rate(what: str) -> None:
+    reported: list[tuple[float, TransferRate]] = []
     with capture_logs() as lines:
-        WatchedDownload(what, lambda *pace: told.append(pace)).progress(DownloadProgress(MB, None, 2.0))
-    assert told == [(0.0, TransferRate(0.5 * MB, None))]
+        WatchedDownload(what, lambda *rate: reported.append(rate)).progress(DownloadProgress(MB, None, 2.0))
+    assert reported == [(0.0, TransferRate(0.5 * MB, None))]
     (line,) = lines
     assert (line["percent"], line["mb_per_second"], line["seconds_left"]) == (None, 0.5, None)
 
 
-def test_each_report_is_one_line_but_the_last(what: str) -> None:
-    """``download`` tells of the end itself."""
+def test_each_report_but_the_last_is_one_line(what: str) -> None:
+    """``download`` logs the end itself."""
     transfer = WatchedDownload(what)
     with capture_logs() as lines:
         for quarters in range(1, 5):
@@ -71,16 +71,16 @@ def test_each_report_is_one_line_but_the_last(what: str) -> None:
     }
 
 
-def test_bytes_are_counted_as_they_come_and_not_twice(what: str) -> None:
+def test_bytes_are_counted_once_as_they_arrive(what: str) -> None:
     transfer = WatchedDownload(what)
     counted = []
-    for arrived in (300, 700, 500, 900):  # in between something was found to be wrong
-        transfer.progress(DownloadProgress(arrived, 1000, 1.0))
+    for received in (300, 700, 500, 900):  # a restart has discarded wrong bytes
+        transfer.progress(DownloadProgress(received, 1000, 1.0))
         counted.append(value("_bytes_total", what))
     assert counted == [300, 700, 700, 1100]
 
 
-def test_a_success_is_counted_with_what_it_took(what: str) -> None:
+def test_success_is_counted_with_its_totals(what: str) -> None:
     with watch_download(what) as transfer:
         transfer.progress(DownloadProgress(3 * MB, 8 * MB, 2.0))
         result = Downloaded(Path("x"), 8 * MB, None, None, None, 4.0, connections=4, resumed_bytes=2 * MB)
@@ -99,7 +99,7 @@ def test_a_success_is_counted_with_what_it_took(what: str) -> None:
         (KeyError("a defect"), "internal"),
     ],
 )
-def test_a_failure_is_counted_by_its_code(what: str, error: Exception, outcome: str) -> None:
+def test_failure_is_counted_by_its_code(what: str, error: Exception, outcome: str) -> None:
     with pytest.raises(type(error)), watch_download(what):
         raise error
     assert value("s_total", what, outcome=outcome) == 1
@@ -113,8 +113,8 @@ def server() -> Iterator[SourceServer]:
         yield server
 
 
-def test_a_real_download_is_told_of_while_it_goes_on(what: str, server: SourceServer, tmp_path: Path) -> None:
-    """The source gives the second half only once the first has been told of."""
+def test_running_download_is_reported(what: str, server: SourceServer, tmp_path: Path) -> None:
+    """The source sends the second half only after the first one was reported."""
     seen = threading.Event()
     half = bytes(100_000)
 
@@ -130,10 +130,10 @@ def test_a_real_download_is_told_of_while_it_goes_on(what: str, server: SourceSe
     limits = DownloadLimits(
         max_bytes=MB, connect_timeout=5, stall_timeout=20, total_timeout=30, progress_interval=0.01, max_connections=1
     )
-    told: list[float] = []
+    reported: list[float] = []
 
-    def listener(fraction: float, pace: TransferRate) -> None:
-        told.append(fraction)
+    def listener(fraction: float, rate: TransferRate) -> None:
+        reported.append(fraction)
         seen.set()
 
     with watch_download(what, listener) as transfer:
@@ -147,6 +147,6 @@ def test_a_real_download_is_told_of_while_it_goes_on(what: str, server: SourceSe
                 on_progress=transfer.progress,
             )
         )
-    assert 0 < told[0] < 1
-    assert told[-1] == 1.0
+    assert 0 < reported[0] < 1
+    assert reported[-1] == 1.0
     assert value("_bytes_total", what) == 2 * len(half)

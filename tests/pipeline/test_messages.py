@@ -1,4 +1,4 @@
-"""The contract between the services: what goes out comes in, and nothing else does."""
+"""The messages between the services: round trips, tolerance, rejection of invalid messages."""
 
 from __future__ import annotations
 
@@ -106,17 +106,17 @@ def message(body: Any) -> Message:
 
 class TestRoundTrip:
     @given(tasks | results | events)
-    def test_what_goes_out_comes_in(self, body: TaskMessage) -> None:
+    def test_decoding_reverses_encoding(self, body: TaskMessage) -> None:
         sent = to_message("topic", body)
         assert from_message(type(body), sent) == body
 
     @given(tasks | results | events)
-    def test_the_key_is_the_task(self, body: TaskMessage) -> None:
+    def test_key_is_the_task(self, body: TaskMessage) -> None:
         sent = to_message("topic", body)
         assert (sent.topic, sent.key) == ("topic", str(body.task_uuid))
 
     @given(tasks)
-    def test_a_result_that_failed_says_why_and_keeps_what_the_client_needs(self, body: SeparationTask) -> None:
+    def test_failed_result_has_the_reason_and_the_task(self, body: SeparationTask) -> None:
         error = TransientError("the source does not answer", code=ErrorCode.SOURCE_UNAVAILABLE)
         failed = SeparationResult.failed(body, error)
         assert (failed.task_uuid, failed.task) == (body.task_uuid, body)
@@ -124,18 +124,18 @@ class TestRoundTrip:
 
 
 class TestTolerance:
-    def test_fields_of_a_newer_writer_are_ignored(self) -> None:
+    def test_unknown_fields_are_ignored(self) -> None:
         read = from_message(SeparationTask, message(task(novelty=5, nested={"new": [1]})))
         assert read == SeparationTask(**task(submitted_at=read.submitted_at))
 
-    def test_fields_that_an_older_writer_leaves_out_have_defaults(self) -> None:
+    def test_missing_fields_have_defaults(self) -> None:
         read = from_message(SeparationTask, message(task()))
         assert (read.model, read.stems, read.output_format, read.metadata) == (None, None, OutputFormat.WAV, None)
         assert (read.priority, read.separations, read.left_behind, read.run) == (3, 1, (), "")
 
 
 class TestEnsembles:
-    def test_what_is_left_out_has_defaults(self) -> None:
+    def test_missing_fields_of_an_ensemble_have_defaults(self) -> None:
         read = from_message(SeparationTask, message(task(model={"ensemble": ["a.onnx", "b.ckpt"], "new": 1})))
         assert read.model == Ensemble(ensemble=("a.onnx", "b.ckpt"), algorithm=Algorithm.AVG_WAVE, weights=None)
 
@@ -147,7 +147,7 @@ class TestEnsembles:
             ({"algorithm": "avg_fft", "weights": (1.0, 0.25)}, "avg_fft: a.onnx*1, b (2).ckpt*0.25"),
         ],
     )
-    def test_results_name_them_in_a_line(self, fields: dict[str, Any], line: str) -> None:
+    def test_ensemble_is_formatted_in_one_line(self, fields: dict[str, Any], line: str) -> None:
         assert str(Ensemble(ensemble=("a.onnx", "b (2).ckpt"), **fields)) == line
 
     @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ class TestEnsembles:
             ({"ensemble": ["a.onnx", "a.onnx"]}, "model.ensemble.ensemble"),
         ],
     )
-    def test_what_is_none_is_refused(self, model: dict[str, Any], where: str) -> None:
+    def test_invalid_ensemble_is_rejected(self, model: dict[str, Any], where: str) -> None:
         with pytest.raises(PermanentError, match=f"not a valid SeparationTask: {where}") as caught:
             from_message(SeparationTask, message(task(model=model)))
         assert "hunter2" not in caught.value.message
@@ -185,7 +185,7 @@ class TestUnparsable:
             {"task_uuid": str(TASK)},
         ],
     )
-    def test_it_is_refused_for_good_without_showing_what_was_in_it(self, body: Any) -> None:
+    def test_invalid_message_is_rejected_without_quoting_it(self, body: Any) -> None:
         with pytest.raises(PermanentError) as caught:
             from_message(SeparationTask, message(body))
         assert caught.value.code is ErrorCode.MESSAGE_INVALID
@@ -193,29 +193,29 @@ class TestUnparsable:
         assert caught.value.__cause__ is None
         assert caught.value.__suppress_context__
 
-    def test_the_wrong_fields_are_named(self) -> None:
+    def test_invalid_fields_are_named(self) -> None:
         with pytest.raises(PermanentError, match="audio; hook_url"):
             from_message(SeparationTask, message({"task_uuid": str(TASK)}))
 
     @given(st.binary())
-    def test_no_bytes_do_worse(self, body: bytes) -> None:
+    def test_arbitrary_bytes_are_rejected(self, body: bytes) -> None:
         with pytest.raises(PermanentError):
             from_message(SeparationTask, message(body))
 
 
 class TestNames:
-    """Stems and models become part of keys and file names."""
+    """Names of stems and models become part of keys and file names."""
 
     @given(st.text(max_size=80))
-    def test_no_stem_is_a_path(self, name: str) -> None:
-        assume_harmless(StemNamed, name)
+    def test_stem_name_is_never_a_path(self, name: str) -> None:
+        check_harmless(StemNamed, name)
 
     @given(st.text(max_size=140))
-    def test_no_model_is_a_path(self, name: str) -> None:
-        assume_harmless(ModelNamed, name)
+    def test_model_name_is_never_a_path(self, name: str) -> None:
+        check_harmless(ModelNamed, name)
 
     @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "/etc/passwd", "a\0b", "a\n", "é", "-rf"])
-    def test_neither_takes_these(self, name: str) -> None:
+    def test_dangerous_names_are_rejected(self, name: str) -> None:
         with pytest.raises(ValidationError):
             SeparationTask(**task(model=name))
         with pytest.raises(ValidationError):
@@ -236,8 +236,8 @@ class ModelNamed(BaseModel):
         SeparationTask(**task(model=self.name))
 
 
-def assume_harmless(model: type[BaseModel], name: str) -> None:
-    """Either the name is refused, or it is a file name and nothing more."""
+def check_harmless(model: type[BaseModel], name: str) -> None:
+    """Check that the name is either rejected or a plain file name."""
     try:
         model(name=name)
     except ValidationError:
@@ -250,12 +250,12 @@ def assume_harmless(model: type[BaseModel], name: str) -> None:
 
 class TestEvents:
     @pytest.mark.parametrize("progress", [-0.1, 1.1])
-    def test_progress_is_a_share(self, progress: float) -> None:
+    def test_progress_is_between_0_and_1(self, progress: float) -> None:
         with pytest.raises(ValidationError):
             TaskEvent(task_uuid=TASK, status=TaskState.SEPARATING, progress=progress)
 
 
 @pytest.mark.parametrize("kind", PipelineError.__subclasses__())
-def test_only_permanent_failures_are_not_worth_asking_again(kind: type[PipelineError]) -> None:
+def test_only_permanent_failures_are_not_retryable(kind: type[PipelineError]) -> None:
     failure = Failure.from_error(kind("why", code=ErrorCode.INTERNAL))
     assert failure.retryable is (kind is not PermanentError)

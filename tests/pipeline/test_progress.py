@@ -1,3 +1,5 @@
+"""Progress events: throttling, rates, bounds."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ TASK = UUID("6f1c3e0a-8a55-4c43-a8f0-0a4a3e3f0d11")
 
 
 class Clock:
-    """Moves when it is told to."""
+    """A clock that only the test advances."""
 
     now = 100.0
 
@@ -43,7 +45,7 @@ def reporter(transport: EmbeddedTransport, clock: Clock) -> EventReporter:
 
 
 def events(transport: EmbeddedTransport) -> list[TaskEvent]:
-    """Everything that was reported so far."""
+    """Return all events so far."""
     subscription = transport.subscribe([TOPIC], "tests")
     seen = []
     while (delivery := subscription.receive(0.0)) is not None:
@@ -54,18 +56,18 @@ def events(transport: EmbeddedTransport) -> list[TaskEvent]:
     return seen
 
 
-def test_a_report_reaches_the_topic(transport: EmbeddedTransport, reporter: EventReporter) -> None:
-    reporter.report(TASK, TaskState.UPLOADING, 0.25, "half of a half")
+def test_report_reaches_the_topic(transport: EmbeddedTransport, reporter: EventReporter) -> None:
+    reporter.report(TASK, TaskState.UPLOADING, 0.25, "a quarter")
     (event,) = events(transport)
     assert (event.task_uuid, event.status, event.progress, event.message) == (
         TASK,
         TaskState.UPLOADING,
         0.25,
-        "half of a half",
+        "a quarter",
     )
 
 
-def test_progress_is_told_at_most_once_per_task_and_interval(
+def test_progress_is_sent_at_most_once_per_task_and_interval(
     transport: EmbeddedTransport, reporter: EventReporter, clock: Clock
 ) -> None:
     other = uuid4()
@@ -74,32 +76,32 @@ def test_progress_is_told_at_most_once_per_task_and_interval(
         reporter.progress(other, TaskState.SEPARATING, step / 10)
     clock.now += PROGRESS_INTERVAL
     reporter.progress(TASK, TaskState.SEPARATING, 0.9)
-    told = [(event.task_uuid, event.progress) for event in events(transport)]
-    assert told == [(TASK, 0.0), (other, 0.0), (TASK, 0.9)]
+    sent = [(event.task_uuid, event.progress) for event in events(transport)]
+    assert sent == [(TASK, 0.0), (other, 0.0), (TASK, 0.9)]
 
 
-def test_the_pace_goes_with_the_progress(transport: EmbeddedTransport, reporter: EventReporter) -> None:
+def test_progress_carries_the_rate(transport: EmbeddedTransport, reporter: EventReporter) -> None:
     reporter.progress(TASK, TaskState.DOWNLOADING, 0.5, TransferRate(2e6, 3.5))
     reporter.report(TASK, TaskState.SEPARATING)
-    told = [(event.bytes_per_second, event.seconds_left) for event in events(transport)]
-    assert told == [(2e6, 3.5), (None, None)]
+    sent = [(event.bytes_per_second, event.seconds_left) for event in events(transport)]
+    assert sent == [(2e6, 3.5), (None, None)]
 
 
-def test_changes_of_state_are_never_held_back(transport: EmbeddedTransport, reporter: EventReporter) -> None:
+def test_changes_of_state_are_never_throttled(transport: EmbeddedTransport, reporter: EventReporter) -> None:
     reporter.progress(TASK, TaskState.SEPARATING, 0.5)
     reporter.report(TASK, TaskState.UPLOADING)
     assert [event.status for event in events(transport)] == [TaskState.SEPARATING, TaskState.UPLOADING]
 
 
-@pytest.mark.parametrize(("fraction", "told"), [(-0.1, 0.0), (1.0000001, 1.0)])
-def test_rounding_errors_stay_within_bounds(
-    transport: EmbeddedTransport, reporter: EventReporter, fraction: float, told: float
+@pytest.mark.parametrize(("fraction", "sent"), [(-0.1, 0.0), (1.0000001, 1.0)])
+def test_progress_is_clamped(
+    transport: EmbeddedTransport, reporter: EventReporter, fraction: float, sent: float
 ) -> None:
     reporter.progress(TASK, TaskState.SEPARATING, fraction)
-    assert [event.progress for event in events(transport)] == [told]
+    assert [event.progress for event in events(transport)] == [sent]
 
 
-def test_an_event_is_not_sent_by_being_made(transport: EmbeddedTransport, reporter: EventReporter) -> None:
+def test_building_an_event_does_not_send_it(transport: EmbeddedTransport, reporter: EventReporter) -> None:
     message = reporter.event(TASK, TaskState.SUCCESS)
     assert events(transport) == []
     transport.publish(message)

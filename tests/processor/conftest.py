@@ -1,4 +1,4 @@
-"""The demo model in a folder of its own, and the processes that audio-separator may be imported in."""
+"""The demo model in a separate folder, and processes in which audio-separator may be imported."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from processor.workers.supervisor import WorkerSupervisor
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder that knows the demo model and no other. Not to be changed."""
+    """Return a model folder with only the demo model. Tests must not change it."""
     return write_demo_model(tmp_path_factory.mktemp("models")).parent
 
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For an engine's own working files."""
+    """Return a folder for the working files of an engine."""
     return tmp_path_factory.mktemp("scratch")
 
 
 @pytest.fixture(scope="session")
 def library() -> Iterator[ProcessPoolExecutor]:
-    """Runs functions of ``tests.processor.separation.upstream`` in one process of their own.
+    """Yield a pool of one process that runs the functions of ``tests.processor.separation.upstream``.
 
-    audio-separator is imported there, once, and not here: it leaves warning filters, loggers and lazy modules behind
-    that other tests would stumble over.
+    audio-separator is imported once, in that process: its import changes warning filters, loggers and lazy modules,
+    which would break other tests.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         yield pool
@@ -39,7 +39,7 @@ def library() -> Iterator[ProcessPoolExecutor]:
 
 @pytest.fixture(scope="session")
 def warm(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerSupervisor]:
-    """The real child with the demo model: to start one takes ten seconds and more. It may be killed."""
+    """Yield a real child with the demo model, whose start takes 10 s and more. Tests may kill it."""
     scratch = tmp_path_factory.mktemp("scratch")
     process = WorkerSupervisor(ChildSettings(model_dir, DEMO_MODEL_NAME, False, scratch))
     yield process

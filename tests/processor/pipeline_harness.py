@@ -1,4 +1,4 @@
-"""A processor on the embedded transport and a local hand-off, fed by a real HTTP server, its consumer loop running."""
+"""A running processor on the embedded transport with a local hand-off store."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from pipeline.storage.local.store import LocalStore
 from pipeline.transport import Message, Topic, Transport
 from pipeline.transport.embedded.transport import EmbeddedTransport
 from processor.disk_budget import DiskBudget
-from processor.job import Equipment, JobLimits
-from processor.service import Processor
+from processor.job import JobLimits, SeparationHandler
 from processor.workers.pool import WorkerPool
 from processor.workers.supervisor import WorkerSupervisor
 
@@ -43,8 +42,8 @@ POLICY = RetryPolicy(max_attempts=3, max_crashes=2, delays=(DELAY,), infrastruct
 
 
 @dataclass(frozen=True)
-class Way:
-    """From the topic of tasks to the topic of results."""
+class RunningProcessor:
+    """A processor that consumes the topic of tasks and publishes to the topic of results."""
 
     transport: EmbeddedTransport
     handoff: LocalStore
@@ -64,26 +63,26 @@ class Way:
         return result
 
     def next_message(self, topic: str) -> Message:
-        """The next one that no test has seen."""
+        """Return the next message of the topic that no earlier call has returned."""
         subscription = self.transport.subscribe([topic], "tests")
         delivery = subscription.receive(DEADLINE)
-        assert delivery is not None, f"nothing came to {topic}"
+        assert delivery is not None, f"{topic} has no further message"
         subscription.settle(delivery)
         subscription.close()
         return delivery.message
 
     def events(self) -> list[TaskEvent]:
-        """Everything that was reported so far."""
+        """Return all events so far."""
         return [from_message(TaskEvent, stored.message) for stored in self.transport.browse(EVENTS)]
 
     def stem_files(self) -> set[str]:
-        """Keys in the hand-off."""
+        """Return the keys in the hand-off store."""
         files = (path for path in (self.root / "handoff").rglob("*.wav") if "~" not in str(path))
         return {str(path.relative_to(self.root / "handoff")) for path in files}
 
 
-def equip(
-    processes: Sequence[WorkerSupervisor],
+def create_handler(
+    supervisors: Sequence[WorkerSupervisor],
     transport: Transport,
     handoff: ObjectStore,
     workdir: WorkDir,
@@ -91,46 +90,47 @@ def equip(
     *,
     prefetch_bytes: int = 10**9,
     limits: JobLimits = LIMITS,
-) -> Equipment:
-    """What a processor's jobs share."""
-    return Equipment(
-        pool=WorkerPool(processes, stop),
-        budget=DiskBudget(prefetch_bytes, stop, len(processes)),
+) -> SeparationHandler:
+    """Return the handler of a processor with these children and stores."""
+    return SeparationHandler(
+        pool=WorkerPool(supervisors, stop),
+        budget=DiskBudget(prefetch_bytes, stop, len(supervisors)),
         handoff=handoff,
         guard=UrlGuard(allow_private=True),
         reporter=EventReporter(transport, EVENTS),
         workdir=workdir,
         limits=limits,
+        result_topic=RESULTS,
     )
 
 
 @contextmanager
-def open_way(root: Path, *processes: WorkerSupervisor, lanes: int = 2) -> Iterator[Way]:
-    """A processor at work. When it is told to stop it must have left no working files behind."""
+def running_processor(root: Path, *supervisors: WorkerSupervisor, concurrency: int = 2) -> Iterator[RunningProcessor]:
+    """Run a processor. After its shutdown it must have left no working files."""
     transport = EmbeddedTransport(root / "broker.sqlite")
     transport.ensure_topics([Topic(name, None) for name in TOPICS])
     workdir, handoff, stop = WorkDir(root / "work"), LocalStore(root / "handoff"), StopSignal(DEADLINE)
     consumer: Consumer[SeparationTask] = Consumer(
         subscription=transport.subscribe([TASKS, RETRIES], "processors"),
         parse=lambda message: from_message(SeparationTask, message),
-        worker=Processor(equip(processes, transport, handoff, workdir, stop), RESULTS),
+        handler=create_handler(supervisors, transport, handoff, workdir, stop),
         policy=POLICY,
         sources=frozenset([TASKS]),
         retry_topics={DELAY: RETRIES},
         dead_letter_topic=DEAD,
         stop=stop,
-        lanes=lanes,
+        concurrency=concurrency,
     )
-    running = threading.Thread(target=consumer.run, name="consumer")
-    running.start()
+    thread = threading.Thread(target=consumer.run, name="consumer")
+    thread.start()
     try:
-        yield Way(transport, handoff, root)
+        yield RunningProcessor(transport, handoff, root)
     finally:
         stop.request("the test is over")
-        running.join(DEADLINE)
-        assert not running.is_alive()
-        left = [path.name for path in workdir.path.iterdir()]
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+        remaining = [path.name for path in workdir.path.iterdir()]
         workdir.close()
         transport.close()
-    assert left == ["lock"]
+    assert remaining == ["lock"]
     assert [path.name for path in (root / "work").iterdir()] == [".job-files.lock"]

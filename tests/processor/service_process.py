@@ -1,4 +1,4 @@
-"""``python -m processor`` as a process, and what can be seen of it from outside."""
+"""``python -m processor`` as a process, and its health endpoints."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ KNOWN = {str(field.alias) for section in SECTIONS for field in section.model_fie
 
 @contextmanager
 def processor(folder: Path, *behaviours: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """The processor in a folder without ``.env``, with these settings and no others.
+    """Run the processor in a folder without ``.env``, with only these settings.
 
-    With ``behaviours``, its children show them instead of loading a model.
+    With ``behaviours``, its children are scripted instead of loading a model.
     """
     inherited = {name: value for name, value in os.environ.items() if name not in KNOWN}
     own = {"PYTHONPATH": str(ROOT), "DATA_DIR": str(folder / "data"), "PROCESSOR_HEALTH_PORT": "0"}
-    own["PROCESSOR_DEVICES"] = "cpu"  # one child, whatever this machine has
+    own["PROCESSOR_DEVICES"] = "cpu"  # one child on any machine
     scripted = ["tests.processor.workers.children.service", str(folder), *behaviours]
     with subprocess.Popen(
         [sys.executable, "-m", *(scripted if behaviours else ["processor"])],
@@ -44,15 +44,15 @@ def processor(folder: Path, *behaviours: str, **variables: str) -> Iterator[subp
 
 
 def port_of(lines: list[dict[str, Any]]) -> int:
-    """Where its health is asked."""
+    """Return the port of the health endpoints."""
     (port,) = (line["port"] for line in lines if line["event"] == "listening")
     return int(port)
 
 
 def ask(port: int, path: str) -> tuple[int, Any]:
-    """The status and the body of the answer."""
+    """Return the status and the body of the response."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=DEADLINE) as answer:
-            return answer.status, json.load(answer)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=DEADLINE) as response:
+            return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)

@@ -1,4 +1,4 @@
-"""Source files of every kind for the tests, and what became of them."""
+"""Source files in all formats for tests, and helpers for decoding them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Signal = NDArray[np.float32]
 
 
 def noise(seconds: float, *, rate: int = RATE, channels: int = 2, peak: float = 0.5, seed: int = 0) -> Signal:
-    """Noise below 3 kHz, which every codec keeps and whose place in time can be told; the same each time."""
+    """Return reproducible noise ``(channels, frames)`` below 3 kHz: all codecs keep it, and its delay is measurable."""
     frames = round(seconds * rate)
     spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal((channels, frames)))
     spectrum[:, np.fft.rfftfreq(frames, 1 / rate) > 3000] = 0
@@ -35,7 +35,7 @@ def noise(seconds: float, *, rate: int = RATE, channels: int = 2, peak: float = 
 def write_pcm(
     path: Path, signal: Signal, *, rate: int = RATE, subtype: str = "PCM_16", container: str | None = None
 ) -> Path:
-    """What libsndfile writes."""
+    """Write a file with libsndfile."""
     soundfile.write(path, signal.T, rate, subtype=subtype, format=container)
     return path
 
@@ -54,7 +54,7 @@ def write_av(
     bit_rate: int | None = None,
     options: Mapping[str, str] | None = None,
 ) -> Path:
-    """What ffmpeg writes. ``options`` are the container's. ``irregular``: the rate of the pictures varies."""
+    """Write a file with ffmpeg. ``options`` are those of the container. ``irregular``: variable video frame rate."""
     with av.open(str(path), "w", format=container, options=dict(options or {})) as output:
         # All streams first: the header is written with the first packet.
         video = _video_stream(output) if video_seconds else None
@@ -80,7 +80,7 @@ def _audio_stream(
 
 
 def write_video(path: Path, seconds: float) -> Path:
-    """A film without sound."""
+    """Write a video without audio."""
     with av.open(str(path), "w", format="mp4") as output:
         _write_pictures(output, _video_stream(output), seconds)
     return path
@@ -94,30 +94,30 @@ def _write_pictures(
     output: av.container.OutputContainer, stream: av.VideoStream, seconds: float, *, irregular: bool = False
 ) -> None:
     picture = np.zeros((64, 64, 3), np.uint8)
-    places = range(round(seconds * 25))
-    for place in (number for number in places if not irregular or number**2 % 7 < 2):
+    numbers = range(round(seconds * 25))
+    for number in (number for number in numbers if not irregular or number**2 % 7 < 2):
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-        frame.pts, frame.time_base = place, Fraction(1, 25)
+        frame.pts, frame.time_base = number, Fraction(1, 25)
         output.mux(stream.encode(frame))
     output.mux(stream.encode(None))
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """The outcome of ``decode``."""
+    """A decoded file."""
 
     mixture: Mixture
     scaled: Signal
-    """As the model sees it."""
+    """The input of the model, ``(channels, frames)``."""
 
     @property
     def signal(self) -> Signal:
-        """At the song's own level."""
+        """Return the samples at their original level, ``(channels, frames)``."""
         return (self.scaled * np.float32(self.mixture.peak)).astype(np.float32)
 
 
 def decoded(source: Path, *, max_seconds: float = 60.0) -> Decoded:
-    """Decode into a folder of its own beside the source."""
+    """Decode into a new folder beside the source."""
     folder = source.with_name(f"{source.name}-decoded")
     folder.mkdir()
     mixture = decode(source, folder, max_seconds=max_seconds, cancel=CancelToken())
@@ -128,7 +128,7 @@ def decoded(source: Path, *, max_seconds: float = 60.0) -> Decoded:
 
 
 def lag(reference: Signal, signal: Signal) -> int:
-    """How many samples ``signal`` is late, by the peak of the cross-correlation of the left channels."""
+    """Return the delay of ``signal`` in samples: the peak of the cross-correlation of the left channels."""
     size = 1 << (reference.shape[1] + signal.shape[1]).bit_length()
     product = np.fft.rfft(reference[0], size).conj() * np.fft.rfft(signal[0], size)
     position = int(np.argmax(np.fft.irfft(product, size)))
@@ -136,7 +136,7 @@ def lag(reference: Signal, signal: Signal) -> int:
 
 
 def refusal(source: Path, *, max_seconds: float = 60.0) -> PermanentError:
-    """Why ``source`` cannot be decoded."""
+    """Return the error with which decoding ``source`` fails."""
     with pytest.raises(PermanentError) as caught:
         decoded(source, max_seconds=max_seconds)
     assert str(source.parent) not in caught.value.message
@@ -144,7 +144,7 @@ def refusal(source: Path, *, max_seconds: float = 60.0) -> PermanentError:
 
 
 SONG = noise(4.0)
-#: Ways to write a song of 4 s.
+#: Functions that write a song of 4 s, by format.
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "wav": lambda path: write_pcm(path, SONG, container="WAV"),
     "wav with fact": lambda path: write_pcm(path, SONG, subtype="PCM_24", container="WAVEX"),

@@ -1,4 +1,4 @@
-"""A job that is cancelled stops wherever it is, at once, and leaves nothing behind; the next one finds all in order."""
+"""A cancelled job stops at once at any stage, leaves no files, and does not disturb the next one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.consuming.consumer import Outcome
+from pipeline.consuming.handler import Outcome
 from pipeline.errors import CancelledError, ErrorCode
-from processor.workers import supervisor as separation_module
+from processor.workers import supervisor as supervisor_module
 from tests.processor.workbench import Bench, Job, open_bench, result_of
 from tests.processor.worker_threads import DEADLINE, eventually
 from tests.support.source_server import silence, stall_after
@@ -21,36 +21,36 @@ from tests.support.source_server import silence, stall_after
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a job may be when it is cancelled."""
+    """A stage at which a job may be cancelled."""
 
     behaviours: tuple[str, ...]
-    is_there: Callable[[Bench], object]
+    wait_until_reached: Callable[[Bench], object]
     """Returns once the job is at this stage."""
     path: str = "/song"
     others: int = 0
-    """Jobs that came before it."""
+    """Number of jobs before it."""
     options: dict[str, Any] = field(default_factory=dict)
 
 
 def begun(at: Bench) -> None:
-    """The child has the job in hand."""
+    """Wait until the child works on the job."""
     eventually(lambda: (at.root / "begun-1").exists())
 
 
 STAGES = {
     "no answer": Stage(("work",), lambda at: at.source.wait_for_requests(1), "/silent"),
     "fetching": Stage(("work",), lambda at: at.source.wait_for_requests(1), "/stalls"),
-    "waiting for room on the disk": Stage(
+    "waiting for disk space": Stage(
         ("finish_when_released_in_job",),
-        lambda at: eventually(lambda: len(at.equipment.budget._line) == 3),
+        lambda at: eventually(lambda: len(at.handler.budget._queue) == 3),
         others=2,
         options={"prefetch_bytes": 1},
     ),
-    "waiting for the device": Stage(("finish_when_released_in_job",), lambda at: at.wait_for_line(2), others=1),
-    "waiting for the model": Stage(("get_ready_when_released",), lambda at: at.wait_for_line(1)),
+    "waiting for the device": Stage(("finish_when_released_in_job",), lambda at: at.wait_for_queue(2), others=1),
+    "waiting for the model": Stage(("get_ready_when_released",), lambda at: at.wait_for_queue(1)),
     "loading its own model": Stage(("hang_while_loading", "work"), begun),
     "separating": Stage(("finish_when_released_in_job",), begun),
-    "separating, deaf": Stage(("ignore_cancel_in_job", "work"), begun),
+    "separating without checking for messages": Stage(("ignore_cancel_in_job", "work"), begun),
     "handing off": Stage(
         ("work",), lambda at: eventually(lambda: at.store.connections > 0), options={"silent_store": True}
     ),
@@ -58,66 +58,64 @@ STAGES = {
 
 
 @contextmanager
-def brought_to(stage: Stage, root: Path) -> Iterator[tuple[Bench, list[Future[Outcome]], Job, Future[Outcome]]]:
-    """The bench, those that came before, the job, its handling."""
+def job_at(stage: Stage, root: Path) -> Iterator[tuple[Bench, list[Future[Outcome]], Job, Future[Outcome]]]:
+    """Bring a job to the stage. Yields the bench, the futures of the jobs before it, the job, and its future."""
     with open_bench(root, *stage.behaviours, **stage.options) as at:
         at.source.add("/silent", silence)
         at.source.add("/stalls", stall_after((root / "song.wav").read_bytes(), 10_000))
         before: list[Future[Outcome]] = []
         for number in range(1, stage.others + 1):
             before.append(at.job().handle())
-            at.wait_for_line(number)  # or another one might be first
+            at.wait_for_queue(number)  # keeps the order of the jobs
         job = at.job(stage.path)
         handling = job.handle()
-        stage.is_there(at)
+        stage.wait_until_reached(at)
         assert not handling.done()
         yield at, before, job, handling
 
 
-def may_finish(at: Bench) -> None:
+def allow_all_to_finish(at: Bench) -> None:
     (at.root / "go").touch()
     for number in range(1, 10):
-        at.tell(number)
+        at.allow_to_finish(number)
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
-def test_a_job_that_went_to_another_member_is_let_go(
-    tmp_path: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(separation_module, "CANCEL_GRACE", 0.3)
-    with brought_to(stage, tmp_path) as (at, before, job, handling):
+def test_lost_job_stops_and_is_cleaned_up(tmp_path: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_module, "CANCEL_GRACE", 0.3)
+    with job_at(stage, tmp_path) as (at, before, job, handling):
         job.context.cancel.cancel(ErrorCode.DELIVERY_LOST)
         error = handling.exception(DEADLINE)
         assert isinstance(error, CancelledError)
         assert error.code is ErrorCode.DELIVERY_LOST
-        job.context.clear()
+        job.close()
         assert len(at.work_folders()) == len(before)
-        assert len(at.equipment.budget._line) == len(before)
-        may_finish(at)
+        assert len(at.handler.budget._queue) == len(before)
+        allow_all_to_finish(at)
         for other in before:
             result_of(other)
         if not stage.options.get("silent_store"):
             assert at.job().separate().status == "success"
 
 
-@pytest.mark.parametrize("name", ["waiting for room on the disk", "waiting for the device"])
-def test_when_the_service_stops_a_job_that_would_have_to_wait_is_given_back(tmp_path: Path, name: str) -> None:
-    with brought_to(STAGES[name], tmp_path) as (at, before, job, handling):
+@pytest.mark.parametrize("name", ["waiting for disk space", "waiting for the device"])
+def test_waiting_job_is_released_during_a_shutdown(tmp_path: Path, name: str) -> None:
+    with job_at(STAGES[name], tmp_path) as (at, before, job, handling):
         at.stop.request("test")
         error = handling.exception(DEADLINE)
         assert isinstance(error, CancelledError)
         assert error.code is ErrorCode.SHUTTING_DOWN
         assert not job.context.cancel.is_set()
-        # So is what waited before it, while the one at the device may finish.
+        # The jobs that waited before it are released as well, while the one at the device may finish.
         assert not before[0].done()
         assert [type(other.exception(DEADLINE)) for other in before[1:]] == [CancelledError] * (len(before) - 1)
-        may_finish(at)
+        allow_all_to_finish(at)
         result_of(before[0])
 
 
 @pytest.mark.parametrize("name", ["waiting for the model", "separating"])
-def test_when_the_service_stops_a_job_at_the_device_may_finish(tmp_path: Path, name: str) -> None:
-    with brought_to(STAGES[name], tmp_path) as (at, _, _, handling):
+def test_job_at_the_device_may_finish_during_a_shutdown(tmp_path: Path, name: str) -> None:
+    with job_at(STAGES[name], tmp_path) as (at, _, _, handling):
         at.stop.request("test")
-        may_finish(at)
+        allow_all_to_finish(at)
         result_of(handling)

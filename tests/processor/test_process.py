@@ -1,4 +1,4 @@
-"""``python -m processor`` as a process: how it starts, what it says, how it ends."""
+"""``python -m processor`` as a process: start-up, logs, exit status."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from tests.support.source_server import SourceServer
 
 
 @pytest.mark.slow
-def test_from_start_to_stop(tmp_path: Path, model_dir: Path) -> None:
-    """It says that it is ready when it is, does a job, and ends with its child, leaving no working files."""
+def test_start_job_and_shutdown(tmp_path: Path, model_dir: Path) -> None:
+    """It reports readiness, does a job, and ends together with its child, without working files."""
     song = write_pcm(tmp_path / "song.wav", noise(0.5)).read_bytes()
     task = SeparationTask(task_uuid=uuid4(), audio="", hook_url="http://127.0.0.1/hook")
     settings = {"MODEL_NAME": DEMO_MODEL_NAME, "MODEL_FILE_DIR": str(model_dir), "ALLOW_PRIVATE_NETWORKS": "true"}
@@ -71,7 +71,7 @@ def test_from_start_to_stop(tmp_path: Path, model_dir: Path) -> None:
         DEMO_MODEL_NAME,
         "cpu",
     )
-    # All that is logged about the job can be found by it.
+    # All log lines about the job carry its id.
     assert {line["event"] for line in lines if line.get("task_uuid") == str(task.task_uuid)} >= {
         "downloaded",
         "separating",
@@ -82,18 +82,18 @@ def test_from_start_to_stop(tmp_path: Path, model_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_its_model_it_refuses_to_start(tmp_path: Path) -> None:
-    """Neither on disk nor to be downloaded: one sentence, and no topic is so much as looked at."""
+def test_missing_model_prevents_the_start(tmp_path: Path) -> None:
+    """A model that is neither on disk nor downloadable gives one error sentence, and no topic is consumed."""
     with socket.create_server(("127.0.0.1", 0)) as reserved:
-        nobody = f"http://127.0.0.1:{reserved.getsockname()[1]}"
-    tiny_models.list_demucs(tmp_path / "models", "absent.yaml", "absent.th", nobody)
+        closed_port = f"http://127.0.0.1:{reserved.getsockname()[1]}"
+    tiny_models.list_demucs(tmp_path / "models", "absent.yaml", "absent.th", closed_port)
     settings = {"MODEL_NAME": "absent.yaml", "MODEL_FILE_DIR": "models", "ALLOW_PRIVATE_NETWORKS": "true"}
     with processor(tmp_path, **settings) as running:
         _, stderr = running.communicate(timeout=DEADLINE)
     lines = [json.loads(line) for line in stderr.splitlines()]
 
     assert running.returncode == 69
-    (refusal,) = (line for line in lines if line["event"] == "cannot_run")
+    (refusal,) = (line for line in lines if line["event"] == "startup_failed")
     assert refusal["code"] == "model_unavailable"
     assert refusal["error"] == (
         "the model absent.yaml is not complete in MODEL_FILE_DIR and cannot be downloaded (source unavailable): put "
@@ -102,7 +102,7 @@ def test_without_its_model_it_refuses_to_start(tmp_path: Path) -> None:
     assert "consuming" not in {line["event"] for line in lines}
 
 
-def test_told_to_stop_while_it_loads_it_stops(tmp_path: Path, model_dir: Path) -> None:
+def test_signal_during_the_start_stops_it(tmp_path: Path, model_dir: Path) -> None:
     settings = {"MODEL_NAME": DEMO_MODEL_NAME, "MODEL_FILE_DIR": str(model_dir)}
     with processor(tmp_path, **settings) as running:
         parent = psutil.Process(running.pid)
@@ -128,7 +128,7 @@ def test_told_to_stop_while_it_loads_it_stops(tmp_path: Path, model_dir: Path) -
         ("PROCESSOR_CONCURRENCY", "none"),
     ],
 )
-def test_a_setting_that_cannot_be_used_is_named(
+def test_unusable_setting_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -142,7 +142,7 @@ def test_a_setting_that_cannot_be_used_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_setting_that_cannot_be_used_is_the_exit_status(tmp_path: Path) -> None:
+def test_unusable_setting_gives_the_exit_status(tmp_path: Path) -> None:
     with processor(tmp_path, REQUIRE_GPU="perhaps") as running:
         _, stderr = running.communicate(timeout=DEADLINE)
     assert running.returncode == 78
@@ -150,12 +150,12 @@ def test_a_setting_that_cannot_be_used_is_the_exit_status(tmp_path: Path) -> Non
     assert len(stderr.splitlines()) == 1
 
 
-def test_a_working_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_unusable_working_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with processor(tmp_path, TEMP_DIR=str(tmp_path / "file")) as running:
         _, stderr = running.communicate(timeout=DEADLINE)
     assert running.returncode == ExitCode.UNAVAILABLE
-    (line,) = (json.loads(text) for text in stderr.splitlines() if "cannot_run" in text)
+    (line,) = (json.loads(text) for text in stderr.splitlines() if "startup_failed" in text)
     assert line["error"] == "TEMP_DIR cannot be used: File exists"
 
 
@@ -166,7 +166,7 @@ GPU 1: NVIDIA L4 (UUID: GPU-bbbb)
 
 
 def path_with_driver(folder: Path) -> str:
-    """A ``PATH`` on which there is a program that lists GPUs."""
+    """Return a ``PATH`` with a program that lists GPUs."""
     program = folder / "bin" / "nvidia-smi"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\ncat <<'END'\n{LISTING}END\n")
@@ -174,14 +174,14 @@ def path_with_driver(folder: Path) -> str:
     return f"{program.parent}{os.pathsep}{os.environ['PATH']}"
 
 
-def seen_by(child: psutil.Process) -> tuple[str | None, str | None]:
-    """Its device, and its threads."""
+def device_and_threads_of(child: psutil.Process) -> tuple[str | None, str | None]:
+    """Return the variables of a child that select its device and its number of threads."""
     variables = child.environ()
     return variables.get("CUDA_VISIBLE_DEVICES"), variables.get("OMP_NUM_THREADS")
 
 
 @pytest.mark.parametrize(
-    ("settings", "labels", "seen"),
+    ("settings", "labels", "visible_devices"),
     [
         (
             {"PROCESSOR_DEVICES": "auto", "PROCESSOR_CONCURRENCY": "2"},
@@ -192,8 +192,8 @@ def seen_by(child: psutil.Process) -> tuple[str | None, str | None]:
         ({"PROCESSOR_DEVICES": "cpu", "PROCESSOR_CONCURRENCY": "2"}, ["cpu", "cpu"], ["", ""]),
     ],
 )
-def test_each_child_sees_its_own_device_and_all_end_with_the_processor(
-    tmp_path: Path, settings: dict[str, str], labels: list[str], seen: list[str]
+def test_each_child_sees_one_device_and_ends_with_the_processor(
+    tmp_path: Path, settings: dict[str, str], labels: list[str], visible_devices: list[str]
 ) -> None:
     with processor(tmp_path, "work", PATH=path_with_driver(tmp_path), **settings) as running:
         lines = lines_until(running, "consuming")
@@ -201,16 +201,16 @@ def test_each_child_sees_its_own_device_and_all_end_with_the_processor(
         eventually(lambda: all(each["state"] == "ready" for each in ask(port, "/ready")[1]["children"]), DEADLINE)
         shown = ask(port, "/ready")[1]["children"]
         children = [psutil.Process(each["pid"]) for each in shown]
-        environments = [seen_by(child) for child in children]
-        ours = psutil.Process(running.pid).environ().get("CUDA_VISIBLE_DEVICES")
+        environments = [device_and_threads_of(child) for child in children]
+        variable = psutil.Process(running.pid).environ().get("CUDA_VISIBLE_DEVICES")
         running.send_signal(signal.SIGTERM)
         lines += lines_until(running, "stopped")
         assert running.wait(DEADLINE) == ExitCode.OK
     assert [each["device"] for each in shown] == labels
     share = str(max(1, usable_cores() // len(labels)))
     threads = os.environ.get("OMP_NUM_THREADS", share)
-    assert environments == [(visible, threads) for visible in seen]
-    assert ours == settings.get("CUDA_VISIBLE_DEVICES")
+    assert environments == [(visible, threads) for visible in visible_devices]
+    assert variable == settings.get("CUDA_VISIBLE_DEVICES")
     (consuming,) = (line for line in lines if line["event"] == "consuming")
     assert consuming["concurrency"] == len(labels) + 3
     assert psutil.wait_procs(children, timeout=DEADLINE)[1] == []
@@ -226,7 +226,7 @@ def test_each_child_sees_its_own_device_and_all_end_with_the_processor(
         ),
     ],
 )
-def test_devices_that_cannot_be_are_the_exit_status(tmp_path: Path, settings: dict[str, str], sentence: str) -> None:
+def test_unusable_devices_give_the_exit_status(tmp_path: Path, settings: dict[str, str], sentence: str) -> None:
     with processor(tmp_path, "work", PATH=path_with_driver(tmp_path), **settings) as running:
         _, stderr = running.communicate(timeout=DEADLINE)
     assert running.returncode == ExitCode.CONFIG

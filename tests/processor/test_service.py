@@ -1,4 +1,4 @@
-"""One task from the topic to the hand-off, through a real source, the real consumer loop and the real child."""
+"""Tasks from the topic to the hand-off store, with a real source, a real consumer loop and a real child."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.messages import OutputFormat, SeparationResult, TaskState, from_me
 from pipeline.service.metrics import REGISTRY
 from pipeline.storage.object_keys import handoff_key
 from processor.workers.supervisor import WorkerSupervisor
-from tests.processor.pipeline_harness import RESULTS, Way, open_way
+from tests.processor.pipeline_harness import RESULTS, RunningProcessor, running_processor
 from tests.processor.source_files import RATE, noise, write_av, write_pcm
 from tests.processor.worker_threads import eventually
 from tests.support.source_server import Behaviour, SourceServer, answer, content, reset_after, sequence
@@ -27,9 +27,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def way(tmp_path: Path, warm: WorkerSupervisor) -> Iterator[Way]:
-    with open_way(tmp_path, warm) as opened:
-        yield opened
+def processor(tmp_path: Path, warm: WorkerSupervisor) -> Iterator[RunningProcessor]:
+    with running_processor(tmp_path, warm) as running:
+        yield running
 
 
 @pytest.fixture
@@ -44,20 +44,20 @@ def song(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return write_pcm(folder / "song.flac", noise(2.0, peak=0.4), subtype="PCM_24").read_bytes()
 
 
-def test_a_song_becomes_stems_in_the_hand_off(way: Way, source: SourceServer, song: bytes) -> None:
+def test_song_becomes_stems_in_the_hand_off(processor: RunningProcessor, source: SourceServer, song: bytes) -> None:
     source.serve_bytes("/song", song)
-    result = way.separate(source.url("/song"), metadata={"ours": [1]}, output_format=OutputFormat.FLAC)
+    result = processor.separate(source.url("/song"), metadata={"ours": [1]}, output_format=OutputFormat.FLAC)
 
     assert (result.status, result.error, result.degraded) == ("success", None, ())
-    asked = (result.task.hook_url, result.task.metadata, result.task.output_format)
-    assert asked == ("http://client/hook", {"ours": [1]}, "flac")
+    fields = (result.task.hook_url, result.task.metadata, result.task.output_format)
+    assert fields == ("http://client/hook", {"ours": [1]}, "flac")
     assert (result.model, result.device) == (DEMO_MODEL_NAME, "cpu")
     assert list(result.timings) == ["wait", "download", "decode", "separate", "handoff"]
     assert {stem.name for stem in result.stems} == {"vocals", "instrumental"}
     total = np.zeros((2 * RATE, 2))
     for stem in result.stems:
         assert stem.key == handoff_key(result.task_uuid, "", stem.name, stem.sha256)
-        path = way.handoff.path_of(stem.key)
+        path = processor.handoff.path_of(stem.key)
         assert path is not None
         data = path.read_bytes()
         assert (stem.bytes, stem.sha256) == (len(data), hashlib.sha256(data).hexdigest())
@@ -66,48 +66,52 @@ def test_a_song_becomes_stems_in_the_hand_off(way: Way, source: SourceServer, so
         assert stem.peak == np.max(np.abs(samples))
         total += samples
     np.testing.assert_allclose(total.T, noise(2.0, peak=0.4), atol=1e-5)
-    states = [event.status for event in way.events()]
+    states = [event.status for event in processor.events()]
     assert list(dict.fromkeys(states)) == [TaskState.DOWNLOADING, TaskState.SEPARATING]
 
 
-def test_a_task_that_comes_twice_gives_the_same_stems(way: Way, source: SourceServer, song: bytes) -> None:
+def test_redelivered_task_gives_the_same_stems(processor: RunningProcessor, source: SourceServer, song: bytes) -> None:
     source.serve_bytes("/song", song)
     task_uuid = uuid4()
-    first, second = (way.separate(source.url("/song"), task_uuid) for _ in range(2))
+    first, second = (processor.separate(source.url("/song"), task_uuid) for _ in range(2))
     assert first.stems == second.stems
-    assert way.stem_files() == {stem.key for stem in first.stems}
+    assert processor.stem_files() == {stem.key for stem in first.stems}
 
 
-def test_what_was_changed_is_told(way: Way, source: SourceServer, tmp_path: Path) -> None:
+def test_down_mix_is_reported(processor: RunningProcessor, source: SourceServer, tmp_path: Path) -> None:
     surround = write_av(tmp_path / "song.flac", noise(0.5, channels=6), "flac", "flac", layout="5.1")
     source.serve_bytes("/song", surround.read_bytes())
-    assert way.separate(source.url("/song"), stems=("vocals",)).degraded == ("down-mixed from 6 channels to stereo",)
-    assert len(way.stem_files()) == 1
+    assert processor.separate(source.url("/song"), stems=("vocals",)).degraded == (
+        "down-mixed from 6 channels to stereo",
+    )
+    assert len(processor.stem_files()) == 1
 
 
-def test_a_tenth_of_a_second_is_a_song(way: Way, source: SourceServer, tmp_path: Path) -> None:
+def test_song_of_a_tenth_of_a_second(processor: RunningProcessor, source: SourceServer, tmp_path: Path) -> None:
     source.serve_bytes("/song", write_pcm(tmp_path / "song.wav", noise(0.1)).read_bytes())
-    result = way.separate(source.url("/song"))
+    result = processor.separate(source.url("/song"))
     assert [stem.duration for stem in result.stems] == [0.1, 0.1]
 
 
 @pytest.mark.parametrize(
-    "trouble", [answer(503), answer(503, {"Retry-After": "0"}), answer(429), lambda exchange: exchange.reset()]
+    "fault", [answer(503), answer(503, {"Retry-After": "0"}), answer(429), lambda exchange: exchange.reset()]
 )
-def test_passing_trouble_is_tried_again(way: Way, source: SourceServer, song: bytes, trouble: Behaviour) -> None:
-    source.add("/song", sequence(trouble, content(song)))
-    assert way.separate(source.url("/song")).status == "success"
+def test_temporary_fault_is_retried(
+    processor: RunningProcessor, source: SourceServer, song: bytes, fault: Behaviour
+) -> None:
+    source.add("/song", sequence(fault, content(song)))
+    assert processor.separate(source.url("/song")).status == "success"
     assert source.connections == 2
 
 
-def test_a_download_that_breaks_off_is_tried_again(way: Way, source: SourceServer, song: bytes) -> None:
+def test_interrupted_download_is_retried(processor: RunningProcessor, source: SourceServer, song: bytes) -> None:
     source.add("/song", sequence(reset_after(song, 10_000), reset_after(song, len(song) - 1), content(song)))
-    assert way.separate(source.url("/song")).status == "success"
+    assert processor.separate(source.url("/song")).status == "success"
     assert source.connections == 3
 
 
-def failure(result: SeparationResult) -> tuple[ErrorKind, ErrorCode]:
-    """Of a result that has nothing but its failure."""
+def failure_of(result: SeparationResult) -> tuple[ErrorKind, ErrorCode]:
+    """Check that the result contains only a failure, and return its kind and code."""
     assert (result.status, result.stems, result.model) == ("failed", (), None)
     assert result.error is not None
     assert result.error.message
@@ -116,17 +120,17 @@ def failure(result: SeparationResult) -> tuple[ErrorKind, ErrorCode]:
 
 
 @pytest.mark.parametrize("status", [404, 410])
-def test_a_source_that_is_not_there_fails_at_once(way: Way, source: SourceServer, status: int) -> None:
+def test_missing_source_fails_at_once(processor: RunningProcessor, source: SourceServer, status: int) -> None:
     source.add("/song", answer(status))
-    result = way.separate(source.url("/song"), metadata={"ours": 1})
-    assert failure(result) == (ErrorKind.PERMANENT, ErrorCode.SOURCE_NOT_FOUND)
+    result = processor.separate(source.url("/song"), metadata={"ours": 1})
+    assert failure_of(result) == (ErrorKind.PERMANENT, ErrorCode.SOURCE_NOT_FOUND)
     assert (result.task.hook_url, result.task.metadata) == ("http://client/hook", {"ours": 1})
     assert source.connections == 1
 
 
-def test_trouble_that_does_not_pass_fails_in_the_end(way: Way, source: SourceServer) -> None:
+def test_permanent_outage_of_the_source_fails_the_task(processor: RunningProcessor, source: SourceServer) -> None:
     source.add("/song", answer(503))
-    assert failure(way.separate(source.url("/song"))) == (ErrorKind.TRANSIENT, ErrorCode.SOURCE_UNAVAILABLE)
+    assert failure_of(processor.separate(source.url("/song"))) == (ErrorKind.TRANSIENT, ErrorCode.SOURCE_UNAVAILABLE)
     assert source.connections == 3
 
 
@@ -144,44 +148,48 @@ def test_trouble_that_does_not_pass_fails_in_the_end(way: Way, source: SourceSer
         (lambda song, folder: bytes(10_000_001), ErrorCode.SOURCE_TOO_LARGE),
     ],
 )
-def test_what_cannot_be_a_song_fails_at_once(
-    way: Way, source: SourceServer, song: bytes, tmp_path: Path, served: Callable[[bytes, Path], bytes], code: ErrorCode
+def test_unusable_file_fails_at_once(
+    processor: RunningProcessor,
+    source: SourceServer,
+    song: bytes,
+    tmp_path: Path,
+    served: Callable[[bytes, Path], bytes],
+    code: ErrorCode,
 ) -> None:
     source.serve_bytes("/song", served(song, tmp_path))
-    assert failure(way.separate(source.url("/song"))) == (ErrorKind.PERMANENT, code)
+    assert failure_of(processor.separate(source.url("/song"))) == (ErrorKind.PERMANENT, code)
     assert source.connections == 1
-    assert way.stem_files() == set()
+    assert processor.stem_files() == set()
 
 
 @pytest.mark.parametrize(
-    ("wish", "code"),
+    ("fields", "code"),
     [
         ({"stems": ("kazoo",)}, ErrorCode.STEM_UNKNOWN),
         ({"model": "no-such-model.onnx"}, ErrorCode.MODEL_UNKNOWN),
     ],
 )
-def test_what_cannot_be_done_fails_at_once(
-    way: Way, source: SourceServer, song: bytes, wish: dict[str, Any], code: ErrorCode
+def test_impossible_request_fails_at_once(
+    processor: RunningProcessor, source: SourceServer, song: bytes, fields: dict[str, Any], code: ErrorCode
 ) -> None:
     source.serve_bytes("/song", song)
-    assert failure(way.separate(source.url("/song"), **wish)) == (ErrorKind.PERMANENT, code)
+    assert failure_of(processor.separate(source.url("/song"), **fields)) == (ErrorKind.PERMANENT, code)
 
 
 def failures() -> float:
-    """Tries that failed so far for want of a store."""
+    """Return the number of tries that have failed because of the store."""
     labels = {"kind": ErrorKind.INFRASTRUCTURE.value, "code": ErrorCode.STORAGE_UNAVAILABLE.value}
     return REGISTRY.get_sample_value("uvr_failures_total", labels) or 0.0
 
 
-def test_a_hand_off_that_is_away_is_waited_for(way: Way, source: SourceServer, song: bytes) -> None:
-    """Nothing is wrong with the job, so it is neither failed nor is an attempt spent, however often it is tried,
-    nor is it fetched and separated again."""
-    (way.root / "handoff").write_text("in the way of the folder")
+def test_job_waits_for_an_unavailable_hand_off(processor: RunningProcessor, source: SourceServer, song: bytes) -> None:
+    """The job neither fails nor spends an attempt, and is not fetched and separated again."""
+    (processor.root / "handoff").write_text("a file in place of the folder")
     source.serve_bytes("/song", song)
     before = failures()
-    task = way.send(source.url("/song"))
+    task = processor.send(source.url("/song"))
     eventually(lambda: failures() >= before + 5)
-    (way.root / "handoff").unlink()
-    result = from_message(SeparationResult, way.next_message(RESULTS))
+    (processor.root / "handoff").unlink()
+    result = from_message(SeparationResult, processor.next_message(RESULTS))
     assert (result.task_uuid, result.status) == (task, "success")
     assert source.connections == 1

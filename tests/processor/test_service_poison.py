@@ -1,4 +1,4 @@
-"""A task that takes its child down is tried once more, then put aside; the tasks behind it are not held up."""
+"""A task that crashes its child is retried once, then quarantined; other tasks are not blocked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.errors import ErrorCode, ErrorKind
 from pipeline.messages import SeparationResult, SeparationTask, from_message
 from processor.ipc import ChildSettings
 from processor.workers.supervisor import WorkerSupervisor
-from tests.processor.pipeline_harness import DEAD, RESULTS, Way, open_way
+from tests.processor.pipeline_harness import DEAD, RESULTS, RunningProcessor, running_processor
 from tests.processor.source_files import noise, write_pcm
 from tests.processor.workers.children import scripted_command
 from tests.support.source_server import SourceServer
@@ -26,28 +26,28 @@ def url(tmp_path: Path) -> Iterator[str]:
 
 
 @contextmanager
-def way_with(folder: Path, *behaviours: str) -> Iterator[Way]:
-    separation = WorkerSupervisor(
+def scripted_processor(folder: Path, *behaviours: str) -> Iterator[RunningProcessor]:
+    supervisor = WorkerSupervisor(
         ChildSettings(folder, "model.onnx", False, folder), scripted_command(folder, *behaviours)
     )
     try:
-        with open_way(folder, separation) as way:
-            yield way
+        with running_processor(folder, supervisor) as processor:
+            yield processor
     finally:
-        separation.close()
+        supervisor.close()
 
 
-def test_a_second_try_may_succeed(tmp_path: Path, url: str) -> None:
-    with way_with(tmp_path, "die_in_job", "work") as way:
-        assert way.separate(url).status == "success"
+def test_second_try_may_succeed(tmp_path: Path, url: str) -> None:
+    with scripted_processor(tmp_path, "die_in_job", "work") as processor:
+        assert processor.separate(url).status == "success"
 
 
-def test_a_job_that_kills_twice_is_put_aside(tmp_path: Path, url: str) -> None:
-    """And takes no blame to the job that is prepared beside it."""
-    with way_with(tmp_path, "die_for_deadly_model_in_job") as way:
-        bad, good = way.send(url, model="deadly"), way.send(url)
-        results = {result.task_uuid: result for result in (read(way) for _ in range(2))}
-        dead = way.next_message(DEAD)
+def test_job_that_crashes_two_children_is_quarantined(tmp_path: Path, url: str) -> None:
+    """The crash does not count against the job that is prepared at the same time."""
+    with scripted_processor(tmp_path, "die_for_deadly_model_in_job") as processor:
+        bad, good = processor.send(url, model="deadly"), processor.send(url)
+        results = {result.task_uuid: result for result in (read(processor) for _ in range(2))}
+        dead = processor.next_message(DEAD)
 
     error = results[bad].error
     assert error is not None
@@ -60,15 +60,15 @@ def test_a_job_that_kills_twice_is_put_aside(tmp_path: Path, url: str) -> None:
     assert results[good].status == "success"
 
 
-def read(way: Way) -> SeparationResult:
-    return from_message(SeparationResult, way.next_message(RESULTS))
+def read(processor: RunningProcessor) -> SeparationResult:
+    return from_message(SeparationResult, processor.next_message(RESULTS))
 
 
-def test_a_child_that_cannot_start_spends_no_attempt(tmp_path: Path, url: str) -> None:
-    with way_with(tmp_path, *["exit_in_setup"] * 5, "work") as way:
-        assert way.separate(url).status == "success"
+def test_child_that_cannot_start_spends_no_attempt(tmp_path: Path, url: str) -> None:
+    with scripted_processor(tmp_path, *["exit_in_setup"] * 5, "work") as processor:
+        assert processor.separate(url).status == "success"
 
 
-def test_an_outage_of_the_model_fails_no_job(tmp_path: Path, url: str) -> None:
-    with way_with(tmp_path, "refuse_setup", "refuse_setup", "refuse_setup", "work") as way:
-        assert way.separate(url).status == "success"
+def test_unavailable_model_fails_no_job(tmp_path: Path, url: str) -> None:
+    with scripted_processor(tmp_path, "refuse_setup", "refuse_setup", "refuse_setup", "work") as processor:
+        assert processor.separate(url).status == "success"

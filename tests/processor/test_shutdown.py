@@ -1,4 +1,4 @@
-"""Real signals to a real process, whatever it is doing: what becomes of its jobs, its child and its files."""
+"""Signals to a real process at different stages: its jobs, its child and its files."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from tests.support.source_server import SourceServer, silence
 pytestmark = pytest.mark.slow
 
 TASKS, RESULTS, GROUP = "uvr_tasks", "uvr_results", "uvr_processors"
-#: A dead member's job comes again soon.
+#: Lease of the embedded transport, s: the jobs of a crashed member are redelivered after it.
 LEASE = 1.0
 
 
 @dataclass
 class Scene:
-    """Around a processor."""
+    """The surroundings of a processor."""
 
     root: Path
     transport: EmbeddedTransport
     source: SourceServer
-    """``/silent`` never answers."""
+    """``/silent`` never responds."""
     settings: dict[str, str]
     children: list[psutil.Process] = field(default_factory=list)
 
@@ -50,7 +50,7 @@ class Scene:
 
     @contextmanager
     def running(self, *behaviours: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
-        """A processor that has its first child."""
+        """Run a processor. Yields its process once its first child exists."""
         with processor(self.root, *behaviours, **{**self.settings, **settings}) as running:
             eventually(lambda: self._found_children(running) or running.poll() is not None, DEADLINE)
             yield running
@@ -60,11 +60,11 @@ class Scene:
         return bool(self.children)
 
     def begun(self, job: int) -> None:
-        """Wait until the child works on its ``job``-th."""
+        """Wait until the child works on its ``job``-th job."""
         eventually((self.root / f"begun-{job}").exists, DEADLINE)
 
-    def tell(self, name: str) -> None:
-        """Let the child go on."""
+    def signal_child(self, name: str) -> None:
+        """Let the child continue."""
         (self.root / name).touch()
 
     def next_result(self) -> SeparationResult:
@@ -75,20 +75,20 @@ class Scene:
         subscription.close()
         return from_message(SeparationResult, delivery.message)
 
-    def given_back(self) -> list[tuple[str, int]]:
-        """The jobs that nobody holds, each with the number of its next attempt."""
+    def available_jobs(self) -> list[tuple[str, int]]:
+        """Return the jobs that no member holds, each with the number of its next delivery."""
         subscription = self.transport.subscribe([TASKS], GROUP)
-        given = []
+        available = []
         while delivery := subscription.receive(0.1):
-            given.append((delivery.message.key, delivery.attempt))
+            available.append((delivery.message.key, delivery.attempt))
         subscription.close()
-        return given
+        return available
 
     def work_folders(self) -> set[str]:
         return {path.name for path in (self.root / "data" / "tmp").iterdir()} - {".job-files.lock"}
 
-    def nothing_is_left(self) -> bool:
-        """Of the child and of the files."""
+    def is_cleaned_up(self) -> bool:
+        """Return whether the children have ended and the working folders are deleted."""
         _, alive = psutil.wait_procs(self.children, timeout=DEADLINE)
         return not alive and not self.work_folders()
 
@@ -107,12 +107,12 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         transport.close()
 
 
-def attempts_that_failed(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def failed_attempts(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(line["task_uuid"], line["code"]) for line in lines if line["event"] == "job_attempt_failed"]
 
 
-def test_while_it_loads_it_is_alive_and_not_ready_and_stops_at_once(scene: Scene) -> None:
-    """Even if the child hears nothing any more."""
+def test_loading_processor_is_healthy_but_not_ready_and_stops_at_once(scene: Scene) -> None:
+    """The child does not respond any more."""
     task = scene.send()
     with scene.running("hang_in_setup") as running:
         port = port_of(lines_until(running, "listening"))
@@ -124,15 +124,15 @@ def test_while_it_loads_it_is_alive_and_not_ready_and_stops_at_once(scene: Scene
     assert ready[0] == 503
     assert ready[1]["components"]["model"] == {"status": "unavailable", "error": "the model is being loaded"}
     assert "consuming" not in {line["event"] for line in lines}
-    assert scene.nothing_is_left()
-    assert scene.given_back() == [(str(task), 1)]
+    assert scene.is_cleaned_up()
+    assert scene.available_jobs() == [(str(task), 1)]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a job may be when the grace ends."""
+    """A stage at which a job may be at the shutdown deadline."""
 
-    is_there: Callable[[Scene], object]
+    wait_until_reached: Callable[[Scene], object]
     path: str = "/song"
     behaviour: str = "work"
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -149,20 +149,20 @@ STAGES = {
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
-def test_what_is_not_done_within_the_grace_is_given_back_uncounted(scene: Scene, stage: Stage) -> None:
+def test_unfinished_job_is_released_uncounted_at_the_deadline(scene: Scene, stage: Stage) -> None:
     task = scene.send(stage.path)
     settings = {"SHUTDOWN_GRACE": "0.5", "S3_ENDPOINT_URL": scene.source.url(""), **stage.settings}
     with scene.running(stage.behaviour, **settings) as running:
-        stage.is_there(scene)
+        stage.wait_until_reached(scene)
         running.send_signal(signal.SIGTERM)
         lines = lines_until(running, "stopped")
         assert running.wait(DEADLINE) == ExitCode.OK
-    assert attempts_that_failed(lines) == [(str(task), "shutting_down")]
-    assert scene.nothing_is_left()
-    assert scene.given_back() == [(str(task), 1)]
+    assert failed_attempts(lines) == [(str(task), "shutting_down")]
+    assert scene.is_cleaned_up()
+    assert scene.available_jobs() == [(str(task), 1)]
 
 
-def test_what_is_at_the_device_may_finish_and_what_waits_is_given_back_at_once(scene: Scene) -> None:
+def test_job_at_the_device_may_finish_and_waiting_job_is_released(scene: Scene) -> None:
     with scene.running("finish_when_released_in_job") as running:
         first = scene.send()
         scene.begun(1)
@@ -171,14 +171,14 @@ def test_what_is_at_the_device_may_finish_and_what_waits_is_given_back_at_once(s
         lines_until(running, "downloaded")
         running.send_signal(signal.SIGTERM)
         lines = lines_until(running, "job_attempt_failed")
-        scene.tell("go-1")
+        scene.signal_child("go-1")
         lines += lines_until(running, "stopped")
         assert running.wait(DEADLINE) == ExitCode.OK
-    assert attempts_that_failed(lines) == [(str(second), "shutting_down")]
+    assert failed_attempts(lines) == [(str(second), "shutting_down")]
     result = scene.next_result()
     assert (result.task_uuid, result.status, len(result.stems)) == (first, "success", 2)
-    assert scene.nothing_is_left()
-    assert scene.given_back() == [(str(second), 1)]
+    assert scene.is_cleaned_up()
+    assert scene.available_jobs() == [(str(second), 1)]
 
 
 def kill(running: subprocess.Popen[str]) -> int:
@@ -186,15 +186,15 @@ def kill(running: subprocess.Popen[str]) -> int:
     return -signal.SIGKILL
 
 
-def tell_twice(running: subprocess.Popen[str]) -> int:
+def send_two_signals(running: subprocess.Popen[str]) -> int:
     running.send_signal(signal.SIGTERM)
     lines_until(running, "stopping")
     running.send_signal(signal.SIGINT)
     return ExitCode.KILLED
 
 
-@pytest.mark.parametrize("end", [kill, tell_twice])
-def test_after_an_end_without_warning_another_processor_tidies_up_and_does_the_job(
+@pytest.mark.parametrize("end", [kill, send_two_signals])
+def test_another_processor_cleans_up_and_redoes_the_job_after_a_crash(
     scene: Scene, end: Callable[[subprocess.Popen[str]], int]
 ) -> None:
     task = scene.send()
@@ -204,26 +204,26 @@ def test_after_an_end_without_warning_another_processor_tidies_up_and_does_the_j
         assert running.wait(DEADLINE) == expected
     gone, alive = psutil.wait_procs(scene.children, timeout=DEADLINE)
     assert (len(gone), alive) == (1, [])
-    left = scene.work_folders()
+    stale = scene.work_folders()
     assert len(list((scene.root / "data" / "tmp").rglob("mixture.wav"))) == 1
     with scene.running("work") as running:
         lines = lines_until(running, "job_settled")
         running.send_signal(signal.SIGTERM)
         lines += lines_until(running, "stopped")
         assert running.wait(DEADLINE) == ExitCode.OK
-    assert {line["folder"] for line in lines if line["event"] == "stale_work_removed"} == left
+    assert {line["folder"] for line in lines if line["event"] == "stale_workdir_removed"} == stale
     assert (lines[-1]["service"], scene.next_result().task_uuid) == ("processor", task)
-    assert scene.nothing_is_left()
-    assert scene.given_back() == []
+    assert scene.is_cleaned_up()
+    assert scene.available_jobs() == []
 
 
-def test_a_child_that_dies_is_logged_with_the_job_that_it_had_in_hand(scene: Scene) -> None:
+def test_crash_of_a_child_is_logged_with_its_job(scene: Scene) -> None:
     task = scene.send()
     with scene.running("die_in_job", "finish_when_released_in_job") as running:
         at_work = lines_until(running, "worker_exited")[-1]
         scene.begun(2)
         (child,) = psutil.Process(running.pid).children()
-        scene.tell("go-2")
+        scene.signal_child("go-2")
         lines_until(running, "job_settled")
         child.kill()
         idle = lines_until(running, "worker_exited")[-1]

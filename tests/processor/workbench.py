@@ -1,17 +1,17 @@
-"""A processor without its consumer loop: real sources, stores and processes; the child does as it is told."""
+"""A processor without its consumer loop: real sources, stores and processes, with scripted children."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from pipeline.cancellation import CancelToken
-from pipeline.consuming.consumer import JobContext, Outcome
+from pipeline.consuming.handler import JobContext, Outcome
 from pipeline.errors import PipelineError
 from pipeline.messages import SeparationResult, SeparationTask, from_message
 from pipeline.service.shutdown import StopSignal
@@ -21,76 +21,89 @@ from pipeline.storage.s3.store import S3Options, S3Store
 from pipeline.transport import Topic
 from pipeline.transport.embedded.transport import EmbeddedTransport
 from processor.ipc import ChildSettings
-from processor.job import Equipment
-from processor.service import Processor
+from processor.job import SeparationHandler, SeparationRun
 from processor.workers.devices import Device
 from processor.workers.supervisor import WorkerSupervisor
-from tests.processor.pipeline_harness import EVENTS, equip
+from tests.processor.pipeline_harness import EVENTS, create_handler
 from tests.processor.source_files import noise, write_pcm
-from tests.processor.worker_threads import DEADLINE, Lanes, eventually, open_lanes
+from tests.processor.worker_threads import DEADLINE, WorkerThreads, eventually, open_worker_threads
 from tests.processor.workers.children import scripted_command
 from tests.support.source_server import SourceServer, silence
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A processor without its loop."""
+    """A processor without its consumer loop."""
 
     root: Path
-    equipment: Equipment
-    processor: Processor
+    handler: SeparationHandler
     stop: StopSignal
     source: SourceServer
     store: SourceServer
-    """Takes what it is sent and does not answer."""
-    lanes: Lanes
+    """Accepts requests and never responds."""
+    threads: WorkerThreads
 
     def job(self, path: str = "/song", **fields: Any) -> Job:
-        """One delivery."""
+        """Return a delivery of a new task for the song at ``path``."""
         task = SeparationTask(task_uuid=uuid4(), audio=self.source.url(path), hook_url="http://client/hook", **fields)
-        return Job(self, task, JobContext(CancelToken(), 1))
+        return Job(self, task)
 
     def work_folders(self) -> set[str]:
-        """Of jobs."""
-        return {path.name for path in self.equipment.workdir.path.iterdir()} - {"lock"}
+        """Return the names of the working folders of jobs."""
+        return {path.name for path in self.handler.workdir.path.iterdir()} - {"lock"}
 
-    def tell(self, job: int) -> None:
-        """The child may finish its ``job``-th job."""
+    def allow_to_finish(self, job: int) -> None:
+        """Let the child finish its ``job``-th job."""
         (self.root / f"go-{job}").touch()
 
-    def wait_for_line(self, length: int) -> None:
-        """Until so many jobs are at the device and before it."""
-        eventually(lambda: len(self.equipment.pool.dispatcher._tickets) == length)
+    def wait_for_queue(self, length: int) -> None:
+        """Wait until that many jobs are at the device or queue for it."""
+        eventually(lambda: len(self.handler.pool.dispatcher._tickets) == length)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Job:
-    """One delivery in the hands of one lane."""
+    """One delivery of a task."""
 
     bench: Bench
     task: SeparationTask
-    context: JobContext
+    context: JobContext = field(default_factory=lambda: JobContext(CancelToken(), attempt=1))
+    run: SeparationRun | None = None
 
     def handle(self) -> Future[Outcome]:
-        """As the loop does."""
-        return self.bench.lanes.start(self.bench.processor.handle, self.task, self.context)
+        """Start one try in a worker thread, as the consumer loop does."""
+
+        def try_once() -> Outcome:
+            if self.run is None:
+                self.run = self.bench.handler.begin(self.task, self.context)
+            return self.run.handle()
+
+        return self.bench.threads.start(try_once)
+
+    def close(self) -> None:
+        """Close the run, as the consumer loop does at the end of the delivery and when the disk is full."""
+        run, self.run = self.run, None
+        assert run is not None
+        run.close()
 
     def failure(self) -> PipelineError:
-        """Of one try."""
+        """Return the error of one try."""
         error = self.handle().exception(DEADLINE)
         assert isinstance(error, PipelineError), error
         return error
 
     def separate(self) -> SeparationResult:
+        """Return the result of one try."""
         return result_of(self.handle())
 
     def stems(self) -> dict[str, bytes]:
-        """What is in the hand-off."""
+        """Return the stems in the hand-off store."""
         folder = self.bench.root / "handoff" / "handoff" / str(self.task.task_uuid)
         return {path.name.rpartition("-")[0]: path.read_bytes() for path in folder.iterdir()}
 
 
 def result_of(handling: Future[Outcome]) -> SeparationResult:
+    """Wait for a try that succeeds, and return its result."""
     outcome = handling.result(DEADLINE)
     assert outcome.end == "separated"
     (message,) = outcome.outputs
@@ -98,7 +111,7 @@ def result_of(handling: Future[Outcome]) -> SeparationResult:
 
 
 def scripted_process(root: Path, label: str, *behaviours: str) -> WorkerSupervisor:
-    """Its children show ``behaviours``, one after the other."""
+    """Return a supervisor whose successive children show ``behaviours``."""
     root.mkdir(exist_ok=True)
     settings = ChildSettings(root, "model.onnx", False, root)
     return WorkerSupervisor(settings, scripted_command(root, *behaviours), device=Device(label))
@@ -108,28 +121,29 @@ def scripted_process(root: Path, label: str, *behaviours: str) -> WorkerSupervis
 def open_bench(
     root: Path, *behaviours: str, others: Sequence[Sequence[str]] = (), silent_store: bool = False, **options: Any
 ) -> Iterator[Bench]:
-    """``behaviours`` are those of one child after the other, ``others`` those of further ones beside it, which have the
-    folders ``1``, ``2``, … for what they tell and are told. ``options`` are those of ``equip``. With ``silent_store``,
-    the hand-off is one that does not answer."""
+    """Open a bench whose first supervisor has successive children with ``behaviours``.
+
+    ``others`` are the behaviours of further supervisors, which use the folders ``1``, ``2``, … below ``root`` for their
+    files. ``options`` are those of ``create_handler``. With ``silent_store`` the hand-off store never responds.
+    """
     transport, workdir, stop = EmbeddedTransport(root / "broker.sqlite"), WorkDir(root / "work"), StopSignal(DEADLINE)
     transport.ensure_topics([Topic(EVENTS, None)])
-    processes = [scripted_process(root, "0", *behaviours)]
-    processes += [scripted_process(root / str(place), str(place), *other) for place, other in enumerate(others, 1)]
-    with SourceServer() as source, SourceServer() as store, open_lanes() as lanes:
+    supervisors = [scripted_process(root, "0", *behaviours)]
+    supervisors += [scripted_process(root / str(number), str(number), *other) for number, other in enumerate(others, 1)]
+    with SourceServer() as source, SourceServer() as store, open_worker_threads() as threads:
         store.otherwise(silence)
-        handoff = silent_s3(store) if silent_store else LocalStore(root / "handoff")
+        handoff = _silent_s3(store) if silent_store else LocalStore(root / "handoff")
         source.serve_bytes("/song", write_pcm(root / "song.wav", noise(0.2)).read_bytes())
-        equipment = equip(processes, transport, handoff, workdir, stop, **options)
+        handler = create_handler(supervisors, transport, handoff, workdir, stop, **options)
         try:
-            yield Bench(root, equipment, Processor(equipment, "results"), stop, source, store, lanes)
+            yield Bench(root, handler, stop, source, store, threads)
         finally:
             stop.request("the test is over")
-            equipment.pool.close()
+            handler.pool.close()
     workdir.close()
     transport.close()
 
 
-def silent_s3(server: SourceServer) -> S3Store:
-    """As a client sees it."""
+def _silent_s3(server: SourceServer) -> S3Store:
     url = server.url("")
     return S3Store(S3Options(bucket="stems", endpoint_url=url, access_key_id="key", secret_access_key="secret"))

@@ -1,4 +1,4 @@
-"""Lanes of a consumer as the tests need them: threads whose end is asked for, and that may not hang."""
+"""Worker threads for tests: each has a future, and all of them must end within a deadline."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ Result = TypeVar("Result")
 
 
 def eventually(condition: Callable[[], bool], deadline: float = DEADLINE) -> None:
-    """Wait until ``condition()``. Raises AssertionError if it does not come true."""
+    """Wait until ``condition()`` is true. Raises AssertionError after ``deadline`` s."""
     end = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < end
         threading.Event().wait(0.01)
 
 
-class Lanes:
-    """Runs each piece of work in a thread of its own."""
+class WorkerThreads:
+    """Runs each call in a new thread."""
 
     def __init__(self) -> None:
-        self._begun: list[Future[object]] = []
+        self._futures: list[Future[object]] = []
 
     def start(self, work: Callable[..., Result], *arguments: object) -> Future[Result]:
-        """Begin; the future's ``result(DEADLINE)`` is the end."""
-        end: Future[Result] = Future()
+        """Start ``work(*arguments)``; await it with ``result(DEADLINE)`` of the returned future."""
+        future: Future[Result] = Future()
 
         def run() -> None:
             try:
-                end.set_result(work(*arguments))
-            except BaseException as error:  # noqa: BLE001 - shown by whoever asks for the end
-                end.set_exception(error)
+                future.set_result(work(*arguments))
+            except BaseException as error:  # noqa: BLE001  ``result`` raises it
+                future.set_exception(error)
 
-        # A lane that hangs must fail its test, not keep the suite from ending.
-        threading.Thread(target=run, name="lane", daemon=True).start()
-        self._begun.append(end)  # type: ignore[arg-type]
-        return end
+        # A thread that hangs must fail its test, and must not keep the suite from ending.
+        threading.Thread(target=run, name="worker", daemon=True).start()
+        self._futures.append(future)  # type: ignore[arg-type]
+        return future
 
-    def all_over(self) -> bool:
-        """Whether all that was begun has come to its end."""
-        return all(end.done() for end in self._begun)
+    def all_done(self) -> bool:
+        """Return whether all calls have ended."""
+        return all(future.done() for future in self._futures)
 
 
 @contextmanager
-def open_lanes() -> Iterator[Lanes]:
-    """At the end all that was begun must have come to its end."""
-    lanes = Lanes()
-    yield lanes
-    eventually(lanes.all_over)
+def open_worker_threads() -> Iterator[WorkerThreads]:
+    """Yield worker threads; all of them must have ended soon after the block."""
+    threads = WorkerThreads()
+    yield threads
+    eventually(threads.all_done)

@@ -7,7 +7,7 @@ mode ``hold-first``: receives two messages, settles the second, reports, then wa
 mode ``drain``: receives and settles until told anything.
 mode ``work-on-all``: receives whatever there is, reports each, and ends none.
 mode ``work``: runs the consumer loop with a worker that reports the job it has begun and never ends it.
-mode ``serve``: runs the consumer loop, two lanes, with a worker that takes a moment for each job, until SIGTERM.
+mode ``serve``: runs the consumer loop, two worker threads, with jobs that take a moment each, until SIGTERM.
 mode ``die-in-settle``: receives one message and ends, as by a power cut, inside ``settle``: after the outputs have
 been sent (Kafka) or written (embedded), before the offset has advanced.
 """
@@ -18,10 +18,13 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from config import LogFormat, LogSettings
-from pipeline.consuming.consumer import Consumer, JobContext, Outcome
+from pipeline.consuming.consumer import Consumer
+from pipeline.consuming.handler import JobContext, JobRun, Outcome
 from pipeline.consuming.retry import RetryPolicy
 from pipeline.errors import CancelledError, PipelineError
 from pipeline.service.logs import configure_logging
@@ -110,31 +113,47 @@ def work_on_all(subscription: Subscription, job: dict[str, Any]) -> None:
         receive(subscription)
 
 
-class EndlessWorker:
-    """Reports what it has begun, and waits to be killed."""
+@dataclass(frozen=True)
+class EndlessRun:
+    """Reports the job that it has begun, and waits for the process to be killed."""
 
-    def handle(self, job: str, context: JobContext) -> Outcome:
-        report(event="working", key=job, attempt=context.attempt)
+    job: str
+    context: JobContext
+
+    def handle(self) -> Outcome:
+        report(event="working", key=self.job, attempt=self.context.attempt)
         threading.Event().wait()
-        raise AssertionError("nobody wakes it")
+        raise AssertionError("the event is never set")
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class SteadyRun:
+    """Takes ``JOB_SECONDS``, and publishes the id of its process."""
+
+    job: str
+    context: JobContext
+    output: str
+
+    def handle(self) -> Outcome:
+        self.context.cancel.wait(JOB_SECONDS)
+        self.context.cancel.raise_if_set()
+        return Outcome((Message(self.output, self.job, str(os.getpid()).encode()),))
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Handler:
+    """Begins the runs of a mode, of which none fails."""
+
+    begin: Callable[[str, JobContext], JobRun]
 
     def on_failure(self, job: str, error: PipelineError) -> Outcome:
-        raise AssertionError("it never ends")
-
-
-class SteadyWorker:
-    """Takes a moment for each job, and says in its output who it was."""
-
-    def __init__(self, output: str) -> None:
-        self._output = output
-
-    def handle(self, job: str, context: JobContext) -> Outcome:
-        context.cancel.wait(JOB_SECONDS)
-        context.cancel.raise_if_set()
-        return Outcome((Message(self._output, job, str(os.getpid()).encode()),))
-
-    def on_failure(self, job: str, error: PipelineError) -> Outcome:
-        raise AssertionError("nothing fails")
+        raise AssertionError("no job fails in this mode")
 
 
 def serve(subscription: Subscription, job: dict[str, Any]) -> None:
@@ -144,13 +163,13 @@ def serve(subscription: Subscription, job: dict[str, Any]) -> None:
     Consumer(
         subscription=subscription,
         parse=lambda message: message.key,
-        worker=SteadyWorker(job["output"]),
+        handler=Handler(lambda key, context: SteadyRun(key, context, job["output"])),
         policy=RetryPolicy(),
         sources=frozenset([job["topic"]]),
         retry_topics={},
         dead_letter_topic="unused",
         stop=stop,
-        lanes=2,
+        concurrency=2,
     ).run()
     report(event="left")
 
@@ -159,7 +178,7 @@ def work(subscription: Subscription, job: dict[str, Any]) -> None:
     Consumer(
         subscription=subscription,
         parse=lambda message: message.key,
-        worker=EndlessWorker(),
+        handler=Handler(EndlessRun),
         policy=RetryPolicy(),
         sources=frozenset([job["topic"]]),
         retry_topics={},

@@ -1,4 +1,4 @@
-"""An uploader on real stores, a real transport and a real receiver of its webhooks."""
+"""An uploader with real stores, a real transport and a real webhook receiver."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.cancellation import CancelToken
-from pipeline.consuming.consumer import JobContext
 from pipeline.download import UrlGuard
 from pipeline.messages import SeparationResult, SeparationTask, StemFile, TaskEvent, from_message
 from pipeline.progress import EventReporter
@@ -31,20 +29,20 @@ from tests.support.buckets import new_bucket
 from tests.support.webhook_receiver import WebhookReceiver
 from uploader.outcome_store import OutcomeStore
 from uploader.publish import StemPublisher
-from uploader.service import Uploader
+from uploader.service import UploadHandler
 from uploader.webhook import WebhookSender
 
 SECRET = f"whsec_{base64.b64encode(bytes(32)).decode()}"
 TASKS, RESULTS, RETRIES, EVENTS, DEAD_LETTERS = "tasks", "results", "retries", "events", "dead_letters"
 RATE = 44_100
 
-#: For tests on both kinds of store; with S3 one bucket holds everything, as it does across machines.
+#: For tests on both kinds of store. With S3, one bucket serves as hand-off and as storage, as across machines.
 ENGINES = pytest.mark.parametrize("bench", ["local", pytest.param("s3", marks=pytest.mark.s3)], indirect=True)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The uploader and everything around it."""
+    """The surroundings of an uploader."""
 
     folder: Path
     workdir: WorkDir
@@ -54,22 +52,22 @@ class Bench:
     receiver: WebhookReceiver
 
     @property
-    def uploader(self) -> Uploader:
-        """A new one each time: whatever an earlier one knew is forgotten, as after its death."""
+    def uploader(self) -> UploadHandler:
+        """A new handler at each access, without the state of earlier ones, as after a crash."""
         return self.uploader_with()
 
     def uploader_with(
         self,
         handoff: ObjectStore | None = None,
         store: ObjectStore | None = None,
-        records: OutcomeStore | None = None,
+        outcomes: OutcomeStore | None = None,
         webhook: WebhookSender | None = None,
-    ) -> Uploader:
-        """One of which some parts are others."""
+    ) -> UploadHandler:
+        """Return a handler with some of its dependencies replaced."""
         store = store or self.store
-        return Uploader(
+        return UploadHandler(
             StemPublisher(handoff or self.handoff, store, self.workdir),
-            records or OutcomeStore(store),
+            outcomes or OutcomeStore(store),
             webhook or WebhookSender(UrlGuard(allow_private=True), [SECRET], timeout=20.0),
             EventReporter(self.transport, EVENTS),
             task_topic=TASKS,
@@ -77,26 +75,26 @@ class Bench:
             dead_letter_topic=DEAD_LETTERS,
         )
 
-    def task(self, **known: Any) -> SeparationTask:
-        """A job of a client whose webhook is the receiver's."""
-        values = {"task_uuid": uuid4(), "audio": "http://127.0.0.1/song", "hook_url": self.receiver.url, **known}
+    def task(self, **fields: Any) -> SeparationTask:
+        """Return a task whose webhook goes to the receiver."""
+        values = {"task_uuid": uuid4(), "audio": "http://127.0.0.1/song", "hook_url": self.receiver.url, **fields}
         return SeparationTask(**values)
 
     def hand_off(
-        self, stems: Mapping[str, np.ndarray], task: SeparationTask | None = None, **known: Any
+        self, stems: Mapping[str, np.ndarray], task: SeparationTask | None = None, **fields: Any
     ) -> SeparationResult:
-        """What the processor leaves: float32 stems of shape (frames, channels), and the result that tells of them."""
+        """Store float32 stems of shape ``(frames, channels)`` in the hand-off, and return the processor's result."""
         task = task or self.task()
         files = tuple(self._stem(task.task_uuid, name, samples) for name, samples in stems.items())
-        values = {"model": "demo.onnx", "device": "cpu", "timings": {"separate": 1.5}, **known}
+        values = {"model": "demo.onnx", "device": "cpu", "timings": {"separate": 1.5}, **fields}
         return SeparationResult(task_uuid=task.task_uuid, task=task, status="success", stems=files, **values)
 
     def reported(self) -> list[TaskEvent]:
-        """The events that were sent since the last look."""
+        """Return the events that were sent since the last call."""
         return [from_message(TaskEvent, message) for message in self.messages(EVENTS)]
 
     def messages(self, topic: str) -> list[Message]:
-        """What lies in a topic and was not looked at before."""
+        """Return the messages of a topic that no earlier call has returned."""
         subscription = self.transport.subscribe([topic], "tests")
         seen = []
         while (delivery := subscription.receive(0.0)) is not None:
@@ -131,10 +129,10 @@ def receiver() -> Iterator[WebhookReceiver]:
 
 @pytest.fixture
 def bench(request: pytest.FixtureRequest, tmp_path: Path, receiver: WebhookReceiver) -> Iterator[Bench]:
-    """On local stores, unless the test asks for others."""
+    """Use local stores, unless the test requests S3."""
     transport = EmbeddedTransport(tmp_path / "broker.sqlite")
-    kept = [Topic(name, None) for name in (TASKS, RESULTS, RETRIES, DEAD_LETTERS)]
-    transport.ensure_topics([*kept, Topic(EVENTS, None, reports=True)])
+    topics = [Topic(name, None) for name in (TASKS, RESULTS, RETRIES, DEAD_LETTERS)]
+    transport.ensure_topics([*topics, Topic(EVENTS, None, reports=True)])
     workdir = WorkDir(tmp_path / "work")
     if getattr(request, "param", "local") == "s3":
         handoff = store = S3Store(new_bucket(request.getfixturevalue("s3_server")))
@@ -147,12 +145,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path, receiver: WebhookRecei
 
 
 @pytest.fixture
-def context() -> JobContext:
-    return JobContext(CancelToken(), attempt=1)
-
-
-@pytest.fixture
 def song() -> dict[str, np.ndarray]:
-    """Two stems of a tenth of a second."""
+    """Return two stems of 0.1 s."""
     rng = np.random.default_rng(0)
     return {name: rng.uniform(-0.5, 0.5, (4410, 2)) for name in ("vocals", "instrumental")}

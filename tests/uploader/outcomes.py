@@ -1,4 +1,4 @@
-"""What tests ask of a job's outcome, of the stores, and of what the receiver was told."""
+"""Helpers for tests that check outcomes, stores and webhooks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from pipeline.cancellation import CancelToken
-from pipeline.consuming.consumer import JobContext, Outcome
+from pipeline.consuming.handler import JobContext, Outcome
 from pipeline.errors import ErrorCode, ErrorKind, PipelineError
 from pipeline.messages import (
     Failure,
@@ -27,35 +27,35 @@ from pipeline.messages import (
 from pipeline.storage.object_keys import stem_key
 from tests.support.webhook_receiver import Received
 from tests.uploader.conftest import EVENTS, Bench
-from uploader.service import Uploader
+from uploader.service import UploadHandler
 
 Song = dict[str, np.ndarray]
 
 
-def fresh() -> JobContext:
-    """Of a delivery that nothing is known of yet."""
+def new_context() -> JobContext:
+    """Return the context of a first delivery."""
     return JobContext(CancelToken(), attempt=1)
 
 
-def told(bench: Bench, count: int = 1) -> Any:
-    """The body of the last of ``count`` webhooks."""
+def webhook_body(bench: Bench, count: int = 1) -> Any:
+    """Wait for ``count`` webhooks, and return the body of the last one."""
     return bench.receiver.wait_for(count)[-1].json
 
 
-def terminal(outcome: Outcome) -> TaskEvent:
-    """The event that is settled with the job."""
+def terminal_event(outcome: Outcome) -> TaskEvent:
+    """Return the event that is settled with the job."""
     return from_message(TaskEvent, next(message for message in outcome.outputs if message.topic == EVENTS))
 
 
-def finish(uploader: Uploader, result: SeparationResult) -> Outcome:
-    """Handle the result."""
-    return uploader.handle(result, fresh())
+def handle(uploader: UploadHandler, result: SeparationResult) -> Outcome:
+    """Handle one delivery of the result."""
+    return uploader.begin(result, new_context()).handle()
 
 
-def refused(bench: Bench, result: SeparationResult, context: JobContext | None = None) -> PipelineError:
-    """The error on which the result fails."""
+def failure_of(bench: Bench, result: SeparationResult) -> PipelineError:
+    """Return the error with which one delivery of the result fails."""
     with pytest.raises(PipelineError) as caught:
-        bench.uploader.handle(result, context or fresh())
+        handle(bench.uploader, result)
     return caught.value
 
 
@@ -70,8 +70,8 @@ def is_handed_off(bench: Bench, result: SeparationResult) -> list[bool]:
     return [bench.handoff.stat(stem.key) is not None for stem in result.stems]
 
 
-def stored(bench: Bench, task_uuid: UUID, name: str, output_format: OutputFormat = OutputFormat.WAV) -> bytes:
-    """A finished stem's file."""
+def published_file(bench: Bench, task_uuid: UUID, name: str, output_format: OutputFormat = OutputFormat.WAV) -> bytes:
+    """Return the file of a published stem."""
     return bench.store.read(stem_key(task_uuid, name, output_format))
 
 
@@ -80,18 +80,18 @@ def samples_of(file: bytes) -> np.ndarray:
     return np.asarray(samples)
 
 
-def check_told_alike(bench: Bench, webhooks: Iterable[Received]) -> Any:
-    """All webhooks carry one body under one id, and the stems are there as it describes them; the body."""
+def check_same_outcome(bench: Bench, webhooks: Iterable[Received]) -> Any:
+    """Check that all webhooks have the same id and body, and that the stems match it. Returns the body."""
     ((_, body),) = {(webhook.headers["webhook-id"], webhook.body) for webhook in webhooks}
     for webhook in webhooks:
         assert webhook.body == body
-    answer = next(iter(webhooks)).json
-    for stem in answer.get("stems", ()):
-        file = stored(bench, UUID(answer["task_uuid"]), stem["name"])
+    content = next(iter(webhooks)).json
+    for stem in content.get("stems", ()):
+        file = published_file(bench, UUID(content["task_uuid"]), stem["name"])
         assert (hashlib.sha256(file).hexdigest(), len(file)) == (stem["sha256"], stem["bytes"])
-    return answer
+    return content
 
 
 def local_files(folder: Path) -> set[str]:
-    """What lies in a local store."""
+    """Return the paths of the files in a local store, relative to ``folder``."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -1,3 +1,5 @@
+"""The encoder: quantisation, gain, formats and failures."""
+
 from __future__ import annotations
 
 import hashlib
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ErrorCode, PermanentError
 from pipeline.messages import OutputFormat
-from uploader.encode import BLOCK_FRAMES, common_gain, container, encode, gain_note
+from uploader.encode import BLOCK_FRAMES, common_gain, container_format, encode, gain_note
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEP = 1 / 32768
@@ -35,7 +37,7 @@ def decoded(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
-def test_samples_are_rounded_not_truncated(tmp_path: Path, output_format: OutputFormat) -> None:
+def test_samples_are_rounded(tmp_path: Path, output_format: OutputFormat) -> None:
     steps = np.array([0.0, 0.49, 0.51, 1.49, 1.51, -0.49, -0.51, -1.49, -1.51, 0.5, 1.5, 2.5, -0.5, -1.5])
     expected = [0, 0, 1, 1, 2, 0, -1, -1, -2, 0, 2, 2, 0, -2]
     target = tmp_path / "stem"
@@ -44,7 +46,7 @@ def test_samples_are_rounded_not_truncated(tmp_path: Path, output_format: Output
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
-def test_every_16_bit_sample_comes_back_exactly(tmp_path: Path, output_format: OutputFormat) -> None:
+def test_16_bit_samples_are_reproduced_exactly(tmp_path: Path, output_format: OutputFormat) -> None:
     every = np.arange(-32768, 32768, dtype=np.int16).reshape(-1, 2)
     target = tmp_path / "stem"
     encode(source(tmp_path, every * STEP), target, output_format)
@@ -52,9 +54,7 @@ def test_every_16_bit_sample_comes_back_exactly(tmp_path: Path, output_format: O
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
-def test_full_scale_is_left_alone_but_for_the_one_step_that_16_bits_lack(
-    tmp_path: Path, output_format: OutputFormat
-) -> None:
+def test_full_scale_is_kept_except_for_the_missing_positive_step(tmp_path: Path, output_format: OutputFormat) -> None:
     peak = np.float32(1.0)
     edge = np.array([peak, -peak, np.nextafter(peak, np.float32(0)), 1 - STEP, STEP - 1], np.float32)
     target = tmp_path / "stem"
@@ -63,8 +63,8 @@ def test_full_scale_is_left_alone_but_for_the_one_step_that_16_bits_lack(
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
-def test_a_stem_keeps_its_place_in_time(tmp_path: Path, output_format: OutputFormat) -> None:
-    """Not a sample earlier or later than in the hand-off, in the same number of samples."""
+def test_stem_stays_aligned(tmp_path: Path, output_format: OutputFormat) -> None:
+    """No sample is shifted against the hand-off, and the number of samples is the same."""
     clicks = np.zeros((100_001, 2))
     clicks[[0, 1234, 65_536, 100_000]] = 0.5
     target = tmp_path / "stem"
@@ -74,7 +74,7 @@ def test_a_stem_keeps_its_place_in_time(tmp_path: Path, output_format: OutputFor
 
 @pytest.mark.parametrize("output_format", FORMATS)
 @pytest.mark.parametrize("frames", [1, BLOCK_FRAMES - 1, BLOCK_FRAMES, BLOCK_FRAMES + 1, 2 * BLOCK_FRAMES + 7])
-def test_length_rate_and_channels_stay(tmp_path: Path, output_format: OutputFormat, frames: int) -> None:
+def test_length_rate_and_channels_are_kept(tmp_path: Path, output_format: OutputFormat, frames: int) -> None:
     noise = np.random.default_rng(0).uniform(-1, 1, (frames, 3)).astype(np.float32)
     target = tmp_path / "stem"
     encode(source(tmp_path, noise, rate=48000), target, output_format)
@@ -85,7 +85,7 @@ def test_length_rate_and_channels_stay(tmp_path: Path, output_format: OutputForm
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
-def test_the_same_input_gives_the_same_bytes_and_their_hash(tmp_path: Path, output_format: OutputFormat) -> None:
+def test_output_is_reproducible_and_hashed(tmp_path: Path, output_format: OutputFormat) -> None:
     noise = np.random.default_rng(1).uniform(-1, 1, (100_000, 2))
     raw = source(tmp_path, noise)
     first = encode(raw, tmp_path / "first", output_format, gain=0.7)
@@ -97,8 +97,8 @@ def test_the_same_input_gives_the_same_bytes_and_their_hash(tmp_path: Path, outp
     assert first.bytes == len(content)
 
 
-def test_a_block_is_all_that_is_in_memory(tmp_path: Path) -> None:
-    """The allocations of NumPy are traced; a file of 10 blocks needs no more of them than one of 5."""
+def test_memory_is_constant(tmp_path: Path) -> None:
+    """Compares the traced allocations for a file of 10 blocks with those for 5 blocks."""
     peaks = []
     for blocks in (5, 10):
         raw = source(tmp_path, np.zeros((blocks * BLOCK_FRAMES, 2)))
@@ -109,13 +109,13 @@ def test_a_block_is_all_that_is_in_memory(tmp_path: Path) -> None:
     assert peaks[1] < 1.2 * peaks[0]
 
 
-def test_stems_within_full_scale_are_left_alone() -> None:
+def test_stems_within_full_scale_are_not_attenuated() -> None:
     assert common_gain([0.2, 1.0]) == 1.0
     assert common_gain([]) == 1.0
 
 
 @given(st.lists(st.floats(min_value=0, max_value=1e6), min_size=1))
-def test_the_common_gain_keeps_the_loudest_just_below_clipping(peaks: list[float]) -> None:
+def test_common_gain_puts_the_loudest_stem_just_below_clipping(peaks: list[float]) -> None:
     gain = common_gain(peaks)
     assert 0 < gain <= 1
     loudest = max(peaks) * gain
@@ -139,7 +139,7 @@ def test_loud_stems_still_sum_to_the_mixture(tmp_path: Path) -> None:
     np.testing.assert_allclose(total, gain * mixture, rtol=0, atol=1.01 * STEP)
 
 
-def test_the_gain_is_told_in_decibels() -> None:
+def test_gain_note_is_in_decibels() -> None:
     assert gain_note(0.5) == "gain -6.02 dB on every stem, so that none clips"
 
 
@@ -151,7 +151,7 @@ def test_samples_that_are_not_numbers_fail_the_job(tmp_path: Path, bad: float) -
     assert caught.value.code is ErrorCode.SEPARATION_FAILED
 
 
-def test_what_is_not_audio_fails_the_job(tmp_path: Path) -> None:
+def test_file_that_is_not_audio_fails_the_job(tmp_path: Path) -> None:
     raw = tmp_path / "raw.wav"
     raw.write_bytes(b"not audio at all")
     with pytest.raises(PermanentError, match="not readable"):
@@ -159,28 +159,26 @@ def test_what_is_not_audio_fails_the_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("shape", "sentence"), [((0, 2), "empty"), ((10, 9), "does not fit into a flac file")])
-def test_what_no_flac_can_hold_fails_the_job(tmp_path: Path, shape: tuple[int, int], sentence: str) -> None:
+def test_source_that_does_not_fit_into_flac_fails(tmp_path: Path, shape: tuple[int, int], sentence: str) -> None:
     with pytest.raises(PermanentError, match=sentence):
         encode(source(tmp_path, np.zeros(shape)), tmp_path / "stem", OutputFormat.FLAC)
 
 
-def test_a_wav_too_long_for_its_header_becomes_rf64() -> None:
-    assert container(OutputFormat.WAV, 2**32 - 8192) == "WAV"
-    assert container(OutputFormat.WAV, 2**32) == "RF64"
-    assert container(OutputFormat.FLAC, 2**33) == "FLAC"
+def test_wav_beyond_32_bit_sizes_becomes_rf64() -> None:
+    assert container_format(OutputFormat.WAV, 2**32 - 8192) == "WAV"
+    assert container_format(OutputFormat.WAV, 2**32) == "RF64"
+    assert container_format(OutputFormat.FLAC, 2**33) == "FLAC"
 
 
-def _limited(limit: int) -> None:
+def _limit_file_size(limit: int) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
 @pytest.mark.parametrize("missing", [1, 50_000])
-def test_a_file_that_could_not_be_written_to_its_end_is_noticed(
-    tmp_path: Path, output_format: OutputFormat, missing: int
-) -> None:
-    """In a process of its own that may not write files of that size, as if the disk were full by then."""
+def test_incomplete_output_is_detected(tmp_path: Path, output_format: OutputFormat, missing: int) -> None:
+    """Runs in a separate process with a file size limit, which behaves like a full disk."""
     raw = source(tmp_path, np.random.default_rng(3).uniform(-1, 1, (100_000, 2)))
     size = encode(raw, tmp_path / "whole", output_format).bytes
     program = (
@@ -189,13 +187,13 @@ def test_a_file_that_could_not_be_written_to_its_end_is_noticed(
         "try:\n encode(Path(sys.argv[1]), Path(sys.argv[2]), OutputFormat(sys.argv[3]))\n"
         "except InfrastructureError as error:\n print(error.code)\n"
     )
-    told = subprocess.run(
+    run = subprocess.run(
         [sys.executable, "-c", program, str(raw), str(tmp_path / "stem"), output_format.value],
         cwd=REPOSITORY,
-        preexec_fn=lambda: _limited(size - missing),
+        preexec_fn=lambda: _limit_file_size(size - missing),
         stdout=subprocess.PIPE,
         text=True,
         timeout=60,
         check=True,
     )
-    assert told.stdout.strip() == ErrorCode.DISK_FULL
+    assert run.stdout.strip() == ErrorCode.DISK_FULL

@@ -1,4 +1,4 @@
-"""What the client is told of its job, and what it finds behind the links."""
+"""The webhooks of the uploader, and the files behind their links."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import soundfile
 from pydantic import JsonValue
 from standardwebhooks import Webhook
 
-from pipeline.consuming.consumer import JobContext
 from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, TransientError
 from pipeline.messages import OutputFormat, TaskState
 from pipeline.storage.local.store import LocalStore
@@ -22,24 +21,25 @@ from tests.uploader.conftest import SECRET, Bench
 from tests.uploader.outcomes import (
     Song,
     failed_result,
-    fresh,
+    failure_of,
+    handle,
     is_handed_off,
     local_files,
-    refused,
+    new_context,
+    published_file,
     samples_of,
-    stored,
-    terminal,
-    told,
+    terminal_event,
+    webhook_body,
 )
 
 METADATA: dict[str, JsonValue] = {"order": 17, "title": "Gäste", "tags": ["a", None]}
 
 
-def test_the_client_is_told_where_its_stems_are(bench: Bench, song: Song, context: JobContext) -> None:
+def test_webhook_lists_the_stems(bench: Bench, song: Song) -> None:
     result = bench.hand_off(song, bench.task(metadata=METADATA), degraded=("batch size 1",))
-    bench.uploader.handle(result, context)
+    handle(bench.uploader, result)
 
-    body = told(bench)
+    body = webhook_body(bench)
     links = {stem["name"]: stem["url"] for stem in body["stems"]}
     assert body.keys() == {
         *("task_uuid", "status", "timestamp", "vocals", "instrumental"),
@@ -53,11 +53,11 @@ def test_the_client_is_told_where_its_stems_are(bench: Bench, song: Song, contex
     assert body["timings"].keys() == {"separate", "upload"}
 
 
-def test_the_stems_are_stored_as_described(bench: Bench, song: Song, context: JobContext) -> None:
+def test_stored_stems_match_the_webhook(bench: Bench, song: Song) -> None:
     result = bench.hand_off(song)
-    bench.uploader.handle(result, context)
-    for stem in told(bench)["stems"]:
-        file = stored(bench, result.task_uuid, stem["name"])
+    handle(bench.uploader, result)
+    for stem in webhook_body(bench)["stems"]:
+        file = published_file(bench, result.task_uuid, stem["name"])
         assert f"/files/{stem_key(result.task_uuid, stem['name'], OutputFormat.WAV)}?" in stem.pop("url")
         samples, rate = soundfile.read(io.BytesIO(file), dtype="int16")
         np.testing.assert_array_equal(samples, np.rint(song[stem["name"]].astype(np.float32) * 32768.0))
@@ -72,67 +72,65 @@ def test_the_stems_are_stored_as_described(bench: Bench, song: Song, context: Jo
         }
 
 
-def test_the_webhook_is_signed_and_its_id_belongs_to_the_task(bench: Bench, song: Song, context: JobContext) -> None:
+def test_webhook_is_signed_and_its_id_derives_from_the_task(bench: Bench, song: Song) -> None:
     result = bench.hand_off(song)
-    bench.uploader.handle(result, context)
+    handle(bench.uploader, result)
     (request,) = bench.receiver.wait_for(1)
     Webhook(SECRET).verify(request.body, dict(request.headers))
     assert request.headers["webhook-id"] == f"msg_{result.task_uuid.hex}"
 
 
-def test_progress_is_reported_and_the_end_is_settled(bench: Bench, song: Song, context: JobContext) -> None:
+def test_progress_is_sent_and_the_terminal_event_is_settled(bench: Bench, song: Song) -> None:
     result = bench.hand_off(song)
-    outcome = bench.uploader.handle(result, context)
+    outcome = handle(bench.uploader, result)
     states = [event.status for event in bench.reported()]
     assert states == [TaskState.UPLOADING, TaskState.UPLOADING, TaskState.NOTIFYING]
-    assert (terminal(outcome).task_uuid, terminal(outcome).status) == (result.task_uuid, TaskState.SUCCESS)
+    assert (terminal_event(outcome).task_uuid, terminal_event(outcome).status) == (result.task_uuid, TaskState.SUCCESS)
     assert outcome.end == "success"
 
 
-def test_all_is_tidied_up_before_the_job_is_settled(bench: Bench, song: Song, context: JobContext) -> None:
-    """Of a settled job that left something, nobody would hear again."""
+def test_everything_is_cleaned_up_before_the_job_is_settled(bench: Bench, song: Song) -> None:
+    """A settled job is not delivered again, so files that it left would stay."""
     result = bench.hand_off(song)
-    bench.uploader.handle(result, context)
+    handle(bench.uploader, result)
     assert is_handed_off(bench, result) == [False, False]
     assert list(bench.workdir.path.glob("job-*")) == []
     stems = {stem_key(result.task_uuid, name, OutputFormat.WAV) for name in song}
     assert local_files(bench.folder / "stems") == stems | {f"outcomes/{result.task_uuid}.json"}
 
 
-def test_flac_is_flac(bench: Bench, song: Song, context: JobContext) -> None:
+def test_flac_output(bench: Bench, song: Song) -> None:
     result = bench.hand_off(song, bench.task(output_format=OutputFormat.FLAC))
-    bench.uploader.handle(result, context)
-    assert {stem["format"] for stem in told(bench)["stems"]} == {"flac"}
-    file = stored(bench, result.task_uuid, "vocals", OutputFormat.FLAC)
+    handle(bench.uploader, result)
+    assert {stem["format"] for stem in webhook_body(bench)["stems"]} == {"flac"}
+    file = published_file(bench, result.task_uuid, "vocals", OutputFormat.FLAC)
     assert soundfile.info(io.BytesIO(file)).format == "FLAC"
 
 
-def test_other_stems_stand_in_the_list_only(bench: Bench, song: Song, context: JobContext) -> None:
-    bench.uploader.handle(bench.hand_off({"vocals": song["vocals"], "drums": song["instrumental"]}), context)
-    body = told(bench)
+def test_other_stems_are_only_in_the_list(bench: Bench, song: Song) -> None:
+    handle(bench.uploader, bench.hand_off({"vocals": song["vocals"], "drums": song["instrumental"]}))
+    body = webhook_body(bench)
     assert [stem["name"] for stem in body["stems"]] == ["vocals", "drums"]
     assert "vocals" in body
     assert "drums" not in body
     assert "instrumental" not in body
 
 
-def test_stems_that_would_clip_are_turned_down_alike_and_that_is_told(
-    bench: Bench, song: Song, context: JobContext
-) -> None:
+def test_stems_that_would_clip_are_attenuated_equally_and_the_gain_is_reported(bench: Bench, song: Song) -> None:
     loud = {"vocals": song["vocals"] * 4, "instrumental": song["instrumental"]}
     result = bench.hand_off(loud)
-    bench.uploader.handle(result, context)
+    handle(bench.uploader, result)
     gain = 32767 / 32768 / float(np.abs(loud["vocals"].astype(np.float32)).max())
-    assert told(bench)["degraded"] == [f"gain {20 * np.log10(gain):.2f} dB on every stem, so that none clips"]
+    assert webhook_body(bench)["degraded"] == [f"gain {20 * np.log10(gain):.2f} dB on every stem, so that none clips"]
     for name, samples in loud.items():
-        found = samples_of(stored(bench, result.task_uuid, name))
+        found = samples_of(published_file(bench, result.task_uuid, name))
         np.testing.assert_allclose(found / 32768, samples * gain, rtol=0, atol=0.51 / 32768)
 
 
-def test_a_failed_task_is_told_with_its_reason(bench: Bench, context: JobContext) -> None:
+def test_failed_task_is_delivered_with_its_reason(bench: Bench) -> None:
     result = failed_result(bench.task(metadata=METADATA))
-    outcome = bench.uploader.handle(result, context)
-    body = told(bench)
+    outcome = handle(bench.uploader, result)
+    body = webhook_body(bench)
     assert isinstance(body.pop("timestamp"), int)
     assert body == {
         "task_uuid": str(result.task_uuid),
@@ -141,81 +139,85 @@ def test_a_failed_task_is_told_with_its_reason(bench: Bench, context: JobContext
         "error": {"code": "source_not_found", "retryable": False},
         "metadata": METADATA,
     }
-    assert (terminal(outcome).status, terminal(outcome).message) == (TaskState.FAILED, "the source answered 404")
+    assert (terminal_event(outcome).status, terminal_event(outcome).message) == (
+        TaskState.FAILED,
+        "the source answered 404",
+    )
     assert outcome.end == "failed"
     assert [event.status for event in bench.reported()] == [TaskState.NOTIFYING]
 
 
-def test_a_result_without_stems_fails_the_task(bench: Bench, context: JobContext) -> None:
-    bench.uploader.handle(bench.hand_off({}), context)
-    assert told(bench)["error"]["code"] == "stem_missing"
+def test_result_without_stems_fails_the_task(bench: Bench) -> None:
+    handle(bench.uploader, bench.hand_off({}))
+    assert webhook_body(bench)["error"]["code"] == "stem_missing"
 
 
-def test_trying_the_webhook_again_uploads_nothing_again(bench: Bench, song: Song) -> None:
+def test_webhook_retry_uploads_nothing_again(bench: Bench, song: Song) -> None:
     result = bench.hand_off(song)
     bench.receiver.answer(500, 200)
-    error = refused(bench, result)
+    error = failure_of(bench, result)
     assert (type(error), error.code) == (TransientError, ErrorCode.WEBHOOK_FAILED)
     paths = [bench.folder / "stems" / stem_key(result.task_uuid, name, OutputFormat.WAV) for name in song]
     before = [path.stat().st_ino for path in paths]
-    bench.uploader.handle(result, fresh())
+    handle(bench.uploader, result)
     assert [path.stat().st_ino for path in paths] == before
 
 
-def test_after_an_outage_the_upload_goes_on(bench: Bench, song: Song, context: JobContext) -> None:
-    """A file stands where the folder of working files should be."""
+def test_upload_goes_on_after_an_outage(bench: Bench, song: Song) -> None:
+    """A file is in the place of the working folder."""
     away = bench.workdir.path.rename(bench.folder / "away")
     bench.workdir.path.write_bytes(b"")
     result = bench.hand_off(song)
-    assert isinstance(refused(bench, result, context), InfrastructureError)
+    run = bench.uploader.begin(result, new_context())
+    with pytest.raises(InfrastructureError):
+        run.handle()
     assert bench.receiver.received == []
     bench.workdir.path.unlink()
     away.rename(bench.workdir.path)
-    bench.uploader.handle(result, context)
-    assert told(bench)["status"] == "success"
+    run.handle()
+    assert webhook_body(bench)["status"] == "success"
 
 
-class HalfAway(LocalStore):
-    """A hand-off store that cannot be reached for one stem, and counts what is fetched of the others."""
+class PartlyUnavailableStore(LocalStore):
+    """A hand-off store that is unavailable for one key, and records the fetches of the others."""
 
-    def __init__(self, root: Path, away: str) -> None:
+    def __init__(self, root: Path, unavailable: str) -> None:
         super().__init__(root)
-        self.away = away
+        self.unavailable = unavailable
         self.fetched: list[str] = []
 
     def get(self, key: str, target: Path) -> None:
-        if key == self.away:
-            raise InfrastructureError("the store is away", code=ErrorCode.STORAGE_UNAVAILABLE)
+        if key == self.unavailable:
+            raise InfrastructureError("the store is unavailable", code=ErrorCode.STORAGE_UNAVAILABLE)
         self.fetched.append(key)
         super().get(key, target)
 
 
-def test_what_was_uploaded_before_an_outage_is_not_uploaded_again(
-    bench: Bench, song: Song, context: JobContext
-) -> None:
+def test_stems_staged_before_an_outage_are_not_staged_again(bench: Bench, song: Song) -> None:
     result = bench.hand_off(song)
     vocals, instrumental = (stem.key for stem in result.stems)
-    handoff = HalfAway(bench.folder / "handoff", away=instrumental)
-    uploader = bench.uploader_with(handoff=handoff)
+    handoff = PartlyUnavailableStore(bench.folder / "handoff", unavailable=instrumental)
+    run = bench.uploader_with(handoff=handoff).begin(result, new_context())
     for _ in range(2):
         with pytest.raises(InfrastructureError):
-            uploader.handle(result, context)
-    handoff.away = ""
-    uploader.handle(result, context)
+            run.handle()
+    handoff.unavailable = ""
+    run.handle()
     assert handoff.fetched == [vocals, instrumental]
-    assert [stem["name"] for stem in told(bench)["stems"]] == ["vocals", "instrumental"]
+    assert [stem["name"] for stem in webhook_body(bench)["stems"]] == ["vocals", "instrumental"]
 
 
-def test_a_job_that_belongs_to_another_tells_nobody(bench: Bench, song: Song, context: JobContext) -> None:
+def test_lost_delivery_sends_no_webhook(bench: Bench, song: Song) -> None:
     result = bench.hand_off(song)
+    context = new_context()
     context.cancel.cancel(ErrorCode.DELIVERY_LOST)
     with pytest.raises(CancelledError):
-        bench.uploader.handle(result, context)
+        bench.uploader.begin(result, context).handle()
     assert bench.receiver.received == []
     assert is_handed_off(bench, result) == [True, True]
 
 
-def test_the_body_is_json_in_ascii(bench: Bench, song: Song, context: JobContext) -> None:
-    bench.uploader.handle(bench.hand_off(song, bench.task(metadata=METADATA)), context)
+def test_body_is_ascii_json(bench: Bench, song: Song) -> None:
+    handle(bench.uploader, bench.hand_off(song, bench.task(metadata=METADATA)))
     (request,) = bench.receiver.wait_for(1)
     assert json.loads(request.body.decode("ascii"))["metadata"] == METADATA

@@ -1,4 +1,4 @@
-"""The webhook against a real receiver that behaves, and ones that do not."""
+"""The webhook client against a well-behaved receiver and against faulty ones."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ OLD, NEW = (f"whsec_{base64.b64encode(bytes([byte]) * 32).decode()}" for byte in
 LOOPBACK = UrlGuard(allow_private=True)
 ID = "msg_0123456789abcdef"
 BODY = json.dumps({"status": "success", "name": "Gäste"}).encode()
-#: Long enough for loopback at its slowest, short enough to wait for.
-BRIEF = 1.0
-#: So long that a test which waits for it fails by its own time limit.
+#: Long enough for a slow loopback connection, short enough to wait for.
+SHORT = 1.0
+#: A test that waits for this exceeds the time limit of the suite.
 LONG = 300.0
 
 
@@ -42,13 +42,13 @@ def deliver(
     WebhookSender(guard, secrets, timeout).deliver(url, ID, BODY, cancel or CancelToken())
 
 
-def refusal(url: str, **options: Any) -> PipelineError:
+def failure_of(url: str, **options: Any) -> PipelineError:
     with pytest.raises(PipelineError) as caught:
         deliver(url, **options)
     return caught.value
 
 
-def test_the_body_arrives_as_it_is(receiver: WebhookReceiver) -> None:
+def test_body_arrives_unchanged(receiver: WebhookReceiver) -> None:
     deliver(receiver.url)
     (request,) = receiver.received
     assert request.body == BODY
@@ -58,12 +58,12 @@ def test_the_body_arrives_as_it_is(receiver: WebhookReceiver) -> None:
 
 
 @pytest.mark.parametrize("code", [200, 201, 202, 204, 299])
-def test_every_2xx_is_delivered(receiver: WebhookReceiver, code: int) -> None:
+def test_every_2xx_counts_as_delivered(receiver: WebhookReceiver, code: int) -> None:
     receiver.answer(status(code, b""))
     deliver(receiver.url)
 
 
-def test_the_signature_verifies(receiver: WebhookReceiver) -> None:
+def test_signature_verifies(receiver: WebhookReceiver) -> None:
     deliver(receiver.url, NEW)
     (request,) = receiver.received
     assert Webhook(NEW).verify(request.body, dict(request.headers)) == json.loads(BODY)
@@ -73,7 +73,7 @@ def test_the_signature_verifies(receiver: WebhookReceiver) -> None:
         Webhook(NEW).verify(request.body + b" ", dict(request.headers))
 
 
-def test_while_rotating_either_secret_verifies(receiver: WebhookReceiver) -> None:
+def test_both_secrets_verify_during_a_rotation(receiver: WebhookReceiver) -> None:
     deliver(receiver.url, OLD, NEW)
     (request,) = receiver.received
     assert len(request.headers["webhook-signature"].split(" ")) == 2
@@ -81,7 +81,7 @@ def test_while_rotating_either_secret_verifies(receiver: WebhookReceiver) -> Non
         Webhook(secret).verify(request.body, dict(request.headers))
 
 
-def test_the_id_stays_and_the_timestamp_is_that_of_the_attempt(receiver: WebhookReceiver) -> None:
+def test_id_is_constant_and_timestamp_is_that_of_the_attempt(receiver: WebhookReceiver) -> None:
     began = int(datetime.now(UTC).timestamp())
     for _ in range(2):
         deliver(receiver.url)
@@ -95,48 +95,46 @@ def test_the_id_stays_and_the_timestamp_is_that_of_the_attempt(receiver: Webhook
 def test_no_redirect_is_followed(receiver: WebhookReceiver, code: int) -> None:
     with WebhookReceiver() as elsewhere:
         receiver.answer(status(code, Location=elsewhere.url))
-        assert refusal(receiver.url).code is ErrorCode.WEBHOOK_FAILED
+        assert failure_of(receiver.url).code is ErrorCode.WEBHOOK_FAILED
         assert len(receiver.received) == 1
         assert elsewhere.received == []
 
 
 @pytest.mark.parametrize("code", [400, 401, 404, 408, 418, 429, 500, 502, 503])
-def test_other_answers_are_tried_again(receiver: WebhookReceiver, code: int) -> None:
+def test_other_responses_are_transient(receiver: WebhookReceiver, code: int) -> None:
     receiver.answer(code)
-    error = refusal(receiver.url)
+    error = failure_of(receiver.url)
     assert isinstance(error, TransientError)
     assert error.code is ErrorCode.WEBHOOK_FAILED
     assert error.message == f"the webhook's receiver answered {code}"
     assert error.retry_after is None
 
 
-def test_410_ends_it(receiver: WebhookReceiver) -> None:
+def test_410_is_permanent(receiver: WebhookReceiver) -> None:
     receiver.answer(410)
-    error = refusal(receiver.url)
+    error = failure_of(receiver.url)
     assert isinstance(error, PermanentError)
     assert error.code is ErrorCode.WEBHOOK_GONE
 
 
 @pytest.mark.parametrize(("code", "delay"), [(429, 7.0), (503, 7.0), (500, None)])
-def test_a_receiver_that_is_busy_says_when_to_come_back(
-    receiver: WebhookReceiver, code: int, delay: float | None
-) -> None:
+def test_retry_after_of_an_overloaded_receiver(receiver: WebhookReceiver, code: int, delay: float | None) -> None:
     receiver.answer(status(code, Retry_After="7"))
-    error = refusal(receiver.url)
+    error = failure_of(receiver.url)
     assert isinstance(error, TransientError)
     assert error.retry_after == delay
 
 
-def test_it_may_say_so_with_a_date(receiver: WebhookReceiver) -> None:
+def test_retry_after_as_a_date(receiver: WebhookReceiver) -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(minutes=30), usegmt=True)
     receiver.answer(status(503, Retry_After=date))
-    error = refusal(receiver.url)
+    error = failure_of(receiver.url)
     assert isinstance(error, TransientError)
     assert error.retry_after is not None
     assert 1700 < error.retry_after <= 1800
 
 
-def say_nothing(exchange: Exchange) -> None:
+def never_respond(exchange: Exchange) -> None:
     exchange.wait_for_the_end()
 
 
@@ -149,43 +147,43 @@ def drip_continues(exchange: Exchange) -> None:
     exchange.drip(b"HTTP/1.1 100 Continue\r\n\r\n", 0.01)
 
 
-def answer_nonsense(exchange: Exchange) -> None:
+def respond_with_invalid_data(exchange: Exchange) -> None:
     exchange.send(b"220 mail.example.com ESMTP\r\n")
 
 
-def hang_up(exchange: Exchange) -> None:
+def close_connection(exchange: Exchange) -> None:
     pass
 
 
 BROKEN: dict[str, Answer] = {
-    "silent": say_nothing,
+    "silent": never_respond,
     "dripping headers": drip_headers,
     "dripping 100 Continue": drip_continues,
-    "nonsense": answer_nonsense,
-    "hanging up": hang_up,
+    "invalid data": respond_with_invalid_data,
+    "closing": close_connection,
     "reset": Exchange.reset,
 }
 
 
 @pytest.mark.parametrize("behaviour", BROKEN)
-def test_a_broken_receiver_costs_an_attempt_and_no_more_time(receiver: WebhookReceiver, behaviour: str) -> None:
+def test_faulty_receiver_is_transient_within_the_timeout(receiver: WebhookReceiver, behaviour: str) -> None:
     receiver.answer(BROKEN[behaviour])
-    error = refusal(receiver.url, timeout=BRIEF)
+    error = failure_of(receiver.url, timeout=SHORT)
     assert isinstance(error, TransientError)
     assert error.code is ErrorCode.WEBHOOK_FAILED
     assert error.message.startswith("the webhook's receiver ")
     assert str(receiver.port) not in error.message
 
 
-def test_a_receiver_that_is_down_costs_an_attempt_until_it_is_up(receiver: WebhookReceiver) -> None:
+def test_receiver_that_is_down_is_transient(receiver: WebhookReceiver) -> None:
     receiver.stop()
-    assert refusal(receiver.url).code is ErrorCode.WEBHOOK_FAILED
+    assert failure_of(receiver.url).code is ErrorCode.WEBHOOK_FAILED
     receiver.start()
     deliver(receiver.url)
     assert len(receiver.received) == 1
 
 
-def test_an_endless_answer_is_not_read_to_its_end(receiver: WebhookReceiver) -> None:
+def test_endless_response_is_not_read_to_its_end(receiver: WebhookReceiver) -> None:
     def endless(exchange: Exchange) -> None:
         exchange.send(b"HTTP/1.1 200 OK\r\n\r\n")
         while not exchange.stopping.is_set():
@@ -195,50 +193,50 @@ def test_an_endless_answer_is_not_read_to_its_end(receiver: WebhookReceiver) -> 
     deliver(receiver.url)
 
 
-def test_a_status_counts_although_the_body_drips(receiver: WebhookReceiver) -> None:
+def test_status_counts_although_the_body_is_slow(receiver: WebhookReceiver) -> None:
     def drip_body(exchange: Exchange) -> None:
         exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
         exchange.drip(b"x", 0.05)
 
     receiver.answer(drip_body)
-    deliver(receiver.url, timeout=BRIEF)
+    deliver(receiver.url, timeout=SHORT)
 
 
-def test_a_cancelled_job_does_not_wait_for_the_receiver(receiver: WebhookReceiver) -> None:
+def test_cancelled_job_does_not_wait_for_the_receiver(receiver: WebhookReceiver) -> None:
     cancel = CancelToken()
 
-    def cancel_and_say_nothing(exchange: Exchange) -> None:
+    def cancel_and_never_respond(exchange: Exchange) -> None:
         threading.Thread(target=cancel.cancel, args=(ErrorCode.DELIVERY_LOST,)).start()
         exchange.wait_for_the_end()
 
-    receiver.answer(cancel_and_say_nothing)
+    receiver.answer(cancel_and_never_respond)
     with pytest.raises(CancelledError):
         deliver(receiver.url, cancel=cancel)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
-def test_a_place_behind_the_guard_is_never_called(receiver: WebhookReceiver, host: str) -> None:
-    error = refusal(receiver.url.replace("127.0.0.1", host), guard=UrlGuard(allow_private=False))
+def test_forbidden_address_is_never_called(receiver: WebhookReceiver, host: str) -> None:
+    error = failure_of(receiver.url.replace("127.0.0.1", host), guard=UrlGuard(allow_private=False))
     assert isinstance(error, PermanentError)
     assert error.code is ErrorCode.URL_FORBIDDEN
     assert receiver.received == []
 
 
-def test_a_url_that_is_none_is_permanent() -> None:
-    error = refusal("http://user:password@127.0.0.1/hook")
+def test_invalid_url_is_permanent() -> None:
+    error = failure_of("http://user:password@127.0.0.1/hook")
     assert isinstance(error, PermanentError)
     assert error.code is ErrorCode.URL_INVALID
 
 
-def test_a_name_that_does_not_resolve_may_do_so_later() -> None:
+def test_unresolvable_name_is_transient() -> None:
     def resolve(*_: object, **__: object) -> list[tuple[Any, ...]]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     guard = UrlGuard(allow_private=False, resolver=resolve)
-    assert refusal("https://hooks.example.com/", guard=guard).code is ErrorCode.WEBHOOK_FAILED
+    assert failure_of("https://hooks.example.com/", guard=guard).code is ErrorCode.WEBHOOK_FAILED
 
 
-def test_tls_that_fails_may_be_mended(receiver: WebhookReceiver) -> None:
-    error = refusal(receiver.url.replace("http:", "https:"), timeout=BRIEF)
+def test_tls_failure_is_transient(receiver: WebhookReceiver) -> None:
+    error = failure_of(receiver.url.replace("http:", "https:"), timeout=SHORT)
     assert isinstance(error, TransientError)
     assert error.code is ErrorCode.WEBHOOK_FAILED

@@ -1,4 +1,4 @@
-"""Probes are answered, whatever state the components are in."""
+"""The health endpoints: probes get an answer in every state of the components."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pipeline.service.health import Check, HealthServer
 DEADLINE = 20.0
 
 
-def fine() -> None:
+def ready() -> None:
     pass
 
 
-def away() -> None:
+def unavailable() -> None:
     raise InfrastructureError("the broker cannot be reached", code=ErrorCode.BROKER_UNAVAILABLE)
 
 
@@ -37,23 +37,23 @@ def server(checks: Mapping[str, Check] | None = None, host: str = "127.0.0.1") -
 def ask(at: HealthServer, path: str, host: str = "127.0.0.1") -> tuple[int, Any]:
     connection = http.client.HTTPConnection(host, at.port, timeout=DEADLINE)
     connection.request("GET", path)
-    answer = connection.getresponse()
-    assert answer.getheader("Content-Type") == "application/json"
-    body = json.loads(answer.read())
+    response = connection.getresponse()
+    assert response.getheader("Content-Type") == "application/json"
+    body = json.loads(response.read())
     connection.close()
-    return answer.status, body
+    return response.status, body
 
 
-def test_a_living_process_is_healthy_whatever_is_wrong() -> None:
-    with server({"broker": away}) as at:
+def test_process_is_healthy_with_unavailable_components() -> None:
+    with server({"broker": unavailable}) as at:
         status, body = ask(at, "/health")
     assert status == 200
     assert body["status"] == "healthy"
     assert abs(body["timestamp"] - time.time()) < 60
 
 
-def test_it_is_ready_when_every_component_is() -> None:
-    with server({"broker": fine, "model": fine}) as at:
+def test_ready_when_all_components_are() -> None:
+    with server({"broker": ready, "model": ready}) as at:
         assert ask(at, "/ready") == (
             200,
             {"status": "ready", "components": {"broker": {"status": "ready"}, "model": {"status": "ready"}}},
@@ -61,10 +61,10 @@ def test_it_is_ready_when_every_component_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("check", "error"), [(away, "the broker cannot be reached"), (broken, "the check itself has failed")]
+    ("check", "error"), [(unavailable, "the broker cannot be reached"), (broken, "the check itself has failed")]
 )
-def test_a_component_that_is_not_says_why(check: Check, error: str) -> None:
-    with server({"broker": check, "model": fine}) as at:
+def test_unavailable_component_gives_its_error(check: Check, error: str) -> None:
+    with server({"broker": check, "model": ready}) as at:
         assert ask(at, "/ready") == (
             503,
             {
@@ -74,22 +74,22 @@ def test_a_component_that_is_not_says_why(check: Check, error: str) -> None:
         )
 
 
-def test_readiness_is_asked_each_time() -> None:
-    state = [away]
+def test_checks_run_for_each_probe() -> None:
+    state = [unavailable]
     with server({"broker": lambda: state[0]()}) as at:
         assert ask(at, "/ready")[0] == 503
-        state[0] = fine
+        state[0] = ready
         assert ask(at, "/ready")[0] == 200
 
 
-def test_details_are_shown_whether_it_is_ready_or_not() -> None:
+def test_details_are_included_in_any_state() -> None:
     children = [{"device": "0", "state": "loading"}]
-    with HealthServer("127.0.0.1", 0, "HEALTH_PORT", {"model": away}, {"children": lambda: children}) as at:
+    with HealthServer("127.0.0.1", 0, "HEALTH_PORT", {"model": unavailable}, {"children": lambda: children}) as at:
         answers = ask(at, "/health"), ask(at, "/ready")
     assert [(status, body["children"]) for status, body in answers] == [(200, children), (503, children)]
 
 
-def test_a_query_is_no_other_path() -> None:
+def test_query_is_ignored() -> None:
     with server() as at:
         assert ask(at, "/ready?probe=1")[0] == 200
 
@@ -100,9 +100,9 @@ def test_other_paths_are_not_found(path: str) -> None:
         assert ask(at, path) == (404, {"error": "Endpoint not found", "details": None})
 
 
-def test_a_slow_check_holds_up_no_other_probe() -> None:
+def test_slow_check_delays_no_other_probe() -> None:
     go = threading.Event()
-    with server({"broker": lambda: None if go.wait(DEADLINE) else away()}) as at:
+    with server({"broker": lambda: None if go.wait(DEADLINE) else unavailable()}) as at:
         answers: list[int] = []
         waiting = threading.Thread(target=lambda: answers.append(ask(at, "/ready")[0]))
         waiting.start()
@@ -113,7 +113,7 @@ def test_a_slow_check_holds_up_no_other_probe() -> None:
     assert answers == [200]
 
 
-def test_a_probe_that_leaves_early_is_not_worth_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+def test_probe_that_disconnects_is_not_logged_as_an_error(capfd: pytest.CaptureFixture[str]) -> None:
     entered, go = threading.Event(), threading.Event()
 
     def check() -> None:
@@ -130,13 +130,13 @@ def test_a_probe_that_leaves_early_is_not_worth_a_word(capfd: pytest.CaptureFixt
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_nonsense_is_refused() -> None:
+def test_invalid_request_is_rejected() -> None:
     with server() as at, socket.create_connection(("127.0.0.1", at.port), timeout=DEADLINE) as probe:
-        probe.sendall(b"nonsense\r\n\r\n")
+        probe.sendall(b"invalid\r\n\r\n")
         assert b"400" in probe.recv(1000)
 
 
-def test_it_listens_on_ipv6() -> None:
+def test_server_listens_on_ipv6() -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
@@ -145,8 +145,8 @@ def test_it_listens_on_ipv6() -> None:
         assert ask(at, "/health", host="::1")[0] == 200
 
 
-def test_it_asks_no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The standard library's server looks up its own name, which takes long where there is no answer."""
+def test_no_name_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The standard library's server resolves its own name, which blocks where no name server answers."""
 
     def forbidden(*_: object) -> str:
         raise AssertionError("a name was looked up")
@@ -156,7 +156,7 @@ def test_it_asks_no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ask(at, "/health")[0] == 200
 
 
-def test_a_port_that_is_taken_is_told_with_its_setting() -> None:
+def test_error_for_an_occupied_port_names_the_setting() -> None:
     with server() as at:
         second = HealthServer("127.0.0.1", at.port, "HEALTH_PORT", {})
         with pytest.raises(InfrastructureError) as caught:
@@ -166,7 +166,7 @@ def test_a_port_that_is_taken_is_told_with_its_setting() -> None:
     )
 
 
-def test_after_the_end_nobody_listens_and_the_port_is_free() -> None:
+def test_port_is_free_after_the_end() -> None:
     with server() as at:
         port = at.port
     with pytest.raises(ConnectionRefusedError):

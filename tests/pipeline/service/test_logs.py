@@ -1,4 +1,4 @@
-"""Logs: one event per line, in one form, whoever wrote it and wherever."""
+"""Logs: one event per line, in the same format for all loggers and threads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = get_logger("pipeline.somewhere")
 
 
 def lines(script: str, *, level: str = "INFO", form: str = "json") -> list[str]:
-    """What a process that runs ``script`` writes to standard error; nothing may come on standard output."""
+    """Run ``script`` in a process and return its lines on standard error; standard output must stay empty."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LOG_")}
     run = subprocess.run(
         [sys.executable, "-c", PREAMBLE + script, level, form],
@@ -49,7 +49,7 @@ def events(script: str, *, level: str = "INFO") -> list[dict[str, Any]]:
 
 
 class TestJson:
-    def test_an_event_is_one_line_with_its_facts(self) -> None:
+    def test_event_is_one_line_with_its_fields(self) -> None:
         (event,) = events('log.info("job_settled", seconds=1.5, path="a\\nb", size=None)')
         assert event.pop("timestamp").endswith("Z")
         assert event == {
@@ -62,7 +62,7 @@ class TestJson:
             "size": None,
         }
 
-    def test_lines_about_a_task_carry_it(self) -> None:
+    def test_lines_in_a_log_context_carry_the_task(self) -> None:
         script = f"""
 with log_context(task_uuid="{TASK}"):
     log.info("inside")
@@ -73,17 +73,17 @@ log.info("outside")
         assert first["task_uuid"] == second["task_uuid"] == TASK
         assert "task_uuid" not in outside
 
-    def test_libraries_come_out_in_the_same_form(self) -> None:
+    def test_libraries_use_the_same_format(self) -> None:
         (event,) = events('logging.getLogger("boto3.client").warning("node %s is %s", 1, "gone")')
         assert (event["event"], event["level"], event["logger"]) == ("node 1 is gone", "warning", "boto3.client")
         assert (event["service"], "timestamp" in event) == ("tester", True)
 
-    def test_so_do_warnings(self) -> None:
+    def test_warnings_use_the_same_format(self) -> None:
         (event,) = events('warnings.warn("old")')
         assert "old" in event["event"]
         assert event["logger"] == "py.warnings"
 
-    def test_an_exception_is_part_of_its_line(self) -> None:
+    def test_exception_is_part_of_its_line(self) -> None:
         script = """
 try:
     1 / 0
@@ -95,7 +95,7 @@ except ZeroDivisionError:
             assert (event["event"], event["level"]) == ("broken", "error")
             assert "ZeroDivisionError" in event["exception"]
 
-    def test_other_threads_are_part_of_the_service(self) -> None:
+    def test_other_threads_log_the_service(self) -> None:
         script = """
 thread = threading.Thread(target=lambda: log.info("there"))
 thread.start(); thread.join()
@@ -103,14 +103,14 @@ thread.start(); thread.join()
         (event,) = events(script)
         assert event["service"] == "tester"
 
-    def test_what_json_does_not_know_is_shown_all_the_same(self) -> None:
+    def test_values_that_json_cannot_represent_are_converted(self) -> None:
         (event,) = events("log.info('odd', value={1, 2}, path=__import__('pathlib').Path('/x'))")
         assert "1" in event["value"]
         assert "/x" in event["path"]
 
 
 class TestLevels:
-    def test_less_severe_lines_are_left_out(self) -> None:
+    def test_lines_below_the_level_are_dropped(self) -> None:
         script = """
 for logger in (log, logging.getLogger("lib")):
     logger.debug("debug"); logger.info("info"); logger.warning("warning")
@@ -119,17 +119,17 @@ for logger in (log, logging.getLogger("lib")):
         assert [event["event"] for event in events(script, level="DEBUG")] == ["debug", "info", "warning"] * 2
 
     @pytest.mark.parametrize("level", ["DEBUG", "INFO"])
-    def test_chatty_libraries_are_heard_when_they_warn(self, level: str) -> None:
-        script = 'logging.getLogger("boto3.s3").info("chat"); logging.getLogger("boto3.s3").warning("trouble")'
-        assert [event["event"] for event in events(script, level=level)] == ["trouble"]
+    def test_verbose_libraries_log_only_warnings(self, level: str) -> None:
+        script = 'logging.getLogger("boto3.s3").info("detail"); logging.getLogger("boto3.s3").warning("problem")'
+        assert [event["event"] for event in events(script, level=level)] == ["problem"]
 
-    def test_the_kafka_client_is_not_heard(self) -> None:
-        """It says ten times a second what the transport says once."""
+    def test_kafka_client_is_silenced(self) -> None:
+        """kafka-python repeats ten times a second what the transport logs once."""
         assert lines('logging.getLogger("kafka.net").error("no broker")', level="DEBUG") == []
 
 
-class TestTwice:
-    def test_setting_up_again_doubles_no_line(self) -> None:
+class TestReconfiguration:
+    def test_second_configuration_duplicates_no_line(self) -> None:
         script = """
 configure_logging("tester", settings)
 log.info("once")
@@ -142,7 +142,7 @@ logging.getLogger("lib").info("library")
 
 
 class TestConsole:
-    def test_tracebacks_show_no_local_variable(self) -> None:
+    def test_tracebacks_show_no_local_variables(self) -> None:
         script = """
 def fail(password):
     raise ValueError("broken")
@@ -155,7 +155,7 @@ except ValueError:
         assert "ValueError: broken" in shown
         assert "hunter2" not in shown.replace('fail("hunter2")', "")
 
-    def test_people_get_the_same_facts_without_colours_in_a_file(self) -> None:
+    def test_console_format_has_the_same_fields_and_no_colours_in_a_file(self) -> None:
         (line,) = lines('log.info("job_settled", seconds=1.5)', form="console")
         assert "job_settled" in line
         assert "seconds=1.5" in line
@@ -174,11 +174,11 @@ class TestLoggableUrls:
             ("http://h:hunter2/", "<malformed URL>"),
         ],
     )
-    def test_what_may_be_secret_is_left_out(self, url: str, shown: str) -> None:
+    def test_possible_secrets_are_removed(self, url: str, shown: str) -> None:
         assert loggable_url(url) == shown
 
     @given(st.text())
-    def test_no_text_is_too_odd(self, url: str) -> None:
+    def test_any_text_is_accepted(self, url: str) -> None:
         assert "?" not in loggable_url(f"http://h/{url.replace('#', '')}?{url}").partition("//")[2]
 
 
@@ -191,5 +191,5 @@ class TestLoggableUrls:
         ("http://[secret", "<malformed URL>"),
     ],
 )
-def test_of_a_webhook_only_the_receiver_is_shown(url: str, shown: str) -> None:
+def test_webhook_url_is_reduced_to_its_origin(url: str, shown: str) -> None:
     assert loggable_origin(url) == shown

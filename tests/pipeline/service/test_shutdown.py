@@ -1,4 +1,4 @@
-"""How a process stops: real signals to a real process."""
+"""The shutdown of a process: signals, deadline, exit codes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 from pipeline.service.shutdown import ExitCode, StopSignal
 
 ROOT = Path(__file__).parents[3]
-PATIENCE = 20.0
+DEADLINE = 20.0
 
-#: A worker with one job in hand. It says what happens, a word a line.
+#: A worker with one job. Prints what happens, one word per line.
 WORKER = """
 import sys, threading
 from config import LogSettings
@@ -27,39 +27,39 @@ from pipeline.service.logs import configure_logging
 how, grace = sys.argv[1], float(sys.argv[2])
 configure_logging("worker", LogSettings())
 
-def say(word):
+def report(word):
     sys.stdout.write(word + "\\n")
     sys.stdout.flush()
 
 stop = StopSignal(grace)
 stop.install()
-given_back = threading.Event()
-stop.on_deadline("job", lambda: (say("deadline"), given_back.set()))
+released = threading.Event()
+stop.on_deadline("job", lambda: (report("deadline"), released.set()))
 if how in ("hangs", "blocks-the-listeners"):
-    stop.on_request(lambda: say("requested"))
-say("working")
+    stop.on_request(lambda: report("requested"))
+report("working")
 if how == "finishes":
     stop.wait(60)
-    stop.forget("job")
-    say("finished")
+    stop.discard_on_deadline("job")
+    report("finished")
 elif how == "hangs":
-    given_back.wait(60)
-    say("given-back")
+    released.wait(60)
+    report("released")
 elif how == "blocks-the-listeners":
     stop.on_request(lambda: threading.Event().wait(60))
-    given_back.wait(60)
+    released.wait(60)
 elif how == "is-busy":
-    # The handler may run anywhere in here, with any of these locks held.
+    # The signal may arrive anywhere in this loop, with any of these locks held.
     event = threading.Event()
     while not stop.is_set():
         event.set(); event.wait(0.001); event.clear(); stop.wait(0.0); threading.Thread(target=int).start()
-    say("finished")
+    report("finished")
 sys.exit(ExitCode.OK)
 """
 
 
 class Worker:
-    """The script above, in a process of its own."""
+    """The script above in a separate process."""
 
     def __init__(self, how: str, grace: float) -> None:
         self.process = subprocess.Popen(
@@ -70,12 +70,12 @@ class Worker:
             text=True,
         )
 
-    def says(self) -> str:
+    def next_word(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def ends_with(self) -> int:
-        return self.process.wait(PATIENCE)
+    def exit_status(self) -> int:
+        return self.process.wait(DEADLINE)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def start() -> Iterator[type[Worker]]:
         def __init__(self, how: str, grace: float = 60.0) -> None:
             super().__init__(how, grace)
             workers.append(self)
-            assert self.says() == "working"
+            assert self.next_word() == "working"
 
     yield Started
     for worker in workers:
@@ -94,42 +94,42 @@ def start() -> Iterator[type[Worker]]:
         worker.process.communicate()
 
 
-class TestTheFirstSignal:
+class TestFirstSignal:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_lets_the_job_finish(self, start: type[Worker], number: signal.Signals) -> None:
+    def test_current_job_may_finish(self, start: type[Worker], number: signal.Signals) -> None:
         worker = start("finishes", 60.0)
         worker.process.send_signal(number)
-        assert worker.says() == "finished"
-        assert worker.ends_with() == ExitCode.OK
+        assert worker.next_word() == "finished"
+        assert worker.exit_status() == ExitCode.OK
 
-    def test_gives_the_job_back_when_the_grace_is_over(self, start: type[Worker]) -> None:
+    def test_job_is_released_at_the_deadline(self, start: type[Worker]) -> None:
         worker = start("hangs", 0.2)
         worker.process.send_signal(signal.SIGTERM)
-        assert [worker.says() for _ in range(3)] == ["requested", "deadline", "given-back"]
-        assert worker.ends_with() == ExitCode.OK
+        assert [worker.next_word() for _ in range(3)] == ["requested", "deadline", "released"]
+        assert worker.exit_status() == ExitCode.OK
 
-    def test_is_seen_whatever_the_main_thread_is_at(self, start: type[Worker]) -> None:
+    def test_signal_arrives_while_the_main_thread_is_busy(self, start: type[Worker]) -> None:
         for _ in range(5):
             worker = start("is-busy", 60.0)
             worker.process.send_signal(signal.SIGTERM)
-            assert worker.says() == "finished"
-            assert worker.ends_with() == ExitCode.OK
+            assert worker.next_word() == "finished"
+            assert worker.exit_status() == ExitCode.OK
 
 
-class TestTheSecondSignal:
+class TestSecondSignal:
     @pytest.mark.parametrize("how", ["hangs", "blocks-the-listeners"])
     @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-    def test_ends_the_process_at_once(self, start: type[Worker], how: str, second: signal.Signals) -> None:
+    def test_process_ends_at_once(self, start: type[Worker], how: str, second: signal.Signals) -> None:
         worker = start(how, 60.0)
         worker.process.send_signal(signal.SIGTERM)
-        assert worker.says() == "requested"
+        assert worker.next_word() == "requested"
         worker.process.send_signal(second)
-        assert worker.ends_with() == ExitCode.KILLED
-        assert worker.says() == ""
+        assert worker.exit_status() == ExitCode.KILLED
+        assert worker.next_word() == ""
 
 
-def test_exit_codes_are_those_of_the_manual() -> None:
-    """sysexits.h, and 128 + SIGINT as shells report it."""
+def test_exit_codes() -> None:
+    """The codes are those of sysexits.h, and 128 + SIGINT as shells report it."""
     codes = {code.name: int(code) for code in ExitCode}
     assert codes == {
         "OK": 0,
@@ -142,9 +142,9 @@ def test_exit_codes_are_those_of_the_manual() -> None:
 
 
 class TestRequests:
-    """The same without signals."""
+    """Shutdown requests without signals."""
 
-    def test_a_second_request_changes_nothing(self) -> None:
+    def test_second_request_changes_nothing(self) -> None:
         stop = StopSignal(60.0)
         called: list[str] = []
         stop.on_request(lambda: called.append("stop"))
@@ -153,30 +153,30 @@ class TestRequests:
         assert stop.is_set()
         assert called == ["stop"]
 
-    def test_whoever_listens_late_is_told_at_once(self) -> None:
+    def test_late_listeners_are_called_at_once(self) -> None:
         stop = StopSignal(0.0)
         called: list[str] = []
         over = threading.Event()
         stop.on_deadline("first", over.set)
         stop.request("a test")
         stop.on_request(lambda: called.append("request"))
-        assert over.wait(PATIENCE)
+        assert over.wait(DEADLINE)
         stop.on_deadline("late", lambda: called.append("deadline"))
         assert called == ["request", "deadline"]
 
-    def test_a_job_that_is_done_is_not_given_back(self) -> None:
+    def test_finished_job_is_not_released(self) -> None:
         stop = StopSignal(0.05)
         called: list[str] = []
         over = threading.Event()
         stop.on_deadline("done", lambda: called.append("done"))
         stop.on_deadline("running", over.set)
-        stop.forget("done")
+        stop.discard_on_deadline("done")
         stop.request("a test")
-        assert over.wait(PATIENCE)
+        assert over.wait(DEADLINE)
         assert called == []
 
-    def test_a_sleeper_is_woken(self) -> None:
+    def test_request_wakes_waiting_threads(self) -> None:
         stop = StopSignal(60.0)
         assert not stop.wait(0.0)
         threading.Thread(target=stop.request, args=("a test",)).start()
-        assert stop.wait(PATIENCE)
+        assert stop.wait(DEADLINE)

@@ -1,4 +1,4 @@
-"""Working files go with their job, and with their process however it ends."""
+"""Working files: deleted with their job, and after any end of their process."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ workdir.close()
 
 @contextmanager
 def another_process(root: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A process with a job in hand, and its folder."""
+    """Run a process with a job. Yields the process and its folder."""
     command = [sys.executable, "-c", HOLDER, str(root)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=REPOSITORY, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
-        # Whatever it logs comes first, the folder last.
+        # The folder is printed after the log lines.
         folder = next(Path(line.strip()) for line in process.stdout if line.startswith("/"))
         try:
             yield process, folder
@@ -47,7 +47,7 @@ def another_process(root: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
             process.kill()
 
 
-def test_a_jobs_folder_goes_with_the_job(tmp_path: Path) -> None:
+def test_folder_of_a_job_is_deleted_with_the_job(tmp_path: Path) -> None:
     workdir = WorkDir(tmp_path / "root")
     with workdir.job() as first, workdir.job() as second:
         assert first != second
@@ -62,25 +62,25 @@ def test_a_jobs_folder_goes_with_the_job(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "root").iterdir()] == [LOCK]
 
 
-def test_a_relative_root_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_root_is_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     workdir = WorkDir(Path("tmp"))
     assert workdir.path.is_absolute()
     workdir.close()
 
 
-def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
-    with another_process(tmp_path) as (process, left):
+def test_files_of_a_killed_process_are_deleted(tmp_path: Path) -> None:
+    with another_process(tmp_path) as (process, stale):
         process.kill()
         process.wait()
-    assert (left / "lock").exists()
+    assert (stale / "lock").exists()
     workdir = WorkDir(tmp_path)
-    assert not left.exists()
+    assert not stale.exists()
     assert workdir.path.exists()
     workdir.close()
 
 
-def test_what_a_living_process_works_on_stays(tmp_path: Path) -> None:
+def test_files_of_a_running_process_are_kept(tmp_path: Path) -> None:
     with another_process(tmp_path) as (process, theirs):
         WorkDir(tmp_path).close()
         assert list(theirs.rglob("song.wav"))
@@ -90,13 +90,13 @@ def test_what_a_living_process_works_on_stays(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
-def test_a_folder_whose_owner_died_before_it_locked_it_is_swept_up(tmp_path: Path) -> None:
+def test_unlocked_folder_is_deleted(tmp_path: Path) -> None:
     (tmp_path / "job-files-x").mkdir()
     WorkDir(tmp_path).close()
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
-def test_other_peoples_files_stay(tmp_path: Path) -> None:
+def test_foreign_files_are_kept(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "job-files-are-not-only-folders").write_text("x")
     WorkDir(tmp_path).close()
@@ -118,21 +118,21 @@ print(json.dumps(kept))
 """
 
 
-def test_processes_that_start_at_once_leave_each_others_folders_alone(tmp_path: Path) -> None:
-    """Services are started together; a folder is there before it is locked."""
+def test_processes_that_start_together_keep_their_folders(tmp_path: Path) -> None:
+    """Services start at the same time, and a folder exists before it is locked."""
     command = [sys.executable, "-c", STARTER, str(tmp_path)]
     with ExitStack() as stack:
         processes = [
             stack.enter_context(subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True))
             for _ in range(4)
         ]
-        told = [process.communicate(timeout=60)[0] for process in processes]
+        outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
-    assert [json.loads(lines.splitlines()[-1]) for lines in told] == [[True] * 40] * 4
+    assert [json.loads(lines.splitlines()[-1]) for lines in outputs] == [[True] * 40] * 4
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
-def test_a_root_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_unusable_root_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InfrastructureError) as caught:
         WorkDir(tmp_path / "file" / "root")
@@ -142,7 +142,7 @@ def test_a_root_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     )
 
 
-def test_a_jobs_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_unusable_job_folder_is_reported(tmp_path: Path) -> None:
     workdir = WorkDir(tmp_path)
     workdir.close()
     with pytest.raises(InfrastructureError) as caught, workdir.job():
@@ -164,9 +164,9 @@ UNUSABLE = "a local file cannot be read or written"
             ErrorCode.STORAGE_UNAVAILABLE,
             f"{UNUSABLE}: No such file or directory",
         ),
-        (OSError("what a library says"), ErrorCode.STORAGE_UNAVAILABLE, f"{UNUSABLE}: unknown error"),
+        (OSError("a message of a library"), ErrorCode.STORAGE_UNAVAILABLE, f"{UNUSABLE}: unknown error"),
     ],
 )
 def test_disk_errors_name_the_reason_and_no_path(error: OSError, code: ErrorCode, sentence: str) -> None:
-    told = disk_error(error)
-    assert (told.code, told.message) == (code, sentence)
+    classified = disk_error(error)
+    assert (classified.code, classified.message) == (code, sentence)

@@ -14,13 +14,13 @@ from pipeline.errors import CancelledError, ErrorCode
 from pipeline.service.shutdown import StopSignal
 from processor.stop_condition import StoppableCondition
 from processor.workers.dispatcher import Dispatcher
-from tests.processor.worker_threads import DEADLINE, Lanes, eventually, open_lanes
+from tests.processor.worker_threads import DEADLINE, WorkerThreads, eventually, open_worker_threads
 
 
 class Bench:
     """A dispatcher, and worker threads that hold their slot until ``finish``."""
 
-    def __init__(self, threads: Lanes) -> None:
+    def __init__(self, threads: WorkerThreads) -> None:
         self.threads = threads
         self.stop = StopSignal(DEADLINE)
         self.dispatcher = Dispatcher(StoppableCondition(self.stop), ["device"], lambda free, _: next(iter(free), None))
@@ -47,7 +47,7 @@ class Bench:
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    with open_lanes() as threads:
+    with open_worker_threads() as threads:
         yield Bench(threads)
 
 

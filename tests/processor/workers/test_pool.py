@@ -22,7 +22,7 @@ from processor.workers import pool as pool_module
 from processor.workers.pool import WorkerPool
 from processor.workers.supervisor import WorkerSupervisor
 from tests.processor.workbench import Bench, open_bench, result_of, scripted_process
-from tests.processor.worker_threads import DEADLINE, Lanes, eventually, open_lanes
+from tests.processor.worker_threads import DEADLINE, WorkerThreads, eventually, open_worker_threads
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Stage:
     processes: Sequence[WorkerSupervisor]
     pool: WorkerPool
     cancel: CancelToken
-    lanes: Lanes
+    lanes: WorkerThreads
 
     def start(self, ready: int | None = None) -> None:
         """Start the pool, and wait until ``ready`` children are ready; by default all."""
@@ -68,7 +68,7 @@ Opener = Callable[..., Stage]
 def stage(tmp_path: Path) -> Iterator[Opener]:
     """``stage(("work",), …)``: the successive behaviours of each child; ``labels``: of their devices."""
     with ExitStack() as stack:
-        lanes = stack.enter_context(open_lanes())
+        lanes = stack.enter_context(open_worker_threads())
 
         def open_stage(*children: Sequence[str], labels: Sequence[str] = "012345") -> Stage:
             processes = [
@@ -181,7 +181,7 @@ def files_exist(at: Bench, *paths: str) -> bool:
 
 def start_all(at: Bench) -> None:
     """Wait until every child is ready."""
-    for process in at.equipment.pool._processes:
+    for process in at.handler.pool._processes:
         process.start(CancelToken())
 
 
@@ -190,27 +190,27 @@ def test_jobs_run_on_all_children_concurrently(bench: Callable[..., Bench]) -> N
     start_all(at)
     handling = [at.job().handle() for _ in range(3)]
     eventually(lambda: files_exist(at, "begun-1", "1/begun-1"))
-    at.wait_for_line(3)
-    assert [each["state"] for each in at.equipment.pool.status()] == ["separating", "separating"]
+    at.wait_for_queue(3)
+    assert [each["state"] for each in at.handler.pool.status()] == ["separating", "separating"]
     (at.root / "1" / "go-1").touch()
     eventually(lambda: files_exist(at, "1/begun-2"))  # the third job, while the first one still runs
     (at.root / "1" / "go-2").touch()
     eventually(lambda: sum(lane.done() for lane in handling) == 2)
-    at.tell(1)
+    at.allow_to_finish(1)
     assert [result_of(lane).status for lane in handling] == ["success"] * 3
 
 
 def test_death_of_a_child_does_not_affect_the_others(bench: Callable[..., Bench]) -> None:
     at = bench("finish_when_released_in_job", others=[["die_in_job", "finish_when_released_in_job"]])
     start_all(at)
-    survivor = at.equipment.pool._processes[0].pid
+    survivor = at.handler.pool._processes[0].pid
     handling = [at.job().handle() for _ in range(2)]
     eventually(lambda: any(lane.done() for lane in handling))
     (dead,) = (lane for lane in handling if lane.done())
     assert isinstance(dead.exception(), PoisonError)
-    eventually(lambda: [each["state"] for each in at.equipment.pool.status()] == ["separating", "ready"])
-    assert at.equipment.pool._processes[0].pid == survivor
-    at.tell(1)
+    eventually(lambda: [each["state"] for each in at.handler.pool.status()] == ["separating", "ready"])
+    assert at.handler.pool._processes[0].pid == survivor
+    at.allow_to_finish(1)
     assert [result_of(lane).status for lane in handling if lane is not dead] == ["success"]
 
 

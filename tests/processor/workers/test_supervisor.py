@@ -33,7 +33,7 @@ from processor.ipc import Cancel, ChildSettings, Done
 from processor.workers import supervisor as supervisor_module
 from processor.workers.process import ChildProcess
 from processor.workers.supervisor import MAX_START_FAILURES, WorkerSupervisor
-from tests.processor.worker_threads import eventually, open_lanes
+from tests.processor.worker_threads import eventually, open_worker_threads
 from tests.processor.workers.children import scripted_command
 
 DEADLINE = 20.0
@@ -456,7 +456,7 @@ def test_commands_to_an_exiting_child_reach_no_other_descriptor(tmp_path: Path) 
     """The system reuses the number of a closed descriptor for the next file that is opened."""
     finished = threading.Event()
     interval = sys.getswitchinterval()
-    with open_lanes() as lanes:
+    with open_worker_threads() as lanes:
         watch = lanes.start(count_stray_bytes, finished)
         sys.setswitchinterval(1e-5)
         try:

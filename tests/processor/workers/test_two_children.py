@@ -23,9 +23,9 @@ from processor.ipc import ChildSettings, Done
 from processor.workers.devices import Device
 from processor.workers.pool import WorkerPool
 from processor.workers.supervisor import WorkerSupervisor
-from tests.processor.pipeline_harness import RESULTS, open_way
+from tests.processor.pipeline_harness import RESULTS, running_processor
 from tests.processor.source_files import decoded, noise, write_pcm
-from tests.processor.worker_threads import eventually, open_lanes
+from tests.processor.worker_threads import eventually, open_worker_threads
 from tests.support.source_server import SourceServer
 
 pytestmark = pytest.mark.slow
@@ -114,7 +114,7 @@ def test_one_child_dies_while_both_work(pair: tuple[WorkerSupervisor, ...], song
             assert died.wait(DEADLINE)
         progress.append(fraction)
 
-    with open_lanes() as lanes:
+    with open_worker_threads() as lanes:
         one, two = (
             lanes.start(separate, doomed, songs[0], kill_it),
             lanes.start(separate, other, songs[1], wait_for_it),
@@ -130,7 +130,7 @@ def test_one_child_dies_while_both_work(pair: tuple[WorkerSupervisor, ...], song
 def test_consumer_separates_two_songs_concurrently(pair: tuple[WorkerSupervisor, ...], tmp_path: Path) -> None:
     content = write_pcm(tmp_path / "song.wav", noise(3.0)).read_bytes()
     before = [busy_seconds(process) for process in pair]
-    with SourceServer() as source, open_way(tmp_path, *pair, lanes=4) as way:
+    with SourceServer() as source, running_processor(tmp_path, *pair, concurrency=4) as way:
         source.serve_bytes("/song", content)
         sent = {way.send(source.url("/song")) for _ in range(5)}
         results = [from_message(SeparationResult, way.next_message(RESULTS)) for _ in sent]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from processor.__main__ import leave, main
+from processor.__main__ import exit_process, main
 from tests.processor.workers.children import scripted_command
 
 if __name__ == "__main__":
-    leave(main(scripted_command(Path(sys.argv[1]), *sys.argv[2:])))
+    exit_process(main(scripted_command(Path(sys.argv[1]), *sys.argv[2:])))
