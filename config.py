@@ -638,8 +638,8 @@ class DownloadSettings(Section):
     http_version: Literal["1.1", "2", "3"] = Field(
         "1.1",
         alias="DOWNLOAD_HTTP",
-        description="HTTP of downloads by https: 1.1, or 2 or 3 by the program curl, a process for each connection. "
-        "Not with a proxy or pins.",
+        description="HTTP version of downloads by https: 1.1, or 2 or 3 with the optional package curl_cffi "
+        "(requirements/http3.lock). Not with a proxy or pins.",
     )
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -22,7 +22,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
-from pipeline.download.http.curl import CurlAdapter, CurlOptions, HttpVersion, require_curl
+from config import ConfigError
 from pipeline.download.http.proxy import Proxy
 from pipeline.download.http.tls import TlsVersion, check_pin, client_context, handshake
 from pipeline.download.http.watchdog import Watchdog
@@ -32,6 +32,8 @@ from pipeline.download.timeout import call_bounded
 
 if TYPE_CHECKING:
     from config import DownloadSettings
+
+HttpVersion = Literal["1.1", "2", "3"]
 
 #: Opens a TCP connection: address, port, time-out in s.
 Dial = Callable[[Address, int, float], socket.socket]
@@ -53,6 +55,21 @@ def dial_tcp(address: Address, port: int, timeout: float) -> socket.socket:
     return connection
 
 
+def require_curl_cffi(version: HttpVersion) -> None:
+    """Raise ConfigError unless the optional package curl_cffi is installed and speaks HTTP ``version`` (2 or 3)."""
+    try:
+        from curl_cffi import Curl
+
+        libraries = Curl().version().decode()
+    except ImportError:
+        libraries = ""
+    if f"nghttp{version}" not in libraries:
+        raise ConfigError(
+            f"DOWNLOAD_HTTP={version} needs the optional package curl_cffi: install it with "
+            "'pip install --no-deps -r requirements/http3.lock', or set DOWNLOAD_HTTP=1.1"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionOptions:
     """How connections are made, once the guard has said where to."""
@@ -72,7 +89,7 @@ class ConnectionOptions:
     def from_settings(cls, settings: DownloadSettings) -> ConnectionOptions:
         """The operator's way to the sources. Raises ConfigError if this machine cannot speak the HTTP he wants."""
         if settings.http_version != "1.1":
-            require_curl(settings.http_version)
+            require_curl_cffi(settings.http_version)
         pins = frozenset(settings.certificate_pins)
         return replace(cls.for_webhooks(settings), pins=pins, http=settings.http_version)
 
@@ -116,6 +133,8 @@ def guarded_session(
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
     adapter: HTTPAdapter = _GuardedAdapter(connector, connection_options, (connect_timeout, read_timeout))
     if connection_options.http != "1.1":
+        from pipeline.download.http.curl_adapter import CurlAdapter, CurlOptions
+
         options = CurlOptions(
             connection_options.http,
             connection_options.minimum_tls,
