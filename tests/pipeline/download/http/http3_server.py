@@ -71,7 +71,9 @@ class Http3Server:
     """Answers every request with ``respond`` in a thread of its own. A context manager."""
 
     def __init__(self, certificate: trustme.LeafCert, respond: Respond, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._configuration = QuicConfiguration(is_client=False, alpn_protocols=H3_ALPN)
+        self._configuration = QuicConfiguration(
+            is_client=False, alpn_protocols=H3_ALPN, congestion_control_algorithm="cubic"
+        )
         chain = b"".join(pem.bytes() for pem in certificate.cert_chain_pems)
         self._configuration.certificate, *self._configuration.certificate_chain = load_pem_x509_certificates(chain)
         key: Any = load_pem_private_key(certificate.private_key_pem.bytes(), password=None)
