@@ -3,20 +3,20 @@
     python -m benchmarks.download.http3 serve FOLDER BYTES     one server of each kind, for the benchmark
     python -m benchmarks.download.http3 fetch URL FILE …       one download, for the benchmark
 
-Both servers are Python programs of this tests: HTTP/1.1 over TLS on the kernel's TCP (CUBIC), and HTTP/3 by
-aioquic, whose congestion control (CUBIC as well) and loss recovery are Python code. aioquic is slow: over loopback, the
-time is its own. The lossy line is slower than either server.
+The servers are Python programs of the tests: HTTP/1.1 over TLS on the kernel's TCP, with CUBIC or BBR, and HTTP/3 by
+aioquic, whose congestion control (CUBIC) and loss recovery are Python code. aioquic is slow: over loopback, the time is
+its own. The lossy line is slower than any of the servers.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import socket
 import ssl
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Final, Literal
@@ -31,7 +31,7 @@ from benchmarks.download.link import FAR
 from benchmarks.download.measure import measure
 from benchmarks.download.profile import MIB
 from benchmarks.download.rows import LOSS, ROUND_TRIP, note
-from benchmarks.download.sandbox import has_lossy_line, service, workspace, write_random
+from benchmarks.download.sandbox import congestion_controls, has_lossy_line, service, workspace, write_random
 from benchmarks.page import markdown_table
 from config import DownloadSettings
 from pipeline.cancellation import CancelToken
@@ -42,16 +42,9 @@ _SIZE: Final = 4 * MIB
 _QUICK_SIZE: Final = MIB // 2
 _REPEATS: Final = 3
 _TIMEOUT: Final = 240.0
-_VERSIONS: Final[tuple[Literal["1.1", "3"], ...]] = ("1.1", "3")
+#: Names of the servers, and their versions of HTTP.
+_SERVERS: Final[dict[str, Literal["1.1", "3"]]] = {"1.1, CUBIC": "1.1", "1.1, BBR": "1.1", "3, CUBIC": "3"}
 _PATH: Final = "/song.wav"
-
-
-@dataclass(frozen=True, slots=True)
-class _Case:
-    line: str
-    host: str
-    version: Literal["1.1", "3"]
-    connections: int
 
 
 def http3_section(quick: bool) -> str:
@@ -71,27 +64,29 @@ def http3_section(quick: bool) -> str:
 
 
 def _rows(line: str, host: str, folder: Path, ports: dict[str, int], repeats: int) -> Iterator[Sequence[str]]:
-    cases = [(version, connections) for connections in (1, DownloadSettings().connections) for version in _VERSIONS]
-    for version, connections in cases:
-        samples, failures, target = [], 0, folder / "fetched"
+    cases = [(name, connections) for connections in (1, DownloadSettings().connections) for name in ports]
+    target = folder / "fetched"
+    for name, connections in cases:
+        samples, failures = [], 0
         for _ in range(repeats):
-            url, limits = f"https://{host}:{ports[version]}{_PATH}", (version, str(connections))
-            command = (sys.executable, "-m", _MODULE, "fetch", url, str(target), str(folder / "ca.pem"), *limits)
+            url = f"https://{host}:{ports[name]}{_PATH}"
+            order = ("fetch", url, str(target), str(folder / "ca.pem"), _SERVERS[name], str(connections))
+            command = (sys.executable, "-m", _MODULE, *order)
             measured = measure(command, timeout=_TIMEOUT, environment=environment(), folder=folder)
             samples.append(measured)
             right = target.exists() and target.read_bytes() == (folder / "source").read_bytes()
             failures += measured.exit_code != 0 or not right
             target.unlink(missing_ok=True)
-            note(f"http3: {line}, HTTP/{version}, {connections} connections: {measured.wall:.2f} s")
+            note(f"http3: {line}, HTTP/{name}, {connections} connections: {measured.wall:.2f} s")
         walls = [sample.wall for sample in samples]
         spread = f"{min(walls):.2f} – {max(walls):.2f}"
         cpu = median(sample.cpu for sample in samples)
-        yield line, version, str(connections), f"{median(walls):.2f}", spread, f"{cpu:.2f}", str(failures)
+        yield line, name, str(connections), f"{median(walls):.2f}", spread, f"{cpu:.2f}", str(failures)
 
 
 @contextmanager
 def _servers(folder: Path, size: int) -> Iterator[dict[str, int]]:
-    """Serve ``size`` random bytes by both versions, and yield the ports. The authority is in ``ca.pem``."""
+    """Serve ``size`` random bytes by each of ``_SERVERS``, and yield their ports. The authority is in ``ca.pem``."""
     # Development packages, which the benchmark's other rows do without.
     from tests.pipeline.download.http.http3_server import Http3Server, file_response
     from tests.support.ranged_source import RangedFile
@@ -105,12 +100,18 @@ def _servers(folder: Path, size: int) -> Iterator[dict[str, int]]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
     everywhere = "0.0.0.0"
-    with (
-        SourceServer(everywhere, tls=context) as http1,
-        Http3Server(certificate, file_response(data), everywhere) as http3,
-    ):
-        http1.add(_PATH, RangedFile(data))
-        yield {"1.1": http1.port, "3": http3.port}
+    with ExitStack() as stack:
+        ports = {}
+        for name, version in _SERVERS.items():
+            congestion = name.partition(", ")[2].lower()
+            if version == "1.1" and congestion in congestion_controls():
+                http1 = stack.enter_context(SourceServer(everywhere, tls=context))
+                http1._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
+                http1.add(_PATH, RangedFile(data))
+                ports[name] = http1.port
+            elif version == "3":
+                ports[name] = stack.enter_context(Http3Server(certificate, file_response(data), everywhere)).port
+        yield ports
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
@@ -142,7 +143,7 @@ def main() -> None:
     fetching.add_argument("url")
     fetching.add_argument("target", type=Path)
     fetching.add_argument("authority", type=Path)
-    fetching.add_argument("version", choices=_VERSIONS)
+    fetching.add_argument("version", choices=("1.1", "3"))
     fetching.add_argument("connections", type=int)
     arguments = parser.parse_args()
     if arguments.command == "fetch":

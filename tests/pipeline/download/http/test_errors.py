@@ -15,7 +15,7 @@ import urllib3.exceptions
 
 from pipeline.cancellation import CancelToken
 from pipeline.download import Watchdog, http_errors
-from pipeline.download.http.errors import fault
+from pipeline.download.http.errors import translate_http_error
 from pipeline.errors import CancelledError, ErrorCode, ErrorKind, PermanentError, PipelineError
 
 TRANSIENT, PERMANENT = ErrorKind.TRANSIENT, ErrorKind.PERMANENT
@@ -127,7 +127,7 @@ def test_every_exception_class_is_placed(module: ModuleType, table: dict[str, Me
 
 
 def meaning(error: BaseException) -> Meaning:
-    translation = fault(error, "the source")
+    translation = translate_http_error(error, "the source")
     return translation.kind, translation.code
 
 

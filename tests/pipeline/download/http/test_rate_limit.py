@@ -121,8 +121,8 @@ def test_the_deadline_ends_the_wait() -> None:
     [(None, None, 1_000_000), (100_000, None, 25_000), (None, 40_000, 10_000), (10, 10, 4096)],
 )
 def test_slow_limits_are_kept_by_small_reads(total: float | None, per_host: float | None, most: int) -> None:
-    assert RateLimit(total, per_host).most(1_000_000) == most
-    assert RateLimit(total, per_host).most(100) == 100
+    assert RateLimit(total, per_host).read_size(1_000_000) == most
+    assert RateLimit(total, per_host).read_size(100) == 100
 
 
 @pytest.mark.parametrize(("total", "per_host"), [(0, 0), (5, 0), (0, 5)])
@@ -130,4 +130,4 @@ def test_zero_means_no_limit(total: int, per_host: int) -> None:
     settings = DownloadSettings(_env_file=None, rate_limit=total, rate_limit_per_host=per_host)
     limit = RateLimit.from_settings(settings)
     assert (limit is not None) == bool(total or per_host)
-    assert limit is None or limit.most(1_000_000) == (4096)
+    assert limit is None or limit.read_size(1_000_000) == (4096)
