@@ -1,6 +1,6 @@
-"""A process that puts one large object after the other until it is killed; it tells of each that was stored.
+"""A process that stores one large object after the other until it is killed, and reports each.
 
-Arguments: the place as JSON, and a path for the file that it puts.
+Arguments: the place as JSON, and a path for its source file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SIZE = 24 * 1024**2
 
 
 def content(number: int) -> bytes:
-    """Of every object another one, so that a mixture would be noticed."""
+    """Return a content that differs between objects, so that a mixture is detected."""
     return bytes([number % 251]) * SIZE
 
 

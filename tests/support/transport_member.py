@@ -1,15 +1,15 @@
-"""A consumer in a process of its own, for tests that kill, freeze and restart consumers.
+"""A consumer in its own process, for tests that kill, freeze and restart consumers.
 
-Takes one JSON argument; reports on standard output, one JSON object a line; takes commands on standard input.
+Takes one JSON argument; reports on standard output, one JSON object per line; reads commands from standard input.
 
-mode ``hold``: receives one message, reports it, then obeys ``settle`` or waits to be killed.
+mode ``hold``: receives one message, reports it, then settles it on a command or waits to be killed.
 mode ``hold-first``: receives two messages, settles the second, reports, then waits to be killed.
-mode ``drain``: receives and settles until told anything.
-mode ``work-on-all``: receives whatever there is, reports each, and ends none.
-mode ``work``: runs the consumer loop with a worker that reports the job it has begun and never ends it.
-mode ``serve``: runs the consumer loop, two lanes, with a worker that takes a moment for each job, until SIGTERM.
-mode ``die-in-settle``: receives one message and ends, as by a power cut, inside ``settle``: after the outputs have
-been sent (Kafka) or written (embedded), before the offset has advanced.
+mode ``drain``: receives and settles until a command.
+mode ``work-on-all``: receives all messages, reports each, and settles none.
+mode ``work``: runs the consumer loop with a worker that reports the start of a job and never finishes it.
+mode ``serve``: runs the consumer loop on two worker threads, with short jobs, until SIGTERM.
+mode ``die-in-settle``: receives one message and exits, as after a power cut, inside ``settle``: after the outputs have been
+sent (Kafka) or written (embedded), before the offset has advanced.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pipeline.transport.kafka.subscription import KafkaSubscription
 from pipeline.transport.protocol import Delivery, Message, Subscription
 from tests.conformance.transport.backends import open_transport
 
-#: How long a job takes in mode ``serve``, s.
+#: Duration of a job in mode ``serve``, s.
 JOB_SECONDS = 0.2
 
 
@@ -107,19 +107,19 @@ def work_on_all(subscription: Subscription, job: dict[str, Any]) -> None:
 
 
 class EndlessWorker:
-    """Reports what it has begun, and waits to be killed."""
+    """Reports the start of a job, and waits to be killed."""
 
     def handle(self, job: str, context: JobContext) -> Outcome:
         report(event="working", key=job, attempt=context.attempt)
         threading.Event().wait()
-        raise AssertionError("nobody wakes it")
+        raise AssertionError("unreachable")
 
     def on_failure(self, job: str, error: PipelineError) -> Outcome:
         raise AssertionError("it never ends")
 
 
 class SteadyWorker:
-    """Takes a moment for each job, and says in its output who it was."""
+    """Takes ``JOB_SECONDS`` for each job, and writes its process id into the output."""
 
     def __init__(self, output: str) -> None:
         self._output = output

@@ -14,9 +14,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
 import requests
@@ -27,11 +25,13 @@ from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3 import HTTPHeaderDict, HTTPResponse
 
-from pipeline.download.http.tls import TlsVersion
 from pipeline.download.http.watchdog import Watchdog
 from pipeline.download.ssrf.ip_ranges import Address
 from pipeline.download.ssrf.url_guard import UrlGuard
 from pipeline.download.timeout import call_bounded
+
+if TYPE_CHECKING:
+    from pipeline.download.http.session import ConnectionOptions
 
 #: Longest time between two checks of the watchdog's verdict, ms.
 _POLL_INTERVAL = 50
@@ -42,9 +42,8 @@ _MAX_HEAD_BYTES = 256 * 1024
 _MAX_UNREAD_BYTES = 1024 * 1024
 
 _STATUS = re.compile(rb"HTTP/[0-9.]+ ([1-5][0-9]{2})\b")
-_INTERIM = re.compile(rb"HTTP/[0-9.]+ 1[0-9]{2}\b")
 
-_HTTP_VERSIONS: Final = {"2": CurlHttpVersion.V2TLS, "3": CurlHttpVersion.V3}
+_HTTP_VERSIONS: Final = {"1.1": CurlHttpVersion.V1_1, "2": CurlHttpVersion.V2TLS, "3": CurlHttpVersion.V3}
 _TLS_VERSIONS: Final = {"1.2": CurlSslVersion.TLSv1_2, "1.3": CurlSslVersion.TLSv1_3}
 
 #: libcurl's error codes, and the exceptions that HTTP/1.1 raises for the same errors. Every other code: not valid HTTP.
@@ -64,29 +63,24 @@ _ERRORS: Final[Mapping[int, Callable[[], BaseException]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class CurlOptions:
-    """The options of every request."""
-
-    version: Literal["2", "3"]
-    minimum_tls: TlsVersion
-    ca_bundle: Path | None
-    connect_timeout: float
-    """For name resolution, and again for TCP or QUIC with TLS, s."""
-    total_timeout: float
-    """For one request, s."""
-
-
 class CurlAdapter(HTTPAdapter):
     """Sends GET requests, one at a time, and reuses their connections.
 
-    Plain http stays at HTTP/1.1. A host that does not offer the version is read with an older one.
+    Plain http stays at HTTP/1.1. A host that does not offer the version is read with an older one. ``timeout`` (s): for
+    TCP or QUIC with TLS, and for a whole request.
     """
 
-    def __init__(self, guard: UrlGuard, options: CurlOptions, watchdog: Watchdog | None) -> None:
+    def __init__(
+        self,
+        guard: UrlGuard,
+        connection_options: ConnectionOptions,
+        timeout: tuple[float, float],
+        watchdog: Watchdog | None,
+    ) -> None:
         super().__init__()
         self._guard = guard
-        self._options = options
+        self._connection_options = connection_options
+        self._connect_timeout, self._total_timeout = timeout
         self._watchdog = watchdog
         self._multi = ffi.gc(lib.curl_multi_init(), lib.curl_multi_cleanup)
         self._transfer: _Transfer | None = None
@@ -99,52 +93,30 @@ class CurlAdapter(HTTPAdapter):
         """
         parts = urlsplit(request.url or "")
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-        deadline = time.monotonic() + self._options.connect_timeout
+        deadline = time.monotonic() + self._connect_timeout
         addresses = call_bounded(
             lambda: self._guard.addresses(host, port),
-            timeout=self._options.connect_timeout,
+            timeout=self._connect_timeout,
             on_start=self._watchdog.guard_call if self._watchdog else lambda _: None,
         )
         failure: OSError | None = None
         for tried, address in enumerate(addresses):
-            share = (deadline - time.monotonic()) / (len(addresses) - tried)
+            share = max((deadline - time.monotonic()) / (len(addresses) - tried), _MIN_CONNECT_TIMEOUT)
+            self._close_transfer()
+            options = self._curl_options(request, address, port, share)
+            transfer = self._transfer = _Transfer(self._multi, options, self._watchdog)
             try:
-                return self._send_to(address, port, request, parts.scheme, max(share, _MIN_CONNECT_TIMEOUT))
+                status, headers = transfer.read_head()
             except (ConnectionRefusedError, TimeoutError) as error:
                 failure = error
+                continue
+            # preload_content and decode_content are off: the caller reads the bytes as they are.
+            body = io.BufferedReader(cast(Any, transfer))
+            response = HTTPResponse(
+                body, headers, status, preload_content=False, decode_content=False, request_method="GET"
+            )
+            return self.build_response(request, response)
         raise failure or TimeoutError("timed out")
-
-    def _send_to(
-        self, address: Address, port: int, request: requests.PreparedRequest, scheme: str, connect_timeout: float
-    ) -> requests.Response:
-        self._close_transfer()
-        # An address instead of the name: libcurl would resolve a name given by CURLOPT_RESOLVE again, for its HTTPS
-        # record. Host header, SNI and certificate stay those of the URL.
-        place = f"[{address}]" if address.version == 6 else str(address)
-        connect_to = ffi.gc(lib.curl_slist_append(ffi.NULL, f"::{place}:{port}".encode()), lib.curl_slist_free_all)
-        # HTTP/2 and HTTP/3 have no Connection header.
-        headers = [f"{name}: {value!s}" for name, value in request.headers.items() if name != "Connection"]
-        options = self._curl_options(scheme) | {
-            CurlOpt.URL: request.url,
-            CurlOpt.CONNECT_TO: connect_to,
-            CurlOpt.CONNECTTIMEOUT_MS: round(connect_timeout * 1000),
-            CurlOpt.HTTPHEADER: [header.encode("latin-1") for header in headers],
-        }
-        transfer = self._transfer = _Transfer(self._multi, options, self._watchdog)
-        try:
-            status, response_headers = _parse_head(transfer.read_head())
-        except BaseException:
-            transfer.close()
-            raise
-        response = HTTPResponse(
-            io.BufferedReader(cast(Any, transfer)),
-            response_headers,
-            status,
-            preload_content=False,
-            decode_content=False,
-            request_method="GET",
-        )
-        return self.build_response(request, response)
 
     def close(self) -> None:
         """End the running transfer and close all connections."""
@@ -156,18 +128,32 @@ class CurlAdapter(HTTPAdapter):
         if self._transfer:
             self._transfer.close()
 
-    def _curl_options(self, scheme: str) -> dict[CurlOpt, object]:
-        options = self._options
+    def _curl_options(
+        self, request: requests.PreparedRequest, address: Address, port: int, connect_timeout: float
+    ) -> dict[CurlOpt, object]:
+        # An address instead of the name: libcurl would resolve a name given by CURLOPT_RESOLVE again, for its HTTPS
+        # record. Host header, SNI and certificate stay those of the URL.
+        place = f"[{address}]" if address.version == 6 else str(address)
+        connect_to = lib.curl_slist_append(ffi.NULL, f"::{place}:{port}".encode())
+        # HTTP/2 and HTTP/3 have no Connection header.
+        headers = [f"{name}: {value!s}" for name, value in request.headers.items() if name != "Connection"]
+        options = self._connection_options
+        is_https = str(request.url).startswith("https:")
         return {
+            CurlOpt.URL: request.url,
+            CurlOpt.HTTPHEADER: [header.encode("latin-1") for header in headers],
+            CurlOpt.HTTP_VERSION: _HTTP_VERSIONS[options.http if is_https else "1.1"],
+            CurlOpt.CONNECT_TO: ffi.gc(connect_to, lib.curl_slist_free_all),
+            CurlOpt.CONNECTTIMEOUT_MS: round(connect_timeout * 1000),
+            CurlOpt.TIMEOUT_MS: round(self._total_timeout * 1000),
             CurlOpt.NOSIGNAL: 1,
+            CurlOpt.BUFFERSIZE: 128 * 1024,
             CurlOpt.PROTOCOLS_STR: "http,https",
             CurlOpt.REDIR_PROTOCOLS_STR: "http,https",
             CurlOpt.FOLLOWLOCATION: 0,
             CurlOpt.PATH_AS_IS: 1,
-            CurlOpt.HTTP_VERSION: _HTTP_VERSIONS[options.version] if scheme == "https" else CurlHttpVersion.V1_1,
             CurlOpt.HTTP_CONTENT_DECODING: 0,
-            # An empty proxy disables those of the environment.
-            CurlOpt.PROXY: "",
+            CurlOpt.PROXY: "",  # disables the proxies of the environment
             CurlOpt.NOPROXY: "*",
             CurlOpt.NETRC: 0,
             CurlOpt.SSL_VERIFYPEER: 1,
@@ -175,8 +161,6 @@ class CurlAdapter(HTTPAdapter):
             CurlOpt.SSLVERSION: _TLS_VERSIONS[options.minimum_tls],
             CurlOpt.CAINFO: str(options.ca_bundle or DEFAULT_CA_BUNDLE_PATH),
             CurlOpt.CAPATH: ffi.NULL,
-            CurlOpt.TIMEOUT_MS: round(options.total_timeout * 1000),
-            CurlOpt.BUFFERSIZE: 128 * 1024,
         }
 
 
@@ -202,13 +186,21 @@ class _Transfer(io.RawIOBase):
             watchdog.expect()
         lib.curl_multi_add_handle(multi, self._curl._curl)
 
-    def read_head(self) -> bytes:
-        """Return status line and headers of the final response."""
+    def read_head(self) -> tuple[int, HTTPHeaderDict]:
+        """Return status and headers of the final response."""
         self._run_until(lambda: self._has_head)
         if not self._has_head:
             self._raise_on_error()
             raise http.client.RemoteDisconnected("no response")
-        return bytes(self._head)
+        lines = io.BytesIO(self._head)
+        status = _STATUS.match(line := lines.readline())
+        if status is None:
+            raise http.client.BadStatusLine(repr(line[:64]))
+        headers = http.client.parse_headers(lines)
+        if headers.get("Transfer-Encoding", "").strip().lower() == "chunked":
+            # libcurl has joined the chunks. They override a length (RFC 9112 section 6.3).
+            del headers["Transfer-Encoding"], headers["Content-Length"]
+        return int(status[1]), HTTPHeaderDict(headers.items())
 
     def readable(self) -> bool:
         return True
@@ -249,7 +241,8 @@ class _Transfer(io.RawIOBase):
             if len(self._head) > _MAX_HEAD_BYTES:
                 return CURL_WRITEFUNC_ERROR
             if line in (b"\r\n", b"\n"):
-                self._has_head = not _INTERIM.match(self._head)
+                status = _STATUS.match(self._head)
+                self._has_head = status is None or not status[1].startswith(b"1")
                 if not self._has_head:
                     self._head.clear()
         return len(line)
@@ -264,15 +257,3 @@ class _Transfer(io.RawIOBase):
     def _raise_on_error(self) -> None:
         if self._result:
             raise _ERRORS.get(self._result, http.client.HTTPException)()
-
-
-def _parse_head(head: bytes) -> tuple[int, HTTPHeaderDict]:
-    lines = io.BytesIO(head)
-    status = _STATUS.match(line := lines.readline())
-    if status is None:
-        raise http.client.BadStatusLine(repr(line[:64]))
-    headers = http.client.parse_headers(lines)
-    if headers.get("Transfer-Encoding", "").strip().lower() == "chunked":
-        # libcurl has joined the chunks. They overrule a length (RFC 9112 section 6.3).
-        del headers["Transfer-Encoding"], headers["Content-Length"]
-    return int(status[1]), HTTPHeaderDict(headers.items())

@@ -56,7 +56,7 @@ class RateLimit:
             bucket = self._hosts.get(host)
             if bucket is None:
                 # A full bucket equals a new one: drop them, or every host would stay in memory.
-                self._hosts = {name: kept for name, kept in self._hosts.items() if not kept.is_full(now)}
+                self._hosts = {name: kept for name, kept in self._hosts.items() if kept.balanced_at > now - BURST}
                 bucket = self._hosts[host] = _Bucket(self._per_host)
             end = min(max(self._total.take(amount, now), bucket.take(amount, now)), deadline)
         if end > now:
@@ -69,12 +69,9 @@ class _Bucket:
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
-        self._balanced_at = -math.inf
+        self.balanced_at = -math.inf
 
     def take(self, amount: int, now: float) -> float:
         """Return the time from which ``amount`` more is within the rate."""
-        self._balanced_at = max(self._balanced_at, now - BURST) + amount / self.rate
-        return self._balanced_at
-
-    def is_full(self, now: float) -> bool:
-        return self._balanced_at <= now - BURST
+        self.balanced_at = max(self.balanced_at, now - BURST) + amount / self.rate
+        return self.balanced_at

@@ -43,16 +43,8 @@ _MIN_CONNECT_TIMEOUT = 0.1
 
 
 def dial_tcp(address: Address, port: int, timeout: float) -> socket.socket:
-    """Connect to ``address``. Raises OSError (TimeoutError after ``timeout`` s)."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    connection = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(timeout)
-        connection.connect((str(address), port))
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    """Connect to ``address``, without name resolution. Raises OSError (TimeoutError after ``timeout`` s)."""
+    return socket.create_connection((str(address), port), timeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,22 +116,16 @@ def guarded_session(
     ``requests``, which ``http_errors`` translates.
     """
     connector = None
+    timeouts = connect_timeout, read_timeout
     if connection_options.http == "1.1":
         proxy = connection_options.proxy
         dial = Proxy.from_url(proxy, connection_options.ssl_context()).dial if proxy else connection_options.dial
         connector = _Connector(guard, dial, connect_timeout, watchdog)
-        adapter: HTTPAdapter = _GuardedAdapter(connector, connection_options, (connect_timeout, read_timeout))
+        adapter: HTTPAdapter = _GuardedAdapter(connector, connection_options, timeouts)
     else:
-        from pipeline.download.http.curl_adapter import CurlAdapter, CurlOptions  # an optional package
+        from pipeline.download.http.curl_adapter import CurlAdapter  # needs an optional package
 
-        curl_options = CurlOptions(
-            connection_options.http,
-            connection_options.minimum_tls,
-            connection_options.ca_bundle,
-            connect_timeout,
-            read_timeout,
-        )
-        adapter = CurlAdapter(guard, curl_options, watchdog)
+        adapter = CurlAdapter(guard, connection_options, timeouts, watchdog)
     session = GuardedSession(guard, connector)
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))

@@ -21,7 +21,7 @@ from curl_cffi import CurlOpt
 
 from config import ConfigError, DownloadSettings
 from pipeline.download import ConnectionOptions, UrlGuard
-from pipeline.download.http.curl_adapter import CurlAdapter, CurlOptions
+from pipeline.download.http.curl_adapter import CurlAdapter
 from pipeline.download.http.session import GuardedSession, HttpVersion, guarded_session, require_curl_cffi
 from pipeline.errors import CancelledError, ErrorCode, PermanentError, PipelineError, TransientError
 from tests.pipeline.download.fetching import Fetcher
@@ -259,10 +259,9 @@ def test_libcurl_follows_no_redirect(location: str, server: SourceServer, http2:
 
 
 @pytest.mark.parametrize("scheme", ["file", "ftp"])
-def test_other_protocols_are_refused(scheme: str, ca_bundle: Path) -> None:
+def test_other_protocols_are_refused(scheme: str, http2: ConnectionOptions) -> None:
     """Even without the guard's own check of the URL."""
-    options = CurlOptions("2", "1.2", ca_bundle, connect_timeout=5, total_timeout=5)
-    adapter = CurlAdapter(UrlGuard(True, resolver=LOOPBACK), options, None)
+    adapter = CurlAdapter(UrlGuard(True, resolver=LOOPBACK), http2, (5, 5), None)
     request = requests.Request("GET", "http://public.test/").prepare()
     request.url = f"{scheme}://public.test/etc/passwd"
     with pytest.raises(HTTPException):
