@@ -8,8 +8,8 @@ mode ``drain``: receives and settles until a command.
 mode ``work-on-all``: receives all messages, reports each, and settles none.
 mode ``work``: runs the consumer loop with a worker that reports the start of a job and never finishes it.
 mode ``serve``: runs the consumer loop on two worker threads, with short jobs, until SIGTERM.
-mode ``die-in-settle``: receives one message and exits, as after a power cut, inside ``settle``: after the outputs have been
-sent (Kafka) or written (embedded), before the offset has advanced.
+mode ``die-in-settle``: receives one message and exits, as after a power cut, inside ``settle``: after the outputs have
+been sent (Kafka) or written (embedded), before the offset has advanced.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from aioquic.asyncio.server import serve
 from aioquic.h3.connection import H3_ALPN, ErrorCode, H3Connection
 from aioquic.h3.events import HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.events import QuicEvent
+from aioquic.quic.events import ConnectionTerminated, QuicEvent
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificates
 
@@ -136,6 +136,9 @@ class _Connection(QuicConnectionProtocol):
         server.connections += 1
 
     def quic_event_received(self, event: QuicEvent) -> None:
+        if isinstance(event, ConnectionTerminated):
+            for task in self._tasks:
+                task.cancel()
         for received in self._http.handle_event(event):
             if isinstance(received, HeadersReceived):
                 request = {name.decode(): value.decode() for name, value in received.headers}
@@ -152,8 +155,10 @@ class _Connection(QuicConnectionProtocol):
             self._http.send_data(stream, response.body[start : start + _CHUNK_BYTES], end_stream=False)
             self._server_state.sent += _CHUNK_BYTES
             self.transmit()
-            while len(sender._buffer) > _MAX_PENDING_BYTES:
+            while len(sender._buffer) > _MAX_PENDING_BYTES and sender._reset_error_code is None:
                 await asyncio.sleep(0.001)
+            if sender._reset_error_code is not None:  # the client has cancelled the request
+                return
         if response.ending is Ending.COMPLETE:
             self._http.send_data(stream, b"", end_stream=True)
         elif response.ending is Ending.RESET:
