@@ -116,6 +116,8 @@ class Http3Server:
 
     async def _stop(self) -> None:
         self._server.close()
+        assert self._server._transport
+        self._server._transport.abort()  # closes even with unsent datagrams
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
