@@ -160,8 +160,8 @@ class DownloadSettings(Section):
     http_version: Literal["1.1", "2", "3"] = Field(
         "1.1",
         alias="DOWNLOAD_HTTP",
-        description="HTTP version of HTTPS downloads: 1.1, or 2 or 3 with the program curl, one process for each "
-        "connection. 2 and 3 cannot be combined with a proxy or with pins.",
+        description="HTTP version of HTTPS downloads: 1.1, or 2 or 3 with the optional package curl_cffi "
+        "(requirements/http3.lock). 2 and 3 cannot be combined with a proxy or with pins.",
         json_schema_extra=ADVANCED,
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.download import faults
 from benchmarks.download.clients import CLIENTS
+from benchmarks.download.http3 import http3_section
 from benchmarks.download.laboratory import Laboratory, laboratory
 from benchmarks.download.report import BEGIN, END, Results, download_page
 from benchmarks.download.rows import LARGEST, ROWS, DownloadRow, note, run_download_row, server_ceiling
@@ -15,10 +16,11 @@ from benchmarks.download.sandbox import enter
 from benchmarks.page import deliver
 
 FAULTS = "faults"
+HTTP3 = "http3"
 
 
 def _arguments() -> argparse.Namespace:
-    names = [*(row.name for row in ROWS), FAULTS]
+    names = [*(row.name for row in ROWS), HTTP3, FAULTS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.download", description="The report goes to stdout.")
     parser.add_argument("--rows", nargs="+", choices=names, default=names, help="what to measure; all if not given")
     parser.add_argument("--clients", nargs="+", default=[], metavar="WORD", help="only clients whose name has a WORD")
@@ -46,6 +48,8 @@ def _measure(results: Results, rows: list[str]) -> None:
     with laboratory((max(largest, faults.SIZE), faults.SIZE)) as lab:
         for row in chosen:
             _measure_row(lab, results, row)
+        if HTTP3 in rows:
+            results.http3 = http3_section(results.quick)
         if FAULTS in rows:
             _measure_faults(lab, results)
 

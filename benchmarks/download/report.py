@@ -37,6 +37,8 @@ class Results:
     left_out: list[tuple[DownloadRow, str]] = field(default_factory=list)
     faults: list[list[Ending]] = field(default_factory=list)
     kills: list[list[Ending]] = field(default_factory=list)
+    http3: str = ""
+    """A section of the page."""
 
     def engine_failed(self) -> bool:
         """Whether this engine gave wrong bytes, hung, or failed on an honest server."""
@@ -54,6 +56,8 @@ def download_page(results: Results) -> str:
     parts += [_row(row, samples) for row, samples in results.rows]
     if results.rows:
         parts += [_goals(results), _start_up(results)]
+    if results.http3:
+        parts += [results.http3]
     if results.faults:
         parts += [_fault_table(results)]
     parts += [f"Not measured here: {row.title} ({reason})." for row, reason in results.left_out]

@@ -10,7 +10,7 @@ from typing import Final
 
 from pipeline.download.checksum import Checksum, announced
 from pipeline.download.http.request import HttpClient, ResponseStream
-from pipeline.download.http.response import Head, read_head, read_part_head, unstable
+from pipeline.download.http.response import Head, read_head, read_part_head, source_unstable
 from pipeline.download.parallel.assembly import Assembly
 from pipeline.download.parallel.journal import Identity
 from pipeline.download.parallel.range_allocator import ByteRange, missing_ranges
@@ -131,7 +131,7 @@ class DownloadAttempts:
     def _complete(self, begun: Identity, file: ScatteredFile) -> StreamResult:
         """Nothing is missing: the process died between the last byte and the end."""
         url = self.sources.current.url.url
-        head = Head.unasked(url, begun.total)
+        head = Head.without_response(url, begun.total)
         return self._assembly(self.checksum, begun.total, Latency()).run(None, head, begun.total, file)
 
     def _assembly(self, checksum: Checksum | None, total: int, latency: Latency) -> Assembly:
@@ -160,7 +160,7 @@ class DownloadAttempts:
         self.changes += 1
         log.warning("download_source_changed", url=source.subject)
         if self.changes > MAX_CHANGES:
-            raise unstable(source.subject)
+            raise source_unstable(source.subject)
         source.place, source.if_range = source.url, True
         self._forget()
 

@@ -1,4 +1,4 @@
-"""Calls that cannot be interrupted, such as the name resolution of the C library, with a deadline all the same."""
+"""Deadlines for calls that cannot be interrupted, such as the name resolution of the C library."""
 
 from __future__ import annotations
 
@@ -17,33 +17,32 @@ def call_bounded(
     on_start: Callable[[Future[Any]], None] = lambda _: None,
     discard: Callable[[T], None] = lambda _: None,
 ) -> T:
-    """The result of ``work``, or TimeoutError after ``timeout`` s; what ``work`` raises comes through.
+    """Return or raise the result of ``work``; raise TimeoutError after ``timeout`` s.
 
-    ``work`` runs in a thread of its own, which is left behind when the time is up. ``on_start`` is given the outcome
-    before the wait: cancelling it ends the wait at once, also with TimeoutError. A result that comes when nobody waits
-    any more goes to ``discard``.
+    ``work`` runs in a thread of its own, which goes on after the timeout. ``on_start`` receives the future before the
+    wait: cancelling it ends the wait at once, with TimeoutError as well. A late result goes to ``discard``.
     """
-    outcome: Future[T] = Future()
-    # A daemon, because it may hang in the C library for half a minute and must not hold up the end of the process.
-    threading.Thread(target=_settle, args=(work, outcome, discard), name="bounded-call", daemon=True).start()
-    on_start(outcome)
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - the boundary between two threads: the caller raises it
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+            return
+        if future.set_running_or_notify_cancel():
+            future.set_result(result)
+        else:
+            discard(result)
+
+    # A daemon thread: it may block in the C library for half a minute and must not delay the exit of the process.
+    threading.Thread(target=run, name="bounded-call", daemon=True).start()
+    on_start(future)
     try:
-        return outcome.result(timeout)
+        return future.result(timeout)
     except (TimeoutError, CancelledError):
-        # Either nobody waits any more, or the result came at the last moment.
-        if outcome.cancel():
+        if future.cancel():
             raise TimeoutError("timed out") from None
-        return outcome.result()
-
-
-def _settle(work: Callable[[], T], outcome: Future[T], discard: Callable[[T], None]) -> None:
-    try:
-        result = work()
-    except BaseException as error:  # noqa: BLE001 - the boundary between two threads: the caller gets it
-        if outcome.set_running_or_notify_cancel():
-            outcome.set_exception(error)
-        return
-    if outcome.set_running_or_notify_cancel():
-        outcome.set_result(result)
-    else:
-        discard(result)
+        # The result arrived between the end of the wait and the cancellation.
+        return future.result()

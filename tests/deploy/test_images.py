@@ -35,7 +35,8 @@ import importlib, pkgutil, sys
 for name in sys.argv[1:]:
     package = importlib.import_module(name)
     for module in pkgutil.walk_packages(getattr(package, "__path__", ()), name + "."):
-        importlib.import_module(module.name)
+        if module.name != "pipeline.download.http.curl_adapter":  # needs the optional package curl_cffi
+            importlib.import_module(module.name)
 """
 
 

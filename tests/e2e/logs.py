@@ -11,7 +11,7 @@ _OWN_LOGGERS = {"__main__", "api", "pipeline", "processor", "uploader"}
 #: Events of a single job.
 _ABOUT_JOBS = {
     "downloaded",
-    "http_fault",
+    "http_error",
     "job_accepted",
     "job_attempt_failed",
     "job_lost",

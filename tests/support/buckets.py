@@ -9,7 +9,7 @@ from pipeline.storage.s3.store import S3Options, S3Store
 
 
 def new_bucket(server: S3Server) -> S3Options:
-    """A bucket of the caller's own."""
+    """Create a bucket for one test; return the options to open it."""
     options = S3Options(
         bucket=f"test-{uuid4().hex[:12]}",
         region=server.region,

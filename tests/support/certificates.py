@@ -1,4 +1,4 @@
-"""Certificates for tests, made on the spot: an authority, whom it vouches for, and a stranger."""
+"""Certificates for tests: an authority, certificates that it has issued, and an unrelated authority."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class Certificates:
 
     authority: Path
     broker: Path
-    """Key and certificate for 127.0.0.1 and for no name."""
+    """Key and certificate for 127.0.0.1, without a name."""
     service: Path
-    """Certificate; its key is in ``service_key``, locked with ``KEY_PASSWORD``."""
+    """Certificate; its key is in ``service_key``, encrypted with ``KEY_PASSWORD``."""
     service_key: Path
     stranger: Path
-    """Another authority."""
+    """An unrelated authority."""
     strangers_service: Path
-    """Key and certificate from the stranger."""
+    """Key and certificate from the unrelated authority."""
 
 
 def make_certificates(folder: Path) -> Certificates:
-    """New ones in ``folder``."""
+    """Create all certificates in ``folder``."""
     authority, stranger = trustme.CA(), trustme.CA()
     service = authority.issue_cert("service.example")
 
@@ -62,7 +62,7 @@ def _chain(certificate: trustme.LeafCert) -> bytes:
     return b"".join(pem.bytes() for pem in certificate.cert_chain_pems)
 
 
-def _key(certificate: trustme.LeafCert, lock: KeySerializationEncryption) -> bytes:
-    """In PKCS #8, which is all that Kafka reads."""
+def _key(certificate: trustme.LeafCert, encryption: KeySerializationEncryption) -> bytes:
+    """Return the key in PKCS #8, the only form that Kafka reads."""
     key = load_pem_private_key(certificate.private_key_pem.bytes(), password=None)
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)

@@ -1,4 +1,4 @@
-"""What a service under test logs, as it comes."""
+"""Log lines of a service under test."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def lines_until(running: subprocess.Popen[str], event: str) -> list[dict[str, Any]]:
-    """Log lines up to the first that tells of ``event``."""
+    """Return the log lines up to the first with ``event``, which is the last of them."""
     assert running.stderr is not None
     lines = []
     for text in running.stderr:

@@ -1,9 +1,9 @@
-"""A file that a ``SourceServer`` gives in parts, properly or not.
+"""A file that a ``SourceServer`` serves in ranges, correctly or not.
 
 file = RangedFile(data)
 server.add("/model", file)
 file.rate = 2_000_000            # per connection, bytes/s
-file.cut_after = 500_000         # every answer ends after so many bytes
+file.cut_after = 500_000         # every response ends after so many bytes
 ...
 assert file.given == [(0, 500_000), (500_000, 1_000_000)]
 """
@@ -24,7 +24,7 @@ Twist = Callable[[Exchange, int, int], bool]
 
 @dataclass(eq=False)
 class RangedFile:
-    """A behaviour. Every attribute may be changed while it serves."""
+    """A behaviour. Every attribute may change while it serves."""
 
     data: bytes
     etag: str | None = '"v1"'
@@ -34,25 +34,25 @@ class RangedFile:
     rate: float | None = None
     """Bytes/s of each connection."""
     cut_after: int | None = None
-    """Each answer ends after so many bytes."""
-    most: int | None = None
-    """More connections than these at one time are answered with ``refusal``."""
+    """Bytes after which each response ends."""
+    max_connections: int | None = None
+    """Further simultaneous connections are answered with ``refusal``."""
     refusal: Callable[[Exchange], None] = lambda exchange: exchange.respond(503)
     largest_part: int | None = None
-    """No part whose end was asked for is larger than this."""
+    """Upper limit of a range with a requested end, bytes."""
     keeps: bool = True
-    """Whether a connection stays open where the client wants it to."""
+    """Whether connections are kept alive for clients that ask for it."""
     ranges: bool = True
-    """Whether parts are given."""
+    """Whether ranges are served."""
     conditions: bool = True
-    """Whether ``If-Match`` and ``If-Range`` are heard."""
+    """Whether ``If-Match`` and ``If-Range`` are evaluated."""
     content_range: Callable[[int, int, int], str] = lambda start, end, total: f"bytes {start}-{end - 1}/{total}"
     twist: Twist | None = None
-    """Called before each answer with the range; True if it has answered."""
+    """Called before each response with the range; returns True if it has responded."""
     on_block: Callable[[int], None] = lambda sent: None
-    """Called before each block with the bytes sent in all."""
+    """Called before each block with the total of bytes sent."""
     busiest: int = field(default=0, init=False)
-    """Most connections at one time."""
+    """Largest number of simultaneous connections."""
     sent: int = field(default=0, init=False)
     _given: list[tuple[int, int]] = field(default_factory=list, init=False)
     _busy: int = field(default=0, init=False)
@@ -67,13 +67,13 @@ class RangedFile:
 
     @property
     def given(self) -> list[tuple[int, int]]:
-        """What was sent, one pair for each answer in the order in which they were begun, once all have ended."""
+        """The sent ranges, in the order in which their responses began, once all have ended."""
         with self._lock:
-            assert self._lock.wait_for(lambda: not self._busy, DEADLINE), "there are answers that do not end"
+            assert self._lock.wait_for(lambda: not self._busy, DEADLINE), "some responses do not end"
             return list(self._given)
 
     def wait_until_sent(self, amount: int) -> None:
-        """Until so many bytes were sent in all. Raises AssertionError if they are not."""
+        """Wait until ``amount`` bytes were sent in total. Raises AssertionError if they are not."""
         with self._lock:
             assert self._lock.wait_for(lambda: self.sent >= amount, DEADLINE), f"{self.sent} were sent"
 
@@ -81,7 +81,7 @@ class RangedFile:
     def _admitted(self) -> Iterator[bool]:
         with self._lock:
             self._busy += 1
-            fits = self.most is None or self._busy <= self.most
+            fits = self.max_connections is None or self._busy <= self.max_connections
             if fits:
                 self.busiest = max(self.busiest, self._busy)
         try:
@@ -92,12 +92,12 @@ class RangedFile:
                 self._lock.notify_all()
 
     def _answer(self, exchange: Exchange) -> None:
-        asked = exchange.request.headers
-        if self.conditions and asked.get("if-match", self.etag) != self.etag:
+        headers_received = exchange.request.headers
+        if self.conditions and headers_received.get("if-match", self.etag) != self.etag:
             exchange.respond(412)
             return
-        wanted = re.fullmatch(r"bytes=([0-9]+)-([0-9]*)", asked.get("range", ""))
-        stale = self.conditions and asked.get("if-range", self.etag) != self.etag
+        wanted = re.fullmatch(r"bytes=([0-9]+)-([0-9]*)", headers_received.get("range", ""))
+        stale = self.conditions and headers_received.get("if-range", self.etag) != self.etag
         partial = wanted is not None and self.ranges and not stale
         start = int(wanted[1]) if wanted and partial else 0
         end = min(int(wanted[2]) + 1, len(self.data)) if wanted and partial and wanted[2] else len(self.data)
@@ -126,7 +126,7 @@ class RangedFile:
                 self.on_block(self.sent)
                 if not exchange.pause(self._delay(began, position - start)):
                     return
-                # What the file is now, as a server sends that reads it while it is being overwritten.
+                # The present content, as from a server whose file is overwritten while it reads.
                 exchange.send(self.data[position : position + block])
                 position += block
                 with self._lock:

@@ -1,4 +1,4 @@
-"""Real servers in tests: skipped, loudly, where they cannot be had; with REQUIRE_KAFKA=1 their absence is a failure."""
+"""Real servers in tests: without one a test is skipped; with REQUIRE_KAFKA=1 it fails."""
 
 import os
 from collections.abc import Callable
@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 
 def require(tool: Callable[[], T]) -> T:
-    """What `tool()` gives; skips the test when that cannot be had, or fails it where REQUIRE_KAFKA=1 (S3 included).
+    """Return `tool()`; if the tool is missing, skip the test, or fail it with REQUIRE_KAFKA=1 (for S3 as well).
 
-    Only a missing tool is forgiven. A server that was fetched and does not start raises, as any other fault.
+    Only a missing tool skips: an installed server that does not start raises its error.
     """
     try:
         return tool()

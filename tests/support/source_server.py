@@ -6,8 +6,8 @@
         fetch(server.url("/flaky"))
         assert server.connections == 2
 
-A behaviour is any callable that takes an ``Exchange``. It speaks to the socket itself, because most of what is worth
-testing is what no HTTP library would send.
+A behaviour is any callable that takes an ``Exchange``. It writes to the socket itself, because most test cases need
+bytes that no HTTP library would send.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Request:
-    """What a client sent."""
+    """One request of a client."""
 
     method: str
     target: str
@@ -54,7 +54,7 @@ class Request:
 
 @dataclass
 class Exchange:
-    """One request and the connection to answer it on."""
+    """One request, with the connection for its response."""
 
     request: Request
     connection: socket.socket
@@ -77,7 +77,7 @@ class Exchange:
         self.send("\r\n".join(lines).encode("latin-1"))
 
     def respond(self, status: int, body: bytes = b"", headers: Headers = ()) -> None:
-        """Send a proper response; the connection stays open if the client wants it to."""
+        """Send a valid response; keep the connection open if the client asks for it."""
         pairs = headers.items() if isinstance(headers, Mapping) else headers
         self.head(status, [("Content-Length", str(len(body))), *pairs])
         self.send(body)
@@ -85,20 +85,20 @@ class Exchange:
 
     @property
     def wants_more(self) -> bool:
-        """Whether the client wants the connection to stay open."""
+        """True if the client asks to keep the connection open."""
         return self.request.headers.get("connection", "").lower() != "close"
 
     def hold(self) -> None:
-        """Keep the connection open and silent until the client or the server goes away."""
+        """Keep the connection open and silent until the client or the server closes it."""
         while self.connection.recv(65536):
             pass
 
     def pause(self, seconds: float) -> bool:
-        """Wait; False when the server stops."""
+        """Wait; return False when the server stops."""
         return not self.stopping.wait(seconds)
 
     def reset(self) -> None:
-        """Send RST instead of FIN when the connection closes, which it now does."""
+        """Close the connection with RST instead of FIN."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.keep_open = False
 
@@ -107,7 +107,7 @@ Behaviour = Callable[[Exchange], None]
 
 
 class SourceServer:
-    """See the module. ``tls`` makes it an HTTPS server; ``host`` may be ``::1``."""
+    """A server as the module describes it. ``tls`` makes it an HTTPS server; ``host`` may be ``::1``."""
 
     def __init__(self, host: str = "127.0.0.1", *, tls: ssl.SSLContext | None = None) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -149,26 +149,26 @@ class SourceServer:
             raise self._defects[0]
 
     def url(self, path: str) -> str:
-        """The address of ``path``, by IP address."""
+        """Return the URL of ``path``, with the IP address."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{'https' if self._tls else 'http'}://{host}:{self.port}{path}"
 
     def add(self, path: str, behaviour: Behaviour) -> None:
-        """Answer requests for ``path``, whatever the query, so."""
+        """Set the behaviour of ``path`` with any query."""
         self._behaviours[path] = behaviour
 
     def otherwise(self, behaviour: Behaviour) -> None:
-        """Answer requests for all other paths so, instead of with 404."""
+        """Set the behaviour of all other paths, instead of 404."""
         self._otherwise = behaviour
 
     def serve_bytes(self, path: str, data: bytes, content_type: str = "application/octet-stream") -> None:
-        """Answer requests for ``path`` with a file."""
+        """Serve a file at ``path``."""
         self.add(path, content(data, content_type))
 
     def wait_for_requests(self, count: int, timeout: float = DEADLINE) -> None:
-        """Until ``count`` requests have come in all. Raises AssertionError if they do not."""
+        """Wait for a total of ``count`` requests. Raises AssertionError if they do not arrive."""
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.requests) >= count, timeout), f"{len(self.requests)} came"
+            assert self._changed.wait_for(lambda: len(self.requests) >= count, timeout), f"{len(self.requests)} arrived"
 
     def _start(self, work: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=work, args=args, name="source-server", daemon=True)
@@ -194,8 +194,8 @@ class SourceServer:
                 self._swap(raw, connection)
             self._answer_all(connection)
         except (OSError, EOFError):
-            pass  # the client, or this server, went away
-        except Exception as error:  # noqa: BLE001 - shown by the thread that runs the test
+            pass  # the client, or this server, closed the connection
+        except Exception as error:  # noqa: BLE001 - raised in the thread of the test
             self._defects.append(error)
         finally:
             self._swap(connection, None)
@@ -233,17 +233,17 @@ def _read_request(readline: Callable[[], bytes], read: Callable[[int], bytes]) -
 
 
 def content(data: bytes, content_type: str = "audio/wav", headers: Mapping[str, str] | None = None) -> Behaviour:
-    """A file, properly served."""
+    """Serve a file correctly."""
     return answer(200, {"Content-Type": content_type, **(headers or {})}, data)
 
 
 def answer(status: int, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Behaviour:
-    """A proper response."""
+    """Send a valid response."""
     return lambda exchange: exchange.respond(status, body, headers or {})
 
 
 def sequence(*behaviours: Behaviour) -> Behaviour:
-    """Each behaviour once, in order; then the last one again and again."""
+    """Use each behaviour once, in order; then repeat the last one."""
     pending = list(behaviours)
     lock = threading.Lock()
 
@@ -256,17 +256,17 @@ def sequence(*behaviours: Behaviour) -> Behaviour:
 
 
 def redirect(to: str, status: int = 302) -> Behaviour:
-    """To anywhere, well formed or not."""
+    """Redirect to any text, valid or not."""
     return answer(status, {"Location": to})
 
 
 def raw(data: bytes) -> Behaviour:
-    """These very bytes, head and all, then the end of the connection."""
+    """Send exactly these bytes, including the head, and close the connection."""
     return lambda exchange: exchange.send(data)
 
 
 def announced(data: bytes, *lengths: object, headers: Mapping[str, str] | None = None) -> Behaviour:
-    """``data`` under a ``Content-Length`` header for each of ``lengths``, true or not; then the end."""
+    """Send ``data`` with a ``Content-Length`` header for each of ``lengths``, true or not, and close."""
 
     def run(exchange: Exchange) -> None:
         exchange.head(200, [*(("Content-Length", str(length)) for length in lengths), *(headers or {}).items()])
@@ -276,7 +276,7 @@ def announced(data: bytes, *lengths: object, headers: Mapping[str, str] | None =
 
 
 def chunked(*pieces: bytes, finished: bool = True) -> Behaviour:
-    """``pieces`` as chunks, with or without the last chunk that tells that it was all."""
+    """Send ``pieces`` as chunks, with or without the terminating chunk."""
 
     def run(exchange: Exchange) -> None:
         exchange.head(200, {"Transfer-Encoding": "chunked"})
@@ -289,7 +289,7 @@ def chunked(*pieces: bytes, finished: bool = True) -> Behaviour:
 
 
 def reset_after(data: bytes, sent: int) -> Behaviour:
-    """``sent`` bytes of ``data``, then RST."""
+    """Send ``sent`` bytes of ``data``, then RST."""
 
     def run(exchange: Exchange) -> None:
         exchange.head(200, {"Content-Length": str(len(data))})
@@ -300,7 +300,7 @@ def reset_after(data: bytes, sent: int) -> Behaviour:
 
 
 def stall_after(data: bytes, sent: int) -> Behaviour:
-    """``sent`` bytes of ``data``, then silence on an open connection."""
+    """Send ``sent`` bytes of ``data``, then keep the connection open and silent."""
 
     def run(exchange: Exchange) -> None:
         exchange.head(200, {"Content-Length": str(len(data))})
@@ -311,12 +311,12 @@ def stall_after(data: bytes, sent: int) -> Behaviour:
 
 
 def silence(exchange: Exchange) -> None:
-    """Nothing at all on an open connection."""
+    """Send nothing on an open connection."""
     exchange.hold()
 
 
 def drip(data: bytes, interval: float) -> Behaviour:
-    """One byte of the body every ``interval`` s."""
+    """Send one byte of the body every ``interval`` s."""
 
     def run(exchange: Exchange) -> None:
         exchange.head(200, {"Content-Length": str(len(data))})
@@ -329,7 +329,7 @@ def drip(data: bytes, interval: float) -> Behaviour:
 
 
 def drip_headers(interval: float) -> Behaviour:
-    """A header line every ``interval`` s, with no end."""
+    """Send one byte of an endless header every ``interval`` s."""
 
     def run(exchange: Exchange) -> None:
         exchange.send(b"HTTP/1.1 200 OK\r\nX-Long: ")
@@ -340,7 +340,7 @@ def drip_headers(interval: float) -> Behaviour:
 
 
 def endless_continue(interval: float = 0.01) -> Behaviour:
-    """``100 Continue``, and again."""
+    """Send ``100 Continue`` repeatedly."""
 
     def run(exchange: Exchange) -> None:
         while exchange.pause(interval):
@@ -350,7 +350,7 @@ def endless_continue(interval: float = 0.01) -> Behaviour:
 
 
 def endless_body(exchange: Exchange) -> None:
-    """Zeros of no announced length, for ever."""
+    """Send zeros without an announced length, endlessly."""
     exchange.head(200)
     block = bytes(65536)
     while not exchange.stopping.is_set():
@@ -358,15 +358,15 @@ def endless_body(exchange: Exchange) -> None:
 
 
 def many_headers(count: int) -> Behaviour:
-    """A response with ``count`` headers."""
+    """Send a response with ``count`` headers."""
     return lambda exchange: exchange.respond(200, b"x", [(f"X-{i}", "y") for i in range(count)])
 
 
 def gzip_bomb(mebibytes: int) -> Behaviour:
-    """Zeros, a thousandth of their size on the wire."""
+    """Send zeros, compressed to a thousandth of their size."""
     return content(gzip.compress(bytes(mebibytes << 20), 9), headers={"Content-Encoding": "gzip"})
 
 
 def http_date(in_seconds: float) -> str:
-    """A date in the form of ``Retry-After``."""
+    """Return a date in the form of ``Retry-After``."""
     return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + in_seconds))

@@ -1,4 +1,4 @@
-"""What a cluster says that the settings of a topic are."""
+"""The settings of a topic, as a cluster reports them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.traffic import wait_until
 
 
 def topic_setting(admin: KafkaAdminClient, topic: str, name: str) -> str:
-    """Waits for the broker that is asked to have heard of the topic: the answer is empty until then."""
+    """Return one setting. Waits until the queried broker knows the topic: its answer is empty before."""
     asked = ConfigResource(ConfigResourceType.TOPIC, topic, configs={name: None})
     found: dict[str, dict[str, str]] = {}
 

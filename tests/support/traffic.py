@@ -1,4 +1,4 @@
-"""Publishers and a consumer at work on a topic, through whatever happens to the broker, and a ledger of both ends."""
+"""Publishers and a consumer on one topic, during failures of the broker, with a record of both ends."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _PAUSE = 0.05
 
 
 class Traffic:
-    """Runs from being entered until it is left; ``connect`` opens the connections of both ends."""
+    """Traffic within a ``with`` block; ``connect`` opens the connections of both ends."""
 
     def __init__(self, connect: Callable[[], KafkaTransport], topic: str, *, publishers: int = 1) -> None:
         self.published: set[bytes] = set()
-        """What the broker has confirmed."""
+        """Values that the broker has confirmed."""
         self.consumed: dict[bytes, int] = {}
-        """What has been settled, with the partition that it was in."""
+        """Settled values, with their partitions."""
         self._topic = topic
         self._publisher, self._consumer = connect(), connect()
-        self._full, self._over = threading.Event(), threading.Event()
+        self._published_enough, self._ended = threading.Event(), threading.Event()
         self._publishing = [threading.Thread(target=self._publish) for _ in range(publishers)]
         self._consuming = threading.Thread(target=self._consume)
 
@@ -41,24 +41,24 @@ class Traffic:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop_publishing()
-        self._over.set()
+        self._ended.set()
         self._consuming.join()
         self._publisher.close()
         self._consumer.close()
 
     def stop_publishing(self) -> None:
-        """Returns when nothing more is on its way to the broker."""
-        self._full.set()
+        """Stop the publishers; return when no message is in flight."""
+        self._published_enough.set()
         for thread in self._publishing:
             thread.join()
 
     def require_all_consumed(self) -> None:
-        """Wait until everything that was published is settled as well; fails if that takes too long."""
+        """Wait until every published message is settled. Raises AssertionError after ``PATIENCE`` s."""
         self.stop_publishing()
         wait_until(lambda: self.published <= self.consumed.keys())
 
     def _publish(self) -> None:
-        while not self._full.wait(_PAUSE):
+        while not self._published_enough.wait(_PAUSE):
             value = uuid.uuid4().hex
             try:
                 self._publisher.publish(Message(self._topic, value, value.encode()))
@@ -68,7 +68,7 @@ class Traffic:
 
     def _consume(self) -> None:
         subscription = self._consumer.subscribe([self._topic], f"group-of-{self._topic}")
-        while not self._over.is_set():
+        while not self._ended.is_set():
             try:
                 delivery = subscription.receive(0.2)
             except InfrastructureError:
@@ -77,8 +77,8 @@ class Traffic:
                 self.consumed[delivery.message.value] = delivery.partition
 
     def _settled(self, subscription: Subscription, delivery: Delivery) -> bool:
-        """As a worker does it: again and again, until it is done or another consumer's."""
-        while not self._over.is_set():
+        """Settle as a worker does: retry until it succeeds or another consumer owns the partition."""
+        while not self._ended.is_set():
             try:
                 subscription.settle(delivery)
             except InfrastructureError:
@@ -90,8 +90,8 @@ class Traffic:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Fails if ``condition`` does not come true."""
+    """Wait for ``condition``. Raises AssertionError after ``PATIENCE`` s."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, "it has not come to pass"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.05)

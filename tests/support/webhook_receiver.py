@@ -1,4 +1,4 @@
-"""A receiver of webhooks on loopback that answers as it is told, well or badly, and remembers what came."""
+"""A webhook receiver on loopback with configurable responses, valid or not, and a record of requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Received:
 
 @dataclass(frozen=True)
 class Exchange:
-    """What an answer can do: write bytes, wait for the end, cut the connection."""
+    """One connection of a request: write bytes, wait for its end, or cut it."""
 
     connection: socket.socket
     stopping: threading.Event
@@ -39,7 +39,7 @@ class Exchange:
         self.connection.sendall(data)
 
     def drip(self, data: bytes, interval: float) -> None:
-        """One byte every ``interval`` s, again and again, until somebody ends it."""
+        """Send one byte every ``interval`` s, repeatedly, until the receiver stops."""
         while not self.stopping.is_set():
             for position in range(len(data)):
                 self.send(data[position : position + 1])
@@ -47,7 +47,7 @@ class Exchange:
                     return
 
     def wait_for_the_end(self) -> None:
-        """Say nothing more until the client leaves or the receiver stops."""
+        """Send nothing until the client disconnects or the receiver stops."""
         self.connection.settimeout(0.1)
         while not self.stopping.is_set():
             try:
@@ -57,7 +57,7 @@ class Exchange:
                 continue
 
     def reset(self) -> None:
-        """End with RST instead of FIN."""
+        """Close with RST instead of FIN."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         self.connection.close()
 
@@ -66,16 +66,16 @@ Answer = Callable[[Exchange], None]
 
 
 def status(code: int, body: bytes = b"ok", **headers: str) -> Answer:
-    """A plain answer; underscores in header names stand for hyphens."""
-    lines = [f"HTTP/1.1 {code} Told", f"Content-Length: {len(body)}", "Connection: close"]
+    """Return a plain response; underscores in header names stand for hyphens."""
+    lines = [f"HTTP/1.1 {code} Status", f"Content-Length: {len(body)}", "Connection: close"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return lambda exchange: exchange.send("\r\n".join([*lines, "", ""]).encode() + body)
 
 
 class WebhookReceiver:
-    """Answers each request with the next of ``answer(…)``, the last one for ever; 200 until told otherwise.
+    """Answers each request with the next of ``answer(…)``, and repeats the last one; 200 by default.
 
-    It can be stopped and started again on the same port.
+    It can stop and start again on the same port.
     """
 
     def __init__(self) -> None:
@@ -100,31 +100,31 @@ class WebhookReceiver:
 
     @property
     def received(self) -> list[Received]:
-        """Everything that came so far."""
+        """All requests so far."""
         with self._condition:
             return list(self._received)
 
     def answer(self, *answers: Answer | int) -> None:
-        """Answer the next requests so; a number stands for a plain status."""
+        """Set the next responses; a number is a plain status."""
         with self._condition:
             self._answers = [status(item) if isinstance(item, int) else item for item in answers]
 
     def wait_for(self, count: int, timeout: float = 20.0) -> list[Received]:
-        """The first ``count`` requests, as soon as they are there."""
+        """Wait for ``count`` requests and return them. Raises AssertionError after ``timeout`` s."""
         with self._condition:
             arrived = self._condition.wait_for(lambda: len(self._received) >= count, timeout)
-            assert arrived, f"{len(self._received)} of {count} webhooks came within {timeout} s"
+            assert arrived, f"{len(self._received)} of {count} webhooks arrived within {timeout} s"
             return self._received[:count]
 
     def start(self) -> None:
-        """Listen; returns when it does."""
+        """Start to listen; return when it does."""
         server = _Server(self)
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="webhook-receiver")
         thread.start()
         self._running = (server, thread)
 
     def stop(self) -> None:
-        """Stop listening and end every open exchange."""
+        """Stop listening and end every open connection."""
         if self._running is None:
             return
         server, thread = self._running
@@ -150,7 +150,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", receiver.port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that leaves early is none of ours; anything else is shown."""
+        """Ignore clients that disconnect early; print every other error."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
@@ -166,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer(Exchange(self.connection, self.server.stopping))
         self.close_connection = True
 
-    do_GET = do_POST  # noqa: N815 - the base class looks for it; a followed redirect would turn into a GET
+    do_GET = do_POST  # noqa: N815 - the name of the base class; a followed redirect would become a GET
 
     def log_message(self, *_: Any) -> None:
-        """The tests look at what was received instead."""
+        """Log nothing: the tests check the recorded requests."""

@@ -1,1 +1,1 @@
-"""How bytes come: connections to the very address that was checked, proxies, TLS, pace, deadlines, what goes wrong."""
+"""The HTTP client: connections to checked addresses, proxies, TLS, rate limits, deadlines, translation of errors."""

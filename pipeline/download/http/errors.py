@@ -1,4 +1,4 @@
-"""The boundary where the exceptions of requests, urllib3, http.client, ssl and socket become ours."""
+"""The boundary at which the exceptions of requests, urllib3, http.client, ssl and socket become PipelineErrors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import requests.exceptions as rq
 import urllib3.exceptions as u3
 
-from pipeline.download.http.response import incomplete, senseless_length
+from pipeline.download.http.response import invalid_length, source_incomplete
 from pipeline.download.http.watchdog import Watchdog
 from pipeline.errors import ErrorCode, PermanentError, PipelineError, TransientError
 from pipeline.service.logs import get_logger
@@ -21,10 +21,10 @@ log = get_logger(__name__)
 
 @contextmanager
 def http_errors(subject: str, watchdog: Watchdog) -> Iterator[None]:
-    """Turn what the block's HTTP calls raise into PipelineErrors whose sentence begins with ``subject``.
+    """Turn the exceptions of the block's HTTP calls into PipelineErrors whose sentence begins with ``subject``.
 
-    The watchdog's verdict comes first, at the end of the block too: a socket that it shut down can look like an answer
-    that is complete.
+    The watchdog's verdict takes precedence, at the end of the block too: a socket that it has shut down can look like
+    the end of a complete response.
     """
     try:
         yield
@@ -32,14 +32,14 @@ def http_errors(subject: str, watchdog: Watchdog) -> Iterator[None]:
         raise
     except (rq.RequestException, u3.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
         watchdog.raise_if_fired()
-        # Their text carries whole URLs, signatures and all: it goes neither into a log nor along with ours.
-        log.info("http_fault", subject=subject, causes=[type(cause).__name__ for cause in causes(error)])
-        raise fault(error, subject) from None
+        # Only the types: the texts contain whole URLs with their signatures.
+        log.info("http_error", subject=subject, causes=[type(cause).__name__ for cause in causes(error)])
+        raise translate_http_error(error, subject) from None
     watchdog.raise_if_fired()
 
 
-def fault(error: BaseException, subject: str) -> PipelineError:
-    """What ``error`` means for the job. Every exception gets an answer; the last rule takes what nobody named."""
+def translate_http_error(error: BaseException, subject: str) -> PipelineError:
+    """Return the PipelineError for ``error``: ``source_unavailable`` unless a rule matches."""
     chain = tuple(causes(error))
     for kinds, make in _RULES:
         if any(isinstance(cause, kinds) for cause in chain):
@@ -48,10 +48,10 @@ def fault(error: BaseException, subject: str) -> PipelineError:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and the exceptions that it wraps.
+    """Yield ``error`` and the exceptions that it wraps.
 
     The libraries wrap in arguments, in ``reason`` and by ``raise … from``. ``__context__`` is left out: it may be an
-    exception that our caller was handling when the request was made.
+    exception that the caller was handling when it made the request.
     """
     pending = [error]
     seen: set[int] = set()
@@ -65,41 +65,30 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         pending += [item for item in wrapped if isinstance(item, BaseException)]
 
 
-def _untrusted(subject: str) -> PipelineError:
-    return PermanentError(f"{subject} has no valid TLS certificate", code=ErrorCode.SOURCE_REFUSED)
+_Make = Callable[[str], PipelineError]
 
 
-def _unavailable(subject: str) -> PipelineError:
-    return TransientError(f"{subject} cannot be reached", code=ErrorCode.SOURCE_UNAVAILABLE)
+def _maker(kind: type[PipelineError], code: ErrorCode, sentence: str) -> _Make:
+    return lambda subject: kind(sentence.format(subject), code=code)
 
 
-def _timed_out(subject: str) -> PipelineError:
-    return TransientError(f"{subject} did not answer in time", code=ErrorCode.SOURCE_TIMEOUT)
+_unavailable = _maker(TransientError, ErrorCode.SOURCE_UNAVAILABLE, "{} cannot be reached")
 
-
-def _garbled(subject: str) -> PipelineError:
-    return TransientError(f"{subject} did not answer in proper HTTP", code=ErrorCode.SOURCE_PROTOCOL)
-
-
-def _circular(subject: str) -> PipelineError:
-    return PermanentError(f"{subject} redirects too often", code=ErrorCode.SOURCE_REFUSED)
-
-
-def _invalid(subject: str) -> PipelineError:
-    return PermanentError("the URL is not a valid http(s) URL", code=ErrorCode.URL_INVALID)
-
-
-_Rule = tuple[tuple[type[BaseException], ...], Callable[[str], PipelineError]]
-
-#: The first rule that any exception of the chain meets decides, so the order matters: urllib3 derives a refused
-#: connection from its time-outs, and http.client a closed one from its parse errors.
-_RULES: tuple[_Rule, ...] = (
-    ((ssl.SSLCertVerificationError,), _untrusted),
+#: The first rule that any exception of the chain matches decides, so the order matters: urllib3 derives a refused
+#: connection from its timeouts, and http.client a closed one from its parse errors.
+_RULES: tuple[tuple[tuple[type[BaseException], ...], _Make], ...] = (
+    (
+        (ssl.SSLCertVerificationError,),
+        _maker(PermanentError, ErrorCode.SOURCE_REFUSED, "{} has no valid TLS certificate"),
+    ),
     ((ConnectionError, socket.gaierror, ssl.SSLEOFError, u3.NewConnectionError), _unavailable),
-    ((TimeoutError, u3.TimeoutError, rq.Timeout), _timed_out),
-    ((http.client.IncompleteRead,), incomplete),
-    ((rq.TooManyRedirects,), _circular),
-    ((rq.InvalidHeader, u3.InvalidHeader), senseless_length),
+    (
+        (TimeoutError, u3.TimeoutError, rq.Timeout),
+        _maker(TransientError, ErrorCode.SOURCE_TIMEOUT, "{} did not answer in time"),
+    ),
+    ((http.client.IncompleteRead,), source_incomplete),
+    ((rq.TooManyRedirects,), _maker(PermanentError, ErrorCode.SOURCE_REFUSED, "{} redirects too often")),
+    ((rq.InvalidHeader, u3.InvalidHeader), invalid_length),
     (
         (
             rq.InvalidURL,
@@ -110,7 +99,7 @@ _RULES: tuple[_Rule, ...] = (
             u3.ProxySchemeUnsupported,
             UnicodeError,
         ),
-        _invalid,
+        _maker(PermanentError, ErrorCode.URL_INVALID, "the URL is not a valid http(s) URL"),
     ),
     (
         (
@@ -126,6 +115,6 @@ _RULES: tuple[_Rule, ...] = (
             u3.ResponseNotChunked,
             u3.BodyNotHttplibCompatible,
         ),
-        _garbled,
+        _maker(TransientError, ErrorCode.SOURCE_PROTOCOL, "{} did not answer in proper HTTP"),
     ),
 )

@@ -185,7 +185,7 @@ class ResponseStream:
     def read(self, most: int) -> bytes:
         """The bytes that have come, up to ``most`` of them; nothing at the end. Waits for the rate limit."""
         rate = self._way.line.rate
-        wanted = most if rate is None else rate.most(most)
+        wanted = most if rate is None else rate.read_size(most)
         self.watch.expect()
         with http_errors(self.source.subject, self.watch):
             # read1 returns what there is; read waits until there is all of it. They raise at a premature end.

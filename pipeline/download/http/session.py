@@ -1,8 +1,8 @@
-"""HTTP connections that go to the very address that was checked.
+"""HTTP sessions whose connections go to the addresses that the guard has checked.
 
-``requests`` stays what it is, for the host name too: Host header, SNI and certificate are those of the URL. Only the
-step from a name to a connected socket is ours. It asks the DNS once, lets the guard check every answer, and connects
-to the checked address itself, so that there is no second look-up whose answer could differ.
+Only the step from a name to a connected socket differs from plain ``requests``: one name resolution, a check of every
+address, and a connection to a checked address. No second resolution can give another answer. Host header, SNI and
+certificate stay those of the URL.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -22,9 +22,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
-from pipeline.download.http.curl import CurlAdapter, CurlOptions, HttpVersion, require_curl
+from config import ConfigError
 from pipeline.download.http.proxy import Proxy
-from pipeline.download.http.tls import TlsVersion, check_pin, client_context, handshake
+from pipeline.download.http.tls import TlsVersion, check_pin, client_context, tls_handshake
 from pipeline.download.http.watchdog import Watchdog
 from pipeline.download.ssrf.ip_ranges import Address
 from pipeline.download.ssrf.url_guard import UrlGuard
@@ -33,65 +33,70 @@ from pipeline.download.timeout import call_bounded
 if TYPE_CHECKING:
     from config import DownloadSettings
 
-#: Opens a TCP connection: address, port, time-out in s.
+HttpVersion = Literal["1.1", "2", "3"]
+
+#: Opens a TCP connection: address, port, timeout in s.
 Dial = Callable[[Address, int, float], socket.socket]
 
-#: Even the last of many addresses gets this long, s; zero would mean a socket that does not block.
-_SHORTEST_DIAL = 0.1
+#: Connect timeout of the last of many addresses, at least, s; zero would make the socket non-blocking.
+_MIN_CONNECT_TIMEOUT = 0.1
 
 
 def dial_tcp(address: Address, port: int, timeout: float) -> socket.socket:
-    """Connect to ``address``. Raises OSError (TimeoutError after ``timeout`` s)."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    connection = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(timeout)
-        connection.connect((str(address), port))
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    """Connect to ``address``, without name resolution. Raises OSError (TimeoutError after ``timeout`` s)."""
+    return socket.create_connection((str(address), port), timeout)
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOptions:
-    """How connections are made, once the guard has said where to."""
+    """The options of all connections; the guard decides about their addresses."""
 
     dial: Dial = dial_tcp
     ca_bundle: Path | None = None
-    """PEM file of the authorities that are trusted instead of the public ones."""
+    """PEM file of the trusted authorities, instead of the public ones."""
     proxy: str | None = field(default=None, repr=False)
-    """``http://``, ``https://`` or ``socks5h://``, with user:password@ or without; it dials instead of ``dial``."""
+    """``http://``, ``https://`` or ``socks5h://``, with user:password@ or without; replaces ``dial``."""
     pins: frozenset[str] = frozenset()
-    """Certificates, one of which every https host must present; see ``tls.check_pin``."""
+    """Pinned certificates of https hosts; see ``tls.check_pin``."""
     minimum_tls: TlsVersion = "1.2"
     http: HttpVersion = "1.1"
-    """2 and 3 by the program curl, for https; neither ``dial`` nor ``proxy`` nor ``pins`` has a say in it then."""
+    """2 and 3 need curl_cffi, hold for https, and ignore ``dial``, ``proxy`` and ``pins``."""
 
     @classmethod
     def from_settings(cls, settings: DownloadSettings) -> ConnectionOptions:
-        """The operator's way to the sources. Raises ConfigError if this machine cannot speak the HTTP he wants."""
+        """Return the options for downloads. Raises ConfigError if the HTTP version needs a missing package."""
         if settings.http_version != "1.1":
-            require_curl(settings.http_version)
+            require_curl_cffi(settings.http_version)
         pins = frozenset(settings.certificate_pins)
         return replace(cls.for_webhooks(settings), pins=pins, http=settings.http_version)
 
     @classmethod
     def for_webhooks(cls, settings: DownloadSettings) -> ConnectionOptions:
-        """His way to receivers, which are the clients' own: pins are for the few hosts that files come from."""
+        """Return the options for webhooks: HTTP/1.1 without pins, which name hosts of downloads."""
         proxy = settings.proxy.get_secret_value() if settings.proxy else None
         return cls(proxy=proxy, minimum_tls=settings.minimum_tls)
 
-    def context(self) -> ssl.SSLContext:
-        """What TLS connections are made with."""
+    def ssl_context(self) -> ssl.SSLContext:
+        """Return the context of TLS connections."""
         return client_context(self.ca_bundle, self.minimum_tls)
 
-    def dialler(self) -> Dial:
-        """What opens the connections."""
-        return Proxy.from_url(self.proxy, self.context()).dial if self.proxy else self.dial
+
+def require_curl_cffi(version: HttpVersion) -> None:
+    """Raise ConfigError unless the optional package curl_cffi is installed and supports HTTP ``version`` (2 or 3)."""
+    try:
+        from curl_cffi import Curl
+
+        libraries = Curl().version().decode()
+    except ImportError:
+        libraries = ""
+    if f"nghttp{version}" not in libraries:
+        raise ConfigError(
+            f"DOWNLOAD_HTTP={version} needs the optional package curl_cffi: install it with "
+            "'pip install --no-deps -r requirements/http3.lock', or set DOWNLOAD_HTTP=1.1"
+        )
 
 
-#: Straight to the other side.
+#: Connections without a proxy.
 DIRECT: Final = ConnectionOptions()
 
 
@@ -103,34 +108,34 @@ def guarded_session(
     watchdog: Watchdog | None = None,
     connection_options: ConnectionOptions = DIRECT,
 ) -> GuardedSession:
-    """A session that connects to nothing that ``guard`` refuses, whatever it is asked for.
+    """Return a session that connects to no address that ``guard`` refuses.
 
-    Proxies, ``.netrc`` and CA files from the environment are ignored, redirects are not followed, cookies not kept.
-    ``connect_timeout`` (s) covers name look-up and TCP, and again TLS; ``read_timeout`` (s) is the longest wait for
-    the next bytes. ``watchdog`` guards the sockets. Requests raise the guard's PermanentError beside the exceptions of
-    ``requests``, which ``translated`` is for.
+    It ignores proxies, ``.netrc`` and CA files of the environment, follows no redirects and keeps no cookies.
+    ``connect_timeout`` (s) limits name resolution with TCP, and again TLS; ``read_timeout`` (s) limits each wait for
+    data. ``watchdog`` guards the sockets. Requests raise the guard's PermanentError beside the exceptions of
+    ``requests``, which ``http_errors`` translates.
     """
-    connector = _Connector(guard, connection_options.dialler(), connect_timeout, watchdog)
-    session = GuardedSession(guard, connector if connection_options.http == "1.1" else None)
+    connector = None
+    timeouts = connect_timeout, read_timeout
+    if connection_options.http == "1.1":
+        proxy = connection_options.proxy
+        dial = Proxy.from_url(proxy, connection_options.ssl_context()).dial if proxy else connection_options.dial
+        connector = _Connector(guard, dial, connect_timeout, watchdog)
+        adapter: HTTPAdapter = _GuardedAdapter(connector, connection_options, timeouts)
+    else:
+        from pipeline.download.http.curl_adapter import CurlAdapter  # needs an optional package
+
+        adapter = CurlAdapter(guard, connection_options, timeouts, watchdog)
+    session = GuardedSession(guard, connector)
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-    adapter: HTTPAdapter = _GuardedAdapter(connector, connection_options, (connect_timeout, read_timeout))
-    if connection_options.http != "1.1":
-        options = CurlOptions(
-            connection_options.http,
-            connection_options.minimum_tls,
-            connection_options.ca_bundle,
-            connect_timeout,
-            read_timeout,
-        )
-        adapter = CurlAdapter(guard, options, watchdog)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
 
 
 class GuardedSession(requests.Session):
-    """A session that takes plain URLs only, as they are before ``requests`` repairs them, and stays where it is."""
+    """A session that rejects unusual URLs before ``requests`` can repair them, and follows no redirects."""
 
     def __init__(self, guard: UrlGuard, connector: _Connector | None) -> None:
         super().__init__()
@@ -138,9 +143,9 @@ class GuardedSession(requests.Session):
         self._connector = connector
 
     def connect_ahead(self, host: str, port: int) -> None:
-        """Open the connection that the first request to that place will use, up to where TLS begins.
+        """Open the TCP connection of the first request to ``host`` in advance. Over HTTP/2 and HTTP/3: do nothing.
 
-        Does nothing where connections are not ours to make. Raises what ``connect`` of the connector raises.
+        Raises PermanentError (the guard's), socket.gaierror, TimeoutError or another OSError.
         """
         if self._connector:
             self._connector.connect_ahead(host, port)
@@ -156,12 +161,12 @@ class GuardedSession(requests.Session):
         return super().request(method, self._guard.check_syntax(text).url, *args, **kwargs)
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Nowhere: whoever follows redirects has to check them first."""
+        """Return None: a redirect needs a check by the caller."""
 
 
 @dataclass(slots=True)
 class _Connector:
-    """Turns a name into a connected socket."""
+    """Opens connections by name to checked addresses."""
 
     guard: UrlGuard
     dial: Dial
@@ -170,98 +175,67 @@ class _Connector:
     _ahead: tuple[str, int, socket.socket] | None = None
 
     def connect_ahead(self, host: str, port: int) -> None:
-        """Have the connection ready that ``connect`` will be asked for."""
-        self._ahead = (host, port, self._connected(host, port))
+        self._ahead = (host, port, self._connect(host, port))
         if self.watchdog:
             self.watchdog.rest()
 
-    def connect(self, host: str, port: int) -> socket.socket:
-        """Raises PermanentError (the guard's), socket.gaierror, TimeoutError or another OSError."""
-        ahead = self._ahead
-        if ahead is None or ahead[:2] != (host, port):
-            return self._connected(host, port)
-        self._ahead = None
-        if self.watchdog:
-            self.watchdog.expect()
-        return ahead[2]
+    def open_socket(self, connection: HTTPConnection) -> socket.socket:
+        """Replace ``HTTPConnection._new_conn``, with the same exceptions, and the guard's PermanentError."""
+        host = connection.host.strip("[]")
+        try:
+            if self._ahead and self._ahead[:2] == (host, connection.port):
+                opened = self._ahead[2]
+                self._ahead = None
+                if self.watchdog:
+                    self.watchdog.expect()
+            else:
+                opened = self._connect(host, connection.port)
+        except socket.gaierror as error:
+            raise NameResolutionError(host, connection, error) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(connection, f"connection to {host} timed out") from error
+        except (OSError, UnicodeError) as error:
+            raise NewConnectionError(connection, f"no connection to {host}: {error}") from error
+        for option in connection.socket_options or ():
+            opened.setsockopt(*option)
+        return opened
 
     def close(self) -> None:
-        """Close the connection that nobody asked for."""
-        ahead, self._ahead = self._ahead, None
-        if ahead:
-            ahead[2].close()
+        """Close the unused connection."""
+        if self._ahead:
+            self._ahead[2].close()
+            self._ahead = None
 
-    def _connected(self, host: str, port: int) -> socket.socket:
+    def _connect(self, host: str, port: int) -> socket.socket:
         connection = call_bounded(
-            lambda: self._connect(host, port),
+            lambda: self._dial_checked(host, port),
             timeout=self.timeout,
             on_start=self.watchdog.guard_call if self.watchdog else lambda _: None,
             discard=socket.socket.close,
         )
         connection.settimeout(self.timeout)
         if self.watchdog:
-            # By its descriptor: what leads through a proxy may be encrypted already, and such sockets do not dup.
+            # By its descriptor: a connection to a TLS proxy is an SSLSocket already, which does not support dup.
             with socket.fromfd(connection.fileno(), connection.family, connection.type) as plain:
                 self.watchdog.guard_socket(plain)
         return connection
 
-    def _connect(self, host: str, port: int) -> socket.socket:
+    def _dial_checked(self, host: str, port: int) -> socket.socket:
         deadline = time.monotonic() + self.timeout
         addresses = self.guard.addresses(host, port)
         failure: OSError | None = None
         for tried, address in enumerate(addresses):
-            # A share of what is left: an address that swallows packets must not use up the time of the next one.
+            # A share of the remaining time: an address that drops packets must leave time for the next one.
             share = (deadline - time.monotonic()) / (len(addresses) - tried)
             try:
-                return self.dial(address, port, max(share, _SHORTEST_DIAL))
+                return self.dial(address, port, max(share, _MIN_CONNECT_TIMEOUT))
             except OSError as error:
                 failure = error
         raise failure or TimeoutError("timed out")
 
 
-def _open(connection: HTTPConnection, connector: _Connector) -> socket.socket:
-    """What ``HTTPConnection._new_conn`` does, with the same exceptions."""
-    host = connection.host.strip("[]")
-    try:
-        opened = connector.connect(host, connection.port)
-    except socket.gaierror as error:
-        raise NameResolutionError(host, connection, error) from error
-    except TimeoutError as error:
-        raise ConnectTimeoutError(connection, f"connection to {host} timed out") from error
-    except (OSError, UnicodeError) as error:
-        raise NewConnectionError(connection, f"no connection to {host}: {error}") from error
-    for option in connection.socket_options or ():
-        opened.setsockopt(*option)
-    return opened
-
-
-def _pool_classes(connector: _Connector, connection_options: ConnectionOptions) -> dict[str, type[HTTPConnectionPool]]:
-    class Plain(HTTPConnection):
-        def _new_conn(self) -> socket.socket:
-            return _open(self, connector)
-
-    class Secure(HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            return _open(self, connector)
-
-        def connect(self) -> None:
-            host = self.host.strip("[]")
-            with handshake(host, connection_options.minimum_tls):
-                super().connect()
-            # Before the first byte of the request. Whoever raises here is closed by the pool.
-            check_pin(cast(ssl.SSLSocket, self.sock).getpeercert(binary_form=True), host, connection_options.pins)
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    return {"http": PlainPool, "https": SecurePool}
-
-
 class _GuardedAdapter(HTTPAdapter):
-    """A transport adapter whose every connection comes from the connector."""
+    """A transport adapter that gets every connection from the connector."""
 
     def __init__(
         self, connector: _Connector, connection_options: ConnectionOptions, timeout: tuple[float, float]
@@ -273,16 +247,39 @@ class _GuardedAdapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _pool_classes(self._connector, self._connection_options)
+        connector, options = self._connector, self._connection_options
+
+        class Plain(HTTPConnection):
+            def _new_conn(self) -> socket.socket:
+                return connector.open_socket(self)
+
+        class Secure(HTTPSConnection):
+            def _new_conn(self) -> socket.socket:
+                return connector.open_socket(self)
+
+            def connect(self) -> None:
+                host = self.host.strip("[]")
+                with tls_handshake(host, options.minimum_tls):
+                    super().connect()
+                # Before the first byte of the request. The pool closes the connection if this raises.
+                check_pin(cast(ssl.SSLSocket, self.sock).getpeercert(binary_form=True), host, options.pins)
+
+        class PlainPool(HTTPConnectionPool):
+            ConnectionCls = Plain
+
+        class SecurePool(HTTPSConnectionPool):
+            ConnectionCls = Secure
+
+        self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
 
     def cert_verify(self, *_: Any) -> None:
-        """Nothing to do: the context verifies, and knows by whom."""
+        """Do nothing: the SSL context verifies certificates."""
 
     def send(
         self, request: requests.PreparedRequest, stream: bool = False, timeout: Any = None, *_: Any, **__: Any
     ) -> requests.Response:
-        """Send within the session's time-outs unless others are given; verified, and not where ``proxies`` says."""
+        """Send with the session's timeouts unless others are given; ignore ``verify``, ``cert`` and ``proxies``."""
         if str(request.url).startswith("https:"):
-            # Not before: reading the authorities takes time, which plain HTTP can do without.
-            self.poolmanager.connection_pool_kw["ssl_context"] = self._connection_options.context()
+            # Only now: loading the authorities takes time, which plain http can save.
+            self.poolmanager.connection_pool_kw["ssl_context"] = self._connection_options.ssl_context()
         return super().send(request, stream, timeout or self._timeout)

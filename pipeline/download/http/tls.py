@@ -1,4 +1,4 @@
-"""TLS: verified by the authorities, of a minimum version, and with pinned certificates if that is asked for."""
+"""TLS: verification by authorities, a minimum version, and pinned certificates."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pipeline.errors import ErrorCode, PermanentError
 TlsVersion = Literal["1.2", "1.3"]
 
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-#: What OpenSSL calls it, on either side, when the two have no version in common.
+#: OpenSSL's reasons, on either side, for a handshake without a common version.
 _NO_COMMON_VERSION = frozenset({"TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "WRONG_SSL_VERSION"})
 
 
 class _Context(ssl.SSLContext):
-    """Wraps sockets that are encrypted already, too: those that lead through a proxy that is itself spoken to by TLS.
+    """A context that can also wrap sockets that are encrypted already: those through a TLS proxy.
 
-    The ``ssl`` module takes the descriptor of such a socket and would talk TLS past the outer layer.
+    The ``ssl`` module uses the descriptor of such a socket, and would bypass the outer layer.
     """
 
     def wrap_socket(self, sock: Any, *args: Any, **options: Any) -> ssl.SSLSocket:
@@ -36,7 +36,7 @@ class _Context(ssl.SSLContext):
 
 @functools.lru_cache(maxsize=8)
 def client_context(ca_bundle: Path | None, minimum: TlsVersion) -> ssl.SSLContext:
-    """What connections are made with. One for all of them: reading the authorities takes time and memory."""
+    """Return the shared context for these arguments: loading the authorities takes time and memory."""
     context = _Context(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = _VERSIONS[minimum]
     context.hostname_checks_common_name = False
@@ -47,23 +47,19 @@ def client_context(ca_bundle: Path | None, minimum: TlsVersion) -> ssl.SSLContex
 def check_pin(certificate: bytes | None, host: str, pins: Collection[str]) -> None:
     """Raise PermanentError (``source_refused``) unless ``certificate`` (DER) is one of those pinned for ``host``.
 
-    ``pins``: SHA-256 of a certificate in hexadecimal; after ``host=`` it counts for that host (``.suffix=``: for every
-    name under it), and pins without one for every host that has none of its own. Without any of either, all is well.
+    ``pins``: SHA-256 of a certificate in hexadecimal. After ``host=`` it holds for that host (``.suffix=``: for every
+    name under it); pins without a host hold for every host without its own. A host without pins passes.
     """
-    wanted = _pins_of(host, pins)
-    if wanted and sha256(certificate or b"").hexdigest() not in wanted:
+    pairs = [pin.rpartition("=") for pin in pins]
+    own = {digest for name, _, digest in pairs if name == host or (name.startswith(".") and host.endswith(name))}
+    expected = own or {digest for name, _, digest in pairs if not name}
+    if expected and sha256(certificate or b"").hexdigest() not in expected:
         raise PermanentError(f"the certificate of {host} is not the one that is pinned", code=ErrorCode.SOURCE_REFUSED)
 
 
-def _pins_of(host: str, pins: Collection[str]) -> frozenset[str]:
-    pairs = [pin.rpartition("=") for pin in pins]
-    own = {digest for name, _, digest in pairs if name == host or (name.startswith(".") and host.endswith(name))}
-    return frozenset(own or {digest for name, _, digest in pairs if not name})
-
-
 @contextmanager
-def handshake(host: str, minimum: TlsVersion) -> Iterator[None]:
-    """Turn an error of the block's into PermanentError (``source_refused``) if ``host`` speaks no such TLS."""
+def tls_handshake(host: str, minimum: TlsVersion) -> Iterator[None]:
+    """Raise PermanentError (``source_refused``) if the block's handshake finds no common TLS version."""
     try:
         yield
     except ssl.SSLError as error:

@@ -11,7 +11,7 @@ from typing import Final
 
 from config import KIB, MIB
 from pipeline.download.http.request import HttpClient, PendingRequest, ResponseStream
-from pipeline.download.http.response import incomplete
+from pipeline.download.http.response import source_incomplete
 from pipeline.download.http.watchdog import Branch, Cancellation
 from pipeline.download.parallel.journal import Entry
 from pipeline.download.parallel.range_allocator import ALIGNMENT, Assignment, ByteRange, RangeAllocator
@@ -238,7 +238,7 @@ class RangeWorker(threading.Thread):
         while not self.dismissed and self._goes_on(holding, end):
             data = exchange.read(min(crew.read_size(), max(holding.left, 1)))
             if not data:
-                raise incomplete(self.source.subject)
+                raise source_incomplete(self.source.subject)
             self.quiet_since, self.delivering = time.monotonic(), True
             self._answered_at = self._answered_at if self.progress else self.quiet_since
             self.progress += len(data)

@@ -1,1 +1,1 @@
-"""Where a URL may lead: taken apart strictly, its addresses checked, at the front door and for every connection."""
+"""Protection against SSRF (server-side request forgery): which URLs and addresses the services may connect to."""

@@ -1,8 +1,8 @@
-"""Which IP addresses are places on the public internet.
+"""Classification of IP addresses as public, private or never reachable.
 
-The tables are our own because ``ipaddress.is_private`` and ``is_global`` differ between Python versions, call CGNAT
-neither, and know nothing of metadata services. They follow IANA's IPv4 and IPv6 Special-Purpose Address Registries:
-what those do not call globally reachable is not public.
+The tables are part of this project because ``ipaddress.is_private`` and ``is_global`` differ between Python versions,
+both exclude CGNAT, and neither covers metadata services. They follow IANA's IPv4 and IPv6 Special-Purpose Address
+Registries: an address that is not globally reachable there is not public.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ Network = IPv4Network | IPv6Network
 
 
 class AddressScope(Enum):
-    """How far away an address is."""
+    """The scope of an address."""
 
     PUBLIC = "public"
-    PRIVATE = "private"  # this machine or the networks around it: an operator may open them
-    NEVER = "never"  # no audio and no webhook lives here, and some of these give away credentials
+    PRIVATE = "private"  # this machine or its networks: an operator may open them
+    NEVER = "never"  # no sources or webhooks, and some give away credentials
 
 
-#: Services of cloud providers that answer any process on the machine, often with credentials. Most lie in link-local
-#: space, which is never reachable; these are the ones that hide in public and private space.
+#: Cloud metadata services, which answer any process on the machine, often with credentials. Most have link-local
+#: addresses, which are never reachable anyway; these have public or private ones.
 _METADATA: tuple[Network, ...] = (
     IPv4Network("100.100.100.200/32"),  # Alibaba Cloud, in CGNAT space
     IPv4Network("168.63.129.16/32"),  # Azure's wire server, in public space
@@ -45,7 +45,7 @@ _PRIVATE: tuple[Network, ...] = (
 )
 
 _NEVER_V4: tuple[IPv4Network, ...] = (
-    IPv4Network("0.0.0.0/8"),  # "this network", RFC 791; Linux takes 0.0.0.0 for itself
+    IPv4Network("0.0.0.0/8"),  # "this network", RFC 791; Linux treats 0.0.0.0 as this machine
     IPv4Network("169.254.0.0/16"),  # link-local with the metadata services, RFC 3927
     IPv4Network("192.0.0.0/24"),  # IETF protocol assignments, RFC 6890
     IPv4Network("192.0.2.0/24"),  # documentation, RFC 5737
@@ -57,7 +57,7 @@ _NEVER_V4: tuple[IPv4Network, ...] = (
     IPv4Network("240.0.0.0/4"),  # reserved, RFC 1112, with the limited broadcast, RFC 919
 )
 
-#: Global unicast, RFC 4291: the only part of IPv6 that IANA hands out. Outside lie, among others, ::/128, the
+#: Global unicast, RFC 4291: the only part of IPv6 that IANA allocates. It excludes, among others, ::/128, the
 #: IPv4-mapped ::ffff:0:0/96 and IPv4-compatible ::/96 (RFC 4291), both NAT64 prefixes 64:ff9b::/96 (RFC 6052) and
 #: 64:ff9b:1::/48 (RFC 8215), discard-only 100::/64 (RFC 6666), SRv6 SIDs 5f00::/16 (RFC 9602), link-local fe80::/10,
 #: site-local fec0::/10 (RFC 3879) and multicast ff00::/8.
@@ -72,30 +72,28 @@ _NEVER_V6: tuple[IPv6Network, ...] = (
 
 
 def address_scope(address: Address) -> AddressScope:
-    """How far away ``address`` is. Addresses that embed an IPv4 address are never reachable, whatever they embed."""
+    """Return the scope of ``address``. Addresses that embed an IPv4 address are never reachable."""
     if isinstance(address, IPv6Address) and address.scope_id is not None:
-        return AddressScope.NEVER  # a zone names one of our own interfaces
+        return AddressScope.NEVER  # a zone names an interface of this machine
     if is_in(address, _METADATA):
         return AddressScope.NEVER
     if is_in(address, _PRIVATE):
         return AddressScope.PRIVATE
-    return AddressScope.PUBLIC if _is_global(address) else AddressScope.NEVER
+    if isinstance(address, IPv4Address):
+        is_global = not is_in(address, _NEVER_V4)
+    else:
+        is_global = address in _GLOBAL_V6 and not is_in(address, _NEVER_V6)
+    return AddressScope.PUBLIC if is_global else AddressScope.NEVER
 
 
 def parse_address(text: str) -> Address | None:
-    """The address that ``text`` spells in full, or None. Octal, hexadecimal and short IPv4 forms are not taken."""
+    """Parse an address in its full form; return None for octal, hexadecimal and short IPv4 forms."""
     try:
         return ip_address(text)
     except ValueError:
         return None
 
 
-def _is_global(address: Address) -> bool:
-    if isinstance(address, IPv4Address):
-        return not is_in(address, _NEVER_V4)
-    return address in _GLOBAL_V6 and not is_in(address, _NEVER_V6)
-
-
 def is_in(address: Address, networks: Sequence[Network]) -> bool:
-    """Whether one of ``networks`` has ``address``."""
+    """Return whether one of ``networks`` contains ``address``."""
     return any(address.version == network.version and address in network for network in networks)

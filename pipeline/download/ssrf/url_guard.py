@@ -1,4 +1,4 @@
-"""Which URLs from outside may be talked to: at the front door, and again for every connection."""
+"""The SSRF guard: decides which URLs the services may connect to, in the API and again for every connection."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from pipeline.errors import ErrorCode, PermanentError, TransientError
 if TYPE_CHECKING:
     from config import DownloadSettings
 
-#: ``socket.getaddrinfo``, or something that answers like it.
+#: ``socket.getaddrinfo``, or a function with the same results.
 Resolver = Callable[..., Sequence[tuple[Any, ...]]]
 
 WEB_PORTS: Final = (80, 443)
 
-#: Longest name look-up at the front door, s.
+#: Longest name resolution in the API, s.
 RESOLVE_TIMEOUT: Final = 5.0
 
-#: Told for every reason alike: "refused here, timed out there" would draw a map of the network behind us.
+#: The same sentence for every reason: "refused here, timed out there" would map the network behind the service.
 FORBIDDEN: Final = "the URL leads to a place that this service does not connect to"
 
-#: Names that mean something only inside a network (RFC 6761, RFC 6762, RFC 8375, ICANN's .internal and custom), among
-#: them clouds' metadata services. A name without a dot is one of them too: the resolver's search domains complete it.
+#: Names with a meaning only inside a network (RFC 6761, RFC 6762, RFC 8375, ICANN's .internal and custom), among them
+#: metadata services of clouds. So are names without a dot, which the resolver's search domains complete.
 _LOCAL_SUFFIXES = (".localhost", ".local", ".localdomain", ".internal", ".intranet", ".lan", ".corp", ".home.arpa")
 
 
 class UrlGuard:
-    """Tells places on the public web from everything else. Immutable, thread-safe.
+    """Separates the public web from all other places. Immutable, thread-safe.
 
-    ``allow_private`` opens loopback, private and CGNAT networks, names that mean something only inside them, and every
-    port. ``allow_networks`` (``10.1.0.0/16`` …) opens those of them alone, and such names if they lead there. Metadata
-    services, link-local, multicast and reserved addresses stay closed. ``allow_hosts``, unless empty, are the only
-    hosts that may be talked to: names in lower case, ``.example.org`` for every name under it, addresses.
-    ``deny_hosts`` and ``deny_networks`` stay closed whatever else is allowed. ``resolver`` answers like
-    ``socket.getaddrinfo``; ``resolve_timeout`` (s) bounds it at the front door.
+    ``allow_private`` opens loopback, private and CGNAT networks, names that have a meaning only inside them, and every
+    port. ``allow_networks`` (``10.1.0.0/16`` …) opens only those networks, and such names if they lead there. Metadata
+    services, link-local, multicast and reserved addresses stay closed. ``allow_hosts``, unless empty, is the allowlist
+    of hosts: names in lower case, ``.example.org`` for every name under it, addresses. ``deny_hosts`` and
+    ``deny_networks`` override every other list. ``resolver`` replaces ``socket.getaddrinfo``; ``resolve_timeout`` (s)
+    limits it in ``check``.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class UrlGuard:
     def from_settings(
         cls, settings: DownloadSettings, *, any_host: bool = False, resolve_timeout: float = RESOLVE_TIMEOUT
     ) -> UrlGuard:
-        """The operator's guard. ``any_host``: for URLs that no client gave us, which his list of hosts is not about."""
+        """Return the guard of the settings. ``any_host`` ignores the allowlist of hosts: for URLs not from clients."""
         return cls(
             settings.allow_private_networks,
             settings.allow_ports,
@@ -79,14 +79,14 @@ class UrlGuard:
         )
 
     def check_syntax(self, url: str) -> ParsedUrl:
-        """The parts of ``url``. Raises PermanentError (code ``url_invalid``) unless it is a plain http(s) URL."""
+        """Parse ``url``. Raises PermanentError (``url_invalid``) unless it is a plain http(s) URL."""
         return parse_url(url)
 
     def check(self, url: str) -> ParsedUrl:
-        """The parts of ``url``, which may be talked to as far as can be told now. Blocks on the DNS.
+        """Parse and check ``url``, with the present answer of the DNS. Blocks.
 
         Raises PermanentError (``url_invalid`` or ``url_forbidden``), or TransientError (``source_unavailable``) when
-        its name does not resolve. The answer may change at any time: the connection checks again and is what counts.
+        its name does not resolve. The answer may change at any time, so each connection checks its addresses again.
         """
         parsed = parse_url(url)
         try:
@@ -98,29 +98,26 @@ class UrlGuard:
         return parsed
 
     def addresses(self, host: str, port: int) -> tuple[Address, ...]:
-        """The addresses of ``host``, in the resolver's order, each of which may be connected to. Asks the DNS once.
+        """Resolve ``host`` once; return its addresses, all of which are allowed, in the resolver's order.
 
-        Raises PermanentError (``url_forbidden``) if the port, the name or any one of the addresses is not allowed, and
-        lets the resolver's OSError through.
+        Raises PermanentError (``url_forbidden``) if the port, the name or any of the addresses is not allowed, and the
+        resolver's OSError.
         """
         literal = parse_address(host)
-        if not self._is_open_port(port) or not self._is_open_host(host, literal):
+        is_open_port = self._allow_private or port in self._allowed_ports
+        if not is_open_port or not self._is_open_host(host, literal):
             raise forbidden()
-        addresses = (literal,) if literal is not None else self._resolve(host, port)
-        # One bad answer condemns the name: whoever mixes them in wants the next look-up to yield that one.
+        if literal is not None:
+            addresses: tuple[Address, ...] = (literal,)
+        else:
+            results = self._resolver(host, port, type=socket.SOCK_STREAM)
+            addresses = tuple(dict.fromkeys(_address_of(result) for result in results))
+            if not addresses:
+                raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
+        # One forbidden address condemns the name: an attacker who mixes it in hopes that a connection will use it.
         if not all(self._is_open_address(address) for address in addresses):
             raise forbidden()
         return addresses
-
-    def _resolve(self, host: str, port: int) -> tuple[Address, ...]:
-        answers = self._resolver(host, port, type=socket.SOCK_STREAM)
-        addresses = tuple(dict.fromkeys(_address_of(answer) for answer in answers))
-        if not addresses:
-            raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
-        return addresses
-
-    def _is_open_port(self, port: int) -> bool:
-        return self._allow_private or port in self._allowed_ports
 
     def _is_open_host(self, host: str, literal: Address | None) -> bool:
         name = host.lower().removesuffix(".")
@@ -128,37 +125,34 @@ class UrlGuard:
             return False
         if self._allow_hosts:
             return _is_listed(name, self._allow_hosts) or (literal is not None and is_in(literal, self._allow_networks))
-        # A local name is looked up only where there is a private network that it may lead to.
-        return literal is not None or self._allow_private or bool(self._allow_networks) or not _is_local(name)
+        # A local name is resolved only if an open private network exists to which it may lead.
+        is_local = "." not in name or name.endswith(_LOCAL_SUFFIXES)
+        return literal is not None or self._allow_private or bool(self._allow_networks) or not is_local
 
     def _is_open_address(self, address: Address) -> bool:
         if is_in(address, self._deny_networks):
             return False
-        distance = address_scope(address)
-        if distance is not AddressScope.PRIVATE:
-            return distance is AddressScope.PUBLIC
+        scope = address_scope(address)
+        if scope is not AddressScope.PRIVATE:
+            return scope is AddressScope.PUBLIC
         return self._allow_private or is_in(address, self._allow_networks)
 
 
-def _is_local(name: str) -> bool:
-    return "." not in name or name.endswith(_LOCAL_SUFFIXES)
+def forbidden() -> PermanentError:
+    """Return the one error for every forbidden place."""
+    return PermanentError(FORBIDDEN, code=ErrorCode.URL_FORBIDDEN)
 
 
 def _is_listed(name: str, hosts: Collection[str]) -> bool:
-    """Whether ``hosts`` has ``name`` itself, or ``.suffix`` of it."""
+    """Return whether ``hosts`` contains ``name`` itself, or a ``.suffix`` of it."""
     if name in hosts:
         return True
     labels = name.split(".")
     return any("." + ".".join(labels[first:]) in hosts for first in range(1, len(labels)))
 
 
-def forbidden() -> PermanentError:
-    """The one answer to every URL that leads where it must not."""
-    return PermanentError(FORBIDDEN, code=ErrorCode.URL_FORBIDDEN)
-
-
-def _address_of(answer: tuple[Any, ...]) -> Address:
-    family, *_, location = answer
+def _address_of(result: tuple[Any, ...]) -> Address:
+    family, *_, location = result
     address = parse_address(str(location[0])) if family in (socket.AF_INET, socket.AF_INET6) else None
     if address is None:
         raise forbidden()

@@ -1,7 +1,7 @@
-"""URLs as strings: taken apart strictly, rejected rather than repaired.
+"""A strict URL parser, which rejects unusual URLs instead of repairing them.
 
-Parsers disagree about odd URLs, and every disagreement is a way to show the guard one host and the connection another.
-So a URL is either plain, and is rebuilt from its checked parts for whoever connects, or it is refused.
+Parsers disagree about unusual URLs, and each disagreement can show the guard one host and the connection another. An
+accepted URL is rebuilt from its checked parts before it is used.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _URL = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#]*)(?P<target>[^#]*)
 _AUTHORITY = re.compile(r"(?:\[(?P<literal>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>[1-9][0-9]{0,4}))?")
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _HOSTLESS = re.compile(r"//(?:[/?#]|$)")
-#: Underscores are in no host name of RFC 1123, but in the DNS and in many buckets and compose services.
+#: RFC 1123 has no underscores, but the DNS, many buckets and compose services do.
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-#: A last label that the WHATWG parser and inet_aton take for a number: 127.1, 2130706433, 0x7f000001, 0177.0.0.1.
+#: A last label that the WHATWG parser and inet_aton read as a number: 127.1, 2130706433, 0x7f000001, 0177.0.0.1.
 _NUMERIC = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedUrl:
-    """A URL that means the same to every parser."""
+    """A URL that has the same meaning for every parser."""
 
     scheme: str
     """``http`` or ``https``."""
@@ -42,37 +42,48 @@ class ParsedUrl:
     """Lower-case ASCII (A-labels for international names), or an address without brackets."""
     port: int
     target: str
-    """Path and query as they were given; begins with ``/``."""
+    """Unchanged path and query; begins with ``/``."""
 
     @property
     def url(self) -> str:
-        """The URL as it is handed to the HTTP library: no fragment, no default port, no user information."""
+        """The URL for the HTTP library: no fragment, no default port, no user information."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{host}{port}{self.target}"
 
 
 def parse_url(url: str) -> ParsedUrl:
-    """Take a URL apart. Raises PermanentError (code ``url_invalid``) unless it is a plain http(s) URL."""
-    check_characters(url)
+    """Parse a plain http(s) URL. Raises PermanentError (``url_invalid``) for every other text."""
+    _check_characters(url)
     parts = _URL.fullmatch(url)
     if parts is None:
         raise _invalid("it does not begin with http:// or https:// and a host")
+    authority, target = parts["authority"], parts["target"]
+    if "@" in authority:
+        raise _invalid("it contains user information")
+    if "%" in authority:
+        raise _invalid("its host is percent-encoded or has a zone")
+    place = _AUTHORITY.fullmatch(authority)
+    if place is None:
+        raise _invalid("its host or port is malformed")
     scheme = parts["scheme"].lower()
-    host, port = _parse_authority(parts["authority"])
-    target = parts["target"]
-    return ParsedUrl(
-        scheme,
-        host,
-        port or _DEFAULT_PORTS[scheme],
-        target if target.startswith("/") else f"/{target}",
-    )
+    port = int(place["port"] or _DEFAULT_PORTS[scheme])
+    if port > 65535:
+        raise _invalid("its port is out of range")
+    if place["literal"]:
+        address = parse_address(place["literal"])
+        if not isinstance(address, IPv6Address):
+            raise _invalid("its host is not an IPv6 address")
+        host = str(address)
+    else:
+        host = _parse_name(place["name"])
+    return ParsedUrl(scheme, host, port, target if target.startswith("/") else f"/{target}")
 
 
 def join_url(base: ParsedUrl, reference: str) -> ParsedUrl:
-    """The URL that a ``Location`` header means. Raises as ``parse_url`` does."""
-    # Checked before joining: urljoin drops tabs and line breaks in silence, and takes http:host for a path.
-    check_characters(reference)
+    """Resolve a ``Location`` header against the URL that sent it. Raises as ``parse_url`` does."""
+    # Checked before joining: urljoin silently removes tabs and line breaks, and reads http:host as a path.
+    _check_characters(reference)
     if _ABSOLUTE.match(reference):
         return parse_url(reference)
     if _HOSTLESS.match(reference):
@@ -84,38 +95,16 @@ def join_url(base: ParsedUrl, reference: str) -> ParsedUrl:
     return parse_url(joined)
 
 
-def check_characters(text: str) -> None:
-    """Raise PermanentError (code ``url_invalid``) for what has no place anywhere in a URL."""
+def _check_characters(text: str) -> None:
     if len(text.encode("utf-8", "surrogatepass")) > MAX_URL_BYTES:
         raise _invalid(f"it is longer than {MAX_URL_BYTES} bytes")
-    # Not printable are control and format characters, every kind of white space but the plain space, and surrogates.
+    # Not printable: control and format characters, white space other than the plain space, and surrogates.
     if not text.isprintable() or " " in text or "\\" in text:
         raise _invalid("it contains white space, a backslash or control characters")
 
 
-def _parse_authority(authority: str) -> tuple[str, int | None]:
-    if "@" in authority:
-        raise _invalid("it contains user information")
-    if "%" in authority:
-        raise _invalid("its host is percent-encoded or has a zone")
-    parts = _AUTHORITY.fullmatch(authority)
-    if parts is None:
-        raise _invalid("its host or port is malformed")
-    port = int(parts["port"]) if parts["port"] else None
-    if port is not None and port > 65535:
-        raise _invalid("its port is out of range")
-    return _parse_literal(parts["literal"]) if parts["literal"] else _parse_name(parts["name"]), port
-
-
-def _parse_literal(literal: str) -> str:
-    address = parse_address(literal)
-    if not isinstance(address, IPv6Address):
-        raise _invalid("its host is not an IPv6 address")
-    return str(address)
-
-
 def _parse_name(name: str) -> str:
-    """The name in lower-case ASCII without the root's dot, or an IPv4 address in its one plain spelling."""
+    """Return the name in lower-case ASCII without the root's dot, or an IPv4 address in its one plain form."""
     host = name.lower() if name.isascii() else _to_ascii(name)
     if parse_address(host) is not None:
         return host
@@ -129,10 +118,10 @@ def _parse_name(name: str) -> str:
 
 
 def _to_ascii(name: str) -> str:
-    """The A-labels of an international name (IDNA 2008, RFC 5891).
+    """Return the A-labels of an international name (IDNA 2008, RFC 5891).
 
     UTS 46 mapping is off: it turns circled digits and ideographic full stops into the digits and dots of an address.
-    Only the letter case is mapped, and only in names that are their own NFKC form, where it never makes punctuation.
+    Only the letter case is mapped, and only in names in NFKC form, where that never produces punctuation.
     """
     if unicodedata.normalize("NFKC", name) != name:
         raise _invalid("its host name contains characters that stand for others")

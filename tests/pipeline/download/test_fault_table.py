@@ -360,7 +360,7 @@ def test_anything_at_any_time(seed: int, server: SourceServer, file: RangedFile,
     """Faults drawn at random, half of them passing: whatever ends well is right."""
     rng = random.Random(seed)
     file.rate = 4.0 * MIB
-    file.most = rng.choice([None, 2, 3])
+    file.max_connections = rng.choice([None, 2, 3])
     file.cut_after = rng.choice([None, MIB // 2, MIB])
     change = rng.choice([None, 2 * MIB])
     if change:

@@ -1,4 +1,4 @@
-"""A real HTTP/2 server on loopback, by the h2 package, for one answer per connection."""
+"""A real HTTP/2 server on loopback, with the h2 package, for one response per connection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEADLINE = 20.0
 
 
 class Http2Server:
-    """Sends ``body``; after ``cut`` bytes of it the stream is reset. Speaks nothing else."""
+    """Sends ``body``; resets the stream after ``cut`` bytes. Supports HTTP/2 only."""
 
     def __init__(self, certificate: trustme.LeafCert, body: bytes, *, cut: int | None = None) -> None:
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -65,10 +65,10 @@ class Http2Server:
             if not received:
                 return
             for event in protocol.receive_data(received):
-                self._obey(protocol, event, pending)
+                self._handle(protocol, event, pending)
             self._send(protocol, pending)
 
-    def _obey(self, protocol: H2Connection, event: Event, pending: dict[int, bytes]) -> None:
+    def _handle(self, protocol: H2Connection, event: Event, pending: dict[int, bytes]) -> None:
         if not isinstance(event, RequestReceived):
             return
         self.requests.append({str(name): str(value) for name, value in event.headers})
@@ -78,11 +78,11 @@ class Http2Server:
 
     def _send(self, protocol: H2Connection, pending: dict[int, bytes]) -> None:
         for stream, data in tuple(pending.items()):
-            room = min(protocol.local_flow_control_window(stream), protocol.max_outbound_frame_size)
-            while data and room > 0:
-                protocol.send_data(stream, data[:room])
-                data = data[room:]
-                room = min(protocol.local_flow_control_window(stream), protocol.max_outbound_frame_size)
+            window = min(protocol.local_flow_control_window(stream), protocol.max_outbound_frame_size)
+            while data and window > 0:
+                protocol.send_data(stream, data[:window])
+                data = data[window:]
+                window = min(protocol.local_flow_control_window(stream), protocol.max_outbound_frame_size)
             pending[stream] = data
             if not data:
                 del pending[stream]

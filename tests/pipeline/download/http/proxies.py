@@ -1,4 +1,4 @@
-"""A real proxy on loopback: HTTP CONNECT, with TLS or without, and SOCKS5. Public addresses lead to local servers."""
+"""A real proxy on loopback: HTTP CONNECT, with or without TLS, and SOCKS5. Public addresses lead to local servers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ DEADLINE = 20.0
 
 
 class ProxyServer:
-    """``asked`` are the addresses and ports that it was asked for, ``dialled`` the addresses alone.
+    """A proxy that records requested addresses with their ports, and without (``dialled``).
 
-    ``refusal``: what it sends instead of connecting.
+    ``refusal``: a response instead of a connection.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ProxyServer:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.connections = 0
-        self.asked: list[tuple[str, int]] = []
+        self.requested: list[tuple[str, int]] = []
         self.dialled: list[str] = []
         self._open: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -77,7 +77,7 @@ class ProxyServer:
             if self._tls:
                 connection = self._tls.wrap_socket(connection, server_side=True)
                 self._open.append(connection)
-            if _exactly(connection, 1) == b"\x05":
+            if _receive_exactly(connection, 1) == b"\x05":
                 self._serve_socks(connection)
             else:
                 self._serve_connect(connection)
@@ -88,7 +88,7 @@ class ProxyServer:
     def _serve_connect(self, connection: socket.socket) -> None:
         head = b"C"
         while not head.endswith(b"\r\n\r\n"):
-            head += _exactly(connection, 1)
+            head += _receive_exactly(connection, 1)
         if self._credentials:
             secret = base64.b64encode(":".join(self._credentials).encode())
             if b"\r\nProxy-Authorization: Basic " + secret + b"\r\n" not in head:
@@ -99,32 +99,32 @@ class ProxyServer:
         self._connect(connection, wanted[1].decode(), int(wanted[2]), b"HTTP/1.1 200 OK\r\nVia: 1.1 proxy\r\n\r\n")
 
     def _serve_socks(self, connection: socket.socket) -> None:
-        methods = _exactly(connection, _exactly(connection, 1)[0])
+        methods = _receive_exactly(connection, _receive_exactly(connection, 1)[0])
         method = 2 if self._credentials else 0
         if method not in methods:
             connection.sendall(b"\x05\xff")
             return
         connection.sendall(bytes([5, method]))
         if self._credentials:
-            _exactly(connection, 1)
-            given = tuple(_exactly(connection, _exactly(connection, 1)[0]).decode() for _ in range(2))
+            _receive_exactly(connection, 1)
+            given = tuple(_receive_exactly(connection, _receive_exactly(connection, 1)[0]).decode() for _ in range(2))
             connection.sendall(bytes([1, given != self._credentials]))
             if given != self._credentials:
                 return
-        _, command, _, family = _exactly(connection, 4)
+        _, command, _, family = _receive_exactly(connection, 4)
         assert command == 1
-        assert family in (1, 4), "asked for a name"
-        address = ip_address(_exactly(connection, 4 if family == 1 else 16))
-        port = int.from_bytes(_exactly(connection, 2), "big")
-        # A bound address of the third type, which clients have to skip as well.
+        assert family in (1, 4), "the client sent a name"
+        address = ip_address(_receive_exactly(connection, 4 if family == 1 else 16))
+        port = int.from_bytes(_receive_exactly(connection, 2), "big")
+        # A bound address of the third type, which clients must skip as well.
         self._connect(connection, str(address), port, b"\x05\x00\x00\x03\x05proxy\x00\x00")
 
     def _connect(self, connection: socket.socket, host: str, port: int, granted: bytes) -> None:
-        self.asked.append((host, port))
+        self.requested.append((host, port))
         self.dialled.append(host)
         if self._refusal is not None:
             connection.sendall(self._refusal)
-            # What there is to say is said; whether the client hangs up or not is what the test is about.
+            # Keep the connection open: the test checks whether the client closes it.
             while connection.recv(65536):
                 pass
             return
@@ -135,7 +135,7 @@ class ProxyServer:
             _pump(source, connection)
 
 
-def _exactly(connection: socket.socket, count: int) -> bytes:
+def _receive_exactly(connection: socket.socket, count: int) -> bytes:
     data = b""
     while len(data) < count:
         piece = connection.recv(count - len(data))

@@ -1,4 +1,4 @@
-"""No exception of the HTTP libraries gets past the boundary, and each means something definite."""
+"""No exception of the HTTP libraries passes the boundary, and each has one translation."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ import urllib3.exceptions
 
 from pipeline.cancellation import CancelToken
 from pipeline.download import Watchdog, http_errors
-from pipeline.download.http.errors import fault
+from pipeline.download.http.errors import translate_http_error
 from pipeline.errors import CancelledError, ErrorCode, ErrorKind, PermanentError, PipelineError
 
 TRANSIENT, PERMANENT = ErrorKind.TRANSIENT, ErrorKind.PERMANENT
 UNAVAILABLE = (TRANSIENT, ErrorCode.SOURCE_UNAVAILABLE)
 TIMEOUT = (TRANSIENT, ErrorCode.SOURCE_TIMEOUT)
 INCOMPLETE = (TRANSIENT, ErrorCode.SOURCE_INCOMPLETE)
-GARBLED = (TRANSIENT, ErrorCode.SOURCE_PROTOCOL)
-CONTRADICTORY = (PERMANENT, ErrorCode.SOURCE_PROTOCOL)
+INVALID_HTTP = (TRANSIENT, ErrorCode.SOURCE_PROTOCOL)
+INVALID_LENGTH = (PERMANENT, ErrorCode.SOURCE_PROTOCOL)
 REFUSED = (PERMANENT, ErrorCode.SOURCE_REFUSED)
 INVALID = (PERMANENT, ErrorCode.URL_INVALID)
 
 Meaning = tuple[ErrorKind, ErrorCode]
 
-#: Every exception class of the two libraries. A release that adds one fails the test below until it is placed.
+#: Every exception class of the two libraries. A release that adds one fails the test below until the table has it.
 REQUESTS: dict[str, Meaning] = {
-    "ChunkedEncodingError": GARBLED,
+    "ChunkedEncodingError": INVALID_HTTP,
     "ConnectTimeout": TIMEOUT,
     "ConnectionError": UNAVAILABLE,
-    "ContentDecodingError": GARBLED,
+    "ContentDecodingError": INVALID_HTTP,
     "HTTPError": UNAVAILABLE,
-    "InvalidHeader": CONTRADICTORY,
-    "InvalidJSONError": GARBLED,
+    "InvalidHeader": INVALID_LENGTH,
+    "InvalidJSONError": INVALID_HTTP,
     "InvalidProxyURL": INVALID,
     "InvalidSchema": INVALID,
     "InvalidURL": INVALID,
-    "JSONDecodeError": GARBLED,
+    "JSONDecodeError": INVALID_HTTP,
     "MissingSchema": INVALID,
     "ProxyError": UNAVAILABLE,
     "ReadTimeout": TIMEOUT,
     "RequestException": UNAVAILABLE,
     "RetryError": UNAVAILABLE,
-    "SSLError": GARBLED,
+    "SSLError": INVALID_HTTP,
     "StreamConsumedError": UNAVAILABLE,
     "Timeout": TIMEOUT,
     "TooManyRedirects": REFUSED,
@@ -55,18 +55,18 @@ REQUESTS: dict[str, Meaning] = {
     "UnrewindableBodyError": UNAVAILABLE,
 }
 URLLIB3: dict[str, Meaning] = {
-    "BodyNotHttplibCompatible": GARBLED,
+    "BodyNotHttplibCompatible": INVALID_HTTP,
     "ClosedPoolError": UNAVAILABLE,
     "ConnectTimeoutError": TIMEOUT,
-    "DecodeError": GARBLED,
+    "DecodeError": INVALID_HTTP,
     "EmptyPoolError": UNAVAILABLE,
     "FullPoolError": UNAVAILABLE,
     "HTTPError": UNAVAILABLE,
-    "HeaderParsingError": GARBLED,
+    "HeaderParsingError": INVALID_HTTP,
     "HostChangedError": UNAVAILABLE,
     "IncompleteRead": INCOMPLETE,
     "InvalidChunkLength": INCOMPLETE,
-    "InvalidHeader": CONTRADICTORY,
+    "InvalidHeader": INVALID_LENGTH,
     "LocationParseError": INVALID,
     "LocationValueError": INVALID,
     "MaxRetryError": UNAVAILABLE,
@@ -80,8 +80,8 @@ URLLIB3: dict[str, Meaning] = {
     "ReadTimeoutError": TIMEOUT,
     "RequestError": UNAVAILABLE,
     "ResponseError": UNAVAILABLE,
-    "ResponseNotChunked": GARBLED,
-    "SSLError": GARBLED,
+    "ResponseNotChunked": INVALID_HTTP,
+    "SSLError": INVALID_HTTP,
     "TimeoutError": TIMEOUT,
     "TimeoutStateError": UNAVAILABLE,
     "URLSchemeUnknown": INVALID,
@@ -96,12 +96,12 @@ STANDARD: list[tuple[BaseException, Meaning]] = [
     (TimeoutError("timed out"), TIMEOUT),
     (ssl.SSLCertVerificationError(1, "unknown authority"), REFUSED),
     (ssl.SSLEOFError(8, "eof"), UNAVAILABLE),
-    (ssl.SSLError(1, "wrong version number"), GARBLED),
+    (ssl.SSLError(1, "wrong version number"), INVALID_HTTP),
     (http.client.RemoteDisconnected("closed"), UNAVAILABLE),
-    (http.client.BadStatusLine("SSH-2.0"), GARBLED),
-    (http.client.LineTooLong("header line"), GARBLED),
+    (http.client.BadStatusLine("SSH-2.0"), INVALID_HTTP),
+    (http.client.LineTooLong("header line"), INVALID_HTTP),
     (http.client.IncompleteRead(b""), INCOMPLETE),
-    (http.client.HTTPException("got more than 100 headers"), GARBLED),
+    (http.client.HTTPException("got more than 100 headers"), INVALID_HTTP),
     (UnicodeError("label too long"), INVALID),
     (ValueError("something else"), UNAVAILABLE),
 ]
@@ -112,23 +112,23 @@ def exceptions_of(module: ModuleType) -> dict[str, type[BaseException]]:
         name: member
         for name, member in inspect.getmembers(module, inspect.isclass)
         if issubclass(member, Exception) and not issubclass(member, Warning)
-        # Not the classes that a module imports, nor the second names that it gives to its own.
+        # Without the classes that a module imports, and without aliases of its own.
         if (member.__module__, member.__name__) == (module.__name__, name)
     }
 
 
 @pytest.mark.parametrize(("module", "table"), [(requests.exceptions, REQUESTS), (urllib3.exceptions, URLLIB3)])
-def test_every_exception_class_is_placed(module: ModuleType, table: dict[str, Meaning]) -> None:
+def test_every_exception_class_has_a_translation(module: ModuleType, table: dict[str, Meaning]) -> None:
     classes = exceptions_of(module)
     assert classes.keys() == table.keys()
-    # Made without their arguments, which differ from class to class: the kind alone must be enough.
-    placed = {name: meaning(kind.__new__(kind)) for name, kind in classes.items()}
-    assert placed == table
+    # Without their arguments, which differ between classes: the class alone must be enough.
+    translated = {name: meaning(kind.__new__(kind)) for name, kind in classes.items()}
+    assert translated == table
 
 
 def meaning(error: BaseException) -> Meaning:
-    translation = fault(error, "the source")
-    return translation.kind, translation.code
+    translated = translate_http_error(error, "the source")
+    return translated.kind, translated.code
 
 
 @pytest.mark.parametrize(("error", "expected"), STANDARD, ids=lambda item: type(item).__name__)
@@ -139,7 +139,7 @@ def test_exceptions_of_the_standard_library(error: BaseException, expected: Mean
 
 
 def wrappings(error: BaseException) -> Iterator[BaseException]:
-    """As requests and urllib3 hand it on."""
+    """Yield the forms in which requests and urllib3 raise ``error``."""
     protocol = urllib3.exceptions.ProtocolError("Connection aborted.", error)
     yield protocol
     yield requests.exceptions.ConnectionError(protocol)
@@ -151,13 +151,13 @@ def wrappings(error: BaseException) -> Iterator[BaseException]:
         yield requests.exceptions.ConnectionError(retried)
 
 
-def test_what_the_caller_was_handling_does_not_count() -> None:
+def test_context_of_an_exception_is_ignored() -> None:
     error = ConnectionResetError(104, "reset")
-    error.__context__ = ssl.SSLCertVerificationError(1, "of the try before")
+    error.__context__ = ssl.SSLCertVerificationError(1, "of the previous attempt")
     assert meaning(error) == UNAVAILABLE
 
 
-def test_exceptions_that_contain_each_other() -> None:
+def test_cyclic_exceptions() -> None:
     first, second = requests.exceptions.RequestException(), TimeoutError()
     first.args, second.args = (second,), (first,)
     assert meaning(first) == TIMEOUT
@@ -169,7 +169,7 @@ def watchdog() -> Iterator[Watchdog]:
         yield running
 
 
-def test_the_secrets_in_the_librarys_text_stay_behind(watchdog: Watchdog, capfd: pytest.CaptureFixture[str]) -> None:
+def test_secrets_in_library_texts_are_not_passed_on(watchdog: Watchdog, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(PipelineError) as caught, http_errors("the source", watchdog):
         raise requests.exceptions.ConnectionError("Max retries exceeded with url: /a?signature=secret")
     assert "secret" not in caught.value.message
@@ -177,8 +177,8 @@ def test_the_secrets_in_the_librarys_text_stay_behind(watchdog: Watchdog, capfd:
     assert "secret" not in "".join(capfd.readouterr())
 
 
-def test_what_ended_the_exchange_outweighs_how_it_looks() -> None:
-    """A connection that was shut down can look like an answer that is complete, or like a fault of the source."""
+def test_verdict_of_the_watchdog_takes_precedence() -> None:
+    """A connection that was shut down can look like a complete response, or like an error of the source."""
     token = CancelToken()
     token.cancel(ErrorCode.SHUTTING_DOWN)
     with Watchdog("the source", total=60, stall=60, cancel=token) as fired:
@@ -188,13 +188,13 @@ def test_what_ended_the_exchange_outweighs_how_it_looks() -> None:
             raise ConnectionResetError
 
 
-def test_our_own_errors_pass_unchanged(watchdog: Watchdog) -> None:
+def test_pipeline_errors_pass_unchanged(watchdog: Watchdog) -> None:
     ours = PermanentError("no", code=ErrorCode.URL_FORBIDDEN)
     with pytest.raises(PermanentError) as caught, http_errors("the source", watchdog):
         raise ours
     assert caught.value is ours
 
 
-def test_defects_are_not_taken_for_the_sources(watchdog: Watchdog) -> None:
+def test_programming_errors_pass_unchanged(watchdog: Watchdog) -> None:
     with pytest.raises(KeyError), http_errors("the source", watchdog):
         raise KeyError("defect")

@@ -1,4 +1,4 @@
-"""Through a proxy: the guard decides as ever, and the proxy gets to see the address that it decided on."""
+"""Downloads through a proxy: the guard decides as without one, and the proxy connects to the checked address."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.source_server import SourceServer, redirect, silence, stall_a
 
 SONG = b"a song" * 50_000
 CREDENTIALS = ("user@home", "secret:/?#[]")
-SPELT = "user%40home:secret%3A%2F%3F%23%5B%5D"
+ENCODED_CREDENTIALS = "user%40home:secret%3A%2F%3F%23%5B%5D"
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ Start = Callable[..., tuple[ProxyServer, ConnectionOptions]]
 
 @pytest.fixture
 def start(servers: dict[int, SourceServer], authority: trustme.CA, ca_bundle: Path) -> Iterator[Start]:
-    """Starts a proxy of a kind, and tells the way through it."""
+    """Start proxies of a kind; yield each with its connection options."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
     with ExitStack() as stack:
@@ -72,7 +72,7 @@ SCHEMES = pytest.mark.parametrize("scheme", ["http", "https"])
 
 @KINDS
 @SCHEMES
-def test_the_proxy_is_asked_for_the_checked_address(
+def test_proxy_connects_to_the_checked_address(
     kind: str, scheme: str, start: Start, servers: dict[int, SourceServer], fetcher: Fetcher
 ) -> None:
     proxy, connection_options = start(kind)
@@ -80,9 +80,9 @@ def test_the_proxy_is_asked_for_the_checked_address(
     assert (
         fetcher.fetch(f"{scheme}://public.test/song", connection_options=connection_options).path.read_bytes() == SONG
     )
-    assert proxy.asked == [(PUBLIC, port)]
+    assert proxy.requested == [(PUBLIC, port)]
     (request,) = servers[port].requests
-    # In the form for the server itself: the proxy passes it on as it is.
+    # In the form for an origin server: the proxy forwards it unchanged.
     assert (request.headers["host"], request.target) == ("public.test", "/song")
     assert "proxy-authorization" not in request.headers
 
@@ -91,14 +91,14 @@ def test_the_proxy_is_asked_for_the_checked_address(
 def test_ipv6(kind: str, start: Start, fetcher: Fetcher) -> None:
     proxy, connection_options = start(kind)
     fetcher.fetch("https://public6.test/song", connection_options=connection_options)
-    assert proxy.asked == [(PUBLIC_6, 443)]
+    assert proxy.requested == [(PUBLIC_6, 443)]
 
 
 @KINDS
 @pytest.mark.parametrize(
     "url", ["http://inside.test/", "https://127.0.0.1/", "http://public.test:22/", "http://localhost/"]
 )
-def test_what_the_guard_refuses_never_reaches_the_proxy(kind: str, url: str, start: Start, fetcher: Fetcher) -> None:
+def test_forbidden_url_never_reaches_the_proxy(kind: str, url: str, start: Start, fetcher: Fetcher) -> None:
     proxy, connection_options = start(kind)
     fetcher.fail(url, PermanentError, ErrorCode.URL_FORBIDDEN, connection_options=connection_options)
     assert proxy.connections == 0
@@ -111,20 +111,20 @@ def test_redirects_and_rebinding(kind: str, start: Start, servers: dict[int, Sou
     fetcher.fail(
         "http://rebind.test/start", PermanentError, ErrorCode.URL_FORBIDDEN, connection_options=connection_options
     )
-    assert proxy.asked == [(PUBLIC, 80)]
+    assert proxy.requested == [(PUBLIC, 80)]
 
 
-def test_the_environment_does_not_lead_around_it(
+def test_no_proxy_in_the_environment_is_ignored(
     start: Start, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "*")
     proxy, connection_options = start("http")
     fetcher.fetch("http://public.test/song", connection_options=connection_options)
-    assert proxy.asked == [(PUBLIC, 80)]
+    assert proxy.requested == [(PUBLIC, 80)]
 
 
-def test_certificates_are_those_of_the_name(start: Start, tmp_path: Path) -> None:
+def test_certificate_must_match_the_name(start: Start, tmp_path: Path) -> None:
     _, connection_options = start("http")
     subject = Fetcher(tmp_path, UrlGuard(False, resolver=Names({"other.test": [[PUBLIC]]})))
     subject.fail(
@@ -134,14 +134,14 @@ def test_certificates_are_those_of_the_name(start: Start, tmp_path: Path) -> Non
 
 @KINDS
 def test_credentials(kind: str, start: Start, fetcher: Fetcher) -> None:
-    proxy, connection_options = start(kind, SPELT, credentials=CREDENTIALS)
+    proxy, connection_options = start(kind, ENCODED_CREDENTIALS, credentials=CREDENTIALS)
     fetcher.fetch("https://public.test/song", connection_options=connection_options)
-    assert proxy.asked == [(PUBLIC, 443)]
+    assert proxy.requested == [(PUBLIC, 443)]
 
 
 @KINDS
 @pytest.mark.parametrize("userinfo", ["", "user:secret"])
-def test_wrong_credentials_are_not_the_jobs_fault_and_show_nowhere(
+def test_wrong_credentials_are_an_infrastructure_error_and_stay_secret(
     kind: str, userinfo: str, start: Start, fetcher: Fetcher
 ) -> None:
     proxy, connection_options = start(kind, userinfo, credentials=CREDENTIALS)
@@ -154,11 +154,11 @@ def test_wrong_credentials_are_not_the_jobs_fault_and_show_nowhere(
             connection_options=connection_options,
         )
     assert "secret" not in repr(logs)
-    assert proxy.asked == []
+    assert proxy.requested == []
 
 
 @KINDS
-def test_a_proxy_that_is_away_is_not_the_jobs_fault(kind: str, fetcher: Fetcher) -> None:
+def test_unreachable_proxy_is_an_infrastructure_error(kind: str, fetcher: Fetcher) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     connection_options = ConnectionOptions(proxy=f"{kind}://user:secret@127.0.0.1:{port}")
@@ -168,18 +168,18 @@ def test_a_proxy_that_is_away_is_not_the_jobs_fault(kind: str, fetcher: Fetcher)
     assert "DOWNLOAD_PROXY" in error.message
 
 
-def test_a_proxy_without_a_valid_certificate(start: Start, fetcher: Fetcher) -> None:
+def test_proxy_without_a_valid_certificate(start: Start, fetcher: Fetcher) -> None:
     proxy, connection_options = start("https")
     connection_options = replace(connection_options, ca_bundle=None)
     fetcher.fail(
         "http://public.test/", InfrastructureError, ErrorCode.SOURCE_UNAVAILABLE, connection_options=connection_options
     )
-    assert proxy.asked == []
+    assert proxy.requested == []
 
 
 REFUSED = (PermanentError, ErrorCode.SOURCE_REFUSED)
-UNREACHED = (TransientError, ErrorCode.SOURCE_UNAVAILABLE)
-TOO_LATE = (TransientError, ErrorCode.SOURCE_TIMEOUT)
+UNREACHABLE = (TransientError, ErrorCode.SOURCE_UNAVAILABLE)
+TIMED_OUT = (TransientError, ErrorCode.SOURCE_TIMEOUT)
 UNUSABLE = (InfrastructureError, ErrorCode.SOURCE_UNAVAILABLE)
 
 
@@ -187,29 +187,29 @@ UNUSABLE = (InfrastructureError, ErrorCode.SOURCE_UNAVAILABLE)
     ("kind", "answer", "expected"),
     [
         ("http", b"HTTP/1.1 403 No\r\n\r\n", REFUSED),
-        ("http", b"HTTP/1.1 502 Bad Gateway\r\n\r\n", UNREACHED),
-        ("http", b"HTTP/1.1 429 Later\r\n\r\n", UNREACHED),
-        ("http", b"HTTP/1.1 504 Late\r\n\r\n", TOO_LATE),
+        ("http", b"HTTP/1.1 502 Bad Gateway\r\n\r\n", UNREACHABLE),
+        ("http", b"HTTP/1.1 429 Later\r\n\r\n", UNREACHABLE),
+        ("http", b"HTTP/1.1 504 Late\r\n\r\n", TIMED_OUT),
         ("http", b"220 mail.test ESMTP\r\n\r\n", UNUSABLE),
         ("http", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 20_000, UNUSABLE),
-        ("http", b"HTTP/1.1 200 OK\r\n", TOO_LATE),
-        ("http", b"", TOO_LATE),
+        ("http", b"HTTP/1.1 200 OK\r\n", TIMED_OUT),
+        ("http", b"", TIMED_OUT),
         ("socks5h", b"\5\2\0\1", REFUSED),
-        ("socks5h", b"\5\4\0\1", UNREACHED),
-        ("socks5h", b"\5\5\0\1", UNREACHED),
-        ("socks5h", b"\5\6\0\1", TOO_LATE),
+        ("socks5h", b"\5\4\0\1", UNREACHABLE),
+        ("socks5h", b"\5\5\0\1", UNREACHABLE),
+        ("socks5h", b"\5\6\0\1", TIMED_OUT),
         ("socks5h", b"\5\0\0\7", UNUSABLE),
-        ("socks5h", b"\5\0\0\3", TOO_LATE),
-        ("socks5h", b"", TOO_LATE),
+        ("socks5h", b"\5\0\0\3", TIMED_OUT),
+        ("socks5h", b"", TIMED_OUT),
     ],
 )
-def test_answers(kind: str, answer: bytes, expected: Any, start: Start, fetcher: Fetcher) -> None:
+def test_responses_of_the_proxy(kind: str, answer: bytes, expected: Any, start: Start, fetcher: Fetcher) -> None:
     _, connection_options = start(kind, refusal=answer)
     fetcher.fail("http://public.test/", *expected, connection_options=connection_options, connect_timeout=0.3)
 
 
 @pytest.mark.parametrize("kind", ["socks5h", "https"])
-def test_a_server_that_is_no_such_proxy(kind: str, fetcher: Fetcher) -> None:
+def test_server_that_is_no_proxy(kind: str, fetcher: Fetcher) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         greeter = threading.Thread(target=_greet, args=(listener,))
         greeter.start()
@@ -231,7 +231,7 @@ def _greet(listener: socket.socket) -> None:
 
 
 @pytest.mark.parametrize(("kind", "scheme"), [("http", "http"), ("https", "https"), ("socks5h", "https")])
-def test_deadlines_fire_through_it(
+def test_deadlines_fire_through_the_proxy(
     kind: str, scheme: str, start: Start, servers: dict[int, SourceServer], fetcher: Fetcher
 ) -> None:
     for source in servers.values():
@@ -245,7 +245,9 @@ def test_deadlines_fire_through_it(
         )
 
 
-def test_a_cancel_ends_what_goes_through_it(start: Start, servers: dict[int, SourceServer], fetcher: Fetcher) -> None:
+def test_cancellation_ends_a_download_through_the_proxy(
+    start: Start, servers: dict[int, SourceServer], fetcher: Fetcher
+) -> None:
     def cancel(exchange: Any) -> None:
         fetcher.cancel.cancel(ErrorCode.SHUTTING_DOWN)
         exchange.hold()
@@ -258,25 +260,25 @@ def test_a_cancel_ends_what_goes_through_it(start: Start, servers: dict[int, Sou
 
 
 @KINDS
-def test_webhooks_take_the_same_way(kind: str, start: Start, servers: dict[int, SourceServer]) -> None:
+def test_webhooks_use_the_proxy(kind: str, start: Start, servers: dict[int, SourceServer]) -> None:
     proxy, connection_options = start(kind)
     guard = UrlGuard(False, resolver=Names({"public.test": [[PUBLIC]]}))
     with guarded_session(guard, connect_timeout=5, read_timeout=5, connection_options=connection_options) as session:
         for _ in range(2):
             assert session.post("https://public.test/song", data=b"{}").content == SONG
-    assert proxy.asked == [(PUBLIC, 443)]
+    assert proxy.requested == [(PUBLIC, 443)]
     assert [request.body for request in servers[443].requests] == [b"{}", b"{}"]
 
 
 @pytest.mark.parametrize("url", ["ftp://proxy.test", "socks4://proxy.test", "http://", "proxy.test:3128"])
-def test_other_kinds_are_a_mistake_of_the_caller(url: str) -> None:
+def test_other_schemes_raise_value_error(url: str) -> None:
     with pytest.raises(ValueError, match="must be"):
         guarded_session(
             UrlGuard(False), connect_timeout=1, read_timeout=1, connection_options=ConnectionOptions(proxy=url)
         )
 
 
-def test_credentials_do_not_show() -> None:
+def test_repr_has_no_credentials() -> None:
     proxy = Proxy.from_url("http://user:secret@proxy.test", client_context(None, "1.2"))
     assert (proxy.host, proxy.port, proxy.credentials) == ("proxy.test", 80, ("user", "secret"))
     assert "secret" not in repr(proxy)

@@ -1,4 +1,4 @@
-"""Rate limits: what passes within a time, whoever reads it, on a clock of our own; waits end when they must."""
+"""Rate limits: bytes per time, shared by all readers; cancellations and deadlines end the waits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEADLINE = 20.0
 
 
 class Sleeper(CancelToken):
-    """A token whose waits pass at once, on a clock that they move."""
+    """A token whose waits return at once and advance its clock."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Sleeper(CancelToken):
 
 
 def elapsed(limit_total: float | None, limit_per_host: float | None, takes: list[tuple[str, int]]) -> float:
-    """The time (s) that one reader needs for all ``takes``."""
+    """Return the time (s) that one reader needs for all ``takes``."""
     sleeper = Sleeper()
     limit = RateLimit(limit_total, limit_per_host, clock=sleeper.clock)
     for host, amount in takes:
@@ -43,22 +43,22 @@ def elapsed(limit_total: float | None, limit_per_host: float | None, takes: list
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 5000)), min_size=1, max_size=30))
-def test_never_more_than_the_rate_allows_nor_slower(takes: list[tuple[str, int]]) -> None:
+def test_rate_is_neither_exceeded_nor_missed(takes: list[tuple[str, int]]) -> None:
     total = sum(amount for _, amount in takes)
     heaviest = max(sum(amount for host, amount in takes if host == name) for name in "ab")
     assert elapsed(1000, None, takes) == pytest.approx(max(total / 1000 - BURST, 0))
-    # One reader waits for each host in turn, and meanwhile another host's bucket fills: no slower than all in a row.
+    # While one reader waits for a host, the buckets of the other hosts fill: no slower than all takes in sequence.
     assert max(heaviest / 1000 - BURST, 0) - 1e-6 <= elapsed(None, 1000, takes) <= total / 1000 + 1e-6
     assert elapsed(None, None, takes) == 0
 
 
-def test_the_stricter_limit_counts() -> None:
+def test_stricter_limit_decides() -> None:
     takes = [("a", 1000)] * 10
     assert elapsed(1000, 100, takes) == pytest.approx(elapsed(None, 100, takes))
     assert elapsed(100, 1000, takes) == pytest.approx(elapsed(100, None, takes))
 
 
-def test_time_that_was_not_used_is_not_saved_up() -> None:
+def test_unused_time_does_not_accumulate() -> None:
     sleeper = Sleeper()
     limit = RateLimit(1000, None, clock=sleeper.clock)
     limit.take("a", 100, sleeper, sleeper.now + HOUR)
@@ -68,7 +68,7 @@ def test_time_that_was_not_used_is_not_saved_up() -> None:
     assert sleeper.now - before == pytest.approx(2.0 - BURST)
 
 
-def test_hosts_that_are_done_are_forgotten() -> None:
+def test_idle_hosts_are_removed() -> None:
     sleeper = Sleeper()
     limit = RateLimit(None, 1000, clock=sleeper.clock)
     for number in range(1000):
@@ -85,7 +85,7 @@ def test_workers_share_one_limit() -> None:
         worker.start()
     for worker in workers:
         worker.join(DEADLINE)
-    # 100 kB at 200 kB/s, of which a quarter of a second was saved up.
+    # 100 kB at 200 kB/s, less the initial burst.
     assert time.monotonic() - started >= 0.5 - BURST
 
 
@@ -94,7 +94,7 @@ def _take_all(limit: RateLimit, host: str) -> None:
         limit.take(host, 5000, CancelToken(), time.monotonic() + HOUR)
 
 
-def test_a_cancel_ends_the_wait() -> None:
+def test_cancellation_ends_the_wait() -> None:
     cancel = CancelToken()
     limit = RateLimit(1, None)
     threading.Timer(0.05, cancel.cancel, (ErrorCode.SHUTTING_DOWN,)).start()
@@ -102,14 +102,14 @@ def test_a_cancel_ends_the_wait() -> None:
         limit.take("a", 1_000_000, cancel, time.monotonic() + HOUR)
 
 
-def test_a_cancelled_job_takes_nothing_even_if_it_need_not_wait() -> None:
+def test_cancelled_job_takes_nothing_even_without_a_wait() -> None:
     cancel = CancelToken()
     cancel.cancel(ErrorCode.SHUTTING_DOWN)
     with pytest.raises(CancelledError):
         RateLimit(None, None).take("a", 1, cancel, time.monotonic() + HOUR)
 
 
-def test_the_deadline_ends_the_wait() -> None:
+def test_deadline_ends_the_wait() -> None:
     sleeper = Sleeper()
     limit = RateLimit(1, None, clock=sleeper.clock)
     limit.take("a", 1_000_000, sleeper, sleeper.now + 5)
@@ -117,12 +117,12 @@ def test_the_deadline_ends_the_wait() -> None:
 
 
 @pytest.mark.parametrize(
-    ("total", "per_host", "most"),
+    ("total", "per_host", "size"),
     [(None, None, 1_000_000), (100_000, None, 25_000), (None, 40_000, 10_000), (10, 10, 4096)],
 )
-def test_slow_limits_are_kept_by_small_reads(total: float | None, per_host: float | None, most: int) -> None:
-    assert RateLimit(total, per_host).most(1_000_000) == most
-    assert RateLimit(total, per_host).most(100) == 100
+def test_slow_limits_use_small_reads(total: float | None, per_host: float | None, size: int) -> None:
+    assert RateLimit(total, per_host).read_size(1_000_000) == size
+    assert RateLimit(total, per_host).read_size(100) == 100
 
 
 @pytest.mark.parametrize(("total", "per_host"), [(0, 0), (5, 0), (0, 5)])
@@ -130,4 +130,4 @@ def test_zero_means_no_limit(total: int, per_host: int) -> None:
     settings = DownloadSettings(rate_limit=total, rate_limit_per_host=per_host)
     limit = RateLimit.from_settings(settings)
     assert (limit is not None) == bool(total or per_host)
-    assert limit is None or limit.most(1_000_000) == (4096)
+    assert limit is None or limit.read_size(1_000_000) == (4096)

@@ -1,4 +1,4 @@
-"""Headers, read strictly."""
+"""Strict reading of response headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections go to the address that was checked, keep the name for everything else, and nothing leads around it."""
+"""Connections go to the checked address, keep the name for everything else, and have no bypass."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def session(server: SourceServer, **names: list[list[str]]) -> GuardedSession:
 
 @pytest.fixture
 def canary() -> Iterator[SourceServer]:
-    """A server that nobody may talk to."""
+    """A server that must not receive a connection."""
     with SourceServer() as running:
         running.otherwise(content(b"secret"))
         yield running
         assert running.connections == 0
 
 
-def test_the_dns_is_asked_once_and_the_answer_is_what_is_dialled(server: SourceServer, tmp_path: Path) -> None:
+def test_name_is_resolved_once_and_its_address_dialled(server: SourceServer, tmp_path: Path) -> None:
     server.serve_bytes("/song", SONG)
     names, detour = Names({"public.test": [[PUBLIC]]}), Detour({80: server})
     Fetcher(tmp_path, UrlGuard(False, resolver=names)).fetch(
@@ -57,7 +57,7 @@ def test_the_dns_is_asked_once_and_the_answer_is_what_is_dialled(server: SourceS
     assert server.requests[0].headers["host"] == "public.test"
 
 
-def test_a_connection_made_ahead_is_used_once_and_by_its_host_only(server: SourceServer) -> None:
+def test_connection_made_ahead_is_used_once_and_only_by_its_host(server: SourceServer) -> None:
     server.serve_bytes("/song", SONG)
     with session(server, public=[[PUBLIC]], other=[[PUBLIC]]) as subject:
         subject.connect_ahead("public.test", 80)
@@ -70,14 +70,16 @@ def test_a_connection_made_ahead_is_used_once_and_by_its_host_only(server: Sourc
         assert server.connections == 3
 
 
-def test_no_connection_is_made_ahead_to_what_is_forbidden(server: SourceServer) -> None:
+def test_no_connection_is_made_ahead_to_a_forbidden_address(server: SourceServer) -> None:
     with session(server, inner=[["10.0.0.1"]]) as subject, pytest.raises(PermanentError):
         subject.connect_ahead("inner.test", 80)
     assert server.connections == 0
 
 
 @pytest.mark.parametrize("second", ["127.0.0.1", "::1", "169.254.169.254", "10.0.0.1"])
-def test_rebinding_between_the_door_and_the_connection(second: str, server: SourceServer, tmp_path: Path) -> None:
+def test_rebinding_between_the_first_check_and_the_connection(
+    second: str, server: SourceServer, tmp_path: Path
+) -> None:
     subject, detour = fetcher(tmp_path, rebind=[[PUBLIC], [second]]), Detour({80: server})
     subject.guard.check("http://rebind.test/")
     subject.fail(
@@ -101,7 +103,7 @@ def test_rebinding_between_two_hops(server: SourceServer, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("answers", [[PUBLIC, "10.0.0.1"], ["::1", PUBLIC_6], [PUBLIC, "::ffff:127.0.0.1"]])
-def test_one_bad_address_condemns_the_name(answers: list[str], server: SourceServer, tmp_path: Path) -> None:
+def test_one_forbidden_address_condemns_the_name(answers: list[str], server: SourceServer, tmp_path: Path) -> None:
     subject, detour = fetcher(tmp_path, mixed=[answers]), Detour({80: server})
     subject.fail(
         "http://mixed.test/", PermanentError, ErrorCode.URL_FORBIDDEN, connection_options=ConnectionOptions(detour)
@@ -125,16 +127,14 @@ def test_proxies_from_the_environment_are_ignored(
     assert server.requests[0].target == "/song"
 
 
-def test_proxies_that_are_asked_for_are_ignored_too(server: SourceServer, canary: SourceServer) -> None:
+def test_proxies_given_to_the_session_are_ignored(server: SourceServer, canary: SourceServer) -> None:
     server.serve_bytes("/song", SONG)
     with session(server, public=[[PUBLIC]]) as subject:
         subject.proxies = {"http": canary.url("")}
         assert subject.get("http://public.test/song", proxies={"http": canary.url("")}).content == SONG
 
 
-def test_credentials_of_the_machine_are_not_sent(
-    server: SourceServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_netrc_credentials_are_not_sent(server: SourceServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine public.test login user password secret\n")
     netrc.chmod(0o600)
@@ -144,7 +144,7 @@ def test_credentials_of_the_machine_are_not_sent(
     assert "authorization" not in server.requests[0].headers
 
 
-def test_sessions_follow_nothing_and_remember_nothing(server: SourceServer, canary: SourceServer) -> None:
+def test_sessions_follow_no_redirect_and_keep_no_cookie(server: SourceServer, canary: SourceServer) -> None:
     server.otherwise(answer(307, {"Location": canary.url("/"), "Set-Cookie": "id=1; Path=/"}))
     with session(server, public=[[PUBLIC]]) as subject:
         for _ in range(2):
@@ -155,7 +155,7 @@ def test_sessions_follow_nothing_and_remember_nothing(server: SourceServer, cana
 
 
 @pytest.mark.parametrize("url", ["http://inside.test/", "http://127.0.0.1/", "http://public.test:22/"])
-def test_sessions_connect_to_nothing_forbidden(url: str, server: SourceServer) -> None:
+def test_sessions_connect_to_no_forbidden_address(url: str, server: SourceServer) -> None:
     with session(server, public=[[PUBLIC]], inside=[["10.0.0.1"]]) as subject:
         with pytest.raises(PermanentError) as caught:
             subject.post(url, data=b"{}")
@@ -177,14 +177,14 @@ def test_prepared_requests_are_guarded_as_well(server: SourceServer) -> None:
     assert server.connections == 0
 
 
-def test_an_answer_without_end_can_be_left_after_its_status(server: SourceServer) -> None:
+def test_endless_response_can_be_closed_after_its_status(server: SourceServer) -> None:
     server.otherwise(endless_body)
     with session(server, public=[[PUBLIC]]) as subject, subject.post("http://public.test/", stream=True) as answered:
         assert answered.status_code == 200
         assert len(answered.raw.read1(16_384)) <= 16_384
 
 
-def test_an_unused_connection_waits_for_the_next_request(server: SourceServer) -> None:
+def test_idle_connection_is_reused(server: SourceServer) -> None:
     server.otherwise(content(SONG))
     with session(server, public=[[PUBLIC]]) as subject:
         for _ in range(3):
@@ -192,7 +192,7 @@ def test_an_unused_connection_waits_for_the_next_request(server: SourceServer) -
     assert server.connections == 1
 
 
-def test_the_next_address_is_tried_when_one_does_not_answer(server: SourceServer, tmp_path: Path) -> None:
+def test_next_address_is_tried_after_a_refusal(server: SourceServer, tmp_path: Path) -> None:
     server.serve_bytes("/song", SONG)
     tried: list[str] = []
 
@@ -207,7 +207,7 @@ def test_the_next_address_is_tried_when_one_does_not_answer(server: SourceServer
     assert tried == [PUBLIC_6, PUBLIC]
 
 
-def test_an_address_that_swallows_packets_leaves_time_for_the_next(server: SourceServer, tmp_path: Path) -> None:
+def test_address_that_drops_packets_leaves_time_for_the_next(server: SourceServer, tmp_path: Path) -> None:
     given: list[float] = []
 
     def dial(address: Address, port: int, timeout: float) -> socket.socket:
@@ -226,31 +226,31 @@ def test_an_address_that_swallows_packets_leaves_time_for_the_next(server: Sourc
     assert 5 < given[1] <= 10
 
 
-def test_a_refused_connection(tmp_path: Path) -> None:
+def test_refused_connection(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     Fetcher(tmp_path).fail(f"http://127.0.0.1:{port}/", TransientError, ErrorCode.SOURCE_UNAVAILABLE)
 
 
-def test_a_name_that_does_not_resolve(tmp_path: Path) -> None:
+def test_name_that_does_not_resolve(tmp_path: Path) -> None:
     error = fetcher(tmp_path).fail("http://nowhere.test/", TransientError, ErrorCode.SOURCE_UNAVAILABLE)
     assert "nowhere.test" in error.message
 
 
 @pytest.fixture
 def hanging() -> Iterator[threading.Event]:
-    """What a name server or an address that never answers waits for: the end of the test."""
+    """An event at the end of the test, for a name server or an address that never answers."""
     released = threading.Event()
     yield released
     released.set()
 
 
-def test_a_dns_that_hangs_is_given_up(hanging: threading.Event, tmp_path: Path) -> None:
+def test_hanging_dns_times_out(hanging: threading.Event, tmp_path: Path) -> None:
     guard = UrlGuard(False, resolver=lambda *_, **__: [()] * hanging.wait(600))
     Fetcher(tmp_path, guard).fail("http://slow.test/", TransientError, ErrorCode.SOURCE_TIMEOUT, connect_timeout=0.2)
 
 
-def test_a_cancel_does_not_wait_for_the_dns(hanging: threading.Event, tmp_path: Path) -> None:
+def test_cancellation_does_not_wait_for_the_dns(hanging: threading.Event, tmp_path: Path) -> None:
     asked = threading.Event()
 
     def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
@@ -269,9 +269,7 @@ def test_a_cancel_does_not_wait_for_the_dns(hanging: threading.Event, tmp_path: 
     canceller.join()
 
 
-def test_a_connection_that_comes_too_late_is_closed(
-    server: SourceServer, hanging: threading.Event, tmp_path: Path
-) -> None:
+def test_late_connection_is_closed(server: SourceServer, hanging: threading.Event, tmp_path: Path) -> None:
     late: list[tuple[threading.Thread, socket.socket]] = []
 
     def dial(address: Address, port: int, timeout: float) -> socket.socket:
@@ -304,7 +302,7 @@ def test_tls_is_verified_for_the_name(secure_server: SourceServer, ca_bundle: Pa
     assert detour.dialled == [PUBLIC]
 
 
-def test_a_certificate_for_another_name(secure_server: SourceServer, ca_bundle: Path, tmp_path: Path) -> None:
+def test_certificate_for_another_name_is_refused(secure_server: SourceServer, ca_bundle: Path, tmp_path: Path) -> None:
     connection_options = ConnectionOptions(Detour({443: secure_server}), ca_bundle)
     subject = fetcher(tmp_path, other=[[PUBLIC]])
     subject.fail(
@@ -313,10 +311,10 @@ def test_a_certificate_for_another_name(secure_server: SourceServer, ca_bundle: 
     assert secure_server.requests == []
 
 
-def test_a_certificate_that_nobody_vouches_for(
+def test_certificate_of_an_unknown_authority_is_refused(
     secure_server: SourceServer, ca_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Whom to trust is not for the environment to say.
+    # The environment must not extend the trusted authorities.
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(ca_bundle))
     connection_options = ConnectionOptions(Detour({443: secure_server}))
     subject = fetcher(tmp_path, public=[[PUBLIC]])
@@ -325,7 +323,7 @@ def test_a_certificate_that_nobody_vouches_for(
     )
 
 
-def test_a_server_that_does_not_speak_tls(server: SourceServer, tmp_path: Path) -> None:
+def test_server_without_tls(server: SourceServer, tmp_path: Path) -> None:
     server.otherwise(content(SONG))
     subject = fetcher(tmp_path, public=[[PUBLIC]])
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -347,7 +345,7 @@ def _greet(listener: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("limit", ["stall_timeout", "total_timeout"])
-def test_a_tls_handshake_that_is_not_answered(limit: str, tmp_path: Path) -> None:
+def test_unanswered_tls_handshake(limit: str, tmp_path: Path) -> None:
     subject = fetcher(tmp_path, public=[[PUBLIC]])
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -377,7 +375,7 @@ def test_deadlines_fire_inside_tls(limit: str, secure_server: SourceServer, ca_b
     )
 
 
-def test_https_does_not_lead_back_to_http(
+def test_redirect_from_https_to_http_is_refused(
     server: SourceServer, secure_server: SourceServer, ca_bundle: Path, tmp_path: Path
 ) -> None:
     secure_server.otherwise(redirect("http://public.test/song"))
@@ -389,7 +387,7 @@ def test_https_does_not_lead_back_to_http(
     assert server.connections == 0
 
 
-def test_http_may_lead_to_https(
+def test_redirect_from_http_to_https_is_followed(
     server: SourceServer, secure_server: SourceServer, ca_bundle: Path, tmp_path: Path
 ) -> None:
     server.otherwise(redirect("https://public.test/song"))
@@ -400,7 +398,7 @@ def test_http_may_lead_to_https(
     ).bytes == len(SONG)
 
 
-def test_a_webhook_style_exchange_is_bounded_and_translated(server: SourceServer) -> None:
+def test_watchdog_limits_a_webhook_request(server: SourceServer) -> None:
     server.otherwise(silence)
     guard = UrlGuard(False, resolver=Names({"public.test": [[PUBLIC]]}))
     with (
@@ -418,7 +416,7 @@ def test_a_webhook_style_exchange_is_bounded_and_translated(server: SourceServer
         subject.post("http://public.test/hook", data=b"{}")
 
 
-def test_server_names_are_sent_in_the_handshake(authority: trustme.CA, ca_bundle: Path, tmp_path: Path) -> None:
+def test_server_name_is_sent_in_the_handshake(authority: trustme.CA, ca_bundle: Path, tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("public.test").configure_cert(context)
     named: list[str | None] = []

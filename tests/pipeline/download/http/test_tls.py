@@ -1,4 +1,4 @@
-"""Pinned certificates and the oldest TLS that will do; every refusal comes before the first byte of a request."""
+"""Pinned certificates and the minimum TLS version: every refusal precedes the first byte of a request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Serve = Callable[..., SourceServer]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Starts a server with a certificate of its own, and TLS up to a version."""
+    """Start servers, each with its certificate and newest TLS version."""
     with ExitStack() as stack:
 
         def serve(certificate: trustme.LeafCert, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> SourceServer:
@@ -59,7 +59,7 @@ def fingerprint(certificate: trustme.LeafCert) -> str:
 
 
 @pytest.mark.parametrize("spelling", ["{}", "public.test={}", ".test={}"])
-def test_the_pinned_certificate_is_taken(
+def test_pinned_certificate_is_accepted(
     spelling: str, serve: Serve, certificate: trustme.LeafCert, ca_bundle: Path, fetcher: Fetcher
 ) -> None:
     pins = frozenset({spelling.format(fingerprint(certificate)), f"other.test={OTHER}"})
@@ -68,7 +68,7 @@ def test_the_pinned_certificate_is_taken(
 
 
 @pytest.mark.parametrize("pin", [OTHER, f"public.test={OTHER}", f".test={OTHER}"])
-def test_any_other_certificate_is_refused(
+def test_other_certificates_are_refused(
     pin: str, serve: Serve, certificate: trustme.LeafCert, ca_bundle: Path, fetcher: Fetcher
 ) -> None:
     server = serve(certificate)
@@ -80,7 +80,7 @@ def test_any_other_certificate_is_refused(
     assert server.requests == []
 
 
-def test_a_pin_does_not_replace_the_authorities(serve: Serve, ca_bundle: Path, fetcher: Fetcher) -> None:
+def test_pins_do_not_replace_the_authorities(serve: Serve, ca_bundle: Path, fetcher: Fetcher) -> None:
     stranger = trustme.CA().issue_cert("public.test")
     connection_options = ConnectionOptions(
         Detour({443: serve(stranger)}), ca_bundle, pins=frozenset({fingerprint(stranger)})
@@ -90,7 +90,7 @@ def test_a_pin_does_not_replace_the_authorities(serve: Serve, ca_bundle: Path, f
     )
 
 
-def test_pins_hold_behind_a_redirect(
+def test_pins_hold_after_a_redirect(
     serve: Serve, certificate: trustme.LeafCert, ca_bundle: Path, fetcher: Fetcher
 ) -> None:
     server = serve(certificate)
@@ -104,12 +104,12 @@ def test_pins_hold_behind_a_redirect(
     assert [request.path for request in server.requests] == ["/start"]
 
 
-def test_one_of_several_pins_will_do() -> None:
+def test_one_matching_pin_is_enough() -> None:
     digest = sha256(b"certificate").hexdigest()
     check_pin(b"certificate", "a.test", {f"a.test={OTHER}", f"a.test={digest}"})
 
 
-def test_a_hosts_own_pins_count_instead_of_the_general_ones() -> None:
+def test_pins_of_a_host_replace_the_general_pins() -> None:
     digest = sha256(b"certificate").hexdigest()
     with pytest.raises(PermanentError):
         check_pin(b"certificate", "a.test", {digest, f"a.test={OTHER}"})
@@ -117,7 +117,7 @@ def test_a_hosts_own_pins_count_instead_of_the_general_ones() -> None:
     check_pin(b"anything", "b.test", {f"a.test={OTHER}"})
 
 
-def test_no_certificate_is_not_the_pinned_one() -> None:
+def test_missing_certificate_matches_no_pin() -> None:
     with pytest.raises(PermanentError):
         check_pin(None, "a.test", {OTHER})
 
@@ -131,7 +131,7 @@ def test_no_certificate_is_not_the_pinned_one() -> None:
         ("1.3", ssl.TLSVersion.TLSv1_2, False),
     ],
 )
-def test_the_oldest_version(
+def test_minimum_version(
     minimum: TlsVersion,
     newest: ssl.TLSVersion,
     accepted: bool,
@@ -152,7 +152,7 @@ def test_the_oldest_version(
     assert server.requests == []
 
 
-def test_the_authorities_are_read_once(ca_bundle: Path) -> None:
+def test_authorities_are_loaded_once(ca_bundle: Path) -> None:
     assert client_context(ca_bundle, "1.2") is client_context(ca_bundle, "1.2")
     assert client_context(None, "1.2") is not client_context(None, "1.3")
 

@@ -76,7 +76,7 @@ def test_never_more_connections_than_allowed(server: SourceServer, file: RangedF
 def test_a_server_that_refuses_further_connections_is_left_at_what_it_gives(
     server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
-    file.rate, file.block, file.most = 1.5 * MIB, 16384, 2
+    file.rate, file.block, file.max_connections = 1.5 * MIB, 16384, 2
     fetcher.fetch(server.url("/file"), limits=MANY)
     assert_data(fetcher)
     assert file.busiest == 2

@@ -1,8 +1,8 @@
-"""The table of hostile URLs: nothing forbidden is ever dialled, and nothing harmless is refused.
+"""The table of hostile URLs: no forbidden address is dialled, and no harmless URL is refused.
 
-Each URL goes through the front door, through a real download over http and over https, and through the session that
-sends webhooks. Public addresses lead to servers on loopback; whatever else would be dialled is a failure. The
-environment names a proxy all the while, which nobody may ever talk to.
+Each URL passes the check of the API, a real download over http and over https, and the session that sends webhooks.
+Public addresses lead to servers on loopback; any other dialled address is a failure. The environment names a proxy,
+which must not receive a request.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ REFUSALS = {
 
 @dataclass(frozen=True)
 class Vector:
-    """A line of the table. ``names`` are answers beside those that the table has for all of them."""
+    """A line of the table. ``names`` extends the table's own DNS answers."""
 
     id: str
     kind: str
     verdict: str
-    """``block``: the guard refuses. ``refuse``: no redirect that is followed. ``away``: no address. Or ``allow``."""
+    """``block``: the guard refuses. ``refuse``: a redirect that is not followed. ``away``: no address. Or ``allow``."""
     url: str
     names: dict[str, Answers] = field(default_factory=dict)
     schemes: tuple[str, ...] = ("http", "https")
 
     def over(self, scheme: str) -> str:
-        """The URL, and those in it, with another scheme."""
+        """Return the URL, and those in it, with another scheme."""
         return re.sub("http://", f"{scheme}://", self.url, flags=re.IGNORECASE)
 
     def runs_over(self, scheme: str) -> bool:
-        """Whether it is worth a run: those with no http in them are the same over https."""
+        """Return whether the URL differs over ``scheme``."""
         return scheme in self.schemes and (scheme == self.schemes[0] or "http://" in self.url)
 
     def guard(self) -> UrlGuard:
@@ -74,14 +74,14 @@ PLAIN = [vector for vector in VECTORS if "/h/" not in vector.url]
 
 
 def by_kind(vectors: list[Vector]) -> pytest.MarkDecorator:
-    """Many at a time: a test for each of them would take longer than what it tests."""
+    """Run many vectors in one test: a test for each would take longer than its work."""
     kinds = {vector.kind: [other for other in vectors if other.kind == vector.kind] for vector in vectors}
     return pytest.mark.parametrize("vectors", kinds.values(), ids=kinds)
 
 
 def answer_redirects(exchange: Exchange) -> None:
     query = exchange.request.query
-    # As servers send it that do not encode what they send.
+    # The bytes of servers that do not encode the header.
     location = query.get("to", "").encode().decode("latin-1")
     exchange.respond(int(query.get("code", "302")), headers={"Location": location})
 
@@ -91,8 +91,8 @@ def answer_in_circles(exchange: Exchange) -> None:
 
 
 def answer_hops(exchange: Exchange) -> None:
-    left = int(exchange.request.query["left"])
-    exchange.respond(302, headers={"Location": f"/h/hops?left={left - 1}" if left > 1 else "/a.wav"})
+    remaining = int(exchange.request.query["left"])
+    exchange.respond(302, headers={"Location": f"/h/hops?left={remaining - 1}" if remaining > 1 else "/a.wav"})
 
 
 def answer_twice(exchange: Exchange) -> None:
@@ -125,7 +125,7 @@ def proxies_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         for name in ("no_proxy", "NO_PROXY"):
             monkeypatch.setenv(name, "localhost")
         yield
-        # Not its connections: somebody else's client may still look for a server that had this port before.
+        # Requests, not connections: a client of another test may still try a server that had this port before.
         assert canary.requests == []
 
 
@@ -149,7 +149,7 @@ def fetch(tmp_path: Path) -> Fetch:
 
 
 def mistakes(vectors: list[Vector], attempt: Callable[[Vector], bytes], dialled: list[str]) -> list[str]:
-    """What is wrong about each attempt that does not end as the table says, or dials where it must not."""
+    """Describe each attempt that ends differently from the table, or dials a forbidden address."""
     wrong = []
     for vector in vectors:
         dialled.clear()
@@ -190,7 +190,7 @@ def test_downloads_through_a_proxy(vectors: list[Vector], servers: dict[int, Sou
 
 
 @by_kind(PLAIN)
-def test_the_front_door(vectors: list[Vector]) -> None:
+def test_check_of_the_api(vectors: list[Vector]) -> None:
     def enter(vector: Vector) -> bytes:
         vector.guard().check(vector.url)
         return SONG
@@ -209,8 +209,8 @@ def test_webhooks(vectors: list[Vector], servers: dict[int, SourceServer], ca_bu
 
 def test_webhooks_follow_no_redirect(servers: dict[int, SourceServer]) -> None:
     detour = Detour(servers)
-    begin_well = (v for v in REDIRECTING if "\\" not in v.url and v.names.get("name.test", [[PUBLIC]])[0] == [PUBLIC])
-    for vector in begin_well:
+    reachable = (v for v in REDIRECTING if "\\" not in v.url and v.names.get("name.test", [[PUBLIC]])[0] == [PUBLIC])
+    for vector in reachable:
         answered = _post(vector, ConnectionOptions(detour))
         assert (answered.status_code, answered.history) == (int(vector.url.partition("code=")[2][:3] or 302), [])
     assert set(detour.dialled) == {PUBLIC}

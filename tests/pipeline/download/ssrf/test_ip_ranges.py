@@ -1,4 +1,4 @@
-"""Which addresses are public: the edges of every range, and agreement with the standard library where it is strict."""
+"""The classification of addresses: the edges of every range, and agreement with the standard library."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EDGES = {
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [(text, distance) for distance, texts in EDGES.items() for text in texts.split()]
+    ("text", "expected"), [(text, scope) for scope, texts in EDGES.items() for text in texts.split()]
 )
 def test_edges_of_the_ranges(text: str, expected: AddressScope) -> None:
     assert address_scope(ip_address(text)) is expected
@@ -44,7 +44,7 @@ def test_edges_of_the_ranges(text: str, expected: AddressScope) -> None:
 
 @settings(deadline=None)
 @given(st.ip_addresses())
-def test_what_is_public_is_also_global_to_the_standard_library(address: IPv4Address | IPv6Address) -> None:
+def test_public_addresses_are_global_in_the_standard_library(address: IPv4Address | IPv6Address) -> None:
     if address_scope(address) is AddressScope.PUBLIC:
         assert address.is_global
         assert not address.is_multicast
@@ -53,5 +53,5 @@ def test_what_is_public_is_also_global_to_the_standard_library(address: IPv4Addr
 @pytest.mark.parametrize(
     "text", ["0177.0.0.1", "0x7f.0.0.1", "127.1", "2130706433", "127.0.0.01", "127.0.0.1.", "127.0.0.１", "", "::g"]
 )
-def test_unusual_spellings_are_no_addresses(text: str) -> None:
+def test_unusual_spellings_are_rejected(text: str) -> None:
     assert parse_address(text) is None

@@ -1,4 +1,4 @@
-"""What the guard refuses, what it lets pass, and how little it says about it."""
+"""The URLs that the guard refuses and accepts, and its uniform error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def assert_forbidden(subject: UrlGuard, url: str) -> None:
     assert caught.value.message == FORBIDDEN
 
 
-def test_a_public_name_passes() -> None:
+def test_public_name_is_accepted() -> None:
     parsed = guard(public=[[PUBLIC]]).check("https://public.test/a.wav?x=1")
     assert (parsed.host, parsed.port, parsed.target) == ("public.test", 443, "/a.wav?x=1")
 
@@ -45,7 +45,7 @@ def test_a_public_name_passes() -> None:
         "http://169.254.169.254/",
     ],
 )
-def test_every_reason_to_refuse_reads_the_same(url: str) -> None:
+def test_every_refusal_has_the_same_sentence(url: str) -> None:
     assert_forbidden(guard(public=[[PUBLIC]], inside=[["10.0.0.1"]], mixed=[[PUBLIC, "10.0.0.1"]]), url)
 
 
@@ -85,7 +85,7 @@ def test_private_networks_can_be_allowed(url: str) -> None:
         "http://metadata.test/",
     ],
 )
-def test_some_places_stay_closed_even_then(url: str) -> None:
+def test_metadata_and_reserved_addresses_stay_closed(url: str) -> None:
     assert_forbidden(guard(allow_private=True, metadata=[["169.254.169.254"]]), url)
 
 
@@ -96,7 +96,7 @@ def test_ports_can_be_added() -> None:
         UrlGuard(False, (443,), resolver=names).check("http://public.test/")
 
 
-def test_the_dns_is_not_asked_about_what_is_refused_anyway() -> None:
+def test_refused_names_are_not_resolved() -> None:
     names = Names({})
     for url in ("http://nas/", "http://db.internal/", "http://public.test:22/", "http://u@public.test/"):
         with pytest.raises(PermanentError):
@@ -105,14 +105,14 @@ def test_the_dns_is_not_asked_about_what_is_refused_anyway() -> None:
 
 
 @pytest.mark.parametrize("answers", [None, [[]]])
-def test_a_name_without_addresses_may_have_some_later(answers: list[list[str]] | None) -> None:
+def test_name_without_addresses_is_a_transient_error(answers: list[list[str]] | None) -> None:
     subject = guard(unknown=answers) if answers else guard()
     with pytest.raises(TransientError) as caught:
         subject.check("http://unknown.test/")
     assert caught.value.code is ErrorCode.SOURCE_UNAVAILABLE
 
 
-def test_a_dns_that_does_not_answer_does_not_hold_up_the_front_door() -> None:
+def test_hanging_dns_does_not_block_the_check() -> None:
     released = threading.Event()
     hanging = UrlGuard(False, resolver=lambda *_, **__: [()] * released.wait(20), resolve_timeout=0.1)
     with pytest.raises(TransientError):
@@ -142,7 +142,7 @@ LISTED = {
 
 
 def verdicts(urls: str, **options: Any) -> dict[str, bool]:
-    """Whether a guard with these lists lets each of ``urls`` pass. Every refusal is worded alike."""
+    """Return whether a guard with these lists accepts each of ``urls``."""
     subject = UrlGuard(options.pop("allow_private", False), resolver=Names(LISTED), **options)
     result = {}
     for url in urls.split():
@@ -199,7 +199,7 @@ def test_lists_of_hosts_and_networks(options: dict[str, Any], passing: str, refu
     assert verdicts(f"{passing} {refused}", **options) == expected
 
 
-def test_the_settings_are_those_of_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guard_uses_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = DownloadSettings(
         allow_hosts=("music.example.org", ".cdn.test"),
         deny_hosts=("bad.cdn.test",),
@@ -217,7 +217,7 @@ def test_the_settings_are_those_of_the_operator(monkeypatch: pytest.MonkeyPatch)
     assert UrlGuard.from_settings(settings, any_host=True).addresses("93.184.216.34", 443)
 
 
-def test_by_default_nothing_private_is_open() -> None:
+def test_private_networks_are_closed_by_default() -> None:
     subject = UrlGuard.from_settings(DownloadSettings())
     assert subject.addresses("93.184.216.34", 80)
     for host, port in [("127.0.0.1", 80), ("10.0.0.1", 443), ("93.184.216.34", 8080)]:

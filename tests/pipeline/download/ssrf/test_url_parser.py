@@ -1,4 +1,4 @@
-"""URLs are plain, and then mean the same to every parser, or they are refused."""
+"""Accepted URLs have the same meaning for every parser; all others are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.download.ssrf.url_parser import MAX_URL_BYTES, ParsedUrl, join_url, parse_url
 from pipeline.errors import PermanentError
 
-#: Pieces that parsers fall over, to make URLs of.
+#: Fragments of URLs on which parsers disagree.
 PIECES = st.one_of(
     st.sampled_from(
         ["http://", "https://", "HTTP:", "//", "/", "\\", "@", ":", "?", "#", "%", "[", "]", ".", "-", "_"]
@@ -31,7 +31,7 @@ URLS = st.one_of(
 @settings(deadline=None)
 @given(URLS)
 @example("http://[::1]:8080/a?b#c")
-def test_what_is_accepted_means_the_same_to_every_parser(text: str) -> None:
+def test_accepted_urls_mean_the_same_to_every_parser(text: str) -> None:
     try:
         parsed = parse_url(text)
     except PermanentError:
@@ -62,7 +62,7 @@ def test_plain_urls_are_normalised(text: str, parsed: ParsedUrl, url: str) -> No
     assert parsed.url == url
 
 
-def test_the_longest_url_is_accepted_and_one_byte_more_is_not() -> None:
+def test_length_limit() -> None:
     longest = "http://public.test/".ljust(MAX_URL_BYTES, "a")
     assert parse_url(longest).host == "public.test"
     with pytest.raises(PermanentError, match="longer than"):
@@ -87,7 +87,7 @@ def test_messages_do_not_repeat_credentials() -> None:
         ("?q", "http://a.test/x/y?q"),
     ],
 )
-def test_locations_are_resolved_against_the_page_that_sent_them(reference: str, url: str) -> None:
+def test_locations_are_resolved_against_the_sending_url(reference: str, url: str) -> None:
     assert join_url(parse_url("http://a.test/x/y?z"), reference).url == url
 
 
