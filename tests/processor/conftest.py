@@ -22,16 +22,16 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For an engine's own working files."""
+    """A folder for an engine's working files."""
     return tmp_path_factory.mktemp("scratch")
 
 
 @pytest.fixture(scope="session")
-def library() -> Iterator[ProcessPoolExecutor]:
-    """Runs functions of ``tests.processor.separation.upstream`` in one process of their own.
+def upstream_process() -> Iterator[ProcessPoolExecutor]:
+    """A process that runs functions of ``tests.processor.separation.upstream_calls``.
 
-    audio-separator is imported there, once, and not here: it leaves warning filters, loggers and lazy modules behind
-    that other tests would stumble over.
+    audio-separator is imported only there, once, because it leaves warning filters, loggers and lazy modules behind
+    that would affect other tests.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         yield pool
