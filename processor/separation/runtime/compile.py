@@ -61,22 +61,22 @@ class CudaGraph:
         self._captured: tuple[Any, Tensor, Tensor] | None = None
         self._failed = False
 
-    def __call__(self, given: Tensor) -> Tensor:
-        if not self._failed and (self._captured is None or self._captured[1].shape != given.shape):
+    def __call__(self, inputs: Tensor) -> Tensor:
+        if not self._failed and (self._captured is None or self._captured[1].shape != inputs.shape):
             self._captured = None  # freed first: both graphs may not fit into memory
             try:
-                self._captured = self._capture(given)
+                self._captured = self._capture(inputs)
             except Exception as error:  # noqa: BLE001 - torch has no type for what cannot be captured
                 self._failed = True
                 log.warning("compile_failed", reason=f"{type(error).__name__}: {str(error)[:300]}")
         if self._captured is None:
-            return self._run(given)
+            return self._run(inputs)
         graph, static_input, output = self._captured
-        static_input.copy_(given)
+        static_input.copy_(inputs)
         graph.replay()
         return output
 
-    def _capture(self, given: Tensor) -> tuple[Any, Tensor, Tensor]:
+    def _capture(self, inputs: Tensor) -> tuple[Any, Tensor, Tensor]:
         """Return a graph, the tensor that it reads, and the tensor that it writes.
 
         Raises RuntimeError for a function that cannot be captured. Follows
@@ -85,7 +85,7 @@ class CudaGraph:
         """
         if self._device.type != "cuda":
             raise RuntimeError("CUDA graphs are for CUDA devices")
-        static_input = given.clone()
+        static_input = inputs.clone()
         side: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         current = torch.cuda.current_stream(self._device)
         side.wait_stream(current)

@@ -47,10 +47,10 @@ class PrecisionContext:
         self.precision, self._device = precision, device
         self._overflowed = False
 
-    def __call__(self, run: Run, given: Tensor, exact: Run | None = None) -> Tensor:
-        """Return ``run(given)`` as float32. ``exact`` is run in float32 after an overflow; None: ``run`` itself."""
+    def __call__(self, run: Run, inputs: Tensor, exact: Run | None = None) -> Tensor:
+        """Return ``run(inputs)`` as float32. ``exact`` is run in float32 after an overflow; None: ``run`` itself."""
         with precision_scope(self.precision, self._device):
-            output = run(given).float()
+            output = run(inputs).float()
         if self.precision not in _DTYPES or bool(torch.isfinite(output).all()):
             return output
         if not self._overflowed:
@@ -58,7 +58,7 @@ class PrecisionContext:
             self._overflowed = True
         # Eager mode, because a compiled network would be recompiled for float32.
         with precision_scope(Precision.FP32, self._device), torch.compiler.set_stance("force_eager"):
-            return (exact or run)(given).float()
+            return (exact or run)(inputs).float()
 
 
 def precision_context(
@@ -133,9 +133,9 @@ def force_float32(module: torch.nn.Module, device: torch.device) -> None:
     """Make a part of a network, a function of one tensor, compute and return float32 in any precision."""
     own_forward = module.forward
 
-    def forward(given: Tensor) -> Tensor:
+    def forward(inputs: Tensor) -> Tensor:
         with torch.autocast(device.type, enabled=False):
-            output: Tensor = own_forward(given.float())
+            output: Tensor = own_forward(inputs.float())
             return output
 
     module.forward = forward
