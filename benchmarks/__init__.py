@@ -1,1 +1,1 @@
-"""Measurements that anybody can repeat, one folder each. Nothing that is shipped imports this."""
+"""Reproducible benchmarks, one folder each. The services do not import this package."""

@@ -1,4 +1,4 @@
-"""Processes of ours that are asked line by line."""
+"""Worker processes with a line-based protocol on their standard input and output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from benchmarks.download.sandbox import ROOT
 def conversation(
     module: str, *arguments: str, environment: Mapping[str, str], log: IO[bytes] | int = subprocess.DEVNULL
 ) -> Iterator[tuple[IO[str], IO[str]]]:
-    """Where to write to the process and to read its answers. It ends with its input; ``log``: its standard error."""
+    """Run a module as a process and yield its standard input and output.
+
+    The process must end when its input ends. ``log`` receives its standard error.
+    """
     command, pipe = (sys.executable, "-m", module, *arguments), subprocess.PIPE
     with subprocess.Popen(
         command, stdin=pipe, stdout=pipe, stderr=log, text=True, cwd=ROOT, env=dict(environment)
@@ -27,4 +30,4 @@ def conversation(
         except BaseException:
             process.kill()
             raise
-        # Leaving the block closes its standard input and waits for it.
+        # Leaving this block closes the standard input and waits for the process.

@@ -1,4 +1,4 @@
-"""The models that benchmarks run: the demo's, and untrained ones of any size."""
+"""Models for benchmarks: the demo model, and untrained ones of any size."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from demo.random_network import Shape, install_random_model
 
 
 def install_model(model_dir: Path, name: str, shape: Shape | None) -> Path:
-    """Put a random network of this shape into ``model_dir`` under ``name``, or the demo model, which has a name of its
-    own, if there is no shape. Returns its path. Raises OSError, ValueError."""
+    """Write a model into ``model_dir`` and return its path.
+
+    The model is a random network of this ``shape`` with this ``name``, or, without a shape, the demo model, which has
+    its own name. Raises OSError and ValueError.
+    """
     return install_random_model(model_dir, name, shape) if shape else write_demo_model(model_dir)

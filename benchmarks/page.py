@@ -1,4 +1,4 @@
-"""What the benchmarks' reports have in common: tables, the machine, a place in a page."""
+"""Helpers for the reports of all benchmarks: tables, the machine, insertion into a page."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 
 def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     rows = (head, ["---"] * len(head), *lines)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def machine() -> str:
-    """What the benchmark runs on, and how busy that is, in a sentence."""
+    """Return a sentence about the machine and its load."""
     cores = len(os.sched_getaffinity(0))
     load = os.getloadavg()[0]
     return (
@@ -26,24 +26,26 @@ def machine() -> str:
 
 
 def load_warning() -> list[str]:
-    """A sentence, where other work has taken part of the cores; none where there was nothing of the kind."""
+    """Return a warning if the machine was overloaded, as a list of one sentence; an empty list otherwise."""
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[2]
     if load <= cores:
         return []
     return [
         f"**Measured under load**: {load:.1f} in the mean of the last 15 minutes on {cores} cores, so that every "
-        "process had to wait for its turn."
+        "process had to wait for a core."
     ]
 
 
 def marks(target: str) -> tuple[str, str]:
-    """What stands before and after the report of ``make target`` in a page."""
+    """Return the markers before and after the report of ``make target`` in a page."""
     return f"<!-- made by make {target}: begin -->", f"<!-- made by make {target}: end -->"
 
 
 def deliver(text: str, page: Path | None, begin: str, end: str) -> None:
-    """Put a report between the marks in ``page``, or on the terminal if there is no page. Raises ValueError if the page
-    does not have them."""
+    """Insert a report between the markers in ``page``, or print it if there is no page.
+
+    Raises ValueError if the page does not have the markers.
+    """
     if page is not None:
         place(page, text, begin, end)
     else:
@@ -51,7 +53,7 @@ def deliver(text: str, page: Path | None, begin: str, end: str) -> None:
 
 
 def place(page: Path, text: str, begin: str, end: str) -> None:
-    """Put ``text`` between the marks in ``page``. Raises ValueError if they are not there."""
+    """Insert ``text`` between the markers in ``page``. Raises ValueError if they are missing."""
     before, found, rest = page.read_text().partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:

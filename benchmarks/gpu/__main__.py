@@ -26,31 +26,31 @@ from pipeline.service.shutdown import ExitCode
 
 NO_GPU = "There is no GPU here that torch can use, so nothing was measured."
 
-#: What a worker may take before it counts as hung, s: to compile the largest network takes minutes.
-PATIENCE = 1800.0
+#: Time limit of a worker, s. To compile the largest network takes minutes.
+WORKER_TIMEOUT = 1800.0
 
-#: A song that networks of full size separate on a CPU within an hour or so, s.
-LONGEST_ON_CPU = 12.0
+#: Maximum length of a song that networks of full size separate on a CPU in about an hour, s.
+MAX_CPU_SECONDS = 12.0
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     names = [network.name for network in NETWORKS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description="The report goes to stdout.")
-    parser.add_argument("--networks", nargs="+", choices=names, default=names, help="which; all if not given")
-    parser.add_argument("--variants", nargs="+", metavar="NAME", help="which of them, beside fp32; all if not given")
+    parser.add_argument("--networks", nargs="+", choices=names, default=names, help="default: all")
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="besides fp32; default: all")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: for figures of precision")
     parser.add_argument("--seconds", type=float, default=180.0, help="length of the song")
-    parser.add_argument("--repeats", type=int, default=3, help="how many songs after the first one")
-    parser.add_argument("--quick", action="store_true", help="small networks, a short song: does it work?")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the report between the marks in PAGE instead")
+    parser.add_argument("--repeats", type=int, default=3, help="runs after the first one")
+    parser.add_argument("--quick", action="store_true", help="small networks, a short song: a smoke test")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="insert the report into PAGE instead")
     arguments = parser.parse_args(given)
-    if arguments.device == "cpu" and not arguments.quick and arguments.seconds > LONGEST_ON_CPU:
-        parser.error(f"that takes days on a CPU: --device cpu is for --quick, or --seconds {LONGEST_ON_CPU:g} at most")
+    if arguments.device == "cpu" and not arguments.quick and arguments.seconds > MAX_CPU_SECONDS:
+        parser.error(f"that takes days on a CPU: --device cpu is for --quick, or --seconds {MAX_CPU_SECONDS:g} at most")
     return arguments
 
 
 def main(given: Sequence[str] | None = None) -> ExitCode:
-    """UNAVAILABLE if there is no GPU; what else goes wrong is raised, or stands in the report."""
+    """Run the benchmark. Returns UNAVAILABLE without a GPU. Other errors are raised or written into the report."""
     arguments = _arguments(given)
     if arguments.device == "cuda" and not _has_gpu():
         sys.stderr.write(f"{NO_GPU}\n")
@@ -71,7 +71,7 @@ def _has_gpu() -> bool:
 
 
 def _song(path: Path, seconds: float) -> Path:
-    """At peak 1.0, as the engine gets it."""
+    """Write a song at peak 1.0, as the engine receives it."""
     mixture = render_song(seconds=seconds).mixture
     soundfile.write(path, (mixture / np.abs(mixture).max()).T, 44100, subtype="FLOAT")
     return path
@@ -83,8 +83,8 @@ def _results(network: BenchmarkNetwork, song: Path, repeats: int, arguments: arg
     results: Results = {}
     for variant in variants(network):
         if variant == REFERENCE or not arguments.variants or variant.name in arguments.variants:
-            own = folder / variant.name
-            own.mkdir()
+            variant_folder = folder / variant.name
+            variant_folder.mkdir()
             spec = Spec(
                 models=str(folder / "models"),
                 model=model,
@@ -92,25 +92,25 @@ def _results(network: BenchmarkNetwork, song: Path, repeats: int, arguments: arg
                 precision=variant.precision,
                 compile=variant.compile,
                 song=str(song),
-                folder=str(own),
+                folder=str(variant_folder),
                 repeats=repeats,
                 reference=None if variant == REFERENCE else str(folder / REFERENCE.name),
             )
-            results[variant.name] = variant, _worked(spec, variant, arguments.device)
+            results[variant.name] = variant, _run_worker(spec, variant, arguments.device)
     return results
 
 
-def _worked(spec: Spec, variant: Variant, device: str) -> Figures | str:
-    """The figures, or in a few words why there are none; what the worker said is on the terminal."""
+def _run_worker(spec: Spec, variant: Variant, device: str) -> Figures | str:
+    """Return the figures, or a short error. The worker's standard error goes to the terminal."""
     sys.stderr.write(f"{Path(spec.models).parent.name}: {variant.name}\n")
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
     command = (sys.executable, "-m", "benchmarks.gpu.worker", json.dumps(asdict(spec)))
     try:
         done = subprocess.run(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=True
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, timeout=WORKER_TIMEOUT, check=True
         )
     except subprocess.TimeoutExpired:
-        return f"not done after {PATIENCE:g} s"
+        return f"not done after {WORKER_TIMEOUT:g} s"
     except subprocess.CalledProcessError as error:
         return f"ended with status {error.returncode}"
     return Figures(**json.loads(done.stdout.splitlines()[-1]))

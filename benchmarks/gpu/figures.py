@@ -1,4 +1,4 @@
-"""What a worker is told, and what it answers."""
+"""The request and the answer of a worker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What is to be done."""
+    """The work of one worker."""
 
     models: str
     model: str
@@ -16,26 +16,26 @@ class Spec:
     compile: str
     song: str
     folder: str
-    """The worker's own."""
+    """For the worker's files."""
     repeats: int
     reference: str | None
-    """Folder of the stems to compare with."""
+    """Folder of the reference stems."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What came of it."""
+    """The results of one worker."""
 
     walls: list[float]
-    """Of each run, s."""
+    """Time of each run, s."""
     load: float
-    """Until the model was ready, compiled and warm, s."""
+    """Time until the model was loaded, compiled and warm, s."""
     device: str
     allocated: int | None
-    """Most memory that torch had for tensors, bytes."""
+    """Peak memory of torch's tensors, bytes."""
     device_peak: int | None
     busy: float | None
     joules: float | None
-    """Of one run, on average."""
+    """Mean energy of a run."""
     snr: float | None
-    """The least of the stems' ratios of signal to noise against the reference, dB."""
+    """The worst stem's signal-to-noise ratio against the reference, dB."""

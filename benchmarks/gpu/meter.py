@@ -1,4 +1,4 @@
-"""What a GPU does while a song is separated, by NVML, as far as that is there (the package ``nvidia-ml-py``)."""
+"""Measurements of a GPU during a separation, by NVML if it is available (the package ``nvidia-ml-py``)."""
 
 from __future__ import annotations
 
@@ -8,46 +8,46 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-#: Between two looks at the device, s. NVML's figures are of the last sixth of a second to second.
+#: Sampling interval, s. NVML averages over the last 1/6 s to 1 s.
 _INTERVAL = 0.1
 
 
 @dataclass(slots=True)
 class Reading:
-    """Of one run; None where that cannot be read."""
+    """The measurements of one run; None where they are not available."""
 
     busy: float | None = None
     """Share of the time in which a kernel was running, 0 to 1."""
     joules: float | None = None
     peak: int | None = None
-    """Most memory in use on the device, by whomever, bytes."""
+    """Peak memory of all processes on the device, bytes."""
     _busy: list[float] = field(default_factory=list)
 
     def finish(self) -> None:
-        """Average what was seen."""
+        """Average the samples."""
         if self._busy:
             self.busy = sum(self._busy) / len(self._busy)
 
-    def look(self, nvml: Any, handle: Any) -> None:
-        """Once."""
+    def sample(self, nvml: Any, handle: Any) -> None:
+        """Take one sample."""
         self._busy.append(nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100)
         self.peak = max(self.peak or 0, nvml.nvmlDeviceGetMemoryInfo(handle).used)
 
 
 @contextmanager
 def metered(device_uuid: str | None) -> Iterator[Reading]:
-    """A reading that is complete when the block is left. ``device_uuid``: as NVML has it; None: there is no GPU."""
+    """Yield a reading that is complete when the context ends. ``device_uuid``: of NVML; None: there is no GPU."""
     reading = Reading()
     found = _device(device_uuid) if device_uuid else None
     if found is None:
         yield reading
         return
     nvml, handle = found
-    over = threading.Event()
+    stop = threading.Event()
 
     def watch() -> None:
-        while not over.wait(_INTERVAL):
-            reading.look(nvml, handle)
+        while not stop.wait(_INTERVAL):
+            reading.sample(nvml, handle)
 
     watcher = threading.Thread(target=watch, name="meter")
     before = _millijoules(nvml, handle)
@@ -55,7 +55,7 @@ def metered(device_uuid: str | None) -> Iterator[Reading]:
     try:
         yield reading
     finally:
-        over.set()
+        stop.set()
         watcher.join()
         after = _millijoules(nvml, handle)
         reading.joules = None if before is None or after is None else (after - before) / 1000
@@ -64,7 +64,7 @@ def metered(device_uuid: str | None) -> Iterator[Reading]:
 
 
 def _device(uuid: str) -> tuple[Any, Any] | None:
-    """NVML and the device in it; None where there is no package, no library, or no such device."""
+    """Return NVML and the handle of the device; None without the package, the library or the device."""
     try:
         import pynvml
     except ImportError:
@@ -77,7 +77,7 @@ def _device(uuid: str) -> tuple[Any, Any] | None:
 
 
 def _millijoules(nvml: Any, handle: Any) -> int | None:
-    """Since the driver was loaded; not all devices count."""
+    """Return the energy since the driver was loaded; None if the device does not measure it."""
     try:
         counted: int = nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except nvml.NVMLError:

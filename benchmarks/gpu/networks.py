@@ -1,4 +1,4 @@
-"""Networks of the sizes that are in use, with random weights, on which speed does not depend; and small ones.
+"""Networks of common sizes with random weights, which do not affect the speed; and small networks.
 
 Sizes are those of public models' configurations: UVR-MDX-NET HQ 4 (frames and bins; its layers are those of
 ``demo.random_network``, in two widths), BS-Roformer ep 317, Mel-Band Roformer (vocals, K. Jensen), MDX23C InstVoc HQ,
@@ -30,18 +30,18 @@ class BenchmarkNetwork:
     name: str
     title: str
     full: Callable[[Path], str]
-    """Writes it into a folder, and gives the name that it is loaded by. Imports torch."""
+    """Writes the model into a folder and returns the name by which it is loaded. Imports torch."""
     small: Callable[[Path], str]
     lower: bool = True
     """Whether the engine runs it in another precision than float32 and TF32."""
     compiles: bool = True
-    records: bool = False
-    """As a CUDA graph."""
+    graphs: bool = False
+    """Whether it can run as a CUDA graph."""
 
 
 def _mdx(growth: int, *, small: bool = False) -> Callable[[Path], str]:
-    little = Shape(n_fft=4096, bins=2048, log2_times=8, growth=3, levels=1, convolutions=1, bottleneck=64)
-    shape = little if small else Shape(n_fft=5120, bins=2560, log2_times=8, growth=growth)
+    small_shape = Shape(n_fft=4096, bins=2048, log2_times=8, growth=3, levels=1, convolutions=1, bottleneck=64)
+    shape = small_shape if small else Shape(n_fft=5120, bins=2560, log2_times=8, growth=growth)
     return lambda folder: install_random_model(folder, "random.onnx", shape).name
 
 
@@ -120,8 +120,8 @@ def _small_roformer(bands: str) -> Callable[[Path], str]:
 
 
 NETWORKS: Final = (
-    BenchmarkNetwork("mdx32", "MDX, HQ size, g = 32", _mdx(32), _mdx(32, small=True), records=True),
-    BenchmarkNetwork("mdx48", "MDX, HQ size, g = 48", _mdx(48), _mdx(48, small=True), records=True),
+    BenchmarkNetwork("mdx32", "MDX, HQ size, g = 32", _mdx(32), _mdx(32, small=True), graphs=True),
+    BenchmarkNetwork("mdx48", "MDX, HQ size, g = 48", _mdx(48), _mdx(48, small=True), graphs=True),
     BenchmarkNetwork("bs", "BS-Roformer", _roformer(mel=False), _small_roformer("bs")),
     BenchmarkNetwork("mel", "Mel-Band Roformer", _roformer(mel=True), _small_roformer("mel")),
     BenchmarkNetwork("mdx23c", "MDX23C", _mdx23c, _small_mdxc),

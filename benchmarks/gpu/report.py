@@ -1,4 +1,4 @@
-"""What was measured, as Markdown."""
+"""The results as Markdown."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from statistics import median
 from benchmarks.download.profile import MIB
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.networks import BenchmarkNetwork
-from benchmarks.gpu.variants import STOCK, Variant
+from benchmarks.gpu.variants import UPSTREAM, Variant
 from benchmarks.page import machine, markdown_table, marks
 
 BEGIN, END = marks("bench-gpu")
 
 Results = dict[str, tuple[Variant, Figures | str]]
-"""By the variant's name: its figures, or why there are none."""
+"""The figures of each variant, or its error, by the name of the variant."""
 
 _COLUMNS = (
     "",
     "× real time",
     "wall s",
-    "× stock's speed",
+    "× audio-separator's speed",
     "busy",
     "J/min",
     "torch MiB",
@@ -32,12 +32,12 @@ _COLUMNS = (
 
 
 def gpu_page(rows: list[tuple[BenchmarkNetwork, Results]], seconds: float, *, quick: bool) -> str:
-    """The whole report, without the headline of the page. ``seconds``: of the song."""
+    """Return the report without the headline of the page. ``seconds``: length of the song."""
     measured = [each for _, results in rows for _, each in results.values() if isinstance(each, Figures)]
     device = measured[0].device if measured else "nothing"
     setting = [f"On {device}; a song of {seconds:g} s.", machine(), _versions()]
     if quick:
-        setting.append("**A quick run: small networks, a short song. It shows that the benchmark works, and no more.**")
+        setting.append("**A quick run: small networks, a short song. It only shows that the benchmark works.**")
     return "\n\n".join([" ".join(setting), *(_row(network, results, seconds) for network, results in rows)])
 
 
@@ -55,12 +55,12 @@ def _line(variant: Variant, figures: Figures | str, results: Results, seconds: f
     if isinstance(figures, str):
         return (variant.title, figures, *[""] * (len(_COLUMNS) - 2))
     wall = median(figures.walls)
-    stock = results[STOCK][1] if STOCK in results else ""
+    upstream = results[UPSTREAM][1] if UPSTREAM in results else ""
     return (
         variant.title,
         f"{seconds / wall:.1f}",
         f"{wall:.2f}",
-        f"{median(stock.walls) / wall:.2f}" if isinstance(stock, Figures) else "",
+        f"{median(upstream.walls) / wall:.2f}" if isinstance(upstream, Figures) else "",
         _shown(figures.busy, "{:.0%}"),
         _shown(figures.joules and figures.joules * 60 / seconds, "{:.0f}"),
         _shown(figures.allocated and figures.allocated / MIB, "{:.0f}"),

@@ -1,4 +1,4 @@
-"""Who is measured: audio-separator as it is, and this engine with the options that it has."""
+"""The contenders: audio-separator with its defaults, and this engine with each of its options."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from benchmarks.gpu.networks import BenchmarkNetwork
 from config import Compile, Precision
 
-STOCK: Final = "stock"
+UPSTREAM: Final = "upstream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class Variant:
     compile: Compile = Compile.NONE
 
 
-#: What the others' stems are compared with.
+#: The reference for the stems of the others.
 REFERENCE: Final = Variant("fp32", "this engine, fp32", Precision.FP32)
-DEFAULT: Final = Variant("auto", "**this engine, as it comes**", Precision.AUTO)
+DEFAULT: Final = Variant("auto", "**this engine, defaults**", Precision.AUTO)
 
 _TF32: Final = Variant("tf32", "this engine, tf32", Precision.TF32)
 _LOWER: Final = (
@@ -35,9 +35,9 @@ _GRAPHS: Final = Variant("graphs", "this engine, fp16, graphs", Precision.FP16, 
 
 
 def variants(network: BenchmarkNetwork) -> tuple[Variant, ...]:
-    """Those that make a difference to the network, the reference first."""
-    chosen = [REFERENCE, Variant(STOCK, "stock, in process, warm"), DEFAULT, _TF32]
+    """Return the variants that apply to the network, the reference first."""
+    chosen = [REFERENCE, Variant(UPSTREAM, "audio-separator, in process, warm"), DEFAULT, _TF32]
     chosen += _LOWER if network.lower else ()
     chosen += [_INDUCTOR] if network.compiles else []
-    chosen += [_GRAPHS] if network.records else []
+    chosen += [_GRAPHS] if network.graphs else []
     return tuple(chosen)

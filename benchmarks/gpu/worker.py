@@ -1,6 +1,6 @@
-"""``python -m benchmarks.gpu.worker SPEC``: one network, one variant, warm; its figures as a line of JSON.
+"""``python -m benchmarks.gpu.worker SPEC``: measures one network in one variant, prints a line of JSON.
 
-A process of its own for each: what one allocates, compiles and sets is not the next one's.
+Each variant has its own process, so that allocations, compiled code and settings do not affect the next one.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.engines import our_engine, stock_separator
+from benchmarks.engines import offline_engine, upstream_separator
 from benchmarks.gpu.figures import Figures, Spec
 from benchmarks.gpu.meter import metered
-from benchmarks.gpu.variants import STOCK
+from benchmarks.gpu.variants import UPSTREAM
 from config import Compile, Precision
 from demo.sdr import sdr_db
 from processor.ipc import Separate
@@ -29,15 +29,15 @@ from processor.separation.options import DeviceOptions
 from processor.system.ffmpeg import put_ffmpeg_on_path
 
 Separation = Callable[[Path], dict[str, Path]]
-"""Separates a song; the files of its stems by name."""
+"""Separates a song and returns the files of its stems by name."""
 
 
 def run(spec: Spec) -> Figures:
-    """Load, warm up, separate."""
+    """Load the model, warm it up, separate the song, and return the figures."""
     folder, song = Path(spec.folder), Path(spec.song)
     put_ffmpeg_on_path(folder)
     started = time.perf_counter()
-    separate = _stock(spec) if spec.variant == STOCK else _ours(spec)
+    separate = _upstream(spec) if spec.variant == UPSTREAM else _engine(spec)
     separate(song)
     load = time.perf_counter() - started
     cuda = torch.cuda.is_available()
@@ -65,11 +65,14 @@ def _uuid() -> str:
     return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
 
 
-def _ours(spec: Spec) -> Separation:
-    """The engine: a mixture to float stems on the disk, hashed. Decoding is the parent's in the service."""
+def _engine(spec: Spec) -> Separation:
+    """Return a function that separates a mixture with the engine: float stems on the disk, and their hashes.
+
+    Decoding is not included: in the service, the parent process decodes.
+    """
     options = DeviceOptions(Precision(spec.precision), Compile(spec.compile))
     folder = Path(spec.folder)
-    engine = our_engine(Path(spec.models), folder, options)
+    engine = offline_engine(Path(spec.models), folder, options)
     engine.load(spec.model)
 
     def separate(song: Path) -> dict[str, Path]:
@@ -79,15 +82,15 @@ def _ours(spec: Spec) -> Separation:
     return separate
 
 
-def _stock(spec: Spec) -> Separation:
-    """A ``Separator`` with its defaults, and no model but this one."""
-    separator = stock_separator(Path(spec.models), Path(spec.folder))
+def _upstream(spec: Spec) -> Separation:
+    """Return a function that separates a song with audio-separator's defaults."""
+    separator = upstream_separator(Path(spec.models), Path(spec.folder))
     separator.load_model(spec.model)
 
     def separate(song: Path) -> dict[str, Path]:
         if not separator.separate(str(song)):
-            raise RuntimeError("the library gave no stems")
-        return {}  # 16 bits, and scaled: not to be compared
+            raise RuntimeError("audio-separator wrote no stems")
+        return {}  # not comparable: 16 bits, and scaled
 
     return separate
 

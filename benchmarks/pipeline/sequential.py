@@ -16,7 +16,7 @@ from pathlib import Path
 import boto3
 import requests
 
-from benchmarks.engines import our_engine
+from benchmarks.engines import offline_engine
 from config import LogSettings
 from pipeline.cancellation import CancelToken
 from pipeline.messages import OutputFormat
@@ -32,7 +32,7 @@ def main(model_dir: str, folder: str, bucket: str, endpoint_url: str | None = No
     """Run jobs until the input ends."""
     configure_logging("sequential", LogSettings(level="WARNING"))  # to standard error: results go to standard output
     work = Path(folder)
-    engine, store = our_engine(Path(model_dir), work), boto3.client("s3", endpoint_url=endpoint_url)
+    engine, store = offline_engine(Path(model_dir), work), boto3.client("s3", endpoint_url=endpoint_url)
     for line in sys.stdin:
         job = json.loads(line)
         with requests.get(job["audio"], stream=True, timeout=60) as answer, (work / "source").open("wb") as source:

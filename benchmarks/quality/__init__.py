@@ -1,12 +1,11 @@
-"""`make bench-quality`: how well models separate songs whose stems are known, with this engine and as audio-separator
-has it.
+"""`make bench-quality`: the quality of separated songs with known stems, with this engine and with audio-separator.
 
-songs         generated ones in several styles
-bells         a band whose notes ring on
-folders       songs of one's own, with their stems
-contenders    who separates, each in a process of its own
+songs         generated songs in several styles
+bells         a band of bells with long decays
+folders       the user's own songs with their stems
+contenders    this engine and audio-separator, each in its own process
 scores        SDR, SI-SDR and SIR of a stem
-rounds        every song through every contender
-results       what comes of that
+rounds        the separation and the scores of every song with every contender
+results       the scores
 report        Markdown
 """

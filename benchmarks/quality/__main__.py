@@ -29,12 +29,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--models", nargs="+", default=[DEMO_MODEL_NAME], metavar="NAME", help="file names, as MODEL_NAME"
     )
-    parser.add_argument("--styles", nargs="+", choices=names, default=names, help="of songs; all if not given")
+    parser.add_argument("--styles", nargs="+", choices=names, default=names, help="styles of songs; default: all")
     parser.add_argument(
-        "--songs", type=Path, metavar="FOLDER", help="instead: a folder for each, of mixture.wav and stems"
+        "--songs", type=Path, metavar="FOLDER", help="instead: one folder per song, with mixture.wav and stems"
     )
-    parser.add_argument("--quick", action="store_true", help="a short song of each style: does it work?")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the report between the marks in PAGE instead")
+    parser.add_argument("--quick", action="store_true", help="a short song of each style: a smoke test")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="insert the report into PAGE instead")
     return parser.parse_args()
 
 
@@ -57,9 +57,9 @@ def _measured(model: str, songs: Iterable[Piece]) -> list[Result]:
 
 
 def main() -> int:
-    """0; whatever goes wrong is raised."""
+    """Run the benchmark and return 0. Raises every error."""
     arguments = _arguments()
-    # As processor.workers.child has them: no progress bars, and the threads of the child.
+    # As in processor.workers.child: no progress bars, and the same threads.
     os.environ.setdefault("TQDM_DISABLE", "1")
     cpu.configure_threads()
     results = [(model, _measured(model, _songs(arguments))) for model in arguments.models]

@@ -1,4 +1,4 @@
-"""Who separates. A contender's functions run in a process of its own, which keeps its model warm: see ``rounds``."""
+"""The contenders. Each runs in its own process, which keeps its model warm: see ``rounds``."""
 
 from __future__ import annotations
 
@@ -13,68 +13,68 @@ from processor.separation.stems import normalise_stem_name
 from processor.system.ffmpeg import put_ffmpeg_on_path
 
 Contender = Callable[[Path, str, Path, Path], dict[str, Path]]
-"""Takes the folder of models, the name of one, a song, and the folder for the stems; gives their files by
-``normalise_stem_name``. Raises RuntimeError if there are none."""
+"""Receives the folder of models, the name of a model, a song, and the folder for the stems. Returns the stems' files by
+their normalised names. Raises RuntimeError if there are none."""
 
 
-def ours(model_dir: Path, model: str, song: Path, folder: Path) -> dict[str, Path]:
-    """See ``separate_file``."""
+def engine_stems(model_dir: Path, model: str, song: Path, folder: Path) -> dict[str, Path]:
+    """Separate with this engine, see ``separate_file``."""
     from benchmarks.engines import separate_file
 
     try:
         stems = separate_file(_engine(model_dir, folder), model, song, folder)
-    except PipelineError as error:  # which does not survive the way to another process
+    except PipelineError as error:  # which cannot be pickled
         raise RuntimeError(f"{model}: {error.message}") from None
     return {stem.name: stem.path for stem in stems}
 
 
-def stock(model_dir: Path, model: str, song: Path, folder: Path) -> dict[str, Path]:
-    """See ``stock_separator``."""
+def upstream_stems(model_dir: Path, model: str, song: Path, folder: Path) -> dict[str, Path]:
+    """Separate with audio-separator, see ``upstream_separator``."""
     separator, stems = _separator(model_dir, model, folder)
     stems.clear()
     separator.separate(str(song))
     if not stems:
-        raise RuntimeError(f"{model}: the library gave no stems")
+        raise RuntimeError(f"{model}: audio-separator wrote no stems")
     return {normalise_stem_name(name): folder / path for name, path in stems.items()}
 
 
 @functools.cache
 def _engine(model_dir: Path, folder: Path) -> Any:
-    from benchmarks.engines import our_engine
+    from benchmarks.engines import offline_engine
 
-    return our_engine(model_dir, folder)
+    return offline_engine(model_dir, folder)
 
 
 @functools.cache
 def _separator(model_dir: Path, model: str, folder: Path) -> tuple[Any, dict[str, str]]:
-    """The library with the model, and where it says under which name it writes each stem."""
+    """Return audio-separator with the model, and a dictionary that receives the file of each stem."""
     os.environ.pop("AUDIO_SEPARATOR_MODEL_DIR", None)
     put_ffmpeg_on_path(folder)
-    from benchmarks.engines import stock_separator
+    from benchmarks.engines import upstream_separator
 
-    separator = stock_separator(model_dir, folder)
-    separator.download_file_if_not_exists = _require_here
+    separator = upstream_separator(model_dir, folder)
+    separator.download_file_if_not_exists = _require_present
     separator.load_model(model)
-    return separator, _names_of_stems(separator.model_instance)
+    return separator, _record_files(separator.model_instance)
 
 
-def _require_here(_url: str, path: str) -> None:
-    """Stands in for the library's downloads, which would leave half a file in the folder if they were cut off."""
+def _require_present(_url: str, path: str) -> None:
+    """Replaces audio-separator's downloads, which leave a partial file behind when they are interrupted."""
     if not Path(path).exists():
         raise RuntimeError(f"{path} is missing: python -m processor.models pull fetches models")
 
 
-def _names_of_stems(model: Any) -> dict[str, str]:
-    """Filled with the file of each stem at every song: what a file's name says of its stem would be guessed."""
+def _record_files(model: Any) -> dict[str, str]:
+    """Return a dictionary that receives the file of each stem of every song, instead of guessing stems from names."""
     stems: dict[str, str] = {}
     write = model.final_process
 
-    def noted(path: str, source: Any, name: str) -> Any:
+    def recorded(path: str, source: Any, name: str) -> Any:
         stems[name] = path
         return write(path, source, name)
 
-    model.final_process = noted
+    model.final_process = recorded
     return stems
 
 
-CONTENDERS: Mapping[str, Contender] = {"ours": ours, "stock": stock}
+CONTENDERS: Mapping[str, Contender] = {"engine": engine_stems, "upstream": upstream_stems}

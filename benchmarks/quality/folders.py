@@ -1,4 +1,4 @@
-"""Songs of one's own: a folder for each, with ``mixture.wav`` and a WAV file for every stem, as MUSDB18-HQ has them."""
+"""The user's own songs: one folder each, with ``mixture.wav`` and a WAV file for every stem, as in MUSDB18-HQ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MIXTURE = "mixture.wav"
 
 
 def songs_in(folder: Path) -> list[Path]:
-    """The folders of songs in ``folder``, in order. Raises ValueError if there is none."""
+    """Return the folders of songs in ``folder``, sorted. Raises ValueError if there is none."""
     found = sorted(path.parent for path in folder.glob(f"*/{_MIXTURE}"))
     if not found:
         raise ValueError(f"{folder} has no folder with a {_MIXTURE}")
@@ -25,7 +25,7 @@ def songs_in(folder: Path) -> list[Path]:
 
 
 def read_songs(folders: list[Path]) -> Iterator[Piece]:
-    """One song after the other. Raises ValueError for files that do not go together, and what soundfile raises."""
+    """Yield the songs. Raises ValueError for stems that are missing or of another length, and what soundfile raises."""
     for folder in folders:
         mixture = read_stereo(folder / _MIXTURE)
         stems = {
@@ -33,15 +33,17 @@ def read_songs(folders: list[Path]) -> Iterator[Piece]:
             for path in sorted(folder.glob("*.wav"))
             if path.name != _MIXTURE
         }
-        strange = [name for name, stem in stems.items() if len(stem) != len(mixture)]
-        if not stems or strange:
-            raise ValueError(f"{folder}: {', '.join(strange) or 'stems'} missing, or not as long as the mixture")
+        mismatched = [name for name, stem in stems.items() if len(stem) != len(mixture)]
+        if not stems or mismatched:
+            raise ValueError(f"{folder}: {', '.join(mismatched) or 'stems'} missing, or not as long as the mixture")
         yield Piece(folder.name, mixture, stems)
 
 
 def read_stereo(path: Path) -> Samples:
-    """Samples, float32 ``(samples, 2)``; mono is both channels. Raises ValueError for another rate than 44.1 kHz, or
-    more channels."""
+    """Return samples, float32 ``(samples, 2)``; mono is copied to both channels.
+
+    Raises ValueError for another rate than 44.1 kHz, or more channels.
+    """
     read, rate = soundfile.read(path, dtype="float32", always_2d=True)
     if rate != SAMPLE_RATE or read.shape[1] > 2:
         raise ValueError(f"{path} is not mono or stereo at {SAMPLE_RATE} Hz")

@@ -1,4 +1,4 @@
-"""What was measured, as Markdown."""
+"""The results as Markdown."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from benchmarks.quality.results import MIXTURE, Result, Scores
 
 BEGIN, END = marks("bench-quality")
 
-_NAMES = {MIXTURE: "mixture", "ours": "**this engine**", "stock": "stock"}
+_NAMES = {MIXTURE: "mixture", "engine": "**this engine**", "upstream": "audio-separator"}
 _MEASURES: tuple[tuple[str, Callable[[Scores], float | None]], ...] = (
     ("SDR", lambda scores: scores.sdr),
     ("SI-SDR", lambda scores: scores.si_sdr),
     ("SIR", lambda scores: scores.sir),
 )
-_ALL = "*all of them*"
+_ALL = "*all songs*"
 
 
 def quality_page(models: Sequence[tuple[str, Sequence[Result]]], *, quick: bool) -> str:
-    """The whole report, without the headline of the page: of each model, by name, all results."""
+    """Return the report without the headline of the page. ``models``: the name and all results of each model."""
     setting = [machine(), _versions()]
     if quick:
-        setting.append("**A quick run: few short songs. It shows that the benchmark works, and nothing else.**")
+        setting.append("**A quick run: few short songs. It only shows that the benchmark works.**")
     return "\n\n".join([" ".join(setting), *(_model(name, results) for name, results in models)])
 
 
@@ -68,14 +68,14 @@ def _leaks(leaks: Sequence[Result]) -> str:
         own = [result for result in leaks if (result.song, result.stem) == (song, stem)]
         found = [[result.scores.leak for result in own if result.contender == name] for name in contenders]
         lines.append((f"{song}: {stem}", *(_cell(values, worst=max) for values in found)))
-    text = "What is heard in stems that should be silent, its energy over the mixture's, dB:"
+    text = "Energy in stems that should be silent, relative to the mixture's, dB:"
     return f"{text}\n\n{markdown_table(('', *(_NAMES[name] for name in contenders)), lines)}"
 
 
 def _cell(found: Iterable[float | None], worst: Callable[[list[float]], float] = min) -> str:
-    """The median, and the worst of several."""
+    """Return the median, and the worst of several values."""
     values = [value for value in found if value is not None]
     if not values:
         return ""
-    least = f" ({worst(values):.1f})" if len(values) > 1 else ""
-    return f"{median(values):.1f}{least}"
+    suffix = f" ({worst(values):.1f})" if len(values) > 1 else ""
+    return f"{median(values):.1f}{suffix}"

@@ -1,17 +1,17 @@
-"""What is known of a stem in the end."""
+"""The scores of the stems."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-#: The contender that does nothing: the mixture itself taken for each of the stems.
+#: The baseline contender: the unchanged mixture as the estimate of each stem.
 MIXTURE: Final = "mixture"
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of one stem; None where a measure is not defined."""
+    """The scores of one stem; None where a measure is not defined."""
 
     sdr: float | None = None
     """dB."""
@@ -20,7 +20,7 @@ class Scores:
     sir: float | None = None
     """dB; not defined where the other stems are silent."""
     leak: float | None = None
-    """Energy of what should be silent, over that of the mixture, dB; of such stems there is nothing else."""
+    """Energy of a stem that should be silent, relative to the mixture's, dB. Such stems have no other score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Result:
     """One contender's stem of one song."""
 
     song: str
-    """The title of its style, or of the song itself."""
+    """The title of the song's style, or of the song itself."""
     stem: str
     contender: str
     scores: Scores

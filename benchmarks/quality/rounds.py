@@ -1,4 +1,4 @@
-"""Every song through every contender, and its stems through the scores."""
+"""The separation of every song with every contender, and the scores of the stems."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _Stems = Future[dict[str, Path]]
 
 
 def run_model(model_dir: Path, model: str, songs: Iterable[Piece], folder: Path) -> Iterator[Result]:
-    """Separate and score all of the songs, one at a time. ``folder`` is empty, and the model's own.
+    """Separate and score all songs, one at a time. ``folder``: empty, for this model only.
 
-    Raises RuntimeError if a contender gives no stems.
+    Raises RuntimeError if a contender writes no stems.
     """
     song = folder / "song.wav"
     with ExitStack() as stack:
@@ -39,23 +39,23 @@ def run_model(model_dir: Path, model: str, songs: Iterable[Piece], folder: Path)
         for piece in songs:
             soundfile.write(song, piece.mixture, SAMPLE_RATE, subtype="PCM_16")
             truth = with_instrumental(piece.stems)
-            at_work = {name: separate() for name, separate in separators.items()}
+            running = {name: separate() for name, separate in separators.items()}
             yield from _scored(MIXTURE, dict.fromkeys(truth, read_stereo(song)), truth, piece)
-            for name, stems in at_work.items():
+            for name, stems in running.items():
                 estimates = {stem: read_stereo(path) for stem, path in stems.result().items()}
                 yield from _scored(name, with_instrumental(estimates), truth, piece)
 
 
 @contextmanager
 def _process(work: Callable[[Path], dict[str, Path]], folder: Path) -> Iterator[Callable[[], _Stems]]:
-    """A process that does ``work`` in a folder of its own as often as it is asked to."""
+    """Yield a function that runs ``work`` in a separate process, with the new ``folder``."""
     folder.mkdir()
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _to_stderr) as pool:
         yield lambda: pool.submit(work, folder)
 
 
 def _to_stderr() -> None:
-    """Where this process writes from now on: a report may go to the standard output."""
+    """Redirect this process's standard output to standard error: the report may go to the standard output."""
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
 
@@ -64,12 +64,12 @@ def _scored(
 ) -> Iterator[Result]:
     for stem in truth:
         if stem in estimates:
-            # Beside the whole of the other stems, a part of them is no stem.
+            # The instrumental is the sum of the other stems, which are then not stems of their own.
             stems = piece.stems if stem in piece.stems else {name: truth[name] for name in (VOCALS, INSTRUMENTAL)}
-            estimate = _as_long(estimates[stem], len(piece.mixture))
+            estimate = _fit_length(estimates[stem], len(piece.mixture))
             yield Result(piece.title, stem, contender, score(stem, estimate, stems, piece.mixture))
 
 
-def _as_long(stem: Samples, frames: int) -> Samples:
-    """What a stem lacks is silence."""
+def _fit_length(stem: Samples, frames: int) -> Samples:
+    """Cut or zero-pad a stem to ``frames``."""
     return np.pad(stem[:frames], ((0, max(0, frames - len(stem))), (0, 0)))

@@ -1,4 +1,4 @@
-"""Songs to measure with: what ``demo.song`` composes, in styles that models find easier and harder."""
+"""Songs for measurements: composed by ``demo.song``, in styles that are easier or harder to separate."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from processor.audio.wav import Samples
 VOCALS: Final = "vocals"
 INSTRUMENTAL: Final = "instrumental"
 
-#: Of a song, s.
+#: Length of a song, s.
 SECONDS: Final = 24.0
-#: None of them is among those that the demo model's constants were tuned on, see ``demo.centre_model``.
+#: The demo model's constants were tuned on other seeds, see ``demo.centre_model``.
 SEEDS: Final = (1, 2, 3, 4, 5)
 
 _QUIET_PEAK = 0.05
 _CLIPPED_BY_DB = 6.0
-_DOUBLE_AFTER = 0.025
-"""How far apart the two takes of a doubled voice are, s."""
+_DOUBLE_DELAY = 0.025
+"""Delay between the two takes of a doubled voice, s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,41 +33,43 @@ class Piece:
     """A song with its true stems."""
 
     title: str
-    """Of its style, or of the song itself: results of one title are summed up together."""
+    """The title of the style, or of the song itself. Results with the same title are summarised together."""
     mixture: Samples
     """float32 ``(samples, 2)`` at 44.1 kHz; not the sum of the stems where it is clipped."""
     stems: Mapping[str, Samples]
-    """By name, each as the mixture is; silent ones too."""
+    """By name, in the format of the mixture, including silent ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """One way to make songs from seeds."""
+    """A style of songs, generated from seeds."""
 
     name: str
     title: str
     make: Callable[[int, float], Song]
-    """From the seed and the length in s."""
+    """Makes a song from the seed and the length in s."""
     clipped_by_db: float = 0.0
 
 
 def pieces(styles: Sequence[Style], seeds: Sequence[int], seconds: float) -> Iterator[Piece]:
-    """Every style with every seed; the same arguments give the same samples."""
+    """Yield a song of every style with every seed. The same arguments give the same samples."""
     for seed in seeds:
         for style in styles:
-            yield _piece(style, style.make(seed, seconds))
+            yield _make_piece(style, style.make(seed, seconds))
 
 
 def with_instrumental(stems: Mapping[str, Samples]) -> dict[str, Samples]:
-    """These, and all but the voice as ``instrumental``, where that is not among them: what several stems of a model
-    are together is measured as one stem of another."""
+    """Return the stems, with the sum of all but the vocals as ``instrumental`` if that is missing.
+
+    This compares models with several instrumental stems to models with one.
+    """
     rest = [samples for name, samples in stems.items() if name != VOCALS]
     if VOCALS not in stems or INSTRUMENTAL in stems or not rest:
         return dict(stems)
     return {**stems, INSTRUMENTAL: np.sum(rest, axis=0, dtype=np.float32)}
 
 
-def _piece(style: Style, song: Song) -> Piece:
+def _make_piece(style: Style, song: Song) -> Piece:
     gain = np.float32(10 ** (style.clipped_by_db / 20) / PEAK) if style.clipped_by_db else np.float32(1)
     stems = {VOCALS: gain * song.vocals.T, INSTRUMENTAL: gain * song.instrumental.T}
     return Piece(style.title, np.clip(gain * song.mixture.T, -1.0, 1.0), stems)
@@ -75,12 +77,12 @@ def _piece(style: Style, song: Song) -> Piece:
 
 @functools.lru_cache(maxsize=1)
 def _looping(seed: int, seconds: float) -> Song:
-    """The demo's own kind of song, of which many styles are made."""
+    """Return the demo's kind of song, from which many styles are derived."""
     return render_song(seed, seconds)
 
 
 def _levelled(voice: Signal, band: Signal, peak: float = PEAK) -> Song:
-    """A song of these stems ``(2, samples)``, both at the level at which their sum has this peak."""
+    """Return a song of these stems ``(2, samples)``, scaled so that their sum has this peak."""
     gain = peak / np.max(np.abs(voice + band))
     return Song(SAMPLE_RATE, (gain * voice).astype(np.float32), (gain * band).astype(np.float32))
 
@@ -94,10 +96,10 @@ def _at_peak(peak: float) -> Callable[[int, float], Song]:
 
 
 def _doubled(seed: int, seconds: float) -> Song:
-    """The voice twice, left and right, not quite at the same time: nothing of it is in the centre."""
+    """Return a song with a delayed copy of the voice on the right: the voice is not in the centre."""
     song = _looping(seed, seconds)
     voice, late = song.vocals[0], np.zeros_like(song.vocals[0])
-    late[samples(_DOUBLE_AFTER) :] = voice[: -samples(_DOUBLE_AFTER)]
+    late[samples(_DOUBLE_DELAY) :] = voice[: -samples(_DOUBLE_DELAY)]
     return _levelled(np.stack([voice, late]), song.instrumental)
 
 
@@ -107,7 +109,7 @@ def _band_in_mono(seed: int, seconds: float) -> Song:
 
 
 def _in_a_hall(seed: int, seconds: float) -> Song:
-    """As much energy in the hall's answer as in what comes from the stage."""
+    """Return a song with as much energy in the reverberation as in the direct sound."""
     song, rng = _looping(seed, seconds), np.random.default_rng(seed)
     voice, band = (reverb(rng, stem, seconds=2.5, wet=1.0) for stem in (song.vocals, song.instrumental))
     return _levelled(voice, band)

@@ -1,9 +1,9 @@
-"""`make bench-separate`: the separation engine beside audio-separator, which it takes the models and loaders of.
+"""`make bench-separate`: the separation engine compared with audio-separator, whose models and loaders it uses.
 
-names         of the contenders
-contenders    who is measured: this engine, stock in process, the command
-worker        a process with one of them and warm models
-workers       such processes as the benchmark holds them
+names         names of the contenders
+contenders    this engine and audio-separator, in process
+worker        a process with one contender and warm models
+workers       the benchmark's side of such processes
 rows          songs, models, and the runs, in alternating order
 threads       the engine alone: threads of one child, or several children
 report        Markdown

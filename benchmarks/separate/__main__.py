@@ -20,16 +20,16 @@ from processor.system.ffmpeg import put_ffmpeg_on_path
 def _arguments() -> argparse.Namespace:
     names = [row.name for row in ROWS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.separate", description="The report goes to stdout.")
-    parser.add_argument("--rows", nargs="+", choices=names, default=names, help="what to measure; all if not given")
-    parser.add_argument("--threads", action="store_true", help="how many, and in how many processes, instead")
-    parser.add_argument("--quick", action="store_true", help="short songs, once: does it work?")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the report between the marks in PAGE instead")
+    parser.add_argument("--rows", nargs="+", choices=names, default=names, help="default: all")
+    parser.add_argument("--threads", action="store_true", help="compare threads and processes instead")
+    parser.add_argument("--quick", action="store_true", help="short songs, one repeat: a smoke test")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="insert the report into PAGE instead")
     return parser.parse_args()
 
 
 @contextmanager
-def _workshop() -> Iterator[Path]:
-    """A folder for all that is made."""
+def _workspace() -> Iterator[Path]:
+    """Yield a temporary folder for all files, with ffmpeg on PATH."""
     os.environ.pop("AUDIO_SEPARATOR_MODEL_DIR", None)
     with tempfile.TemporaryDirectory(prefix="bench-separate-") as folder:
         put_ffmpeg_on_path(Path(folder))
@@ -37,21 +37,21 @@ def _workshop() -> Iterator[Path]:
 
 
 def _rows(rows: list[SeparationRow]) -> list[tuple[SeparationRow, Samples]]:
-    with _workshop() as folder:
+    with _workspace() as folder:
         results = []
         for row in rows:
-            own = folder / row.name
-            own.mkdir()
-            results.append((row, run_separation_row(row, own)))
+            row_folder = folder / row.name
+            row_folder.mkdir()
+            results.append((row, run_separation_row(row, row_folder)))
         return results
 
 
 def main() -> int:
-    """0; whatever goes wrong is raised."""
+    """Run the benchmark and return 0. Raises every error."""
     arguments = _arguments()
     quick: bool = arguments.quick
     if arguments.threads:
-        with _workshop() as folder:
+        with _workspace() as folder:
             text = threads_markdown(measured(folder, quick=quick), quick=quick)
         deliver(text, arguments.write, THREADS_BEGIN, THREADS_END)
     else:

@@ -1,4 +1,4 @@
-"""Who separates: a source file in, its stems on the disk. Imported by ``worker`` only, where a model may be loaded."""
+"""The contenders: each separates a source file into stems on the disk. Imported only by ``worker``."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from typing import Any, Protocol
 
 import onnxruntime
 
-from benchmarks.engines import our_engine, separate_file, stock_separator
-from benchmarks.separate.names import OURS, SIDE_BY_SIDE, STOCK, UNSETTLED
+from benchmarks.engines import offline_engine, separate_file, upstream_separator
+from benchmarks.separate.names import DEFAULT_THREADS, ENGINE, PARALLEL_OPERATORS, UPSTREAM
 from processor.engine import engine
 from processor.separation.architectures.fallback import replaced_attribute
 from processor.separation.architectures.mdx import MdxSeparator
 from processor.separation.options import DeviceOptions
-from processor.separation.runtime.onnx import sessions
+from processor.separation.runtime.onnx import configured_sessions
 from processor.system import cpu
 
 
 class Contender(Protocol):
-    """A warm model and a way to run it."""
+    """A warm model that can separate songs."""
 
     @property
     def in_network(self) -> float:
-        """How long the network has been at work since the start, s; NaN if that cannot be told."""
+        """The time that the network has run since the start, s; NaN if unknown."""
 
     def separate(self, song: Path) -> None:
-        """Separate ``song`` into the contender's folder."""
+        """Separate ``song`` into stems in the contender's folder."""
 
 
 class _Stopwatch:
-    """Stands in for the network, and takes the time of it."""
+    """Wraps a network and measures the time of its calls."""
 
     def __init__(self, network: Callable[[Any], Any]) -> None:
         self._network = network
@@ -49,11 +49,11 @@ class _Stopwatch:
             self.seconds += time.perf_counter() - started
 
 
-class Ours:
-    """See ``separate_file``."""
+class Engine:
+    """This engine, see ``separate_file``."""
 
     def __init__(self, model: Path, folder: Path) -> None:
-        self._engine = our_engine(model.parent, folder)
+        self._engine = offline_engine(model.parent, folder)
         self._model, self._folder = model.name, folder
         self._stopwatch: _Stopwatch | None = None
         separator = self._engine.load(self._model)
@@ -70,42 +70,42 @@ class Ours:
         separate_file(self._engine, self._model, song, self._folder)
 
 
-class Unsettled(Ours):
-    """With the threads that the libraries have if nobody says anything: they wait for each other in loops."""
+class DefaultThreads(Engine):
+    """This engine with the default threads of the libraries, which spin while they wait."""
 
     def __init__(self, model: Path, folder: Path) -> None:
-        with replaced_attribute(engine, "sessions", nullcontext):
+        with replaced_attribute(engine, "configured_sessions", nullcontext):
             super().__init__(model, folder)
 
 
-class SideBySide(Ours):
-    """ONNX Runtime may run several operators of a network at a time."""
+class ParallelOperators(Engine):
+    """This engine with ONNX Runtime's parallel execution of operators."""
 
     def __init__(self, model: Path, folder: Path) -> None:
-        with replaced_attribute(engine, "sessions", _parallel_sessions):
+        with replaced_attribute(engine, "configured_sessions", _parallel_sessions):
             super().__init__(model, folder)
 
 
 @contextmanager
 def _parallel_sessions(options: DeviceOptions) -> Iterator[None]:
-    with sessions(options):
-        settled = onnxruntime.SessionOptions
+    with configured_sessions(options):
+        session_options = onnxruntime.SessionOptions
 
         def parallel() -> Any:
-            made = settled()
-            made.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
-            made.inter_op_num_threads = cpu.threads()
-            return made
+            created = session_options()
+            created.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+            created.inter_op_num_threads = cpu.threads()
+            return created
 
         with replaced_attribute(onnxruntime, "SessionOptions", parallel):
             yield
 
 
-class Stock:
-    """See ``stock_separator``."""
+class Upstream:
+    """audio-separator, see ``upstream_separator``."""
 
     def __init__(self, model: Path, folder: Path) -> None:
-        self._separator = stock_separator(model.parent, folder)
+        self._separator = upstream_separator(model.parent, folder)
         self._separator.load_model(model.name)
         instance = self._separator.model_instance
         instance.model_run = self._stopwatch = _Stopwatch(instance.model_run)
@@ -118,12 +118,12 @@ class Stock:
     def separate(self, song: Path) -> None:
         """See ``Contender``."""
         if len(self._separator.separate(str(song))) != 2:
-            raise RuntimeError("the library gave other than two stems")
+            raise RuntimeError("audio-separator did not write two stems")
 
 
 CONTENDERS: dict[str, Callable[[Path, Path], Contender]] = {
-    OURS: Ours,
-    UNSETTLED: Unsettled,
-    SIDE_BY_SIDE: SideBySide,
-    STOCK: Stock,
+    ENGINE: Engine,
+    DEFAULT_THREADS: DefaultThreads,
+    PARALLEL_OPERATORS: ParallelOperators,
+    UPSTREAM: Upstream,
 }

@@ -1,13 +1,13 @@
-"""What contenders are called, on command lines and in results."""
+"""Names of the contenders on command lines and in results."""
 
 from __future__ import annotations
 
 from typing import Final
 
-OURS: Final = "ours"
-STOCK: Final = "stock"
+ENGINE: Final = "engine"
+UPSTREAM: Final = "upstream"
 COMMAND: Final = "command"
-#: Ours, but for threads: they are as the libraries have them if nobody says anything.
-UNSETTLED: Final = "unsettled"
-#: Ours, but that ONNX Runtime may run several operators of a network at a time.
-SIDE_BY_SIDE: Final = "side by side"
+#: The engine with the default threads of the libraries.
+DEFAULT_THREADS: Final = "default threads"
+#: The engine with ONNX Runtime's parallel execution of operators.
+PARALLEL_OPERATORS: Final = "parallel operators"

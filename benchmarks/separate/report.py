@@ -1,4 +1,4 @@
-"""What was measured, as Markdown."""
+"""The results as Markdown."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from statistics import median
 
 from benchmarks.download.profile import MIB
 from benchmarks.page import load_warning, machine, markdown_table, marks
-from benchmarks.separate.names import COMMAND, OURS, STOCK
+from benchmarks.separate.names import COMMAND, ENGINE, UPSTREAM
 from benchmarks.separate.rows import Samples, SeparationRow
 from benchmarks.separate.threads import Arrangement, Rates
 
 BEGIN, END = marks("bench-separate")
 THREADS_BEGIN, THREADS_END = marks("bench-separate ARGS=--threads")
 
-_COLUMNS = ("", "wall s", "from – to", "× stock's speed", "× real time", "in the network", "peak MiB", "runs")
-_NAMES = {OURS: "**this engine**", STOCK: "stock, in process, warm", COMMAND: "the command, per file"}
+_COLUMNS = ("", "wall s", "from – to", "× audio-separator's speed", "× real time", "in the network", "peak MiB", "runs")
+_NAMES = {ENGINE: "**this engine**", UPSTREAM: "audio-separator, in process, warm", COMMAND: "the command, per file"}
 
 
 def separation_page(rows: list[tuple[SeparationRow, Samples]], *, quick: bool) -> str:
-    """The whole report, without the headline of the page."""
+    """Return the report without the headline of the page."""
     return "\n\n".join([_setting(quick=quick), *(_row(row, samples) for row, samples in rows)])
 
 
 def threads_markdown(rates: dict[Arrangement, Rates], *, quick: bool) -> str:
-    """Songs per hour, and how many that is beside the first arrangement."""
+    """Return a table of songs per hour, and their share of the first arrangement's."""
     first = next(iter(rates.values()))
     lines = [
         (arrangement.title, *(_hourly(found[title], first[title]) for title in first))
@@ -41,7 +41,7 @@ def _hourly(rates: list[float], first: list[float]) -> str:
 def _setting(*, quick: bool) -> str:
     setting = [machine(), _versions(), *load_warning()]
     if quick:
-        setting.append("**A quick run: short songs, one repeat. It shows that the benchmark works, and nothing else.**")
+        setting.append("**A quick run: short songs, one repeat. It only shows that the benchmark works.**")
     return " ".join(setting)
 
 
@@ -66,7 +66,7 @@ def _line(name: str, row: SeparationRow, samples: Samples) -> tuple[str, ...]:
         _NAMES[name],
         f"{wall:.2f}",
         f"{min(walls):.2f} – {max(walls):.2f}",
-        f"{median(run.wall for run in samples[STOCK]) / wall:.2f}",
+        f"{median(run.wall for run in samples[UPSTREAM]) / wall:.2f}",
         f"{row.seconds / wall:.1f}",
         f"{median(shares):.0%}" if shares else "",
         f"{max(run.peak for run in runs) / MIB:.0f}",

@@ -1,7 +1,7 @@
 """``python -m benchmarks.separate.worker NAME FOLDER MODEL…``: one contender with these models, warm.
 
-Reads a model and a song a line, their paths with a tab between, and answers each with a line of JSON when the song is
-separated.
+Reads lines with the paths of a model and a song, separated by a tab, and answers each with a line of JSON when the song
+is separated.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.separate.names import OURS, SIDE_BY_SIDE
+from benchmarks.separate.names import ENGINE, PARALLEL_OPERATORS
 from processor.system import cpu
 
 
 def main(name: str, folder: str, *models: str) -> None:
-    """Until the input ends."""
-    if name in (OURS, SIDE_BY_SIDE):
+    """Answer requests until the input ends."""
+    if name in (ENGINE, PARALLEL_OPERATORS):
         cpu.configure_threads()  # as in the child, before torch is imported
     from benchmarks.separate.contenders import CONTENDERS
 

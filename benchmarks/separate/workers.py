@@ -1,4 +1,4 @@
-"""Workers as the benchmark holds them: see ``worker`` for what runs in their processes."""
+"""The benchmark's side of worker processes. ``worker`` is the program that they run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SeparationSample:
     peak: int
     """Largest resident set of the process so far, bytes."""
     in_network: float | None = None
-    """s; None if that cannot be told."""
+    """s; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +32,17 @@ class BenchmarkWorker:
     answers: IO[str]
 
     def separate(self, model: Path, song: Path) -> SeparationSample:
-        """One song, to its end."""
+        """Separate one song."""
         self.begin(model, song)
         return self.end()
 
     def begin(self, model: Path, song: Path) -> None:
-        """Ask for a song."""
+        """Request the separation of a song."""
         self.to.write(f"{model}\t{song}\n")
         self.to.flush()
 
     def end(self) -> SeparationSample:
-        """Wait for a song that was asked for. Raises RuntimeError if the process has ended."""
+        """Wait for the requested song. Raises RuntimeError if the process has ended."""
         for line in self.answers:
             if line.startswith("{"):
                 return SeparationSample(**json.loads(line))
@@ -53,7 +53,7 @@ class BenchmarkWorker:
 def worker(
     name: str, models: Sequence[Path], folder: Path, environment: Mapping[str, str]
 ) -> Iterator[BenchmarkWorker]:
-    """The contender ``name`` with these models, in a process whose output goes to the new ``folder``."""
+    """Run the contender ``name`` with these models in a process that writes to the new ``folder``."""
     folder.mkdir()
     arguments = (name, str(folder), *map(str, models))
     with conversation("benchmarks.separate.worker", *arguments, environment=environment) as (to, answers):

@@ -1,1 +1,1 @@
-"""What runs inside a child process: loaded models, and the fallback steps when memory runs out."""
+"""The part of a child process that separates: loaded models, out-of-memory fallback and stem files."""

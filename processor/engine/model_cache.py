@@ -1,7 +1,8 @@
-"""The models that are loaded, least recently used first, and which of them has to go for another one.
+"""The cache of loaded models: the least recently used model is evicted first.
 
-What they take together stays below a limit: of the device's memory as it is measured around a loading, or, where
-nothing can be measured, of the bytes of their files. One that alone takes more is loaded all the same, alone.
+The total size of the models stays below a limit. A model's size is the device memory that it takes, measured around its
+loading, or, where that cannot be measured, the size of its files. A model that exceeds the limit by itself is loaded
+all the same, alone.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _CachedModel:
     separator: Separator
     bytes: int
 
 
-class ModelPool:
+class ModelCache:
     """Loaded models by name. Not thread-safe."""
 
     def __init__(
@@ -35,97 +36,95 @@ class ModelPool:
         memory: Memory,
         *,
         limit: int | None = None,
-        favourite: str | None = None,
+        preferred: str | None = None,
     ) -> None:
-        """``fetch`` brings a model's files and tells their bytes; ``load`` loads it from them.
+        """``fetch`` downloads a model's files if necessary and returns their bytes; ``load`` loads the model from them.
 
-        ``limit``: bytes; None: the memory's own share. ``favourite``: goes when all the others have gone.
+        ``limit``: bytes; None: the share that ``memory`` defines. ``preferred``: the model that is evicted last.
         """
         self._fetch, self._load, self._memory = fetch, load, memory
         self._limit = memory.share if limit is None else limit
-        self._favourite = favourite
-        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._preferred = preferred
+        self._models: OrderedDict[str, _CachedModel] = OrderedDict()
 
     def get(self, name: str) -> Separator:
-        """The model, which is loaded if it is not; it is the most recently used one from now on.
+        """Return the model, loading it if necessary, and mark it as the most recently used one.
 
-        Good until the next call, which may drop it: whoever keeps it longer keeps its memory. Raises what ``fetch`` and
-        ``load`` raise.
+        The separator is valid until the next call, which may evict it: a caller that keeps a reference keeps its memory
+        allocated. Raises what ``fetch`` and ``load`` raise.
         """
-        if name not in self._held:
-            self._take_in(name)
-        self._held.move_to_end(name)
-        return self._held[name].separator
+        if name not in self._models:
+            self._add(name)
+        self._models.move_to_end(name)
+        return self._models[name].separator
 
     def shrink(self) -> bool:
-        """Drop all models but the one that was asked for last, and give back what can be; whether any were dropped."""
-        others = list(self._held)[:-1]
+        """Evict all models except the most recently used one and return whether any was evicted."""
+        others = list(self._models)[:-1]
         for name in others:
-            self._drop(name, "memory ran out")
+            self._evict(name, "out of memory")
         self._memory.give_back()
         return bool(others)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the loaded models, the one that was asked for last at the end."""
-        return tuple(self._held)
+        """The names of the loaded models, the most recently used one last."""
+        return tuple(self._models)
 
     @property
     def bytes(self) -> int:
-        """What the loaded models take together."""
-        return sum(held.bytes for held in self._held.values())
+        """The total size of the loaded models."""
+        return sum(model.bytes for model in self._models.values())
 
-    def _take_in(self, name: str) -> None:
-        files = self._fetch(name)  # before another one is dropped for a model that there is not
-        self._make_room(files)
+    def _add(self, name: str) -> None:
+        file_bytes = self._fetch(name)  # before anything is evicted for a model that does not exist
+        self._evict_until_fits(file_bytes)
         before, started = self._memory.used(), time.monotonic()
-        separator = self._loaded(name)
+        try:
+            separator = self._load(name)
+        except TransientError as error:
+            if error.code is not ErrorCode.OUT_OF_MEMORY or not self._models:
+                raise
+            separator = None
+        if separator is None:  # outside of the handler, because the exception refers to memory of the failed attempt
+            for other in list(self._models):
+                self._evict(other, "out of memory")
+            self._memory.give_back()
+            separator = self._load(name)
         seconds, after = time.monotonic() - started, self._memory.used()
-        # Other processes' doings on the same device are measured as well; a model takes no less than its weights.
+        # The measurement includes other processes on the device; a model takes no less than the size of its files.
         measured = None if before is None or after is None else after - before
-        size = files if measured is None else max(files, measured)
-        self._make_room(size)
-        self._held[name] = _Held(separator, size)
+        size = file_bytes if measured is None else max(file_bytes, measured)
+        self._evict_until_fits(size)
+        self._models[name] = _CachedModel(separator, size)
         log.info(
             "model_loaded",
             model=name,
             bytes=size,
             measured_by="files" if measured is None else "device",
             seconds=round(seconds, 3),
-            loaded=list(self._held),
+            loaded=list(self._models),
             pool_bytes=self.bytes,
             pool_limit=self._limit,
         )
 
-    def _loaded(self, name: str) -> Separator:
-        """Loaded; at a second try if there was not enough memory beside the other models."""
-        try:
-            return self._load(name)
-        except TransientError as error:
-            if error.code is not ErrorCode.OUT_OF_MEMORY or not self._held:
-                raise
-        for other in list(self._held):
-            self._drop(other, "memory ran out")
-        self._memory.give_back()
-        return self._load(name)
-
-    def _drop(self, name: str, why: str) -> None:
-        held = self._held.pop(name)
+    def _evict(self, name: str, reason: str) -> None:
+        model = self._models.pop(name)
         log.info(
-            "model_dropped",
+            "model_evicted",
             model=name,
-            why=why,
-            bytes=held.bytes,
+            reason=reason,
+            bytes=model.bytes,
             pool_bytes=self.bytes,
             pool_limit=self._limit,
         )
 
-    def _make_room(self, wanted: int) -> None:
-        """Drop models until ``wanted`` bytes fit beside the others, or there are no others."""
-        dropped = False
-        while self._held and self.bytes + wanted > self._limit:
-            name = next((name for name in self._held if name != self._favourite), None) or next(iter(self._held))
-            self._drop(name, "the limit")
-            dropped = True
-        if dropped:
+    def _evict_until_fits(self, wanted: int) -> None:
+        """Evict models until ``wanted`` bytes fit below the limit, or none is left."""
+        evicted = False
+        while self._models and self.bytes + wanted > self._limit:
+            name = next((name for name in self._models if name != self._preferred), None) or next(iter(self._models))
+            self._evict(name, "limit")
+            evicted = True
+        if evicted:
             self._memory.give_back()

@@ -1,12 +1,12 @@
-"""What is tried when memory runs out under a song, one rung after the other:
+"""Fallback when a song does not fit into memory. These steps are tried in order:
 
-0. the same once more, when the models that the song does not need have been dropped from the pool;
-1. what the model's driver has in lighter versions, see ``Separator.lighter``: smaller batches, then shorter segments;
+0. the same separator once more, after models that the song does not need were evicted from the cache;
+1. the separator's variants with less memory, see ``Separator.reduce_memory``: smaller batches, then shorter segments;
 2. the song in overlapping chunks, each separated as a song of its own, see ``processor.separation.chunked``;
 
-and then the job fails. Every try begins with the song's first sample, and nothing is left of the one before it. The
-next song starts at the top again: songs differ in length, neighbours on the device come and go, and a driver that holds
-a few segments at a time finds out at the first of them, so that trying again costs little.
+then the job fails. Every attempt starts at the song's first sample and keeps nothing of the previous one. The next song
+starts without any reduction: songs differ in length, and other processes on the device come and go. A separator that
+holds a few segments at a time runs out of memory at the first of them, so that a failed attempt costs little.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 
-#: Lengths of chunks that are tried in turn, s. The shortest is about what a Roformer model hears at a time.
+#: Lengths of chunks, in the order in which they are tried, s. The shortest is about one segment of a Roformer.
 CHUNK_SECONDS = (30, 10)
 
 
@@ -34,78 +34,62 @@ CHUNK_SECONDS = (30, 10)
 class FallbackStep:
     """One way to run a model over a song."""
 
-    steps: tuple[str, ...]
-    """What was given up for it, in order, as clients are told of it: nothing at the top."""
+    reductions: tuple[str, ...]
+    """All reductions of this step, in order, as clients receive them in ``degraded``. The first step has none."""
     separator: Separator
 
 
 def fallback_steps(separator: Separator, frames: int) -> Iterator[FallbackStep]:
-    """From the model as it is to the lightest way that there is, for a song of so many ``frames``."""
-    steps: tuple[str, ...] = ()
-    yield FallbackStep(steps, separator)
-    while (lighter := separator.lighter()) is not None:
-        separator, steps = lighter.separator, (*steps, lighter.step)
-        yield FallbackStep(steps, separator)
+    """Yield the steps for a song of ``frames``, from the separator as it is to the one with the least memory."""
+    reductions: tuple[str, ...] = ()
+    yield FallbackStep(reductions, separator)
+    while (reduced := separator.reduce_memory()) is not None:
+        separator, reductions = reduced.separator, (*reductions, reduced.step)
+        yield FallbackStep(reductions, separator)
     for seconds in CHUNK_SECONDS:
         if frames > seconds * SAMPLE_RATE:
-            yield FallbackStep((*steps, f"chunks_{seconds}s"), ChunkedSeparator(separator, seconds * SAMPLE_RATE))
+            chunked = ChunkedSeparator(separator, seconds * SAMPLE_RATE)
+            yield FallbackStep((*reductions, f"chunks_{seconds}s"), chunked)
 
 
 class OomFallback:
-    """The tries of one job, whose models may be several."""
+    """The attempts of one job, which may use several models."""
 
-    def __init__(self, make_room: Callable[[], bool]) -> None:
-        """``make_room`` gives memory back that is not needed now; true if the same may fit after that."""
-        self._make_room = make_room
-        self._steps: dict[str, None] = {}
+    def __init__(self, free_memory: Callable[[], bool]) -> None:
+        """``free_memory`` frees memory that is not needed now and returns whether another attempt may fit."""
+        self._free_memory = free_memory
+        self._reductions: dict[str, None] = {}
 
     @property
-    def steps(self) -> tuple[str, ...]:
-        """Of the rungs that the job's models ended on."""
-        return tuple(self._steps)
+    def reductions(self) -> tuple[str, ...]:
+        """The reductions with which the job's models succeeded."""
+        return tuple(self._reductions)
 
     def run(self, separator: Separator, frames: int, attempt: Callable[[Separator], T]) -> T:
-        """What ``attempt`` returns, which separates a song of so many ``frames`` with the driver that it is given.
+        """Return ``attempt(separator)``, which separates a song of ``frames`` with the separator that it receives.
 
-        Raises TransientError (``out_of_memory``) if memory ran out at every try: by the next one, elsewhere or later,
-        there may be more. And what else ``attempt`` raises.
+        Raises TransientError (``out_of_memory``) if memory ran out at every attempt: on another machine or at a later
+        time there may be more. Raises what else ``attempt`` raises.
         """
-        for rung in fallback_steps(separator, frames):
-            outcome = self._tried(rung, attempt)
-            if not isinstance(outcome, _Exhausted):
-                self._steps |= dict.fromkeys(rung.steps)
-                return outcome
+        for step in fallback_steps(separator, frames):
+            while True:
+                try:
+                    outcome = attempt(step.separator)
+                except PipelineError:
+                    raise
+                except Exception as error:  # the libraries raise many types; only out-of-memory errors are handled
+                    if not is_out_of_memory(error):
+                        raise
+                    message = str(error)[:200] or type(error).__name__
+                else:
+                    if step.reductions:
+                        log.warning("separated_with_less_memory", steps=list(step.reductions))
+                    self._reductions |= dict.fromkeys(step.reductions)
+                    return outcome
+                # After the handler, when the exception is gone: its traceback refers to the tensors of the attempt.
+                log.warning("out_of_memory", steps=list(step.reductions), error=message)
+                if not self._free_memory():
+                    break
         raise TransientError(
             "there is not enough memory to separate this song, not even in short chunks", code=ErrorCode.OUT_OF_MEMORY
         )
-
-    def _tried(self, rung: FallbackStep, attempt: Callable[[Separator], T]) -> T | _Exhausted:
-        """One rung: a second time if others had to make room for it."""
-        outcome = _attempted(rung, attempt)
-        while isinstance(outcome, _Exhausted):
-            log.warning("memory_ran_out", steps=list(rung.steps), error=outcome.said)
-            if not self._make_room():
-                return outcome
-            outcome = _attempted(rung, attempt)
-        if rung.steps:
-            log.warning("separated_with_less_memory", steps=list(rung.steps))
-        return outcome
-
-
-@dataclass(frozen=True, slots=True)
-class _Exhausted:
-    """A try for which there was not enough memory."""
-
-    said: str
-
-
-def _attempted(rung: FallbackStep, attempt: Callable[[Separator], T]) -> T | _Exhausted:
-    try:
-        return attempt(rung.separator)
-    except PipelineError:
-        raise
-    except Exception as error:  # the boundary: of all that the libraries raise, these alone
-        if not is_out_of_memory(error):
-            raise
-        # The error itself would keep the tensors of all the calls that it came through.
-        return _Exhausted(str(error)[:200] or type(error).__name__)

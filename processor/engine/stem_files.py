@@ -1,4 +1,4 @@
-"""A job's stems on their way to the disk: block by block, at the song's own level, all of them or none."""
+"""The files of a job's stems, written block by block at the song's own level: all of them or none."""
 
 from __future__ import annotations
 
@@ -18,49 +18,46 @@ from processor.separation.stems import StemMissingError, require_known
 
 
 class StemFiles:
-    """The files of one job. A context manager: what ``finish`` has not completed is gone when it ends."""
+    """The files of one job. A context manager that removes the files unless ``finish`` has completed them."""
 
     def __init__(self, job: Separate) -> None:
         self._job = job
         self._level = np.float32(job.peak)
         self._files: dict[str, WavWriter] = {}
         self._unfinished: list[Path] = []
-        #: Of every stem that was given, wanted or not, in order.
+        #: The names of all stems that were received, wanted or not, in order.
         self.names: dict[str, None] = {}
 
     def write(self, name: str, block: Samples) -> None:
-        """Append ``(frames, channels)``, scaled as the mixture is, to the stem ``name``, if that is wanted.
+        """Append ``(frames, channels)``, at the scale of the mixture, to the stem ``name`` if it is wanted.
 
-        Raises StemMissingError for samples that are no numbers, and OSError.
+        Raises StemMissingError for samples that are not finite, and OSError.
         """
         self.names[name] = None
         if self._job.stems and name not in self._job.stems:
             return
-        file = self._files.get(name) or self._open(name, block.shape[1])
-        if not math.isfinite(file.write(block * self._level)):
+        if name not in self._files:
+            path = self._job.folder / f"{name}.wav"
+            self._unfinished.append(path)
+            self._files[name] = WavWriter(path, block.shape[1])
+        if not math.isfinite(self._files[name].write(block * self._level)):
             raise StemMissingError(f"{name} has samples that are no numbers")
 
-    def finish(self, promised: Iterable[str] = ()) -> tuple[Stem, ...]:
-        """Complete the files, in the order in which they are wanted.
+    def finish(self, expected: Iterable[str] = ()) -> tuple[Stem, ...]:
+        """Complete the files and return the stems in the order in which the job lists them.
 
-        Raises StemMissingError for a stem that was ``promised`` and not given, or is not as long as the song;
-        PermanentError for one that is wanted and was not given; OSError.
+        Raises StemMissingError for an ``expected`` stem that was not received, and for a stem that is not as long as
+        the song; PermanentError for a wanted stem that was not received; OSError.
         """
-        absent = set(promised) - self.names.keys()
+        absent = set(expected) - self.names.keys()
         if absent:
             raise StemMissingError(f"the model gave no {' and no '.join(sorted(absent))}")
         require_known(self._job.stems, self.names)
-        stems = tuple(self._finished(name) for name in dict.fromkeys(self._job.stems or self.names))
+        stems = tuple(self._finish_file(name) for name in dict.fromkeys(self._job.stems or self.names))
         self._unfinished.clear()
         return stems
 
-    def _open(self, name: str, channels: int) -> WavWriter:
-        path = self._job.folder / f"{name}.wav"
-        self._unfinished.append(path)
-        self._files[name] = WavWriter(path, channels)
-        return self._files[name]
-
-    def _finished(self, name: str) -> Stem:
+    def _finish_file(self, name: str) -> Stem:
         file = self._files[name]
         file.close()
         if file.written.frames != self._job.frames:
@@ -81,8 +78,8 @@ class StemFiles:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for file in self._files.values():
-            with suppress(OSError):  # of one that is removed, or was closed before
+            with suppress(OSError):  # from a file that was removed or closed before
                 file.close()
         for path in self._unfinished:
-            with suppress(OSError):  # there may be something else that is told already
+            with suppress(OSError):  # another error may be propagating already
                 path.unlink()

@@ -1,4 +1,4 @@
-"""What the operator wants of the device that networks run on."""
+"""Options for the device that networks run on."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from config import Compile, DeviceSettings, Precision
 
 @dataclass(frozen=True, slots=True)
 class DeviceOptions:
-    """See the settings of the same names in ``config.DeviceSettings``. The defaults are what a CPU does in any case."""
+    """See the settings of the same names in ``config.DeviceSettings``. The defaults do not change how a CPU runs."""
 
     precision: Precision = Precision.AUTO
     compile: Compile = Compile.NONE
     batch: int = 4
     tensorrt: bool = False
     engines: Path | None = None
-    """Folder in which TensorRT keeps what it has built, weights and all; None: they are built at every start."""
+    """Folder in which TensorRT caches built engines, which contain the weights; None: they are rebuilt at every
+    start."""
 
     @classmethod
     def from_settings(cls, settings: DeviceSettings, *, keep_engines: bool) -> DeviceOptions:
-        """The options that the environment asks for. ``keep_engines``: not if models must not lie about in the
-        clear."""
+        """Return the options that the settings ask for.
+
+        ``keep_engines``: False if decrypted weights must not be stored on the disk.
+        """
         return cls(
             precision=settings.precision,
             compile=settings.compile,

@@ -1,4 +1,4 @@
-"""Which driver runs a model."""
+"""Selection of the separator class for a loaded model."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Any
 from processor.separation.architectures.fallback import UpstreamSeparator
 from processor.separation.architectures.mdx import MdxSeparator
 from processor.separation.architectures.mdxc import MdxcSeparator
-from processor.separation.architectures.vr import VrSeparator, streams
+from processor.separation.architectures.vr import VrSeparator, supports_streaming
 from processor.separation.options import DeviceOptions
 from processor.separation.separator import Separator
 
 
 def architecture(model: Any) -> str:
-    """Of a model that the library has loaded, by the name of its module."""
+    """Return the architecture of a model that audio-separator has loaded: the name of its class's module."""
     return type(model).__module__.rpartition(".")[2]
 
 
 def separator_for(model: Any, run: Callable[[Path], object], options: DeviceOptions | None = None) -> Separator:
-    """One of ours, where there is one for the model; else the library's own loops, which ``run`` runs over a file.
+    """Return a streaming separator if the model has one, else one that uses audio-separator's own loops.
 
-    ``options``: how networks are run. To load a model may take as long as to compile it.
+    ``run`` runs those loops over a file. ``options``: how networks are run. With a compiler among the options, this
+    call includes the compilation, which may take minutes.
     """
     match architecture(model):
         case "mdx_separator":
             return MdxSeparator(model, options)
         case "mdxc_separator":
             return MdxcSeparator(model, options)
-        case "vr_separator" if streams(model):
+        case "vr_separator" if supports_streaming(model):
             return VrSeparator(model, options)
         case "demucs_separator":
-            from processor.separation.architectures import (
-                demucs,  # and much of the library, for those alone who need it
-            )
+            # Imported here because it imports a large part of audio-separator that only Demucs models need.
+            from processor.separation.architectures import demucs
 
             return demucs.load_demucs(model, run)
         case _:

@@ -1,13 +1,15 @@
-"""What runs a loaded model over a song. One driver for each architecture that we drive ourselves:
+"""The interface of a loaded model that separates one mixture into stems, and its memory-reduction variants.
+
+Each architecture has its own separator:
 
 * ``mdx``: MDX networks, in constant memory;
 * ``mdxc``: MDX23C models and Roformers, in constant memory;
-* ``vr``: VR networks, in constant memory, but for those that hear a song backwards;
+* ``vr``: VR networks, in constant memory, except those that process the time-reversed song;
 * ``demucs``: Demucs models, in constant memory;
-* ``stock``: what the others decline, as audio-separator does it, the song in memory;
-* ``chunked``: any of these, over a song in chunks.
+* ``fallback``: every other model, through audio-separator's own loops, with the whole song in memory;
+* ``chunked``: any of these, applied to one chunk of the song at a time.
 
-A driver knows a model, and neither jobs nor levels nor where stems go.
+A separator knows its model. It does not know jobs, output levels or the destination of the stems.
 """
 
 from __future__ import annotations
@@ -15,15 +17,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from processor.audio.wav import Samples
 
 OnProgress = Callable[[float], None]
-"""Takes the share that is done, 0 to 1; raises CancelledError to stop the work."""
+"""Receives the completed share of the work, 0 to 1. Raises CancelledError to stop the work."""
 
 Write = Callable[[str, Samples], None]
-"""Takes the next block ``(frames, channels)`` of the stem of that name (see ``stem_key``)."""
+"""Receives the next block ``(frames, channels)`` of the stem with that name (see ``normalise_stem_name``)."""
 
 
 class Separator(Protocol):
@@ -31,37 +33,66 @@ class Separator(Protocol):
 
     @property
     def device(self) -> str:
-        """The kind of what the model runs on: ``cpu``, ``cuda``, ``mps``."""
+        """The kind of device that the model runs on: ``cpu``, ``cuda`` or ``mps``."""
 
     @property
     def stems(self) -> frozenset[str] | None:
-        """The stems that every run gives; None if only a run can tell."""
+        """The stems that every run writes; None if they are known only after a run."""
 
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
-        """Separate ``mixture`` (WAV, 44.1 kHz, stereo, peak 1.0): each stem is as long, and at the same scale.
+        """Separate ``mixture`` (WAV, 44.1 kHz, stereo, peak 1.0) into stems of the same length and scale.
 
         Raises what ``write`` and ``on_progress`` raise, ValueError for samples that cannot be separated,
-        StemMissingError, and whatever the libraries raise.
+        StemMissingError, and any error of the libraries.
         """
 
     def only(self, wanted: Collection[str]) -> Separator:
-        """The same model, loaded once, for songs of which no other stems than these are ``wanted``, some of its own.
+        """Return the same loaded model, restricted to the ``wanted`` stems, which must be some of its own.
 
-        It gives the same samples of them, in less time if there is something to leave out. Whether it gives the others
-        is not to be relied on; ``stems`` has those that it does give.
+        These stems are unchanged, sample for sample, and take less time where work can be skipped. ``stems`` names
+        what the restricted separator writes, which may still include other stems.
         """
 
-    def lighter(self) -> ReducedSeparator | None:
-        """The same model, loaded once, run such that it needs somewhat less memory; None if it has no such way.
+    def reduce_memory(self) -> ReducedSeparator | None:
+        """Return the same loaded model in a variant that needs less memory; None if there is no further variant.
 
-        One step at a time: the lighter driver may have a lighter one again.
+        Each call reduces memory by one step: the returned separator may offer another step.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class ReducedSeparator:
-    """A driver that needs less memory than another one of the same model."""
+    """A variant of a model's separator that needs less memory."""
 
     step: str
-    """What was given up, as clients are told of it among ``degraded``: ``batch_1``, ``segment_half``."""
+    """The reduction, as clients receive it in ``degraded``: ``batch_1``, ``segment_half``."""
     separator: Separator
+
+
+class BaseSeparator:
+    """Defaults for separators that always write all their stems and have no variant with less memory."""
+
+    def only(self, wanted: Collection[str]) -> Self:
+        """See ``Separator``. Returns itself: leaving out a stem would save no work."""
+        return self
+
+    def reduce_memory(self) -> ReducedSeparator | None:
+        """See ``Separator``. Returns None: there is no variant with less memory."""
+        return None
+
+
+def partial_progress(on_progress: OnProgress, number: int, total: int) -> OnProgress:
+    """Return the progress callback of part ``number`` (from 0) of ``total`` equal parts of the work."""
+    return lambda fraction: on_progress((number + fraction) / total)
+
+
+def monotonic_progress(on_progress: OnProgress) -> OnProgress:
+    """Return a progress callback that never reports less than before, as when work is repeated or loops twice."""
+    reported = 0.0
+
+    def report(fraction: float) -> None:
+        nonlocal reported
+        reported = max(reported, fraction)
+        on_progress(reported)
+
+    return report

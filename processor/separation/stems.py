@@ -1,4 +1,4 @@
-"""Names of stems, as models give them and as clients ask for them."""
+"""Names of stems: as models define them and as clients request them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pipeline.errors import ErrorCode, PermanentError
 
 
 class StemMissingError(Exception):
-    """The model came to an end without an error and without a stem, or what it gave is none."""
+    """The model finished without an error, but a stem is missing or invalid."""
 
 
 def normalise_stem_name(name: str) -> str:
-    """A model's name for a stem as it appears in keys, file names and messages: ``No Drums`` → ``no_drums``."""
+    """Return a model's name for a stem as it appears in keys, file names and messages: ``No Drums`` → ``no_drums``."""
     return re.sub("[^a-z0-9_-]+", "_", name.lower()).strip("_-") or "stem"
 
 
-def require_known(asked: tuple[str, ...] | None, has: Iterable[str]) -> None:
-    """Raise PermanentError (``stem_unknown``) if a stem is asked for that the model does not have."""
-    has = set(has)
-    strange = set(asked or ()) - has
-    if strange:
+def require_known(requested: tuple[str, ...] | None, available: Iterable[str]) -> None:
+    """Raise PermanentError (``stem_unknown``) if a requested stem is not among the model's available stems."""
+    available = set(available)
+    unknown = set(requested or ()) - available
+    if unknown:
         raise PermanentError(
-            f"the model has no stem named {', '.join(sorted(strange))}; it has {', '.join(sorted(has))}",
+            f"the model has no stem named {', '.join(sorted(unknown))}; it has {', '.join(sorted(available))}",
             code=ErrorCode.STEM_UNKNOWN,
         )

@@ -1,4 +1,4 @@
-"""The harness of `make bench-gpu`: it measures, it reports, and without a GPU it says that there is none."""
+"""The harness of `make bench-gpu`: measurements, report, and the error without a GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from benchmarks.gpu.figures import Figures, Spec
 from benchmarks.gpu.networks import NETWORKS
 from benchmarks.gpu.report import BEGIN, END, gpu_page
-from benchmarks.gpu.variants import DEFAULT, REFERENCE, STOCK, Variant, variants
+from benchmarks.gpu.variants import DEFAULT, REFERENCE, UPSTREAM, Variant, variants
 from config import Precision
 from processor.audio.wav import SAMPLE_RATE, write_wav
 
@@ -29,43 +29,43 @@ FIGURES = Figures([2.0, 4.0, 3.0], 12.0, "a GPU", 512 * MIB, 2048 * MIB, 0.95, 3
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[ProcessPoolExecutor]:
-    """Where torch may be imported."""
+    """A process that may import torch."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         yield pool
 
 
 def measured(spec: Spec) -> Figures:
-    """In the worker's process."""
+    """Run the benchmark's worker in the test's worker process."""
     from benchmarks.gpu.worker import run
 
     return run(spec)
 
 
-def test_the_report_has_a_line_for_everybody() -> None:
-    stock = Variant(STOCK, "stock")
+def test_report_has_a_line_for_each_variant() -> None:
+    upstream = Variant(UPSTREAM, "audio-separator")
     results: dict[str, tuple[Variant, Figures | str]] = {
         "fp32": (REFERENCE, FIGURES),
-        "stock": (stock, Figures([6.0], 7.0, "a GPU", None, None, None, None, None)),
+        "upstream": (upstream, Figures([6.0], 7.0, "a GPU", None, None, None, None, None)),
         "auto": (DEFAULT, "ended with status 1"),
     }
     text = gpu_page([(MDX, results)], 60.0, quick=False)
     assert "On a GPU; a song of 60 s." in text
     assert "| this engine, fp32 | 20.0 | 3.00 | 2.00 | 95% | 300 | 512 | 2048 | 61.2 | 9.0 |" in text
-    assert "| stock | 10.0 | 6.00 | 1.00 |  |  |  |  |  | 1.0 |" in text
-    assert "| **this engine, as it comes** | ended with status 1 |  |  |  |  |  |  |  |  |" in text
+    assert "| audio-separator | 10.0 | 6.00 | 1.00 |  |  |  |  |  | 1.0 |" in text
+    assert "| **this engine, defaults** | ended with status 1 |  |  |  |  |  |  |  |  |" in text
     assert "quick run" not in text
     assert "**A quick run" in gpu_page([(MDX, results)], 60.0, quick=True)
 
 
-def test_the_reference_is_measured_first() -> None:
+def test_reference_is_measured_first() -> None:
     for network in NETWORKS:
         names = [variant.name for variant in variants(network)]
-        assert names[:2] == [REFERENCE.name, STOCK]
+        assert names[:2] == [REFERENCE.name, UPSTREAM]
         assert len(names) == len(set(names))
 
 
 @pytest.mark.slow
-def test_a_worker_compares_with_the_reference(worker: ProcessPoolExecutor, tmp_path: Path) -> None:
+def test_worker_compares_with_the_reference(worker: ProcessPoolExecutor, tmp_path: Path) -> None:
     song = tmp_path / "song.wav"
     samples = np.random.default_rng(0).uniform(-1.0, 1.0, (SAMPLE_RATE, 2)).astype(np.float32)
     write_wav(song, [samples], channels=2)
@@ -88,7 +88,7 @@ def test_a_worker_compares_with_the_reference(worker: ProcessPoolExecutor, tmp_p
     assert 20 < rough.snr < 60
 
 
-def test_without_a_gpu_it_says_so() -> None:
+def test_missing_gpu_is_an_error() -> None:
     command = (sys.executable, "-m", "benchmarks.gpu")
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
@@ -96,6 +96,6 @@ def test_without_a_gpu_it_says_so() -> None:
     assert "There is no GPU here" in done.stderr
 
 
-def test_the_page_in_the_repository_has_a_place_for_the_report() -> None:
+def test_page_in_the_repository_has_the_markers() -> None:
     page = (ROOT / "docs" / "BENCHMARKS.md").read_text()
     assert page.count(BEGIN) == page.count(END) == 1

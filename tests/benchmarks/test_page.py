@@ -1,4 +1,4 @@
-"""Where the benchmarks' reports go."""
+"""Insertion of reports into pages."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from benchmarks.page import deliver, marks
 BEGIN, END = marks("bench-nothing")
 
 
-def test_a_page_keeps_what_is_around_the_report(tmp_path: Path) -> None:
+def test_page_keeps_the_text_around_the_report(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     deliver("new", page, BEGIN, END)
     assert page.read_text() == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
 
 
-def test_a_page_without_a_place_stays_as_it_is(tmp_path: Path) -> None:
+def test_page_without_markers_is_unchanged(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nafter\n")
     with pytest.raises(ValueError, match="no place for the report"):
@@ -26,6 +26,6 @@ def test_a_page_without_a_place_stays_as_it_is(tmp_path: Path) -> None:
     assert page.read_text() == f"before\n{BEGIN}\nafter\n"
 
 
-def test_without_a_page_the_report_goes_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_is_printed_without_a_page(capsys: pytest.CaptureFixture[str]) -> None:
     deliver("new", None, BEGIN, END)
     assert capsys.readouterr().out == "new\n"

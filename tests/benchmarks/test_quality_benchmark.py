@@ -1,4 +1,4 @@
-"""The harness of `make bench-quality`: its songs, its scores, its report, and that it runs."""
+"""The harness of `make bench-quality`: songs, scores, report, and a run."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ SECONDS = 2.0
 
 @pytest.fixture(scope="module")
 def songs() -> dict[str, Piece]:
-    """One of each style, by the style's name."""
+    """A song of each style, by the name of the style."""
     return dict(zip((style.name for style in STYLES), pieces(STYLES, [1], SECONDS), strict=True))
 
 
-def test_every_style_has_stems_that_sum_to_the_mixture_unless_it_is_clipped(songs: dict[str, Piece]) -> None:
+def test_stems_of_every_style_sum_to_the_mixture_unless_clipped(songs: dict[str, Piece]) -> None:
     for name, song in songs.items():
         total = song.stems[VOCALS] + song.stems[INSTRUMENTAL]
         assert song.mixture.dtype == song.stems[VOCALS].dtype == np.float32
@@ -39,7 +39,7 @@ def test_every_style_has_stems_that_sum_to_the_mixture_unless_it_is_clipped(song
         assert (np.abs(total).max() > 1.9) == (name == "clipped")
 
 
-def test_styles_are_what_they_are_called(songs: dict[str, Piece]) -> None:
+def test_styles_match_their_names(songs: dict[str, Piece]) -> None:
     peaks = {name: np.abs(songs[name].mixture).max() for name in ("demo", "full", "half", "quiet", "clipped")}
     assert peaks == pytest.approx({"demo": 0.9, "full": 1.0, "half": 0.5, "quiet": 0.05, "clipped": 1.0}, rel=1e-5)
     assert not songs["acappella"].stems[INSTRUMENTAL].any()
@@ -50,24 +50,24 @@ def test_styles_are_what_they_are_called(songs: dict[str, Piece]) -> None:
 
 
 def _in_the_centre(stem: Samples) -> float:
-    """The share of the energy that both channels have alike."""
+    """Return the share of the energy that is common to both channels."""
     return float(np.sum(stem.mean(axis=1) ** 2) / np.mean(np.sum(stem**2, axis=0)))
 
 
-def test_seeds_are_songs() -> None:
+def test_seeds_determine_songs() -> None:
     styles = [style for style in STYLES if style.name in ("demo", "ringing")]
     for first, second, again in zip(*(pieces(styles, [seed], SECONDS) for seed in (1, 2, 1)), strict=True):
         assert np.array_equal(first.mixture, again.mixture)
         assert not np.array_equal(first.mixture, second.mixture)
 
 
-def test_bells_have_seeds_of_their_own() -> None:
+def test_seeds_determine_bells() -> None:
     first, second, again = (ring(seed, SAMPLE_RATE) for seed in (1, 2, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, second)
 
 
-def test_what_is_not_the_voice_is_the_instrumental() -> None:
+def test_instrumental_is_the_sum_of_the_other_stems() -> None:
     voice, drums, bass = (np.full((4, 2), value, np.float32) for value in (1, 2, 3))
     stems = with_instrumental({VOCALS: voice, "drums": drums, "bass": bass})
     assert np.array_equal(stems[INSTRUMENTAL], drums + bass)
@@ -77,7 +77,7 @@ def test_what_is_not_the_voice_is_the_instrumental() -> None:
     assert own[INSTRUMENTAL] is bass
 
 
-def test_songs_of_ones_own_are_read(tmp_path: Path) -> None:
+def test_own_songs_are_read(tmp_path: Path) -> None:
     for name in ("b", "a"):
         _write_song(tmp_path / name, {"mixture": 2, "vocals": 1, "Lead Guitar": 2})
     (tmp_path / "notes").mkdir()
@@ -87,7 +87,7 @@ def test_songs_of_ones_own_are_read(tmp_path: Path) -> None:
     assert np.array_equal(first.stems["vocals"][:, 0], first.stems["vocals"][:, 1])
 
 
-def test_songs_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+def test_inconsistent_songs_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no folder"):
         songs_in(tmp_path)
     _write_song(tmp_path / "short", {"mixture": 2, "vocals": 2})
@@ -112,36 +112,36 @@ def _write_song(folder: Path, channels: dict[str, int], rate: int = SAMPLE_RATE)
 def _results() -> list[Result]:
     return [
         Result("loud", VOCALS, MIXTURE, Scores(-2.0, -2.1, -2.2)),
-        *(Result("loud", VOCALS, "ours", Scores(sdr, 6.0, 9.0)) for sdr in (7.0, 5.0, 8.0)),
-        Result("loud", VOCALS, "stock", Scores(4.0, 6.0, None)),
-        *(Result("alone", VOCALS, "ours", Scores(leak=leak)) for leak in (-20.0, -10.0, -30.0)),
+        *(Result("loud", VOCALS, "engine", Scores(sdr, 6.0, 9.0)) for sdr in (7.0, 5.0, 8.0)),
+        Result("loud", VOCALS, "upstream", Scores(4.0, 6.0, None)),
+        *(Result("alone", VOCALS, "engine", Scores(leak=leak)) for leak in (-20.0, -10.0, -30.0)),
     ]
 
 
-def test_the_report_has_medians_and_the_worst() -> None:
+def test_report_has_medians_and_the_worst() -> None:
     text = quality_page([("a.onnx", _results())], quick=False)
     assert "### `a.onnx`" in text
     assert "Vocals, dB:" in text
     assert "| loud | -2.0 | 7.0 (5.0) | 4.0 | -2.1 | 6.0 (6.0) | 6.0 | -2.2 | 9.0 (9.0) |  |" in text
     assert "| alone: vocals | -20.0 (-10.0) |  |" in text
-    assert "all of them" not in text
+    assert "all songs" not in text
     assert "quick run" not in text
     assert "**A quick run" in quality_page([("a.onnx", _results())], quick=True)
 
 
-def test_single_songs_are_summed_up() -> None:
-    single = [Result(str(sdr), VOCALS, "ours", Scores(sdr, sdr, sdr)) for sdr in (3.0, 5.0, 10.0)]
-    assert "| *all of them* |  | 5.0 (3.0) |" in quality_page([("a.onnx", single)], quick=False)
+def test_single_songs_are_summarised() -> None:
+    single = [Result(str(sdr), VOCALS, "engine", Scores(sdr, sdr, sdr)) for sdr in (3.0, 5.0, 10.0)]
+    assert "| *all songs* |  | 5.0 (3.0) |" in quality_page([("a.onnx", single)], quick=False)
 
 
-def test_the_page_in_the_repository_has_a_place_for_the_report() -> None:
+def test_page_in_the_repository_has_the_markers() -> None:
     page = (ROOT / "docs" / "BENCHMARKS.md").read_text()
     assert page.count(BEGIN) == page.count(END) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_level_of_a_song_is_nothing_to_this_engine_and_much_to_stock(tmp_path: Path) -> None:
+def test_level_of_a_song_affects_upstream_but_not_this_engine(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
     command = (sys.executable, "-m", "benchmarks.quality", "--quick", "--styles", "demo", "quiet", "--write", str(page))
@@ -150,8 +150,8 @@ def test_the_level_of_a_song_is_nothing_to_this_engine_and_much_to_stock(tmp_pat
     sdr = {
         line[0]: [float(cell) for cell in line[1:4]] for line in lines if "peak 0.05" in line[0] or "loops" in line[0]
     }
-    ((mixture, ours, stock), (quiet_mixture, quiet_ours, quiet_stock)) = sdr.values()
+    ((mixture, ours, upstream), (quiet_mixture, quiet_ours, quiet_upstream)) = sdr.values()
     assert ours > mixture + 5
     assert (quiet_mixture, quiet_ours) == pytest.approx((mixture, ours), abs=0.1)
-    assert quiet_stock < stock - 1
-    assert math.isfinite(stock)
+    assert quiet_upstream < upstream - 1
+    assert math.isfinite(upstream)

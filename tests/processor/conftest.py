@@ -27,8 +27,8 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def library() -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of one process that runs the functions of ``tests.processor.separation.upstream``.
+def upstream_process() -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of one process that runs the functions of ``tests.processor.separation.upstream_calls``.
 
     audio-separator is imported once, in that process: its import changes warning filters, loggers and lazy modules,
     which would break other tests.

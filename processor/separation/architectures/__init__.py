@@ -1,1 +1,1 @@
-"""One separator for each architecture."""
+"""One separator for each architecture of models."""

@@ -1,1 +1,1 @@
-"""Signal processing without I/O: segmentation, overlap-add, STFT, resampling."""
+"""Signal processing: segmentation, overlap-add, STFT, resampling, running statistics."""

@@ -1,4 +1,4 @@
-"""The mixture as drivers may take it: what cannot be separated is refused in the same words, whatever the model."""
+"""Access to the mixture, with the same checks and error messages for every model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHANNELS = 2
 
 @contextmanager
 def open_mixture(mixture: Path) -> Iterator[soundfile.SoundFile]:
-    """The mixture, to be read. Raises ValueError if it is empty or not stereo."""
+    """Open the mixture for reading. Raises ValueError if it is empty or not stereo."""
     with soundfile.SoundFile(mixture) as song:
         if song.channels != CHANNELS or not song.frames:
             raise ValueError("the mixture is not stereo, or empty")
@@ -24,6 +24,6 @@ def open_mixture(mixture: Path) -> Iterator[soundfile.SoundFile]:
 
 
 def require_finite(samples: Samples) -> None:
-    """Raise ValueError for samples of the mixture that are no numbers."""
+    """Raise ValueError if a sample of the mixture is NaN or infinite."""
     if not np.isfinite(samples).all():
-        raise ValueError("the mixture has samples that are no numbers")
+        raise ValueError("the mixture has samples that are not finite")

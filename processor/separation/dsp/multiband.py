@@ -1,24 +1,25 @@
-"""The spectra of VR models: some bands of the song, each at a rate of its own, side by side; and the way back.
+"""The multiband spectra of VR models: bands of the song at different sample rates, stacked into one spectrum.
 
-audio-separator's functions, given the song piece by piece. Waves are ``(channels, samples)``, spectra ``(channels,
-bins, frames)``.
+Streams the song through audio-separator's functions. Waves are ``(channels, samples)``, spectra ``(channels, bins,
+frames)``.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from audio_separator.separator.uvr_lib_v5 import spec_utils
 
 from processor.audio.wav import SAMPLE_RATE
-from processor.separation.dsp.resampling import Resampler, resampler
+from processor.separation.dsp.resampling import Resampler
 from processor.separation.dsp.streaming import Array, StreamAligner, StreamingTransform
 
-#: How the library brings a model's rate back to the song's: what librosa does unless it is told otherwise.
-_BACK = "soxr_hq"
+#: The resampler from a model's highest rate to the song's: librosa's default, which audio-separator uses.
+_TO_SONG_RATE = "soxr_hq"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,54 +27,47 @@ class Band:
     """One band of a model."""
 
     number: int
-    """The lowest one's is 1."""
+    """The lowest band has number 1."""
     rate: int
     """Hz."""
     hop: int
-    """Samples at that rate, as ``n_fft``."""
+    """Samples at that rate, as is ``n_fft``."""
     n_fft: int
     crop: slice
-    """The bins of the transform that the network sees."""
+    """The bins of the transform that the network takes."""
     high_pass: tuple[int, int] | None
-    """From which bin on, downwards, it falls, and where there is nothing left; None if it does not."""
+    """The bin below which the filter falls, and the bin where it reaches zero; None without a filter."""
     low_pass: tuple[int, int] | None
-    """The same, upwards."""
-    kind: str
-    """The resampler that gives this rate."""
-
-    @property
-    def height(self) -> int:
-        """Bins in the spectra of all bands."""
-        return int(self.crop.stop - self.crop.start)
+    """The bin above which the filter falls, and the bin where it reaches zero; None without a filter."""
+    resampler: str
+    """The resampler that produces this rate."""
 
     @property
     def reach(self) -> int:
-        """How many hops away from its centre a frame ends."""
+        """The distance from a frame's centre to its end, in hops, rounded up."""
         return math.ceil(self.n_fft / 2 / self.hop)
-
-
-def _band(number: int, parameters: dict[str, Any], kind: str | None) -> Band:
-    high_pass = (parameters["hpf_start"], parameters["hpf_stop"] - 1) if parameters.get("hpf_start", 0) > 0 else None
-    low_pass = (parameters["lpf_start"], parameters["lpf_stop"]) if "lpf_start" in parameters else None
-    crop = slice(parameters["crop_start"], parameters["crop_stop"])
-    kind = kind or parameters["res_type"]
-    return Band(number, parameters["sr"], parameters["hl"], parameters["n_fft"], crop, high_pass, low_pass, kind)
 
 
 class BandLayout:
     """The bands of one model."""
 
-    def __init__(self, parameters: Any, *, v51: bool, kind: str | None = None) -> None:
-        """``parameters``: the model's ``ModelParameters``. ``v51``: whether it is a model of UVR 5.1, whose filters and
-        channels are others. ``kind``: the resampler of all bands, instead of those that the parameters name."""
+    def __init__(self, parameters: Any, *, v51: bool, resampler: str | None = None) -> None:
+        """``parameters``: the model's ``ModelParameters``. ``v51``: whether it is a model of UVR 5.1, which has other
+        filters and channels. ``resampler``: for all bands, instead of those that the parameters name."""
         self.parameters = parameters
         self.v51 = v51
-        bands = sorted(parameters.param["band"].items())
+        bands = []
+        for number, band in sorted(parameters.param["band"].items()):
+            crop = slice(band["crop_start"], band["crop_stop"])
+            high_pass = (band["hpf_start"], band["hpf_stop"] - 1) if band.get("hpf_start", 0) > 0 else None
+            low_pass = (band["lpf_start"], band["lpf_stop"]) if "lpf_start" in band else None
+            kind = resampler or band["res_type"]
+            bands.append(Band(number, band["sr"], band["hl"], band["n_fft"], crop, high_pass, low_pass, kind))
         #: From the lowest to the highest.
-        self.bands = tuple(_band(number, band, kind) for number, band in bands)
+        self.bands = tuple(bands)
 
     def frames(self, samples: int) -> int:
-        """Of the spectra of a song with so many ``samples`` at 44.1 kHz."""
+        """Return how many frames the spectra of a song have, given its number of ``samples`` at 44.1 kHz."""
         counts = []
         rate = SAMPLE_RATE
         for band in reversed(self.bands):
@@ -84,83 +78,77 @@ class BandLayout:
 
 
 class MultibandAnalysis:
-    """One song's spectra."""
+    """Transforms one song to spectra."""
 
     def __init__(self, layout: BandLayout) -> None:
         self._layout = layout
-        self._splits: dict[int, Resampler] = {}
+        self._resamplers: dict[int, Resampler] = {}
         self._transforms: dict[int, StreamingTransform] = {}
-        self._together = StreamAligner()
+        self._aligner = StreamAligner()
         rate = SAMPLE_RATE
         for band in reversed(layout.bands):
-            self._splits[band.number] = resampler(rate, band.rate, band.kind)
-            self._transforms[band.number] = _transform(layout, band)
+            self._resamplers[band.number] = Resampler(rate, band.rate, band.resampler)
+            transform = partial(
+                spec_utils.wave_to_spectrogram,
+                hop_length=band.hop,
+                n_fft=band.n_fft,
+                mp=layout.parameters,
+                band=band.number,
+                is_v51_model=layout.v51,
+            )
+            self._transforms[band.number] = StreamingTransform(transform, (band.hop, 1), band.reach)
             rate = band.rate
 
     def push(self, wave: Array, *, last: bool = False) -> Array:
-        """The next spectra, complex64, all bands in one, of the next float32 samples at 44.1 kHz."""
+        """Return the next spectra, complex64, all bands stacked, for the next float32 samples at 44.1 kHz."""
         spectra = {}
-        for number, split in self._splits.items():
-            wave = split.push(wave, last=last)
+        for number, resampler in self._resamplers.items():
+            wave = resampler.push(wave, last=last)
             spectra[number] = self._transforms[number].push(wave, last=last)
-        common = dict(zip(spectra, self._together.push(list(spectra.values())), strict=True))
-        combined: Array = spec_utils.combine_spectrograms(common, self._layout.parameters, self._layout.v51)
+        aligned = dict(zip(spectra, self._aligner.push(list(spectra.values())), strict=True))
+        combined: Array = spec_utils.combine_spectrograms(aligned, self._layout.parameters, self._layout.v51)
         return combined
 
 
 class MultibandSynthesis:
-    """One song's wave from its spectra, whose frames are ``hop * (frames - 1)`` samples of the highest band."""
+    """Transforms spectra back to one song: ``hop * (frames - 1)`` samples of the highest band."""
 
     def __init__(self, layout: BandLayout) -> None:
         self._steps = []
-        higher = [*(band.rate for band in layout.bands[1:]), SAMPLE_RATE]
-        for band, rate in zip(layout.bands, higher, strict=True):
-            kind = _BACK if band == layout.bands[-1] else spec_utils.wav_resolution
-            self._steps.append((band.height, _inverse(layout, band), StreamAligner(), resampler(band.rate, rate, kind)))
+        higher_rates = [*(band.rate for band in layout.bands[1:]), SAMPLE_RATE]
+        for band, rate in zip(layout.bands, higher_rates, strict=True):
+            kind = _TO_SONG_RATE if band == layout.bands[-1] else spec_utils.wav_resolution
+            inverse = StreamingTransform(partial(_inverse, layout, band), (1, band.hop), band.reach)
+            bins = band.crop.stop - band.crop.start
+            self._steps.append((bins, inverse, StreamAligner(), Resampler(band.rate, rate, kind)))
 
     def push(self, spectra: Array, *, last: bool = False) -> Array:
-        """The next samples at 44.1 kHz, float64, of the next spectra."""
+        """Return the next samples at 44.1 kHz, float64, for the next spectra."""
         wave: Array | None = None
         offset = 0
-        for height, inverse, together, upwards in self._steps:
-            own = inverse.push(spectra[:, offset : offset + height], last=last)
-            offset += height
-            wave = upwards.push(own if wave is None else np.add(*together.push((wave, own))), last=last)
+        for bins, inverse, aligner, resampler in self._steps:
+            own = inverse.push(spectra[:, offset : offset + bins], last=last)
+            offset += bins
+            wave = resampler.push(own if wave is None else np.add(*aligner.push((wave, own))), last=last)
         assert wave is not None
         return wave
 
 
-def _transform(layout: BandLayout, band: Band) -> StreamingTransform:
-    def spectra(wave: Array) -> Array:
-        transformed: Array = spec_utils.wave_to_spectrogram(
-            wave, band.hop, band.n_fft, layout.parameters, band.number, layout.v51
-        )
-        return transformed
-
-    return StreamingTransform(spectra, (band.hop, 1), band.reach)
-
-
-def _inverse(layout: BandLayout, band: Band) -> StreamingTransform:
-    def wave(cropped: Array) -> Array:
-        channels, _, frames = cropped.shape
-        spectra = np.zeros((channels, band.n_fft // 2 + 1, frames), np.complex128)
-        spectra[:, band.crop] = cropped
-        spectra = _filtered(spectra, band, v51=layout.v51)
-        inverted: Array = spec_utils.spectrogram_to_wave(spectra, band.hop, layout.parameters, band.number, layout.v51)
-        return inverted
-
-    return StreamingTransform(wave, (1, band.hop), band.reach)
-
-
-def _filtered(spectra: Array, band: Band, *, v51: bool) -> Array:
-    """Without what the bands above and below have; ``spectra`` are changed."""
-    bins = spectra.shape[1]
-    if v51:
-        if band.high_pass:
-            spectra *= spec_utils.get_hp_filter_mask(bins, *band.high_pass)
-        if band.low_pass:
-            spectra *= spec_utils.get_lp_filter_mask(bins, *band.low_pass)
-        return spectra
+def _inverse(layout: BandLayout, band: Band, cropped: Array) -> Array:
+    """Return the wave of one band from its part of the spectra, without what the neighbouring bands contain."""
+    channels, _, frames = cropped.shape
+    bins = band.n_fft // 2 + 1
+    spectra = np.zeros((channels, bins, frames), np.complex128)
+    spectra[:, band.crop] = cropped
     if band.high_pass:
-        spectra = spec_utils.fft_hp_filter(spectra, *band.high_pass)
-    return spec_utils.fft_lp_filter(spectra, *band.low_pass) if band.low_pass else spectra
+        if layout.v51:
+            spectra *= spec_utils.get_hp_filter_mask(bins, *band.high_pass)
+        else:
+            spectra = spec_utils.fft_hp_filter(spectra, *band.high_pass)
+    if band.low_pass:
+        if layout.v51:
+            spectra *= spec_utils.get_lp_filter_mask(bins, *band.low_pass)
+        else:
+            spectra = spec_utils.fft_lp_filter(spectra, *band.low_pass)
+    wave: Array = spec_utils.spectrogram_to_wave(spectra, band.hop, layout.parameters, band.number, layout.v51)
+    return wave

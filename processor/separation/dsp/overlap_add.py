@@ -1,7 +1,7 @@
-"""A song in overlapping segments, and back, a segment at a time.
+"""Reading of a song in overlapping segments, and overlap-add of what a network returns for them.
 
-Where the segments are and which window they have is the cut's business. What the network makes of them is weighted with
-the window, added up, and divided by the sum of the windows.
+The segmentation defines the positions and the window of the segments. Each output segment is multiplied by the window
+and added to the sum, which is divided by the sum of the windows.
 """
 
 from __future__ import annotations
@@ -18,70 +18,78 @@ from processor.separation.dsp.mixture import CHANNELS, require_finite
 from processor.separation.dsp.segmentation import Segmentation
 
 Array = Any
-"""Of numpy's, or a tensor on any device: both know what is done here."""
+"""A NumPy array, or a tensor on any device: both support the operations used here."""
 
 
-def segments(song: soundfile.SoundFile, cut: Segmentation) -> Iterator[Samples]:
-    """The segments ``(channels, frames)`` of an open song, read as they are asked for.
+def read_segments(song: soundfile.SoundFile, segmentation: Segmentation) -> Iterator[Samples]:
+    """Yield the segments ``(channels, frames)`` of an open song, reading each one on demand.
 
-    Each is good until the next one is asked for. Raises ValueError for samples that are no numbers.
+    Each segment is valid until the next one is requested. Raises ValueError for samples that are not finite.
     """
-    held = np.zeros((cut.segment, CHANNELS), np.float32)
-    kept = cut.lead
-    for number in range(cut.count):
-        fresh = held[kept:]
+    buffer = np.zeros((segmentation.segment, CHANNELS), np.float32)
+    kept = segmentation.padding
+    for number in range(segmentation.count):
+        fresh = buffer[kept:]
         song.read(dtype="float32", out=fresh, fill_value=0.0)
         require_finite(fresh)
-        yield held.T
-        step = cut.start(number + 1) - cut.start(number)
-        kept = cut.segment - step
-        held[:kept] = held[step:]
+        yield buffer.T
+        step = segmentation.start(number + 1) - segmentation.start(number)
+        kept = segmentation.segment - step
+        buffer[:kept] = buffer[step:]
 
 
 class OverlapAdd:
-    """Takes the segments in order and gives the song, as far as no later segment has a say in it.
+    """Takes the output segments in order and returns the samples that no later segment overlaps.
 
-    The same additions in the same order and precision as stock's over the whole song, so the same bits.
+    Performs the same additions in the same order and precision as audio-separator does over the whole song, so the
+    result is the same bit for bit.
     """
 
     def __init__(
-        self, cut: Segmentation, stems: tuple[int, ...] = (), place: Callable[[NDArray[Any]], Array] = np.asarray
+        self,
+        segmentation: Segmentation,
+        stems: tuple[int, ...] = (),
+        to_device: Callable[[NDArray[Any]], Array] = np.asarray,
     ) -> None:
-        """``stems``: how many stems a segment has, if they are an axis of it. ``place``: puts an array where the
-        segments are."""
-        self._cut, self._place = cut, place
-        self._window = place(cut.window(cut.size(0)))
-        self._sums, self._spare_sums = (place(np.zeros((*stems, CHANNELS, cut.segment), np.float32)) for _ in range(2))
-        self._weights, self._spare_weights = (place(np.zeros(cut.segment, np.float32)) for _ in range(2))
+        """``stems``: the number of stems, if they are an axis of the segments. ``to_device``: moves an array to where
+        the segments are."""
+        self._segmentation, self._to_device = segmentation, to_device
+        self._window = to_device(segmentation.window(segmentation.size(0)))
+        shape = (*stems, CHANNELS, segmentation.segment)
+        self._sums, self._spare_sums = (to_device(np.zeros(shape, np.float32)) for _ in range(2))
+        self._weights, self._spare_weights = (to_device(np.zeros(segmentation.segment, np.float32)) for _ in range(2))
         self._number = 0
 
     def add(self, segment: Array) -> Array:
-        """Add the next segment ``(..., channels, frames)``, which is overwritten; the song's next
-        ``(..., channels, frames)``, none if the segment only has to do with what comes later."""
-        cut, start, size = self._cut, self._cut.start(self._number), self._cut.size(self._number)
+        """Add the next segment ``(..., channels, frames)``, which is overwritten.
+
+        Returns the song's next ``(..., channels, frames)``: none if later segments overlap all of this one.
+        """
+        segmentation, number = self._segmentation, self._number
+        start, size = segmentation.start(number), segmentation.size(number)
         if size != len(self._window):
-            self._window = self._place(cut.window(size))
+            self._window = self._to_device(segmentation.window(size))
         weighted = segment[..., :size]
         weighted *= self._window
         self._sums[..., :size] += weighted
         self._weights[:size] += self._window
         self._number += 1
-        end = cut.lead + cut.frames
-        following = min(cut.start(self._number), end) if self._number < cut.count else end
-        first, last = max(0, cut.lead - start), max(0, following - start)
-        done = self._sums[..., first:last] / self._weights[first:last]
-        self._shift(following - start)
-        return done
-
-    def _shift(self, step: int) -> None:
+        end = segmentation.padding + segmentation.frames
+        next_start = min(segmentation.start(number + 1), end) if number + 1 < segmentation.count else end
+        first, last = max(0, segmentation.padding - start), max(0, next_start - start)
+        final = self._sums[..., first:last] / self._weights[first:last]
+        step = next_start - start
         self._sums, self._spare_sums = _shifted(self._sums, self._spare_sums, step)
         self._weights, self._spare_weights = _shifted(self._weights, self._spare_weights, step)
+        return final
 
 
-def _shifted(held: Array, spare: Array, step: int) -> tuple[Array, Array]:
-    """What is held without its first ``step`` frames, and room for the next time. A tensor cannot be copied to where
-    it partly lies."""
-    rest = held.shape[-1] - step
-    spare[..., :rest] = held[..., step:]
+def _shifted(array: Array, spare: Array, step: int) -> tuple[Array, Array]:
+    """Return ``array`` without its first ``step`` frames, in the ``spare`` buffer, and the new spare buffer.
+
+    Two buffers are needed because a tensor cannot be copied to a place that overlaps it.
+    """
+    rest = array.shape[-1] - step
+    spare[..., :rest] = array[..., step:]
     spare[..., rest:] = 0.0
-    return spare, held
+    return spare, array

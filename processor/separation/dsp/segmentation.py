@@ -1,145 +1,82 @@
-"""Where the segments of a song are, and which window they have: one cut for each architecture, audio-separator's."""
+"""The division of a song into overlapping segments, as audio-separator defines it for each architecture."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-class Segmentation(Protocol):
-    """Where the segments of a song are. All lengths in frames; positions count from the first zero of the padding."""
-
-    @property
-    def frames(self) -> int:
-        """Of the song."""
-
-    @property
-    def segment(self) -> int:
-        """What the network takes at a time."""
-
-    @property
-    def lead(self) -> int:
-        """Zeros in front of the song, less than a segment."""
-
-    @property
-    def count(self) -> int:
-        """How many segments have to do with the song."""
-
-    def start(self, number: int) -> int:
-        """Where segment ``number`` begins: no later than the one before it ends, and behind where that begins."""
-
-    def size(self, number: int) -> int:
-        """How much of segment ``number`` counts, from its beginning."""
-
-    def window(self, size: int) -> NDArray[np.floating]:
-        """The weights of a segment of which so much counts."""
+Window = Callable[[int], NDArray[np.floating]]
 
 
 @dataclass(frozen=True, slots=True)
-class TrimmedSegmentation:
-    """The cut of MDX networks.
-
-    The song has ``trim`` zeros in front and at least ``trim + 1`` behind, so that no sample of it is near the end of
-    all segments that it lies in. Segments begin ``step`` frames apart; the window is Hann's.
-    """
+class Segmentation:
+    """Positions of a song's segments. All lengths are in frames; positions count from the start of the padding."""
 
     frames: int
+    """Length of the song."""
     segment: int
-    overlap: float
-    """Share of a segment, 0 to 1, that the next one repeats; no window at 0."""
-    trim: int
-
-    @property
-    def lead(self) -> int:
-        return self.trim
-
-    @property
-    def step(self) -> int:
-        """From the beginning of a segment to that of the next."""
-        return int((1 - self.overlap) * self.segment)
-
-    @property
-    def length(self) -> int:
-        """With the padding."""
-        kept = self.segment - 2 * self.trim
-        return self.trim + self.frames + kept + self.trim - self.frames % kept
-
-    @property
-    def count(self) -> int:
-        """Stock also runs those that begin behind the song's last sample."""
-        return -(-(self.trim + self.frames) // self.step)
+    """Length of the network's input."""
+    padding: int
+    """Zeros before the song, fewer than a segment."""
+    step: int
+    """Distance between the starts of consecutive segments."""
+    count: int
+    """Number of segments that contain a part of the song."""
+    length: int
+    """Length of the song with the padding on both sides. No segment counts beyond it."""
+    window: Window
+    """Returns the weights of a segment, given the size that counts."""
+    last_start: int
+    """Latest position at which a segment may start."""
 
     def start(self, number: int) -> int:
-        return number * self.step
+        """Return where segment ``number`` starts: after the start of the previous one, not after its end."""
+        return min(number * self.step, self.last_start)
 
     def size(self, number: int) -> int:
-        """The padding's end cuts off the last ones, window and all."""
+        """Return how many frames of segment ``number`` count, from its start."""
         return min(self.segment, self.length - self.start(number))
 
-    def window(self, size: int) -> NDArray[np.float64]:
-        return np.hanning(size) if self.overlap else np.ones(size)
 
+def trimmed_segmentation(frames: int, segment: int, overlap: float, trim: int) -> Segmentation:
+    """Return the segmentation of MDX networks, with a Hann window.
 
-@dataclass(frozen=True, slots=True)
-class PaddedSegmentation:
-    """The cut of TFC-TDF networks (MDX23C): every sample lies in as many segments, and all weigh the same.
-
-    That is, if ``step`` divides ``segment``: what stock divides by. If it does not, a few samples lie in one more, and
-    are that much louder in stock's stems.
+    The song has ``trim`` zeros before it and at least ``trim + 1`` after it, so that each sample is away from the ends
+    of at least one of its segments. The end of the padding shortens the last segments and their windows. ``overlap`` is
+    the share of a segment, 0 to 1, that the next one repeats; at 0 there is no window. audio-separator also runs
+    segments that start after the song's last sample, which do not change the result.
     """
-
-    frames: int
-    segment: int
-    step: int
-
-    @property
-    def lead(self) -> int:
-        return self.segment - self.step
-
-    @property
-    def count(self) -> int:
-        """Stock also runs one that begins behind the song's last sample, if there is room for it."""
-        return -(-(self.lead + self.frames) // self.step)
-
-    def start(self, number: int) -> int:
-        return number * self.step
-
-    def size(self, number: int) -> int:
-        return self.segment
-
-    def window(self, size: int) -> NDArray[np.float32]:
-        return np.ones(size, np.float32)
+    step = int((1 - overlap) * segment)
+    kept = segment - 2 * trim
+    count = -(-(trim + frames) // step)
+    length = trim + frames + kept + trim - frames % kept
+    return Segmentation(frames, segment, trim, step, count, length, np.hanning if overlap else np.ones, count * step)
 
 
-@dataclass(frozen=True, slots=True)
-class AnchoredSegmentation:
-    """The cut of Roformers: no padding, the last segment ends with the song; the window is Hamming's."""
+def padded_segmentation(frames: int, segment: int, step: int) -> Segmentation:
+    """Return the segmentation of TFC-TDF networks (MDX23C): each sample is in equally many segments of equal weight.
 
-    frames: int
-    chunk: int
-    """A segment; or if the song is shorter, that is the only one."""
-    step: int
+    This holds if ``step`` divides ``segment``, as audio-separator's divisor assumes. Otherwise a few samples are in one
+    more segment, and are louder in audio-separator's stems by that factor. audio-separator also runs a segment that
+    starts after the song's last sample if there is room for it, which does not change the result.
+    """
+    padding = segment - step
+    count = -(-(padding + frames) // step)
+    length = padding + frames + segment
+    return Segmentation(
+        frames, segment, padding, step, count, length, lambda size: np.ones(size, np.float32), count * step
+    )
 
-    @property
-    def segment(self) -> int:
-        return min(self.chunk, self.frames)
 
-    @property
-    def lead(self) -> int:
-        return 0
+def anchored_segmentation(frames: int, chunk: int, step: int) -> Segmentation:
+    """Return the segmentation of Roformers: no padding, the last segment ends with the song, a Hamming window.
 
-    @property
-    def count(self) -> int:
-        return 1 - (self.segment - self.frames) // self.step
-
-    def start(self, number: int) -> int:
-        return min(number * self.step, self.frames - self.segment)
-
-    def size(self, number: int) -> int:
-        return self.segment
-
-    def window(self, size: int) -> NDArray[np.float32]:
-        return np.hamming(self.chunk)[:size].astype(np.float32)
+    ``chunk``: length of a segment. A song that is shorter is one segment.
+    """
+    segment = min(chunk, frames)
+    hamming = np.hamming(chunk).astype(np.float32)
+    count = 1 - (segment - frames) // step
+    return Segmentation(frames, segment, 0, step, count, frames, lambda size: hamming[:size], frames - segment)

@@ -1,7 +1,8 @@
-"""Where the segments of a song are that a Demucs model is given, and by how much the song is shifted for each walk.
+"""The segments of a Demucs model and the random shifts of its passes over the song.
 
-As in audio-separator's ``apply_model``: the network walks over the song several times, each time with another number
-of zeros in front, and what it gives is averaged. Within a walk segments begin a stride apart, the first with the zeros.
+As in audio-separator's ``apply_model``, the network passes over the song several times, each time with a different
+number of zeros before it, and the results are averaged. Within a pass, segments start one stride apart, and the first
+one starts with the zeros.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Lengths and positions are in frames; positions count from the song's first sample and may be before it."""
+    """Start and size in frames. The start counts from the song's first sample and may be negative."""
 
     start: int
     size: int
@@ -21,49 +22,52 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class ShiftedPass:
-    """One time over the song."""
+    """One pass over the song. All lengths are in frames."""
 
     frames: int
-    """Of the song."""
-    lead: int
-    """Zeros that are taken for the song's beginning."""
+    """Length of the song."""
+    padding: int
+    """Zeros before the song."""
     segment: int
-    """How long all segments are but the last ones, which end with the song."""
+    """Length of all segments except the last ones, which end with the song."""
     stride: int
-    """From the beginning of a segment to that of the next."""
+    """Distance between the starts of consecutive segments."""
 
     @property
     def count(self) -> int:
-        """How many segments there are."""
+        """The number of segments."""
         return self.needed(self.frames)
 
     def needed(self, end: int) -> int:
-        """How many of the first segments have a say in what is before ``end``, which is not behind the song."""
-        return -(-(self.lead + end) // self.stride)
+        """Return how many of the first segments overlap the song before ``end``, which is not after the song's end."""
+        return -(-(self.padding + end) // self.stride)
 
     def __getitem__(self, number: int) -> Segment:
-        start = number * self.stride - self.lead
+        start = number * self.stride - self.padding
         return Segment(start, min(self.segment, self.frames - start))
 
 
 @dataclass(frozen=True, slots=True)
 class ShiftedSegmentation:
-    """How a network wants songs cut, whatever their length. In frames, but for ``shifts``."""
+    """A network's segmentation of songs of any length. All lengths are in frames."""
 
     segment: int
     stride: int
     shifts: int
-    """How many walks, each shifted at random; 0: one that is not."""
-    longest: int
-    """What a song is shifted by at most."""
-    rolls: bool
-    """Whether the network itself asks for a random number, to which it is indifferent, at every segment."""
+    """Number of passes, each with a random shift; 0: one pass without a shift."""
+    max_shift: int
+    draws_random: bool
+    """Whether the network itself draws a random number for every segment. It does not use the number."""
 
-    def walks(self, frames: int, dice: random.Random) -> Iterator[ShiftedPass]:
-        """Over a song, as stock would draw them, whose walks take their segments one after the other."""
+    def passes(self, frames: int, rng: random.Random) -> Iterator[ShiftedPass]:
+        """Yield the passes over a song of ``frames``, drawing from ``rng`` in audio-separator's order.
+
+        audio-separator runs all segments of a pass before it draws the next shift. Where the network draws random
+        numbers, this consumes one unused draw per segment, so that the sequence matches.
+        """
         for _ in range(self.shifts or 1):
-            lead = self.longest - dice.randint(0, self.longest) if self.shifts else 0
-            walk = ShiftedPass(frames, lead, self.segment, self.stride)
-            for _ in range(walk.count if self.rolls else 0):
-                dice.randrange(1)
-            yield walk
+            padding = self.max_shift - rng.randint(0, self.max_shift) if self.shifts else 0
+            shifted = ShiftedPass(frames, padding, self.segment, self.stride)
+            for _ in range(shifted.count if self.draws_random else 0):
+                rng.randrange(1)
+            yield shifted

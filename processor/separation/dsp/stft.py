@@ -1,115 +1,93 @@
-"""Segments to spectra and back, as MDX networks know them, on the device that they are on.
+"""The short-time Fourier transform of MDX networks and its inverse, on the device of the segments.
 
-What audio-separator's ``STFT`` gives (``torch.stft`` and ``istft`` with a periodic Hann window, frames centred, the
-ends reflected), to the bit on a CPU. The steps of both are taken one by one, in buffers that stay: to have the system
-give and take back tens of MB for each segment takes longer than the transforms. What does not depend on the segment,
-the sum of the squared windows, is added up once.
+Equals audio-separator's ``STFT`` (``torch.stft`` and ``istft`` with a periodic Hann window, centred frames, reflected
+ends), bit for bit on a CPU. The steps of both are performed one by one in buffers that are reused: to allocate and free
+tens of MB per segment takes longer than the transforms. The sum of the squared windows does not depend on the segment
+and is computed once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor
 
-#: The lowest bins, up to 32 Hz, are kept from every MDX network.
+#: The lowest bins, up to 32 Hz, are set to zero in the input of every MDX network.
 MUTED_BINS = 3
 
 
-@dataclass(slots=True)
-class _Room:
-    """For ``rows`` channels of ``times`` frames of ``n_fft``; a frame is kept in whole hops."""
-
-    rows: int
-    times: int
-    n_fft: int
-    hop: int
-    bins: int
-    window: Tensor
-    padded: Tensor = field(init=False)
-    frames: Tensor = field(init=False)
-    spectrum: Tensor = field(init=False)
-    """Beyond the bins that a network has, zero."""
-    whole: Tensor = field(init=False)
-    """The spectrum of what goes in."""
-    parts: Tensor = field(init=False)
-    inverted: Tensor = field(init=False)
-    total: Tensor = field(init=False)
-    envelope: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        new, rows, times = self.window.new_zeros, self.rows, self.times
-        hops = -(-self.n_fft // self.hop)
-        self.padded = new(rows, self.n_fft + self.hop * (times - 1))
-        self.frames = new(rows, times, hops, self.hop)
-        self.spectrum = torch.view_as_complex(new(rows, times, self.n_fft // 2 + 1, 2))
-        self.whole = torch.view_as_complex(new(rows, times, self.n_fft // 2 + 1, 2))
-        self.parts = new(rows, 2, self.bins, times)
-        self.inverted = new(rows, times, self.n_fft)
-        self.total = new(rows, times + hops - 1, self.hop)
-        self.windowed[:] = self.window.square()
-        self.envelope = self.added()[:1].clone()
-
-    @property
-    def windowed(self) -> Tensor:
-        """What of ``frames`` a frame fills."""
-        return self.frames.flatten(2)[..., : self.n_fft]
-
-    def added(self) -> Tensor:
-        """The frames, each a hop later than the last, added up in their order; without the centred half frames."""
-        self.total.zero_()
-        hops = self.frames.shape[2]
-        for piece in reversed(range(hops)):
-            self.total[:, piece : piece + self.times] += self.frames[:, :, piece]
-        start = self.n_fft // 2
-        return self.total.flatten(1)[:, start : start + self.hop * (self.times - 1)]
-
-
 class Stft:
-    """The transform of one model. Tensors are float32; what is returned is good until the next call."""
+    """The transform of one model. Tensors are float32. What a method returns is valid until the next call."""
 
     def __init__(self, n_fft: int, hop: int, bins: int, device: torch.device) -> None:
-        """``n_fft``, ``hop``: frames. ``bins``: how many of the lowest ones the network sees."""
+        """``n_fft``, ``hop``: frames. ``bins``: how many of the lowest bins the network takes."""
         self._n_fft, self._hop, self._bins = n_fft, hop, bins
         self._window = torch.hann_window(n_fft, periodic=True).to(device)
-        self._kept: _Room | None = None
+        self._shape: tuple[int, int] | None = None
 
     def forward(self, waves: Tensor) -> Tensor:
-        """``(batch, channels, frames)`` to ``(batch, channels * 2, bins, times)``, real and imaginary by turns."""
+        """Transform ``(batch, channels, frames)`` to ``(batch, channels * 2, bins, times)``.
+
+        Real and imaginary parts alternate along the second axis.
+        """
         batch, channels, frames = waves.shape
-        room = self._room(batch * channels, 1 + frames // self._hop)
-        _reflect(waves.reshape(-1, frames), room.padded, self._n_fft // 2)
-        torch.mul(room.padded.unfold(1, self._n_fft, self._hop), self._window, out=room.inverted)
-        torch.fft.rfft(room.inverted, out=room.whole)
-        seen = room.whole[..., : self._bins].transpose(1, 2)
-        room.parts[:, 0], room.parts[:, 1] = seen.real, seen.imag
-        room.parts[:, :, :MUTED_BINS] = 0.0
-        return room.parts.view(batch, channels * 2, self._bins, room.times)
+        rows, times = batch * channels, 1 + frames // self._hop
+        self._allocate(rows, times)
+        # Reflect the ends by half a transform.
+        waves, half = waves.reshape(-1, frames), self._n_fft // 2
+        self._padded[:, half : half + frames] = waves
+        self._padded[:, :half] = waves[:, 1 : half + 1].flip(1)
+        self._padded[:, half + frames :] = waves[:, -half - 1 : -1].flip(1)
+        torch.mul(self._padded.unfold(1, self._n_fft, self._hop), self._window, out=self._windowed)
+        torch.fft.rfft(self._windowed, out=self._spectrum)
+        visible = self._spectrum[..., : self._bins].transpose(1, 2)
+        self._parts[:, 0], self._parts[:, 1] = visible.real, visible.imag
+        self._parts[:, :, :MUTED_BINS] = 0.0
+        return self._parts.view(batch, channels * 2, self._bins, times)
 
     def inverse(self, spectra: Tensor) -> Tensor:
-        """``(batch, channels * 2, bins, times)`` to ``(batch, channels, frames)``."""
+        """Transform ``(batch, channels * 2, bins, times)`` to ``(batch, channels, frames)``."""
         batch, parts, bins, times = spectra.shape
-        room = self._room(batch * parts // 2, times)
-        given = spectra.reshape(room.rows, 2, bins, times).transpose(2, 3)
-        seen = room.spectrum[..., :bins]
-        seen.real[:], seen.imag[:] = given[:, 0], given[:, 1]
-        torch.fft.irfft(room.spectrum, n=self._n_fft, out=room.inverted)
-        torch.mul(room.inverted, self._window, out=room.windowed)
-        return (room.added() / room.envelope).view(batch, parts // 2, -1)
+        rows = batch * parts // 2
+        self._allocate(rows, times)
+        pairs = spectra.reshape(rows, 2, bins, times).transpose(2, 3)
+        visible = self._network_spectrum[..., :bins]
+        visible.real[:], visible.imag[:] = pairs[:, 0], pairs[:, 1]
+        torch.fft.irfft(self._network_spectrum, n=self._n_fft, out=self._windowed)
+        torch.mul(self._windowed, self._window, out=self._frames.flatten(2)[..., : self._n_fft])
+        return (self._overlap_add() / self._envelope).view(batch, parts // 2, -1)
 
-    def _room(self, rows: int, times: int) -> _Room:
-        """The buffers for so many rows. There is one set of them: where memory has run out and batches become smaller,
-        those of the larger ones must not stay."""
-        if self._kept is None or (self._kept.rows, self._kept.times) != (rows, times):
-            self._kept = None  # or both would have to fit
-            self._kept = _Room(rows, times, self._n_fft, self._hop, self._bins, self._window)
-        return self._kept
+    def _allocate(self, rows: int, times: int) -> None:
+        """Allocate the buffers for ``rows`` channels of ``times`` frames, unless they have these sizes already.
 
+        There is one set of buffers: after memory has run out and batches have become smaller, the buffers of the larger
+        batches must be freed. The old set is freed first, because both sets may not fit.
+        """
+        if self._shape == (rows, times):
+            return
+        empty = self._window.new_zeros(0)
+        self._padded = self._frames = self._network_spectrum = self._spectrum = empty
+        self._parts = self._windowed = self._sum = self._envelope = empty
+        self._shape = None
+        zeros, n_fft = self._window.new_zeros, self._n_fft
+        hops = -(-n_fft // self._hop)
+        self._padded = zeros(rows, n_fft + self._hop * (times - 1))
+        #: Each frame of the inverse transform, in a whole number of hops.
+        self._frames = zeros(rows, times, hops, self._hop)
+        #: The network's output. Bins that the network does not have stay zero.
+        self._network_spectrum = torch.view_as_complex(zeros(rows, times, n_fft // 2 + 1, 2))
+        self._spectrum = torch.view_as_complex(zeros(rows, times, n_fft // 2 + 1, 2))
+        self._parts = zeros(rows, 2, self._bins, times)
+        self._windowed = zeros(rows, times, n_fft)
+        self._sum = zeros(rows, times + hops - 1, self._hop)
+        self._frames.flatten(2)[..., :n_fft] = self._window.square()
+        self._envelope = self._overlap_add()[:1].clone()
+        self._shape = rows, times
 
-def _reflect(rows: Tensor, padded: Tensor, size: int) -> None:
-    """Put ``rows`` into the middle of ``padded``, their ends mirrored ``size`` frames far."""
-    end = padded.shape[1] - size
-    padded[:, size:end] = rows
-    padded[:, :size] = rows[:, 1 : size + 1].flip(1)
-    padded[:, end:] = rows[:, -size - 1 : -1].flip(1)
+    def _overlap_add(self) -> Tensor:
+        """Add the frames up in order, each one hop later than the previous one; return the sum without the padding."""
+        times, hops = self._frames.shape[1:3]
+        self._sum.zero_()
+        for piece in reversed(range(hops)):
+            self._sum[:, piece : piece + times] += self._frames[:, :, piece]
+        start = self._n_fft // 2
+        return self._sum.flatten(1)[:, start : start + self._hop * (times - 1)]

@@ -1,4 +1,4 @@
-"""Several stems of the same name, in files, to the blocks of one."""
+"""Combination of several files with stems of the same name into the blocks of one stem."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from processor.separation.ensemble.waveform_combiners import Stack
 #: Frames of each stem that are in memory at once: whole hops of the transform.
 BLOCK_FRAMES = 64 * stft_combiners.HOP
 
-_WAVES: Mapping[Algorithm, Callable[[Stack, Sequence[float]], Stack]] = {
+_WAVEFORM_COMBINERS: Mapping[Algorithm, Callable[[Stack, Sequence[float]], Stack]] = {
     Algorithm.AVG_WAVE: waveform_combiners.average,
     Algorithm.MEDIAN_WAVE: waveform_combiners.median,
     Algorithm.MIN_WAVE: waveform_combiners.smallest,
     Algorithm.MAX_WAVE: waveform_combiners.largest,
 }
-_SPECTRA: Mapping[Algorithm, stft_combiners.Combine] = {
+_STFT_COMBINERS: Mapping[Algorithm, stft_combiners.Combine] = {
     Algorithm.AVG_FFT: waveform_combiners.average,
     Algorithm.MEDIAN_FFT: stft_combiners.median_of_parts,
     Algorithm.MIN_FFT: waveform_combiners.smallest,
@@ -34,10 +34,10 @@ _SPECTRA: Mapping[Algorithm, stft_combiners.Combine] = {
 
 
 def combine_stems(algorithm: Algorithm, stems: Sequence[Path], weights: Sequence[float] | None) -> Iterator[Samples]:
-    """The blocks ``(frames, channels)``, float32, of what comes of ``stems``: float WAVs of the same shape.
+    """Return the blocks ``(frames, channels)``, float32, of the combined ``stems``: float WAVs of the same shape.
 
-    A single one stays as it is. Weights that are not as many as the stems do not count: all count the same then, which
-    is what audio-separator makes of a stem that not all models have.
+    A single stem is returned unchanged. Weights are ignored if their number is not that of the stems: all stems then
+    have equal weight, as audio-separator treats a stem that not all models have.
     """
     if len(stems) == 1:
         return read_blocks(stems[0])
@@ -46,13 +46,13 @@ def combine_stems(algorithm: Algorithm, stems: Sequence[Path], weights: Sequence
     if algorithm is Algorithm.ENSEMBLE_WAV:
         choice = waveform_combiners.quietest([read_blocks(stem) for stem in stems])
         return (waveform_combiners.select_samples(stack, choice) for stack in _stacks(stems))
-    if algorithm in _WAVES:
-        return (_WAVES[algorithm](stack, weights) for stack in _stacks(stems))
-    return stft_combiners.combine_spectra(_stacks(stems), _SPECTRA[algorithm], weights)
+    if algorithm in _WAVEFORM_COMBINERS:
+        return (_WAVEFORM_COMBINERS[algorithm](stack, weights) for stack in _stacks(stems))
+    return stft_combiners.combine_spectra(_stacks(stems), _STFT_COMBINERS[algorithm], weights)
 
 
 def _stacks(stems: Sequence[Path]) -> Iterator[Stack]:
-    """The stems' blocks side by side, ``(stems, frames, channels)``."""
+    """Yield the stems' blocks, stacked to ``(stems, frames, channels)``."""
     with ExitStack() as stack:
         files = [stack.enter_context(soundfile.SoundFile(stem)) for stem in stems]
         while len((blocks := [file.read(BLOCK_FRAMES, dtype="float32", always_2d=True) for file in files])[0]):

@@ -1,6 +1,7 @@
-"""Algorithms that take the samples of several stems as they are, a block at a time.
+"""Algorithms that combine the samples of several stems, one block at a time.
 
-Formulas and the order of operations are those of audio-separator's ``Ensembler``: the results are the same to the bit.
+The formulas and the order of operations are those of audio-separator's ``Ensembler``, so the results are the same bit
+for bit.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Stack = NDArray[Any]
 
 
 def average(stack: Stack, weights: Sequence[float]) -> Stack:
-    """The average, weighted: added up in single precision, in the stems' order."""
+    """Return the weighted average, added up in single precision, in the stems' order."""
     total = np.zeros_like(stack[0])
     for block, weight in zip(stack, np.array(weights), strict=True):
         total += block * weight
@@ -27,25 +28,29 @@ def average(stack: Stack, weights: Sequence[float]) -> Stack:
 
 
 def median(stack: Stack, _weights: Sequence[float]) -> Stack:
-    """The middle one, or the mean of the two in the middle."""
+    """Return the median: the middle value, or the mean of the two middle values."""
     middle: Stack = np.median(stack, axis=0)
     return middle
 
 
 def smallest(stack: Stack, _weights: Sequence[float]) -> Stack:
-    """What is nearest to zero; of several, the first."""
-    return _taken(stack, np.argmin(np.abs(stack), axis=0))
+    """Return the values of the smallest magnitude; of several, the first."""
+    indices = np.argmin(np.abs(stack), axis=0)
+    values: Stack = np.take_along_axis(stack, indices[np.newaxis], axis=0)[0]
+    return values
 
 
 def largest(stack: Stack, _weights: Sequence[float]) -> Stack:
-    """What is farthest from zero; of several, the first."""
-    return _taken(stack, np.argmax(np.abs(stack), axis=0))
+    """Return the values of the largest magnitude; of several, the first."""
+    indices = np.argmax(np.abs(stack), axis=0)
+    values: Stack = np.take_along_axis(stack, indices[np.newaxis], axis=0)[0]
+    return values
 
 
 def quietest(stems: Sequence[Iterable[Samples]]) -> NDArray[np.intp]:
-    """Of each channel, which stem has the smallest mean magnitude.
+    """Return the index of the stem with the smallest mean magnitude, for each channel.
 
-    audio-separator means to choose anew for each 240th part of a song, but divides the channels instead of the frames.
+    audio-separator intends a new choice for every 240th of a song, but divides the channels instead of the frames.
     """
     sums = [sum(np.abs(block).sum(axis=0, dtype=np.float64) for block in blocks) for blocks in stems]
     choice: NDArray[np.intp] = np.argmin(np.stack(sums), axis=0)
@@ -53,10 +58,5 @@ def quietest(stems: Sequence[Iterable[Samples]]) -> NDArray[np.intp]:
 
 
 def select_samples(stack: Stack, stems: NDArray[np.intp]) -> Stack:
-    """Each channel ``(stems, frames, channels)`` from the stem that was chosen for it."""
+    """Return ``(frames, channels)``: each channel of ``(stems, frames, channels)`` from the stem chosen for it."""
     return np.stack([stack[stem, :, channel] for channel, stem in enumerate(stems)], axis=1)
-
-
-def _taken(stack: Stack, indices: NDArray[np.intp]) -> Stack:
-    taken: Stack = np.take_along_axis(stack, indices[np.newaxis], axis=0)[0]
-    return taken

@@ -1,1 +1,1 @@
-"""How networks run: sessions, precision, compilation, copies to and from the device."""
+"""Execution of networks: ONNX Runtime sessions, precision, compilers, batches and transfers to the device."""

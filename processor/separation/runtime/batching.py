@@ -1,8 +1,8 @@
-"""Segments in batches of one size, on their way to a device.
+"""Batches of equal size on their way to a device.
 
-Where a device is given several segments at a time, every batch has as many: cuDNN looks for the fastest algorithm at
-each new shape, and compiled networks are made anew for it. What is missing in the last batch is silence, and what the
-network makes of that is dropped.
+Where a device takes several segments at a time, every batch has the same size: cuDNN searches for the fastest algorithm
+for each new shape, and compiled networks are recompiled for it. Silence fills up the last batch, and the network's
+output for it is dropped.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from torch import Tensor
 
 from processor.separation.runtime.device_transfer import DeviceTransfer
 
-Sent = tuple[int, Callable[[], Tensor]]
-"""How many items of a batch are meant, and what gives the batch on the device; see ``DeviceTransfer.send``."""
+UploadedBatch = tuple[int, Callable[[], Tensor]]
+"""The number of items in a batch, and a callable that returns it on the device (see ``DeviceTransfer.upload``)."""
 
 
-def batches(items: Iterable[NDArray[Any]], size: int, lane: DeviceTransfer) -> Iterator[Sent]:
-    """Arrays of one shape, sent as float32 tensors ``(size, *shape)``. An item has to be good until the next one is
-    asked for, and no longer."""
+def upload_batches(items: Iterable[NDArray[Any]], size: int, transfer: DeviceTransfer) -> Iterator[UploadedBatch]:
+    """Upload arrays of one shape as float32 tensors ``(size, *shape)``.
+
+    Each item must be valid until the next one is requested, and no longer.
+    """
     remaining = iter(items)
     for first in remaining:
-        batch = lane.room(size, *first.shape)
+        batch = transfer.host_buffer(size, *first.shape)
         count = 0
         for count, item in enumerate(chain([first], islice(remaining, size - 1)), 1):
             batch[count - 1] = torch.from_numpy(item)
         batch[count:] = 0.0
-        yield count, lane.send(batch)
+        yield count, transfer.upload(batch)

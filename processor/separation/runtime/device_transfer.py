@@ -1,128 +1,120 @@
-"""The way of batches to a device and of blocks back, while the device works on others.
+"""Transfers of batches to a device and of blocks back, in parallel with the device's work.
 
-On CUDA the thread that runs a network waits inside it (``torch.istft`` reads back whether its windows add up to
-anything), and what it would do next, read and write files, would be time in which the device has nothing to do. So
-networks have a thread of their own, one batch ahead of the files; the copies each way have a stream, and page-locked
-memory.
+On CUDA, the thread that runs a network blocks inside it: ``torch.istft`` reads back whether the sum of its windows is
+nonzero. If that thread also read and wrote files, the device would be idle meanwhile. So the network runs in a worker
+thread, one batch ahead of the file I/O. Copies in each direction have their own CUDA stream and use page-locked memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Fetched = Callable[[], NDArray[np.float32]]
-"""Waits for a block, and gives it."""
+Download = Callable[[], NDArray[np.float32]]
+"""Waits for a block to arrive in main memory and returns it."""
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 
-class DeviceTransfer(Protocol):
-    """The way to one device. ``send`` and what ``fetch`` returns are for the thread of the files, ``fetch`` and what
-    ``send`` returns for the one of the networks, inside ``map``."""
+class DeviceTransfer:
+    """Synchronous transfers, for a CPU, whose cores the network uses all, and for devices without CUDA.
 
-    def room(self, *shape: int) -> Tensor:
-        """Main memory for a batch, float32."""
+    The thread of the file I/O calls ``host_buffer``, ``upload`` and the result of ``download``. Inside ``map``, the
+    thread of the network calls ``download`` and the result of ``upload``.
+    """
 
-    def send(self, batch: Tensor) -> Callable[[], Tensor]:
-        """Send what ``room`` gave; what is returned gives the batch on the device."""
-
-    def fetch(self, block: Tensor) -> Fetched:
-        """Fetch a block; what is returned waits for it."""
-
-    def map(self, work: Callable[[A], B], items: Iterable[A]) -> Generator[B, None, None]:
-        """``work`` on each item, in order. Raises what either raises. Once it is closed, nothing is under way."""
-
-
-def transfer_to(device: torch.device) -> DeviceTransfer:
-    """The lane that suits the device."""
-    return CudaTransfer(device) if device.type == "cuda" else DirectTransfer(device)
-
-
-class DirectTransfer:
-    """One thing after the other: to a CPU, whose cores the network has all."""
+    #: Whether ``host_buffer`` allocates page-locked memory.
+    _pin_memory = False
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def room(self, *shape: int) -> Tensor:
-        return torch.empty(shape)
+    def host_buffer(self, *shape: int) -> Tensor:
+        """Allocate main memory for a batch, float32, uninitialised."""
+        return torch.empty(shape, pin_memory=self._pin_memory)
 
-    def send(self, batch: Tensor) -> Callable[[], Tensor]:
+    def upload(self, batch: Tensor) -> Callable[[], Tensor]:
+        """Start the upload of a ``host_buffer``. The result returns the batch on the device."""
         return lambda: batch.to(self._device)
 
-    def fetch(self, block: Tensor) -> Fetched:
-        fetched: NDArray[np.float32] = block.cpu().numpy()
-        return lambda: fetched
+    def download(self, block: Tensor) -> Download:
+        """Start the download of a block. The result waits for it."""
+        host: NDArray[np.float32] = block.cpu().numpy()
+        return lambda: host
 
     def map(self, work: Callable[[A], B], items: Iterable[A]) -> Generator[B, None, None]:
+        """Yield ``work(item)`` for each item, in order. Raises what either raises. ``close`` waits for running work."""
         for item in items:
             yield work(item)
 
 
-class CudaTransfer:
-    """To a CUDA device: nothing waits for a copy but who needs what is copied.
+class CudaTransfer(DeviceTransfer):
+    """Asynchronous transfers: only a thread that needs the copied data waits for the copy.
 
-    Page-locked memory comes from torch's allocator, which keeps it and knows which copies are under way.
+    Page-locked memory comes from torch's allocator, which reuses it and tracks the copies in progress.
     """
 
+    _pin_memory = True
+
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._up, self._down = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
+        super().__init__(device)
+        self._uploads, self._downloads = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
 
-    def room(self, *shape: int) -> Tensor:
-        return torch.empty(shape, pin_memory=True)
+    def upload(self, batch: Tensor) -> Callable[[], Tensor]:
+        with torch.cuda.stream(self._uploads):
+            uploaded = batch.to(self._device, non_blocking=True)
+        complete = self._uploads.record_event()
 
-    def send(self, batch: Tensor) -> Callable[[], Tensor]:
-        with torch.cuda.stream(self._up):
-            sent = batch.to(self._device, non_blocking=True)
-        complete = self._up.record_event()
-
-        def arrived() -> Tensor:
+        def wait() -> Tensor:
             computing = torch.cuda.current_stream(self._device)
             computing.wait_event(complete)
-            sent.record_stream(computing)
-            return sent
+            uploaded.record_stream(computing)
+            return uploaded
 
-        return arrived
+        return wait
 
-    def fetch(self, block: Tensor) -> Fetched:
-        self._down.wait_stream(torch.cuda.current_stream(self._device))
-        host = torch.empty(block.shape, pin_memory=True)
-        with torch.cuda.stream(self._down):
+    def download(self, block: Tensor) -> Download:
+        self._downloads.wait_stream(torch.cuda.current_stream(self._device))
+        host = self.host_buffer(*block.shape)
+        with torch.cuda.stream(self._downloads):
             host.copy_(block, non_blocking=True)
-        block.record_stream(self._down)
-        complete = self._down.record_event()
+        block.record_stream(self._downloads)
+        complete = self._downloads.record_event()
 
-        def fetched() -> NDArray[np.float32]:
+        def wait() -> NDArray[np.float32]:
             complete.synchronize()
             samples: NDArray[np.float32] = host.numpy()
             return samples
 
-        return fetched
+        return wait
 
     def map(self, work: Callable[[A], B], items: Iterable[A]) -> Generator[B, None, None]:
-        return one_ahead(work, items)
+        return pipelined(work, items)
 
 
-def one_ahead(work: Callable[[A], B], items: Iterable[A]) -> Generator[B, None, None]:
-    """``map`` in a thread, which works on the next item while its caller has the result of the last one."""
+def transfer_for(device: torch.device) -> DeviceTransfer:
+    """Return the transfer that suits the device."""
+    return CudaTransfer(device) if device.type == "cuda" else DeviceTransfer(device)
+
+
+def pipelined(work: Callable[[A], B], items: Iterable[A]) -> Generator[B, None, None]:
+    """``DeviceTransfer.map`` in a worker thread, which works on the next item while the caller uses the last result."""
     worker = ThreadPoolExecutor(1, "network")
     try:
-        before: Future[Any] | None = None
+        previous: Future[Any] | None = None
         for item in items:
-            after = worker.submit(work, item)
-            if before is not None:
-                yield before.result()
-            before = after
-        if before is not None:
-            yield before.result()
+            current = worker.submit(work, item)
+            if previous is not None:
+                yield previous.result()
+            previous = current
+        if previous is not None:
+            yield previous.result()
     finally:
         worker.shutdown(cancel_futures=True)

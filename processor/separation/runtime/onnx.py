@@ -1,4 +1,4 @@
-"""How ONNX Runtime's sessions are made, which the library makes: with our options."""
+"""Configuration of the ONNX Runtime sessions that audio-separator creates."""
 
 from __future__ import annotations
 
@@ -24,57 +24,59 @@ _NO_TENSORRT = (
 
 
 def require_tensorrt(options: DeviceOptions) -> None:
-    """Raise InfrastructureError (``device_unavailable``) if it is wanted, and this ONNX Runtime is not built for it."""
+    """Raise InfrastructureError (``device_unavailable``) if TensorRT is wanted and this ONNX Runtime lacks it."""
     if options.tensorrt and TENSORRT not in onnxruntime.get_available_providers():
         raise InfrastructureError(_NO_TENSORRT, code=ErrorCode.DEVICE_UNAVAILABLE)
 
 
 @contextmanager
-def sessions(options: DeviceOptions) -> Iterator[None]:
-    """While it lasts, ONNX Runtime's sessions are made such that they keep to our cores and sleep while they wait, and
-    that a GPU is used as the options say.
+def configured_sessions(options: DeviceOptions) -> Iterator[None]:
+    """Patch ONNX Runtime so that new sessions respect the limit of threads, sleep while they wait, and use a GPU as
+    the options ask.
 
-    Where TensorRT is wanted and cannot be loaded, InfrastructureError (``device_unavailable``) is raised.
+    Creating a session raises InfrastructureError (``device_unavailable``) where TensorRT is wanted and cannot be
+    loaded.
     """
-    stock_options, stock_session = onnxruntime.SessionOptions, onnxruntime.InferenceSession
+    upstream_options, upstream_session = onnxruntime.SessionOptions, onnxruntime.InferenceSession
 
     def session_options() -> Any:
-        made = stock_options()
-        # Left to itself it counts the machine's cores, of which a container may have few, and ties a thread to each.
-        made.intra_op_num_threads = threads()
-        made.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        return made
+        created = upstream_options()
+        # The default is one thread per core of the machine, pinned to it; a container may have fewer cores.
+        created.intra_op_num_threads = threads()
+        created.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return created
 
     def session(path: str, *args: Any, providers: Sequence[str], **others: Any) -> Any:
-        made = stock_session(path, *args, providers=configured_session(providers, options, Path(path)), **others)
-        if options.tensorrt and CUDA in providers and made.get_providers()[0] != TENSORRT:
+        configured = configured_providers(providers, options, Path(path))
+        created = upstream_session(path, *args, providers=configured, **others)
+        if options.tensorrt and CUDA in providers and created.get_providers()[0] != TENSORRT:
             raise InfrastructureError(_NO_TENSORRT, code=ErrorCode.DEVICE_UNAVAILABLE)
-        return made
+        return created
 
     onnxruntime.SessionOptions, onnxruntime.InferenceSession = session_options, session
     try:
         yield
     finally:
-        onnxruntime.SessionOptions, onnxruntime.InferenceSession = stock_options, stock_session
+        onnxruntime.SessionOptions, onnxruntime.InferenceSession = upstream_options, upstream_session
 
 
-def configured_session(providers: Sequence[str], options: DeviceOptions, model: Path) -> list[Any]:
-    """The library's choice of providers, with options for those on a GPU."""
-    chosen: list[Any] = []
+def configured_providers(providers: Sequence[str], options: DeviceOptions, model: Path) -> list[Any]:
+    """Return audio-separator's choice of providers, with options for those on a GPU."""
+    configured: list[Any] = []
     for provider in providers:
-        if provider == CUDA and options.tensorrt:
-            chosen.append((TENSORRT, _tensorrt(options, model)))
-        chosen.append((CUDA, _cuda(options)) if provider == CUDA else provider)
-    return chosen
+        if provider != CUDA:
+            configured.append(provider)
+            continue
+        if options.tensorrt:
+            configured.append((TENSORRT, _tensorrt_options(options, model)))
+        exact = options.precision in (Precision.AUTO, Precision.FP32)
+        # The default strategy allocates the next power of two of memory, which torch would lack.
+        cuda = {"use_tf32": "0" if exact else "1", "arena_extend_strategy": "kSameAsRequested"}
+        configured.append((CUDA, cuda))
+    return configured
 
 
-def _cuda(options: DeviceOptions) -> dict[str, str]:
-    exact = options.precision in (Precision.AUTO, Precision.FP32)
-    # By default it takes the next power of two of memory, all of which torch would lack.
-    return {"use_tf32": "0" if exact else "1", "arena_extend_strategy": "kSameAsRequested"}
-
-
-def _tensorrt(options: DeviceOptions, model: Path) -> dict[str, str]:
+def _tensorrt_options(options: DeviceOptions, model: Path) -> dict[str, str]:
     flags = {
         "trt_fp16_enable": options.precision is Precision.FP16,
         "trt_bf16_enable": options.precision is Precision.BF16,
@@ -83,7 +85,7 @@ def _tensorrt(options: DeviceOptions, model: Path) -> dict[str, str]:
     }
     chosen = {name: str(flag) for name, flag in flags.items()}
     if options.engines is not None:
-        # It tells models apart by their names and layers, and not by their weights.
+        # TensorRT distinguishes models by their names and layers, not by their weights: one folder per weights file.
         with model.open("rb") as file:
             folder = options.engines / hashlib.file_digest(file, "sha256").hexdigest()
         folder.mkdir(parents=True, exist_ok=True)

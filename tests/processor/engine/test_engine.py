@@ -1,4 +1,4 @@
-"""The engine gives audio-separator's own stems, at the song's level, or says why not."""
+"""The engine writes audio-separator's own stems at the song's level, or reports an error."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from demo.song import Song, render_song
 from pipeline.errors import ErrorCode, ErrorKind
 from processor.audio.decode import Mixture
 from processor.ipc import Stem
-from tests.processor.separation import upstream as experiments
-from tests.processor.separation.upstream import Refusal, Stems, read
+from tests.processor.separation import upstream_calls as calls
+from tests.processor.separation.upstream_calls import Refusal, Stems, read
 from tests.processor.source_files import RATE, decoded, noise, write_pcm
 
 pytestmark = pytest.mark.slow
@@ -31,24 +31,24 @@ BOTH = {"vocals", "instrumental"}
 
 
 @dataclass
-class Lab:
-    """The demo model's engine, in a process of its own."""
+class Harness:
+    """The engine with the demo model, in a separate process."""
 
-    library: ProcessPoolExecutor
+    upstream_process: ProcessPoolExecutor
     model_dir: Path
     scratch: Path
     folder: Path
 
-    def call(self, experiment: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        return self.library.submit(experiment, *args, **options).result(90)
+    def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        return self.upstream_process.submit(function, *args, **options).result(90)
 
     def mixture(self, name: str, samples: np.ndarray) -> Mixture:
-        """``samples``: ``(channels, frames)``."""
+        """Decode a file with ``samples``, ``(channels, frames)``."""
         return decoded(write_pcm(self.folder / f"{name}.wav", samples, subtype="FLOAT")).mixture
 
     def run(self, mixture: Mixture, **options: Any) -> tuple[tuple[Stem, ...] | Refusal, list[float]]:
         outcome: tuple[tuple[Stem, ...] | Refusal, list[float]] = self.call(
-            experiments.run, self.model_dir, self.scratch, mixture, self.folder, **options
+            calls.run, self.model_dir, self.scratch, mixture, self.folder, **options
         )
         return outcome
 
@@ -67,8 +67,8 @@ class Lab:
 
 
 @pytest.fixture
-def lab(library: ProcessPoolExecutor, model_dir: Path, scratch: Path, tmp_path: Path) -> Lab:
-    return Lab(library, model_dir, scratch, tmp_path)
+def harness(upstream_process: ProcessPoolExecutor, model_dir: Path, scratch: Path, tmp_path: Path) -> Harness:
+    return Harness(upstream_process, model_dir, scratch, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -76,25 +76,25 @@ def song() -> Song:
     return render_song(seconds=8)
 
 
-def test_the_stems_are_the_librarys_own_bit_for_bit(lab: Lab, song: Song) -> None:
+def test_stems_equal_upstream_bit_for_bit(harness: Harness, song: Song) -> None:
     samples = song.mixture / np.max(np.abs(song.mixture))
-    mixture = lab.mixture("song", samples)
+    mixture = harness.mixture("song", samples)
     assert mixture.peak == 1.0
 
-    stock: Stems = lab.call(experiments.stock_stems, lab.model_dir, mixture.path, lab.scratch)
-    ours = lab.samples(mixture)
+    upstream: Stems = harness.call(calls.upstream_stems, harness.model_dir, mixture.path, harness.scratch)
+    ours = harness.samples(mixture)
 
-    assert ours.keys() == stock.keys() == BOTH
+    assert ours.keys() == upstream.keys() == BOTH
     for name in BOTH:
-        np.testing.assert_array_equal(ours[name], stock[name])
+        np.testing.assert_array_equal(ours[name], upstream[name])
 
 
-def test_the_quality_does_not_depend_on_the_level(lab: Lab, song: Song) -> None:
-    """As it does in the library, whose stems only fit together where the mixture's peak is 1."""
+def test_quality_does_not_depend_on_the_level(harness: Harness, song: Song) -> None:
+    """Unlike audio-separator, whose stems are consistent only where the mixture's peak is 1."""
 
     def gains(peak: float) -> dict[str, float]:
         scale = np.float32(peak / np.max(np.abs(song.mixture)))
-        stems = lab.samples(lab.mixture(f"song at {peak}", song.mixture * scale))
+        stems = harness.samples(harness.mixture(f"song at {peak}", song.mixture * scale))
         return {
             name: sdr_db(truth, stems[name] / scale) - sdr_db(truth, song.mixture)
             for name, truth in (("vocals", song.vocals), ("instrumental", song.instrumental))
@@ -106,28 +106,28 @@ def test_the_quality_does_not_depend_on_the_level(lab: Lab, song: Song) -> None:
         assert gains(peak) == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_stems_sum_to_the_mixture(lab: Lab, song: Song) -> None:
-    ours = lab.samples(lab.mixture("song", song.mixture))
+def test_stems_sum_to_the_mixture(harness: Harness, song: Song) -> None:
+    ours = harness.samples(harness.mixture("song", song.mixture))
     np.testing.assert_allclose(ours["vocals"] + ours["instrumental"], song.mixture, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("frames", [1, 4410, RATE + 1])
-def test_every_stem_is_as_long_as_the_song(lab: Lab, frames: int) -> None:
-    stems = lab.stems(lab.mixture("song", noise(2.0)[:, :frames]))
+def test_stems_are_as_long_as_the_song(harness: Harness, frames: int) -> None:
+    stems = harness.stems(harness.mixture("song", noise(2.0)[:, :frames]))
     for stem in stems:
         assert soundfile.info(stem.path).frames == stem.frames == frames
         assert (stem.sample_rate, stem.channels) == (RATE, 2)
     assert {stem.name for stem in stems} == BOTH
 
 
-def test_silence_has_silent_stems(lab: Lab) -> None:
-    for stem in lab.stems(lab.mixture("song", np.zeros((2, RATE), np.float32))):
+def test_silence_has_silent_stems(harness: Harness) -> None:
+    for stem in harness.stems(harness.mixture("song", np.zeros((2, RATE), np.float32))):
         assert stem.peak == 0.0
         assert not read(stem).any()
 
 
-def test_the_same_song_gives_the_same_bytes(lab: Lab) -> None:
-    first, second = (lab.stems(lab.mixture(name, noise(3.0))) for name in ("first", "second"))
+def test_results_are_reproducible(harness: Harness) -> None:
+    first, second = (harness.stems(harness.mixture(name, noise(3.0))) for name in ("first", "second"))
     assert [stem.sha256 for stem in first] == [stem.sha256 for stem in second]
     for stem in second:
         content = stem.path.read_bytes()
@@ -136,14 +136,14 @@ def test_the_same_song_gives_the_same_bytes(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("wanted", [("vocals",), ("instrumental", "vocals"), ("vocals", "vocals")])
-def test_the_stems_that_are_asked_for_are_written(lab: Lab, wanted: tuple[str, ...]) -> None:
-    stems = lab.stems(lab.mixture("song", noise(1.0)), stems=wanted)
+def test_only_requested_stems_are_written(harness: Harness, wanted: tuple[str, ...]) -> None:
+    stems = harness.stems(harness.mixture("song", noise(1.0)), stems=wanted)
     assert [stem.name for stem in stems] == list(dict.fromkeys(wanted))
-    assert {path.stem for path in lab.folder.glob("*.wav")} == {"song", *wanted}
+    assert {path.stem for path in harness.folder.glob("*.wav")} == {"song", *wanted}
 
 
-def test_a_stem_that_the_model_lacks_is_told_before_the_work(lab: Lab) -> None:
-    refusal, progress = lab.run(lab.mixture("song", noise(1.0)), stems=("vocals", "drums", "bass"))
+def test_unknown_stem_is_rejected_before_separation(harness: Harness) -> None:
+    refusal, progress = harness.run(harness.mixture("song", noise(1.0)), stems=("vocals", "drums", "bass"))
     assert refusal == Refusal(
         ErrorKind.PERMANENT,
         ErrorCode.STEM_UNKNOWN,
@@ -152,41 +152,41 @@ def test_a_stem_that_the_model_lacks_is_told_before_the_work(lab: Lab) -> None:
     assert progress == []
 
 
-def test_progress_goes_from_0_to_1(lab: Lab) -> None:
-    _, progress = lab.run(lab.mixture("song", noise(12.0)))
+def test_progress_goes_from_0_to_1(harness: Harness) -> None:
+    _, progress = harness.run(harness.mixture("song", noise(12.0)))
     assert progress == sorted(set(progress))
     assert (progress[0], progress[-1]) == (0.0, 1.0)
     assert len(progress) > 3
 
 
-def test_a_cancel_leaves_nothing_behind(lab: Lab) -> None:
-    mixture = lab.mixture("song", noise(12.0))
-    expected = [stem.sha256 for stem in lab.stems(mixture)]
+def test_cancellation_leaves_no_files(harness: Harness) -> None:
+    mixture = harness.mixture("song", noise(12.0))
+    expected = [stem.sha256 for stem in harness.stems(mixture)]
     for stem in BOTH:
-        (lab.folder / f"{stem}.wav").unlink()
+        (harness.folder / f"{stem}.wav").unlink()
 
-    refusal, progress = lab.run(mixture, cancel_at=0.5)
+    refusal, progress = harness.run(mixture, cancel_at=0.5)
 
     assert isinstance(refusal, Refusal)
     assert (refusal.kind, refusal.code) == (ErrorKind.CANCELLED, ErrorCode.SHUTTING_DOWN)
     assert 0.5 <= progress[-1] < 1.0
-    assert [path.name for path in lab.folder.glob("*.wav")] == ["song.wav"]
-    assert [stem.sha256 for stem in lab.stems(mixture)] == expected
+    assert [path.name for path in harness.folder.glob("*.wav")] == ["song.wav"]
+    assert [stem.sha256 for stem in harness.stems(mixture)] == expected
 
 
-def test_a_model_that_gives_no_numbers_is_a_failure(lab: Lab) -> None:
+def test_non_finite_output_of_a_model_is_an_error(harness: Harness) -> None:
     """An MDX model whose output is its input divided by zero."""
     ends = [onnx.helper.make_tensor_value_info(end, 1, ["batch", 4, 2048, 256]) for end in ("input", "output")]
     nodes = [onnx.helper.make_node("Sub", ["input", "input"], ["zero"])]
     nodes.append(onnx.helper.make_node("Div", ["input", "zero"], ["output"]))
     graph = onnx.helper.make_graph(nodes, "nan", ends[:1], ends[1:])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    model_dir = lab.folder / "models"
+    model_dir = harness.folder / "models"
     parameters = {"compensate": 1.0, "mdx_dim_f_set": 2048, "mdx_dim_t_set": 8, "mdx_n_fft_scale_set": 4096}
     install_mdx_model(model_dir, "nan.onnx", model.SerializeToString(), {**parameters, "primary_stem": "Vocals"})
 
-    refusal = lab.call(
-        experiments.run, model_dir, lab.scratch, lab.mixture("song", noise(1.0)), lab.folder, model="nan.onnx"
+    refusal = harness.call(
+        calls.run, model_dir, harness.scratch, harness.mixture("song", noise(1.0)), harness.folder, model="nan.onnx"
     )[0]
 
     assert refusal == Refusal(
@@ -199,12 +199,12 @@ def test_a_model_that_gives_no_numbers_is_a_failure(lab: Lab) -> None:
 # --- models ---
 
 
-def test_the_model_runs_where_the_result_says(lab: Lab) -> None:
-    assert lab.call(experiments.load, lab.model_dir, lab.scratch, DEMO_MODEL_NAME) == "cpu"
+def test_engine_reports_the_device(harness: Harness) -> None:
+    assert harness.call(calls.load, harness.model_dir, harness.scratch, DEMO_MODEL_NAME) == "cpu"
 
 
-def test_a_required_gpu_that_is_not_there_is_told(lab: Lab) -> None:
-    refusal = lab.call(experiments.load, lab.model_dir, lab.scratch, DEMO_MODEL_NAME, require_gpu=True)
+def test_missing_required_gpu_is_an_error(harness: Harness) -> None:
+    refusal = harness.call(calls.load, harness.model_dir, harness.scratch, DEMO_MODEL_NAME, require_gpu=True)
     assert (refusal.kind, refusal.code) == (ErrorKind.TRANSIENT, ErrorCode.DEVICE_UNAVAILABLE)
     assert refusal.message.startswith(
         f"a GPU is required (REQUIRE_GPU, PROCESSOR_DEVICES), but the model {DEMO_MODEL_NAME} would run on"
@@ -212,17 +212,17 @@ def test_a_required_gpu_that_is_not_there_is_told(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("name", ["no-such-model.onnx", "mdx_model_data.json"])
-def test_a_model_that_nobody_knows(lab: Lab, name: str) -> None:
-    mixture = lab.mixture("song", noise(0.2))
-    assert lab.refusal(mixture, model=name) == Refusal(
+def test_unknown_model_is_an_error(harness: Harness, name: str) -> None:
+    mixture = harness.mixture("song", noise(0.2))
+    assert harness.refusal(mixture, model=name) == Refusal(
         ErrorKind.PERMANENT, ErrorCode.MODEL_UNKNOWN, f"there is no model named {name}: no list of models has it"
     )
-    assert lab.stems(mixture)  # with the model that it has
+    assert harness.stems(mixture)  # the loaded model still works
 
 
-def test_a_damaged_model_is_told(lab: Lab) -> None:
+def test_damaged_model_is_an_error(harness: Harness) -> None:
     damaged = b"this is no protobuf" * 100
-    model_dir = lab.folder / "models"
+    model_dir = harness.folder / "models"
     install_mdx_model(
         model_dir,
         "damaged.onnx",
@@ -235,7 +235,7 @@ def test_a_damaged_model_is_told(lab: Lab) -> None:
             "mdx_n_fft_scale_set": 4096,
         },
     )
-    refusal = lab.call(experiments.load, model_dir, lab.scratch, "damaged.onnx")
+    refusal = harness.call(calls.load, model_dir, harness.scratch, "damaged.onnx")
     assert refusal == Refusal(
         ErrorKind.TRANSIENT,
         ErrorCode.MODEL_UNAVAILABLE,
@@ -244,13 +244,13 @@ def test_a_damaged_model_is_told(lab: Lab) -> None:
     )
 
 
-def test_a_model_whose_description_is_missing_is_told(lab: Lab) -> None:
-    """The file is not the one that was described, as when it was cut off while it was copied."""
-    model_dir = lab.folder / "models"
-    model = (lab.model_dir / DEMO_MODEL_NAME).read_bytes()
+def test_model_without_matching_metadata_is_an_error(harness: Harness) -> None:
+    """The file does not match its metadata, for example because it was truncated."""
+    model_dir = harness.folder / "models"
+    model = (harness.model_dir / DEMO_MODEL_NAME).read_bytes()
     install_mdx_model(model_dir, DEMO_MODEL_NAME, model, {"primary_stem": "Vocals"})
     (model_dir / DEMO_MODEL_NAME).write_bytes(model[:-100])
     assert model_hash(model[:-100]) not in (model_dir / "mdx_model_data.json").read_text()
-    refusal = lab.call(experiments.load, model_dir, lab.scratch, DEMO_MODEL_NAME)
+    refusal = harness.call(calls.load, model_dir, harness.scratch, DEMO_MODEL_NAME)
     assert refusal.code == ErrorCode.MODEL_UNAVAILABLE
     assert refusal.message.startswith(f"the model {DEMO_MODEL_NAME} cannot be loaded (ValueError): ")

@@ -1,4 +1,4 @@
-"""The pool of loaded models: who goes when another one comes, and that his memory goes with him."""
+"""The cache of loaded models: which model is evicted, and that its memory is freed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from pipeline.errors import ErrorCode, PermanentError, TransientError
-from processor.engine.model_cache import ModelPool
+from processor.engine.model_cache import ModelCache
 from processor.models import unknown_model
 from processor.separation.separator import OnProgress, ReducedSeparator, Separator, Write
 from processor.system.memory import DeviceMemory, MainMemory, main_memory, pool_limit
-from tests.processor.engine import several_models
-from tests.processor.engine.several_models import DEMUCS, MDX, MDXC
+from tests.processor.engine import model_calls
+from tests.processor.engine.model_calls import DEMUCS, MDX, MDXC
 from tests.processor.source_files import decoded, noise, write_pcm
 
 MIB = 1 << 20
@@ -27,7 +27,7 @@ SIZES = {"a": 10, "b": 20, "c": 30, "vast": 1000}
 
 
 class Model:
-    """Takes memory as long as it lives."""
+    """Takes memory while it exists."""
 
     device, stems = "nowhere", None
 
@@ -41,7 +41,7 @@ class Model:
     def only(self, wanted: Collection[str]) -> Separator:
         raise NotImplementedError
 
-    def lighter(self) -> ReducedSeparator | None:
+    def reduce_memory(self) -> ReducedSeparator | None:
         raise NotImplementedError
 
     def __del__(self) -> None:
@@ -49,14 +49,14 @@ class Model:
 
 
 class Device:
-    """Memory that models take, ``overhead`` times their files; ``measures`` if that can be seen."""
+    """Memory of which models take ``overhead`` times the size of their files. ``measures``: whether usage is known."""
 
     share = 60
 
     def __init__(self, *, overhead: int = 1, measures: bool = True) -> None:
         self.overhead, self.measures = overhead, measures
         self.taken = self.given_back = 0
-        self.most = 0
+        self.max_taken = 0
 
     def used(self) -> int | None:
         return self.taken if self.measures else None
@@ -68,136 +68,136 @@ class Device:
         if name == "damaged":
             raise PermanentError("it is damaged", code=ErrorCode.MODEL_UNAVAILABLE)
         model = Model(self, SIZES[name] * self.overhead)
-        self.most = max(self.most, self.taken)
+        self.max_taken = max(self.max_taken, self.taken)
         return model
 
     def fetch(self, name: str) -> int:
-        if name == "nobody":
+        if name == "unknown":
             raise unknown_model(name)
         return SIZES.get(name, 10)
 
-    def pool(self, limit: int | None = None, favourite: str | None = None) -> ModelPool:
-        return ModelPool(self.fetch, self.load, self, limit=limit, favourite=favourite)
+    def cache(self, limit: int | None = None, preferred: str | None = None) -> ModelCache:
+        return ModelCache(self.fetch, self.load, self, limit=limit, preferred=preferred)
 
 
-def asked_for(pool: ModelPool, *names: str) -> list[str]:
-    """What happens while these are asked for in turn."""
+def events_of(cache: ModelCache, *names: str) -> list[str]:
+    """Return the cache's log events while these models are requested in order."""
     with capture_logs() as lines:
         for name in names:
-            pool.get(name)
+            cache.get(name)
     return [f"{line['event'].removeprefix('model_')} {line['model']}" for line in lines]
 
 
-def test_a_model_that_is_loaded_is_there_at_once() -> None:
-    pool = Device().pool()
-    assert pool.get("a") is pool.get("a")
-    assert asked_for(pool, "b", "a", "b", "a") == ["loaded b"]
+def test_loaded_model_is_reused() -> None:
+    cache = Device().cache()
+    assert cache.get("a") is cache.get("a")
+    assert events_of(cache, "b", "a", "b", "a") == ["loaded b"]
 
 
-def test_the_one_that_was_asked_for_longest_ago_goes() -> None:
+def test_least_recently_used_model_is_evicted() -> None:
     device = Device()
-    pool = device.pool(limit=50)
-    assert asked_for(pool, "a", "b", "a") == ["loaded a", "loaded b"]
-    assert asked_for(pool, "c") == ["dropped b", "loaded c"]
-    assert asked_for(pool, "a", "b") == ["dropped c", "loaded b"]
+    cache = device.cache(limit=50)
+    assert events_of(cache, "a", "b", "a") == ["loaded a", "loaded b"]
+    assert events_of(cache, "c") == ["evicted b", "loaded c"]
+    assert events_of(cache, "a", "b") == ["evicted c", "loaded b"]
     assert (device.taken, device.given_back) == (30, 2)
 
 
-def test_no_more_go_than_must() -> None:
-    assert asked_for(Device().pool(limit=60), "a", "b", "c", "a", "b", "c") == ["loaded a", "loaded b", "loaded c"]
+def test_nothing_is_evicted_below_the_limit() -> None:
+    assert events_of(Device().cache(limit=60), "a", "b", "c", "a", "b", "c") == ["loaded a", "loaded b", "loaded c"]
 
 
-def test_room_is_made_before_the_next_one_comes() -> None:
-    """Or both would have to fit for a moment."""
+def test_eviction_precedes_loading() -> None:
+    """Otherwise both models would have to fit for a moment."""
     device = Device()
-    asked_for(device.pool(limit=30), "c", "b", "c", "b")
-    assert device.most == 30
+    events_of(device.cache(limit=30), "c", "b", "c", "b")
+    assert device.max_taken == 30
 
 
-def test_the_favourite_goes_last() -> None:
-    pool = Device().pool(limit=50, favourite="a")
-    assert asked_for(pool, "a", "b", "c") == ["loaded a", "loaded b", "dropped b", "loaded c"]
-    assert asked_for(pool, "vast") == ["dropped c", "dropped a", "loaded vast"]
-    assert asked_for(pool, "a") == ["dropped vast", "loaded a"]
+def test_preferred_model_is_evicted_last() -> None:
+    cache = Device().cache(limit=50, preferred="a")
+    assert events_of(cache, "a", "b", "c") == ["loaded a", "loaded b", "evicted b", "loaded c"]
+    assert events_of(cache, "vast") == ["evicted c", "evicted a", "loaded vast"]
+    assert events_of(cache, "a") == ["evicted vast", "loaded a"]
 
 
-def test_one_that_is_too_large_runs_alone() -> None:
+def test_model_above_the_limit_is_loaded_alone() -> None:
     device = Device()
-    pool = device.pool(limit=50)
-    assert asked_for(pool, "vast", "vast") == ["loaded vast"]
+    cache = device.cache(limit=50)
+    assert events_of(cache, "vast", "vast") == ["loaded vast"]
     assert device.taken == 1000
 
 
-def test_without_a_limit_it_is_the_memorys_own_share() -> None:
+def test_default_limit_is_the_share_of_the_memory() -> None:
     device = Device()
     device.share = 30
-    assert asked_for(device.pool(), "a", "b", "c") == ["loaded a", "loaded b", "dropped a", "dropped b", "loaded c"]
+    assert events_of(device.cache(), "a", "b", "c") == ["loaded a", "loaded b", "evicted a", "evicted b", "loaded c"]
 
 
-def test_what_it_really_takes_counts() -> None:
-    """Known only when it is loaded: then others have to go after all."""
-    pool = Device(overhead=2).pool(limit=80)
-    assert asked_for(pool, "a", "b") == ["loaded a", "loaded b"]
-    assert asked_for(pool, "c") == ["dropped a", "dropped b", "loaded c"]
+def test_measured_memory_counts() -> None:
+    """The size is known only after loading, which may cause further evictions."""
+    cache = Device(overhead=2).cache(limit=80)
+    assert events_of(cache, "a", "b") == ["loaded a", "loaded b"]
+    assert events_of(cache, "c") == ["evicted a", "evicted b", "loaded c"]
 
 
-def test_where_it_cannot_be_measured_the_files_count() -> None:
+def test_file_size_counts_where_memory_cannot_be_measured() -> None:
     with capture_logs() as lines:
-        Device(overhead=3, measures=False).pool().get("a")
+        Device(overhead=3, measures=False).cache().get("a")
     (line,) = lines
     assert (line["bytes"], line["measured_by"]) == (10, "files")
     with capture_logs() as lines:
-        Device(overhead=3).pool().get("a")
+        Device(overhead=3).cache().get("a")
     (line,) = lines
     assert (line["bytes"], line["measured_by"], line["pool_bytes"], line["pool_limit"]) == (30, "device", 30, 60)
 
 
-@pytest.mark.parametrize("name", ["nobody", "damaged"])
-def test_one_that_cannot_be_had_is_not_held(name: str) -> None:
-    pool = Device().pool()
-    pool.get("a")
+@pytest.mark.parametrize("name", ["unknown", "damaged"])
+def test_model_that_fails_to_load_is_not_cached(name: str) -> None:
+    cache = Device().cache()
+    cache.get("a")
     for _ in range(2):
         with pytest.raises(PermanentError):
-            pool.get(name)
-    assert asked_for(pool, "a", "b") == ["loaded b"]
+            cache.get(name)
+    assert events_of(cache, "a", "b") == ["loaded b"]
 
 
-def test_when_memory_runs_out_all_go_but_the_one_at_work() -> None:
+def test_shrink_evicts_all_but_the_model_in_use() -> None:
     device = Device()
-    pool = device.pool(limit=60, favourite="a")
+    cache = device.cache(limit=60, preferred="a")
     for name in ("a", "c", "b"):
-        pool.get(name)
-    assert pool.shrink()
+        cache.get(name)
+    assert cache.shrink()
     assert (device.taken, device.given_back) == (20, 1)
-    assert not pool.shrink()
-    assert asked_for(pool, "b", "a") == ["loaded a"]
+    assert not cache.shrink()
+    assert events_of(cache, "b", "a") == ["loaded a"]
 
 
-def test_one_that_does_not_fit_beside_the_others_is_loaded_alone() -> None:
+def test_load_is_retried_alone_after_out_of_memory() -> None:
     device = Device()
-    pool = device.pool(limit=60)
-    pool.get("a")
+    cache = device.cache(limit=60)
+    cache.get("a")
     load = device.load
 
-    def tight(name: str) -> Separator:
+    def load_alone(name: str) -> Separator:
         if device.taken:
             raise TransientError("", code=ErrorCode.OUT_OF_MEMORY)
         return load(name)
 
-    pool._load = tight
-    assert asked_for(pool, "b") == ["dropped a", "loaded b"]
+    cache._load = load_alone
+    assert events_of(cache, "b") == ["evicted a", "loaded b"]
 
 
-def test_nobody_goes_for_one_that_there_is_not() -> None:
-    pool = Device().pool(limit=10)
-    pool.get("a")
+def test_unknown_model_evicts_nothing() -> None:
+    cache = Device().cache(limit=10)
+    cache.get("a")
     with pytest.raises(PermanentError):
-        pool.get("nobody")
-    assert asked_for(pool, "a") == []
+        cache.get("unknown")
+    assert events_of(cache, "a") == []
 
 
-def test_children_have_equal_parts_of_the_memory_that_they_share() -> None:
-    """A GPU's is shared by those that are on it, the main memory by all."""
+def test_children_share_memory_equally() -> None:
+    """The children on a GPU share its memory; all children share the main memory."""
     assert pool_limit(DeviceMemory(), 900, on_device=2, in_all=6) == 450
     assert pool_limit(MainMemory(), 900, on_device=2, in_all=6) == 150
     assert pool_limit(MainMemory(), None, on_device=1, in_all=3) == MainMemory().share // 3
@@ -213,65 +213,65 @@ class TestMainMemory:
         (folder / "cgroup").write_text(membership)
         return main_memory(folder / "cgroup", folder)
 
-    def test_without_groups_it_is_the_machines(self, tmp_path: Path) -> None:
+    def test_installed_memory_without_cgroups(self, tmp_path: Path) -> None:
         assert main_memory(tmp_path / "cgroup", tmp_path) == self.INSTALLED
         assert self.found(tmp_path, "0::/a\n", {"a/memory.max": "max\n"}) == self.INSTALLED
 
-    def test_a_group_around_ours_counts_too(self, tmp_path: Path) -> None:
+    def test_limit_of_a_parent_cgroup(self, tmp_path: Path) -> None:
         limits = {"memory.max": "3000000", "a/memory.max": "1000000\n", "a/b/memory.max": "2000000\n"}
         assert self.found(tmp_path, "0::/a/b\n", limits) == 1_000_000
 
-    def test_in_a_container_the_groups_own_files_are_at_the_root(self, tmp_path: Path) -> None:
+    def test_cgroup_root_in_a_container(self, tmp_path: Path) -> None:
         assert self.found(tmp_path, "0::/host/path\n", {"memory.max": "5000000\n"}) == 5_000_000
 
-    def test_the_first_version_of_groups(self, tmp_path: Path) -> None:
+    def test_cgroup_v1(self, tmp_path: Path) -> None:
         membership = "12:cpu,cpuacct:/x\n5:memory:/a\n0::/y\n"
         assert self.found(tmp_path, membership, {"memory/a/memory.limit_in_bytes": "4000000\n"}) == 4_000_000
 
 
 @pytest.fixture(scope="module")
-def models(library: ProcessPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(upstream_process: ProcessPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("several")
-    library.submit(several_models.write_models, folder).result(110)
+    upstream_process.submit(model_calls.write_models, folder).result(110)
     return folder
 
 
 @pytest.mark.slow
-def test_two_of_three_models_fit(library: ProcessPoolExecutor, models: Path, tmp_path: Path) -> None:
-    def asked(*names: str, **options: Any) -> list[tuple[str, str, int]]:
-        happened: list[tuple[str, str, int]] = library.submit(
-            several_models.asked_in_turn, models, tmp_path, names, **options
+def test_limit_for_two_of_three_models(upstream_process: ProcessPoolExecutor, models: Path, tmp_path: Path) -> None:
+    def events(*names: str, **options: Any) -> list[tuple[str, str, int]]:
+        logged: list[tuple[str, str, int]] = upstream_process.submit(
+            model_calls.cache_events, models, tmp_path, names, **options
         ).result(110)
-        return happened
+        return logged
 
-    all_three = asked(MDX, MDXC, DEMUCS, limit=None)
+    all_three = events(MDX, MDXC, DEMUCS, limit=None)
     assert [(event, model) for event, model, _ in all_three] == [("loaded", model) for model in (MDX, MDXC, DEMUCS)]
     sizes = {model: size for _, model, size in all_three}
     assert sizes[MDX] == (models / MDX).stat().st_size
-    assert sizes[MDXC] > (models / MDXC).stat().st_size  # with its configuration
+    assert sizes[MDXC] > (models / MDXC).stat().st_size  # includes its configuration
 
-    in_turn = asked(MDX, MDXC, MDX, DEMUCS, MDX, MDXC, limit=sum(sizes.values()) - 1)
-    assert [(event, model) for event, model, _ in in_turn] == [
+    alternating = events(MDX, MDXC, MDX, DEMUCS, MDX, MDXC, limit=sum(sizes.values()) - 1)
+    assert [(event, model) for event, model, _ in alternating] == [
         ("loaded", MDX),
         ("loaded", MDXC),
-        ("dropped", MDXC),
+        ("evicted", MDXC),
         ("loaded", DEMUCS),
-        ("dropped", DEMUCS),
+        ("evicted", DEMUCS),
         ("loaded", MDXC),
     ]
-    kept = asked(MDX, MDXC, DEMUCS, MDX, limit=sum(sizes.values()) - 1, preferred=MDX)
-    assert [model for event, model, _ in kept if event == "dropped"] == [MDXC]
+    kept = events(MDX, MDXC, DEMUCS, MDX, limit=sum(sizes.values()) - 1, preferred=MDX)
+    assert [model for event, model, _ in kept if event == "evicted"] == [MDXC]
 
 
 @pytest.mark.slow
-def test_models_that_are_loaded_side_by_side_do_not_know_of_each_other(
-    library: ProcessPoolExecutor, models: Path, tmp_path: Path
-) -> None:
-    """One ``Separator`` has loaded them all."""
+def test_loaded_models_are_independent(upstream_process: ProcessPoolExecutor, models: Path, tmp_path: Path) -> None:
+    """The same ``Separator`` of audio-separator has loaded them all."""
     mixture = decoded(write_pcm(tmp_path / "song.wav", noise(1.0), subtype="FLOAT")).mixture
 
     def stems(*names: str) -> list[set[str]]:
-        hashes: list[set[str]] = library.submit(several_models.by_turns, models, tmp_path, mixture, names).result(90)
+        hashes: list[set[str]] = upstream_process.submit(
+            model_calls.stem_hashes, models, tmp_path, mixture, names
+        ).result(90)
         return hashes
 
     alone = [*stems(MDX), *stems(MDXC)]
@@ -280,8 +280,10 @@ def test_models_that_are_loaded_side_by_side_do_not_know_of_each_other(
 
 
 @pytest.mark.slow
-def test_the_memory_of_those_that_go_is_given_back(library: ProcessPoolExecutor, tmp_path: Path) -> None:
-    """Two models of 19 MB by turns, one at a time: if they stayed, those of the last four rounds would take 150 MB."""
+def test_memory_of_evicted_models_is_freed(upstream_process: ProcessPoolExecutor, tmp_path: Path) -> None:
+    """Two models of 19 MB alternate. Without freeing, those of the last four rounds would take 150 MB."""
     mixture = decoded(write_pcm(tmp_path / "song.wav", noise(0.5), subtype="FLOAT")).mixture
-    resident = library.submit(several_models.resident_in_turn, tmp_path / "models", tmp_path, mixture, 5).result(110)
+    resident = upstream_process.submit(model_calls.resident_bytes, tmp_path / "models", tmp_path, mixture, 5).result(
+        110
+    )
     assert resident[-1] - resident[0] < 64 * MIB

@@ -1,6 +1,6 @@
-"""When memory runs out: what is tried, in which order, and that the child lives on.
+"""Out-of-memory fallback: the steps and their order, and that the child survives.
 
-Provoked for real, by RLIMIT_DATA.
+The slow tests run out of memory for real, by RLIMIT_DATA.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ from processor.separation.separator import OnProgress, ReducedSeparator, Write
 from processor.system.oom import is_out_of_memory
 from processor.workers import supervisor
 from processor.workers.supervisor import WorkerSupervisor
-from tests.processor.engine import memory_experiments
-from tests.processor.engine.memory_experiments import MIB, data_bytes
+from tests.processor.engine import memory_calls
+from tests.processor.engine.memory_calls import MIB, data_bytes
 from tests.processor.workers.test_real_child import pid_of
 
 LONG = 60 * SAMPLE_RATE
-#: The child, with large blocks of memory given back at once: by default the C library keeps addresses, which count.
+#: The child, which returns large blocks of memory at once: by default the C library keeps their addresses, which count.
 COMMAND = ("env", "MALLOC_MMAP_THRESHOLD_=1000000", *supervisor.COMMAND)
 FOUR = ["drums", "bass", "other", "vocals"]
 
 
-class Steps:
-    """A driver that has so many lighter versions."""
+class ReducibleSeparator:
+    """A separator with the given memory-reduction steps."""
 
     device, stems = "cpu", None
 
     def __init__(self, *steps: str) -> None:
         self._steps = steps
 
-    def only(self, wanted: Collection[str]) -> Steps:
+    def only(self, wanted: Collection[str]) -> ReducibleSeparator:
         raise NotImplementedError
 
-    def lighter(self) -> ReducedSeparator | None:
-        return ReducedSeparator(self._steps[0], Steps(*self._steps[1:])) if self._steps else None
+    def reduce_memory(self) -> ReducedSeparator | None:
+        return ReducedSeparator(self._steps[0], ReducibleSeparator(*self._steps[1:])) if self._steps else None
 
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
         raise NotImplementedError
 
 
-class Tries:
-    """Memory is enough at the try of that number."""
+class Attempts:
+    """Raises MemoryError until the attempt number ``enough_at``."""
 
     def __init__(self, enough_at: int) -> None:
         self._enough_at = enough_at
@@ -72,15 +72,15 @@ class Tries:
         return "done"
 
 
-def test_at_the_top_nothing_is_given_up() -> None:
-    ladder = OomFallback(lambda: False)
+def test_first_step_has_no_reductions() -> None:
+    fallback = OomFallback(lambda: False)
     with capture_logs() as lines:
-        assert ladder.run(Steps("batch_1"), LONG, Tries(1)) == "done"
-    assert (ladder.steps, lines) == ((), [])
+        assert fallback.run(ReducibleSeparator("batch_1"), LONG, Attempts(1)) == "done"
+    assert (fallback.reductions, lines) == ((), [])
 
 
 @pytest.mark.parametrize(
-    ("tries", "steps"),
+    ("attempts", "steps"),
     [
         (2, ("batch_1",)),
         (3, ("batch_1", "segment_half")),
@@ -88,37 +88,37 @@ def test_at_the_top_nothing_is_given_up() -> None:
         (5, ("batch_1", "segment_half", "chunks_10s")),
     ],
 )
-def test_one_rung_after_the_other_is_tried_and_told(tries: int, steps: tuple[str, ...]) -> None:
-    ladder = OomFallback(lambda: False)
+def test_steps_are_tried_in_order_and_reported(attempts: int, steps: tuple[str, ...]) -> None:
+    fallback = OomFallback(lambda: False)
     with capture_logs() as lines:
-        assert ladder.run(Steps("batch_1", "segment_half"), LONG, Tries(tries)) == "done"
-    assert ladder.steps == steps
-    assert [line["event"] for line in lines] == ["memory_ran_out"] * (tries - 1) + ["separated_with_less_memory"]
+        assert fallback.run(ReducibleSeparator("batch_1", "segment_half"), LONG, Attempts(attempts)) == "done"
+    assert fallback.reductions == steps
+    assert [line["event"] for line in lines] == ["out_of_memory"] * (attempts - 1) + ["separated_with_less_memory"]
     assert lines[-1]["steps"] == list(steps)
 
 
-def test_when_others_make_room_the_same_is_tried_again() -> None:
-    room = iter([True, False])
-    ladder, tries = OomFallback(lambda: next(room)), Tries(3)
-    ladder.run(Steps("batch_1"), LONG, tries)
-    assert ladder.steps == ("batch_1",)
-    first, again, lighter = tries.separators
-    assert first is again is not lighter
+def test_same_step_is_retried_after_memory_was_freed() -> None:
+    freed = iter([True, False])
+    fallback, attempts = OomFallback(lambda: next(freed)), Attempts(3)
+    fallback.run(ReducibleSeparator("batch_1"), LONG, attempts)
+    assert fallback.reductions == ("batch_1",)
+    first, again, reduced = attempts.separators
+    assert first is again is not reduced
 
 
-def test_in_the_end_it_is_told_that_there_is_not_enough() -> None:
+def test_error_after_the_last_step() -> None:
     with pytest.raises(TransientError) as caught:
-        OomFallback(lambda: False).run(Steps("batch_1"), LONG, Tries(100))
+        OomFallback(lambda: False).run(ReducibleSeparator("batch_1"), LONG, Attempts(100))
     assert caught.value.code is ErrorCode.OUT_OF_MEMORY
 
 
-def test_chunks_are_for_songs_that_are_longer() -> None:
+def test_chunks_are_only_for_longer_songs() -> None:
     for frames, count in ((CHUNK_SECONDS[1] * SAMPLE_RATE, 0), (CHUNK_SECONDS[0] * SAMPLE_RATE, 1), (LONG, 2)):
-        assert len(list(fallback_steps(Steps(), frames))) == 1 + count
+        assert len(list(fallback_steps(ReducibleSeparator(), frames))) == 1 + count
 
 
 @pytest.mark.parametrize("error", [ValueError("the audio"), CancelledError("", code=ErrorCode.SHUTTING_DOWN)], ids=repr)
-def test_other_errors_are_not_tried_again(error: Exception) -> None:
+def test_other_errors_are_not_retried(error: Exception) -> None:
     def attempt(_separator: object) -> None:
         try:
             raise MemoryError
@@ -126,7 +126,7 @@ def test_other_errors_are_not_tried_again(error: Exception) -> None:
             raise error from None
 
     with pytest.raises(type(error)), capture_logs() as lines:
-        OomFallback(lambda: True).run(Steps("batch_1"), LONG, attempt)
+        OomFallback(lambda: True).run(ReducibleSeparator("batch_1"), LONG, attempt)
     assert lines == []
 
 
@@ -143,23 +143,23 @@ def test_other_errors_are_not_tried_again(error: Exception) -> None:
     ],
     ids=repr,
 )
-def test_a_lack_of_memory_is_recognised_behind_what_is_made_of_it(error: Exception) -> None:
-    made = ValueError("the audio cannot be read")
-    made.__context__ = error
+def test_out_of_memory_is_recognised_in_the_context_of_an_error(error: Exception) -> None:
+    raised = ValueError("the audio cannot be read")
+    raised.__context__ = error
     assert is_out_of_memory(error)
-    assert is_out_of_memory(made)
-    made.__suppress_context__ = True
-    assert not is_out_of_memory(made)
+    assert is_out_of_memory(raised)
+    raised.__suppress_context__ = True
+    assert not is_out_of_memory(raised)
 
 
 @pytest.mark.parametrize(
     "error", [ValueError("out of memory"), RuntimeError("size mismatch"), OSError(errno.ENOSPC, "")]
 )
-def test_other_errors_are_none(error: Exception) -> None:
+def test_other_errors_are_not_out_of_memory(error: Exception) -> None:
     assert not is_out_of_memory(error)
 
 
-def test_a_model_for_which_there_is_not_enough_is_not_called_damaged() -> None:
+def test_out_of_memory_while_loading_is_not_a_damaged_model() -> None:
     with pytest.raises(TransientError) as caught, load_errors("large.ckpt"):
         raise MemoryError
     assert caught.value.code is ErrorCode.OUT_OF_MEMORY
@@ -167,7 +167,7 @@ def test_a_model_for_which_there_is_not_enough_is_not_called_damaged() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("what", "kind"),
+    ("allocator", "kind"),
     [
         ("python", "MemoryError"),
         ("numpy", "MemoryError"),
@@ -176,11 +176,13 @@ def test_a_model_for_which_there_is_not_enough_is_not_called_damaged() -> None:
         ("onnxruntime without its arena", "RuntimeException"),
     ],
 )
-def test_what_the_libraries_really_raise(library: ProcessPoolExecutor, what: str, kind: str) -> None:
-    assert library.submit(memory_experiments.provoked, what).result(110) == kind
+def test_out_of_memory_errors_of_the_libraries(
+    upstream_process: ProcessPoolExecutor, allocator: str, kind: str
+) -> None:
+    assert upstream_process.submit(memory_calls.provoked_error, allocator).result(110) == kind
 
 
-# --- the real child; all of a song lies in few layers, so that there is much to hold and little to compute ---
+# --- the real child, with models that need much memory and little computation ---
 
 
 def _wide(channels: int, seconds: int) -> DemucsModel:
@@ -188,24 +190,26 @@ def _wide(channels: int, seconds: int) -> DemucsModel:
     return DemucsModel("demucs.Demucs", {"sources": FOUR, "channels": channels, "segment": seconds, **plain})
 
 
-#: About 17 MB for each second of what is separated at a time, 130 MB of the last one.
+#: About 17 MB per second of a segment; the last model takes 130 MB per second.
 MODELS = {"wide": _wide(64, 20), "endless": _wide(64, 160), "vast": _wide(512, 20)}
 
 
 @pytest.fixture(scope="module")
-def small_child(library: ProcessPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerSupervisor]:
+def small_child(
+    upstream_process: ProcessPoolExecutor, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WorkerSupervisor]:
     folder = tmp_path_factory.mktemp("small")
-    library.submit(tiny_models.write_demucs_models, folder / "models", MODELS).result(110)
+    upstream_process.submit(tiny_models.write_demucs_models, folder / "models", MODELS).result(110)
     process = WorkerSupervisor(ChildSettings(folder / "models", "wide.yaml", False, folder), COMMAND)
     yield process
     process.close()
 
 
 @contextmanager
-def limited(pid: int, room: int) -> Iterator[None]:
-    """A process that can have so many bytes more than it has."""
+def limited(pid: int, extra: int) -> Iterator[None]:
+    """Limit a process to ``extra`` bytes more than it has now."""
     unlimited = resource.RLIM_INFINITY
-    resource.prlimit(pid, resource.RLIMIT_DATA, (data_bytes(pid) + room, unlimited))
+    resource.prlimit(pid, resource.RLIMIT_DATA, (data_bytes(pid) + extra, unlimited))
     try:
         yield
     finally:
@@ -233,7 +237,7 @@ def separated(child: WorkerSupervisor, song: Mixture, model: str | Ensemble) -> 
 
 
 @pytest.mark.slow
-def test_shorter_segments_save_a_song_and_the_next_one_is_whole_again(
+def test_shorter_segments_succeed_and_the_next_song_is_not_reduced(
     small_child: WorkerSupervisor, tmp_path: Path
 ) -> None:
     pid, song = pid_of(small_child), noise_of(tmp_path, 20)
@@ -250,9 +254,9 @@ def test_shorter_segments_save_a_song_and_the_next_one_is_whole_again(
 
 
 @pytest.mark.slow
-def test_chunks_save_a_song_that_no_lighter_driver_can(small_child: WorkerSupervisor, tmp_path: Path) -> None:
+def test_chunks_succeed_where_reduced_separators_fail(small_child: WorkerSupervisor, tmp_path: Path) -> None:
     pid = pid_of(small_child)
-    separated(small_child, noise_of(tmp_path, 0.1), "endless.yaml")  # loaded: the song has to do with its own memory
+    separated(small_child, noise_of(tmp_path, 0.1), "endless.yaml")  # loads the model before the limit applies
     song = noise_of(tmp_path, 25)
     with limited(pid, 310 * MIB):
         done, _ = separated(small_child, song, "endless.yaml")
@@ -263,7 +267,7 @@ def test_chunks_save_a_song_that_no_lighter_driver_can(small_child: WorkerSuperv
 
 
 @pytest.mark.slow
-def test_each_model_of_an_ensemble_has_its_own_tries(small_child: WorkerSupervisor, tmp_path: Path) -> None:
+def test_each_model_of_an_ensemble_has_its_own_fallback(small_child: WorkerSupervisor, tmp_path: Path) -> None:
     pid = pid_of(small_child)
     both = Ensemble(ensemble=("wide.yaml", "endless.yaml"))
     separated(small_child, noise_of(tmp_path, 0.1), both)
@@ -278,9 +282,7 @@ def test_each_model_of_an_ensemble_has_its_own_tries(small_child: WorkerSupervis
 
 
 @pytest.mark.slow
-def test_where_nothing_suffices_the_job_fails_and_the_child_lives_on(
-    small_child: WorkerSupervisor, tmp_path: Path
-) -> None:
+def test_job_fails_and_the_child_survives_if_no_step_succeeds(small_child: WorkerSupervisor, tmp_path: Path) -> None:
     pid = pid_of(small_child)
     separated(small_child, noise_of(tmp_path, 0.1), "vast.yaml")
     (tmp_path / "vocals.wav").unlink()

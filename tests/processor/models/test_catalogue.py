@@ -14,7 +14,7 @@ from pipeline.errors import ErrorCode, PermanentError
 from processor.models.catalogue import ARCHITECTURES, lists_for, read_catalogue
 from processor.models.model_lists import LISTS, UVR_LIST, known
 from processor.models.published_hashes import contradicts_name, published
-from tests.processor.separation import upstream as experiments
+from tests.processor.separation import upstream_calls as calls
 
 #: One model of each kind, and entries that lists from the network may contain.
 UVR: dict[str, Any] = {
@@ -34,11 +34,11 @@ UVR: dict[str, Any] = {
 
 
 @pytest.mark.slow
-def test_catalogue_equals_audio_separators_list(library: ProcessPoolExecutor, tmp_path: Path) -> None:
+def test_catalogue_equals_audio_separators_list(upstream_process: ProcessPoolExecutor, tmp_path: Path) -> None:
     write_list(tmp_path / "models", **UVR)
-    theirs = library.submit(experiments.listed, tmp_path / "models", tmp_path).result(60)
+    theirs = upstream_process.submit(calls.listed, tmp_path / "models", tmp_path).result(60)
     ours = read_catalogue(tmp_path / "models")
-    requested = library.submit(experiments.asked_for, tmp_path / "models", tmp_path, list(theirs)).result(60)
+    requested = upstream_process.submit(calls.requested_urls, tmp_path / "models", tmp_path, list(theirs)).result(60)
 
     assert ours.has_uvr_list
     assert list(ours.models) == list(theirs)

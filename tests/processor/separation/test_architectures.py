@@ -1,4 +1,4 @@
-"""Models of other kinds than the demo's, untrained and tiny: fetched, loaded, run, with all their stems."""
+"""Tiny untrained models of other architectures than the demo's: download, loading, separation, stems."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from demo import tiny_models
 from pipeline.errors import ErrorCode, ErrorKind
 from processor.audio.decode import Mixture
-from tests.processor.separation import upstream as experiments
-from tests.processor.separation.upstream import Refusal
+from tests.processor.separation import upstream_calls as calls
+from tests.processor.separation.upstream_calls import Refusal
 from tests.processor.source_files import decoded, noise, write_pcm
 from tests.support.source_server import SourceServer, answer, sequence
 
@@ -30,20 +30,20 @@ def source() -> Iterator[SourceServer]:
         yield server
 
 
-def demucs(library: ProcessPoolExecutor, model_dir: Path) -> str:
-    """Put a Demucs model there that the library runs itself; its name."""
-    library.submit(tiny_models.write_demucs_models, model_dir, {"dicing": tiny_models.DICING}).result(60)
+def demucs(upstream_process: ProcessPoolExecutor, model_dir: Path) -> str:
+    """Write a Demucs model that audio-separator runs itself and return its name."""
+    upstream_process.submit(tiny_models.write_demucs_models, model_dir, {"dicing": tiny_models.DICING}).result(60)
     return "dicing.yaml"
 
 
 @pytest.mark.parametrize("instruments", [["Vocals", "Instrumental"], ["vocals", "drums", "bass", "Wind Inst"]])
-def test_mdxc_gives_all_its_stems(
-    library: ProcessPoolExecutor, tmp_path: Path, song: Mixture, instruments: list[str]
+def test_mdxc_writes_all_its_stems(
+    upstream_process: ProcessPoolExecutor, tmp_path: Path, song: Mixture, instruments: list[str]
 ) -> None:
     model_dir = tmp_path / "models"
-    model = library.submit(tiny_models.write_mdxc, model_dir, instruments).result(60)
+    model = upstream_process.submit(tiny_models.write_mdxc, model_dir, instruments).result(60)
 
-    stems, progress = library.submit(experiments.run, model_dir, tmp_path, song, tmp_path, model=model).result(60)
+    stems, progress = upstream_process.submit(calls.run, model_dir, tmp_path, song, tmp_path, model=model).result(60)
 
     assert not isinstance(stems, Refusal), stems
     assert {stem.name for stem in stems} == {name.lower().replace(" ", "_") for name in instruments}
@@ -55,46 +55,48 @@ def test_mdxc_gives_all_its_stems(
     ("only", "absent"),
     [("Vocals", "bass and no drums and no other"), ("Kazoo", "bass and no drums and no other and no vocals")],
 )
-def test_a_stem_that_the_library_leaves_out_is_a_failure(
-    library: ProcessPoolExecutor, tmp_path: Path, song: Mixture, only: str, absent: str
+def test_stem_that_upstream_leaves_out_is_an_error(
+    upstream_process: ProcessPoolExecutor, tmp_path: Path, song: Mixture, only: str, absent: str
 ) -> None:
-    """Where its option names a stem that no model has, it returns an empty list."""
+    """audio-separator returns an empty list if its option names an unknown stem."""
     model_dir = tmp_path / "models"
-    model = demucs(library, model_dir)
+    model = demucs(upstream_process, model_dir)
 
-    refusal, _ = library.submit(experiments.run, model_dir, tmp_path, song, tmp_path, model=model, only=only).result(60)
+    refusal, _ = upstream_process.submit(calls.run, model_dir, tmp_path, song, tmp_path, model=model, only=only).result(
+        60
+    )
 
     assert refusal == Refusal(
         ErrorKind.PERMANENT, ErrorCode.STEM_MISSING, f"the separation failed: the model gave no {absent}"
     )
 
 
-def test_the_library_is_left_as_it_was(library: ProcessPoolExecutor, tmp_path: Path, song: Mixture) -> None:
-    """Or every job would add a layer, and the last song would stay in memory."""
+def test_upstream_is_restored_after_a_run(upstream_process: ProcessPoolExecutor, tmp_path: Path, song: Mixture) -> None:
+    """Otherwise every job would add a wrapper, and the last song would stay in memory."""
     model_dir = tmp_path / "models"
-    model = demucs(library, model_dir)
+    model = demucs(upstream_process, model_dir)
     folder = tmp_path / "stems"
     folder.mkdir()
     for cancel_at in (None, 0.0):
-        run = library.submit(experiments.run, model_dir, tmp_path, song, folder, model=model, cancel_at=cancel_at)
+        run = upstream_process.submit(calls.run, model_dir, tmp_path, song, folder, model=model, cancel_at=cancel_at)
         run.result(60)
-    left = library.submit(experiments.hooks_left, model_dir, tmp_path, model).result(60)
-    assert left == {"tqdm": False, "final_process": False}
+    remaining = upstream_process.submit(calls.remaining_hooks, model_dir, tmp_path, model).result(60)
+    assert remaining == {"tqdm": False, "final_process": False}
     assert [path.name for path in tmp_path.glob("*.wav")] == ["song.wav"]
 
 
-def test_a_model_that_is_listed_is_fetched_with_all_its_files(
-    library: ProcessPoolExecutor, tmp_path: Path, song: Mixture, source: SourceServer
+def test_listed_model_is_downloaded_with_all_its_files(
+    upstream_process: ProcessPoolExecutor, tmp_path: Path, song: Mixture, source: SourceServer
 ) -> None:
     served, model_dir = tmp_path / "served", tmp_path / "models"
     served.mkdir()
-    name, weights = library.submit(tiny_models.write_demucs, served).result(60)
+    name, weights = upstream_process.submit(tiny_models.write_demucs, served).result(60)
     tiny_models.list_demucs(model_dir, name, weights, source.url(""))
     for file in (name, weights):
         source.serve_bytes(f"/{file}", (served / file).read_bytes())
 
     runs = [
-        library.submit(experiments.run, model_dir, tmp_path, song, tmp_path, model=name).result(60) for _ in range(2)
+        upstream_process.submit(calls.run, model_dir, tmp_path, song, tmp_path, model=name).result(60) for _ in range(2)
     ]
 
     assert source.connections == 2
@@ -107,42 +109,42 @@ def test_a_model_that_is_listed_is_fetched_with_all_its_files(
     assert {stem.frames for stem in first} == {song.frames}
     assert (progress[0], progress[-1]) == (0.0, 1.0)
     assert progress == sorted(progress)
-    # Demucs shifts the song at random, and would give other stems each time.
+    # Demucs shifts the song at random: without a fixed seed, the stems would differ.
     assert [stem.sha256 for stem in first] == [stem.sha256 for stem in second]
 
 
 @pytest.mark.parametrize(("status", "why"), [(404, "source not found"), (503, "source unavailable")])
-def test_a_model_that_cannot_be_fetched_is_told_in_one_sentence(
-    library: ProcessPoolExecutor, tmp_path: Path, source: SourceServer, status: int, why: str
+def test_failed_model_download_has_a_clear_error(
+    upstream_process: ProcessPoolExecutor, tmp_path: Path, source: SourceServer, status: int, why: str
 ) -> None:
     source.otherwise(answer(status))
     model_dir = tmp_path / "models"
     tiny_models.list_demucs(model_dir, "tiny.yaml", "tiny.th", source.url(""))
 
-    refusal = library.submit(experiments.load, model_dir, tmp_path, "tiny.yaml").result(60)
+    refusal = upstream_process.submit(calls.load, model_dir, tmp_path, "tiny.yaml").result(60)
 
     assert isinstance(refusal, Refusal)
     assert (refusal.kind, refusal.code) == (ErrorKind.TRANSIENT, ErrorCode.MODEL_UNAVAILABLE)
-    # Fit to be shown to a client that has asked for the model: no path, no address.
+    # The client sees this sentence: it must not contain a path or a URL.
     assert refusal.message == (
         f"the model tiny.yaml is not complete in MODEL_FILE_DIR and cannot be downloaded ({why}): put its files there, "
         "let MODEL_NAME name a model that is there, or allow the download"
     )
 
 
-def test_a_file_that_came_is_not_fetched_again(
-    library: ProcessPoolExecutor, tmp_path: Path, source: SourceServer
+def test_complete_file_is_not_downloaded_again(
+    upstream_process: ProcessPoolExecutor, tmp_path: Path, source: SourceServer
 ) -> None:
-    """The second try asks for what the first one did not get."""
+    """The second attempt requests only the files that the first one did not complete."""
     served, model_dir = tmp_path / "served", tmp_path / "models"
     served.mkdir()
-    name, weights = library.submit(tiny_models.write_demucs, served).result(60)
+    name, weights = upstream_process.submit(tiny_models.write_demucs, served).result(60)
     tiny_models.list_demucs(model_dir, name, weights, source.url(""))
     source.serve_bytes(f"/{weights}", (served / weights).read_bytes())
     content = (served / name).read_bytes()
     source.add(f"/{name}", sequence(answer(503), answer(200, {}, content)))
 
-    first, second = (library.submit(experiments.load, model_dir, tmp_path, name).result(60) for _ in range(2))
+    first, second = (upstream_process.submit(calls.load, model_dir, tmp_path, name).result(60) for _ in range(2))
 
     assert isinstance(first, Refusal)
     assert second == "cpu"

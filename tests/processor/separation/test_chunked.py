@@ -1,4 +1,4 @@
-"""A song in chunks: as long as before to the sample, seams that nobody hears, stems that still add up."""
+"""Separation in chunks: the exact length, smooth crossfades, stems that still add up."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ SIZE = 5 * SAMPLE_RATE
 lengths = st.integers(1, 2000)
 
 
-class Gains:
-    """Multiplies the mixture, chunk after chunk, by other numbers; gives what is left as its second stem."""
+class GainSeparator:
+    """A separator that multiplies each chunk by the next gain; its second stem is the rest of the mixture."""
 
     device = "cpu"
-    stems = frozenset({"some", "rest"})
+    stems = frozenset({"scaled", "rest"})
 
-    def __init__(self, *gains: float, block: int = 10_000, lacking: int = 0) -> None:
+    def __init__(self, *gains: float, block: int = 10_000, missing: int = 0) -> None:
         self._gains = iter(gains)
-        self._block, self._lacking = block, lacking
+        self._block, self._missing = block, missing
         self.songs: list[Samples] = []
 
-    def only(self, wanted: Collection[str]) -> Gains:
+    def only(self, wanted: Collection[str]) -> GainSeparator:
         raise NotImplementedError
 
-    def lighter(self) -> ReducedSeparator | None:
+    def reduce_memory(self) -> ReducedSeparator | None:
         return None
 
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
         song = soundfile.read(mixture, dtype="float32")[0]
         self.songs.append(song)
         gain = np.float32(next(self._gains))
-        for start in range(0, len(song) - self._lacking, self._block):
+        for start in range(0, len(song) - self._missing, self._block):
             on_progress(start / len(song))
-            block = song[: len(song) - self._lacking][start : start + self._block]
-            write("some", block * gain)
+            block = song[: len(song) - self._missing][start : start + self._block]
+            write("scaled", block * gain)
             write("rest", block * (1 - gain))
         on_progress(1.0)
 
@@ -76,8 +76,8 @@ def test_chunks_cover_a_song_and_overlap(frames: int, overlap: int, beyond: int)
 
 
 @given(frames=lengths, block=st.integers(1, 97))
-def test_what_is_the_same_in_both_chunks_stays_as_it_is(frames: int, block: int) -> None:
-    """To the sample and nearly to the bit, whatever blocks it comes in."""
+def test_crossfade_keeps_identical_signals(frames: int, block: int) -> None:
+    """Crossfading a signal with itself returns it, up to rounding, for every block size."""
     samples = np.random.default_rng(frames).standard_normal((frames, 2), np.float32)
     chunks = chunk_bounds(frames, 150, 40)
     fade = CrossFade(chunks, 2, 40)
@@ -85,16 +85,16 @@ def test_what_is_the_same_in_both_chunks_stays_as_it_is(frames: int, block: int)
     for chunk in chunks:
         for start in range(chunk.start, chunk.end, block):
             given.append(fade.add(samples[start : min(start + block, chunk.end)]))
-        fade.end_chunk("some")
+        fade.end_chunk("scaled")
     np.testing.assert_allclose(np.concatenate(given), samples, rtol=0, atol=1e-6)
 
 
 def test_one_chunk_fades_into_the_next_and_stems_add_up(tmp_path: Path) -> None:
     mixture, samples = song(tmp_path, 2 * SIZE - OVERLAP)
-    stems, progress = separated(ChunkedSeparator(Gains(0.25, 0.75), SIZE), mixture)
+    stems, progress = separated(ChunkedSeparator(GainSeparator(0.25, 0.75), SIZE), mixture)
 
-    np.testing.assert_allclose(stems["some"] + stems["rest"], samples, rtol=0, atol=1e-6)
-    gain = stems["some"][:, 0] / samples[:, 0]
+    np.testing.assert_allclose(stems["scaled"] + stems["rest"], samples, rtol=0, atol=1e-6)
+    gain = stems["scaled"][:, 0] / samples[:, 0]
     np.testing.assert_allclose(gain[: SIZE - OVERLAP], 0.25, rtol=1e-4)
     np.testing.assert_allclose(gain[SIZE:], 0.75, rtol=1e-4)
     fade = gain[SIZE - OVERLAP : SIZE]
@@ -103,25 +103,25 @@ def test_one_chunk_fades_into_the_next_and_stems_add_up(tmp_path: Path) -> None:
     assert (progress[0], progress[-1]) == (0.0, 1.0)
 
 
-def test_all_chunks_are_as_long_and_the_last_ends_with_the_song(tmp_path: Path) -> None:
-    """A network would hear next to nothing of a song that is a second long."""
+def test_chunks_have_equal_length_and_the_last_ends_with_the_song(tmp_path: Path) -> None:
+    """A shorter last chunk would give the network too little context."""
     mixture, samples = song(tmp_path, 2 * SIZE - OVERLAP + 1)
-    separator = Gains(1.0, 0.5, 0.0)
+    separator = GainSeparator(1.0, 0.5, 0.0)
     stems, _ = separated(ChunkedSeparator(separator, SIZE), mixture)
     assert [len(chunk) for chunk in separator.songs] == [SIZE] * 3
     np.testing.assert_array_equal(separator.songs[-1], samples[-SIZE:])
-    assert len(stems["some"]) == len(samples)
+    assert len(stems["scaled"]) == len(samples)
 
 
-def test_a_song_that_is_no_longer_than_a_chunk_is_left_as_it_is(tmp_path: Path) -> None:
+def test_song_of_one_chunk_is_not_crossfaded(tmp_path: Path) -> None:
     mixture, samples = song(tmp_path, SIZE)
-    stems, _ = separated(ChunkedSeparator(Gains(1.0), SIZE), mixture)
-    np.testing.assert_array_equal(stems["some"], samples)
+    stems, _ = separated(ChunkedSeparator(GainSeparator(1.0), SIZE), mixture)
+    np.testing.assert_array_equal(stems["scaled"], samples)
 
 
-@pytest.mark.parametrize("lacking", [1, OVERLAP + 7])
-def test_a_stem_that_is_shorter_than_its_chunk_is_a_failure(tmp_path: Path, lacking: int) -> None:
+@pytest.mark.parametrize("missing", [1, OVERLAP + 7])
+def test_stem_shorter_than_its_chunk_is_an_error(tmp_path: Path, missing: int) -> None:
     mixture, _ = song(tmp_path, 2 * SIZE)
-    with pytest.raises(StemMissingError, match=f"has {SIZE - lacking} samples of a chunk of {SIZE}"):
-        separated(ChunkedSeparator(Gains(1.0, 1.0, 1.0, lacking=lacking), SIZE), mixture)
+    with pytest.raises(StemMissingError, match=f"has {SIZE - missing} samples of a chunk of {SIZE}"):
+        separated(ChunkedSeparator(GainSeparator(1.0, 1.0, 1.0, missing=missing), SIZE), mixture)
     assert [path.name for path in tmp_path.iterdir()] == ["song.wav"]

@@ -83,8 +83,8 @@ from processor.system import cpu
 cpu.configure_threads()
 import onnxruntime, torch
 from processor.separation.options import DeviceOptions
-from processor.separation.runtime.onnx import sessions
-with sessions(DeviceOptions()):
+from processor.separation.runtime.onnx import configured_sessions
+with configured_sessions(DeviceOptions()):
     options = onnxruntime.SessionOptions()
 before = onnxruntime.SessionOptions()
 spinning = options.get_session_config_entry("session.intra_op.allow_spinning")

@@ -1,8 +1,9 @@
-"""A song cut into segments and put together again is what it would be if it were all in memory."""
+"""Segmentation and overlap-add of a stream give the same result as for a whole song in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,127 +13,164 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from processor.audio.wav import Samples, write_wav
-from processor.separation.dsp.overlap_add import OverlapAdd, segments
+from processor.separation.dsp.overlap_add import OverlapAdd, read_segments
 from processor.separation.dsp.segmentation import (
-    AnchoredSegmentation,
-    PaddedSegmentation,
     Segmentation,
-    TrimmedSegmentation,
+    anchored_segmentation,
+    padded_segmentation,
+    trimmed_segmentation,
 )
 
-grids = st.builds(
-    TrimmedSegmentation,
+
+@dataclass(frozen=True)
+class Trimmed:
+    """The parameters of ``trimmed_segmentation``."""
+
+    frames: int
+    segment: int
+    overlap: float
+    trim: int
+
+    def segmentation(self) -> Segmentation:
+        return trimmed_segmentation(self.frames, self.segment, self.overlap, self.trim)
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """The parameters of ``anchored_segmentation``."""
+
+    frames: int
+    chunk: int
+    step: int
+
+    def segmentation(self) -> Segmentation:
+        return anchored_segmentation(self.frames, self.chunk, self.step)
+
+
+trimmed = st.builds(
+    Trimmed,
     frames=st.integers(1, 400),
     segment=st.integers(20, 90),
     overlap=st.sampled_from([0.0, 0.25, 0.5, 0.75]),
     trim=st.integers(1, 9),
 )
-
-steps = st.builds(
-    lambda cut, frames, segment, step: cut(frames, segment, min(step, segment)),
-    cut=st.sampled_from([PaddedSegmentation, AnchoredSegmentation]),
-    frames=st.integers(1, 400),
-    segment=st.integers(1, 90),
-    step=st.integers(1, 90),
+lengths, sizes, steps = st.integers(1, 400), st.integers(1, 90), st.integers(1, 90)
+anchored = st.builds(
+    lambda frames, chunk, step: Anchored(frames, chunk, min(step, chunk)), frames=lengths, chunk=sizes, step=steps
 )
-cuts = grids | steps
+padded = st.builds(
+    lambda frames, segment, step: padded_segmentation(frames, segment, min(step, segment)),
+    frames=lengths,
+    segment=sizes,
+    step=steps,
+)
+segmentations = trimmed.map(Trimmed.segmentation) | anchored.map(Anchored.segmentation) | padded
 
 
 def song_of(frames: int) -> Samples:
-    """``(frames, channels)``."""
+    """Return ``(frames, channels)``."""
     return np.random.default_rng(frames).uniform(-1.0, 1.0, (frames, 2)).astype(np.float32)
 
 
 def network(segment: Samples) -> Samples:
-    """Something whose output is nowhere zero, and differs with the place in the segment."""
+    """Return an output that is nowhere zero, and that depends on the position in the segment."""
     slope = np.linspace(0.5, 1.5, segment.shape[1], dtype=np.float32)
     return np.tanh(segment) * slope + np.float32(0.1)
 
 
-def in_memory(song: Samples, grid: TrimmedSegmentation) -> Samples:
-    """The published way, over the whole song: padded, all segments, cut at the end."""
-    kept = grid.segment - 2 * grid.trim
-    behind = kept + grid.trim - grid.frames % kept
-    padded = np.pad(song.T, ((0, 0), (grid.trim, behind)))
-    length, step = padded.shape[1], int((1 - grid.overlap) * grid.segment)
+def in_memory(song: Samples, parameters: Trimmed) -> Samples:
+    """Return the result of the published algorithm over the whole song: padding, all segments, trimming."""
+    segment, trim = parameters.segment, parameters.trim
+    kept = segment - 2 * trim
+    behind = kept + trim - parameters.frames % kept
+    padded_song = np.pad(song.T, ((0, 0), (trim, behind)))
+    length, step = padded_song.shape[1], int((1 - parameters.overlap) * segment)
     total, weights = np.zeros((2, length), np.float32), np.zeros((2, length), np.float32)
     for start in range(0, length, step):
-        end = min(start + grid.segment, length)
-        part = np.pad(padded[:, start:end], ((0, 0), (0, grid.segment - (end - start))))
-        window = np.hanning(end - start) if grid.overlap else np.ones(end - start)
+        end = min(start + segment, length)
+        part = np.pad(padded_song[:, start:end], ((0, 0), (0, segment - (end - start))))
+        window = np.hanning(end - start) if parameters.overlap else np.ones(end - start)
         output = network(part)[:, : end - start]
         output *= window
         total[:, start:end] += output
         weights[:, start:end] += window
     with np.errstate(invalid="ignore"):
-        whole: Samples = (total / weights)[:, grid.trim : grid.trim + grid.frames]
+        whole: Samples = (total / weights)[:, trim : trim + parameters.frames]
     return whole
 
 
-def streamed(path: Path, cut: Segmentation, network: Callable[[Samples], Samples] = network) -> Samples:
-    total = OverlapAdd(cut)
+def streamed(path: Path, segmentation: Segmentation, network: Callable[[Samples], Samples] = network) -> Samples:
+    overlap_add = OverlapAdd(segmentation)
     with soundfile.SoundFile(path) as song:
-        return np.concatenate([total.add(network(segment)) for segment in segments(song, cut)], axis=1)
+        blocks = [overlap_add.add(network(segment)) for segment in read_segments(song, segmentation)]
+    return np.concatenate(blocks, axis=1)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(grid=grids)
-def test_the_same_bits_as_over_the_whole_song(tmp_path: Path, grid: TrimmedSegmentation) -> None:
-    song = song_of(grid.frames)
+@given(parameters=trimmed)
+def test_streaming_equals_the_whole_song_bit_for_bit(tmp_path: Path, parameters: Trimmed) -> None:
+    song = song_of(parameters.frames)
     write_wav(tmp_path / "song.wav", [song], channels=2)
-    np.testing.assert_array_equal(streamed(tmp_path / "song.wav", grid), in_memory(song, grid))
+    result = streamed(tmp_path / "song.wav", parameters.segmentation())
+    np.testing.assert_array_equal(result, in_memory(song, parameters))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(cut=cuts)
-def test_what_lets_all_pass_gives_the_song_back_however_it_is_cut(tmp_path: Path, cut: Segmentation) -> None:
-    song = song_of(cut.frames)
+@given(segmentation=segmentations)
+def test_identity_network_returns_the_song(tmp_path: Path, segmentation: Segmentation) -> None:
+    song = song_of(segmentation.frames)
     write_wav(tmp_path / "song.wav", [song], channels=2)
-    np.testing.assert_allclose(streamed(tmp_path / "song.wav", cut, np.array).T, song, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(streamed(tmp_path / "song.wav", segmentation, np.array).T, song, rtol=0, atol=1e-5)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(cut=cuts)
-def test_several_stems_are_added_up_each_for_itself(tmp_path: Path, cut: Segmentation) -> None:
-    song = song_of(cut.frames)
+@given(segmentation=segmentations)
+def test_several_stems_are_added_independently(tmp_path: Path, segmentation: Segmentation) -> None:
+    song = song_of(segmentation.frames)
     write_wav(tmp_path / "song.wav", [song], channels=2)
-    total = OverlapAdd(cut, (2,))
+    overlap_add = OverlapAdd(segmentation, (2,))
     with soundfile.SoundFile(tmp_path / "song.wav") as file:
-        pairs = [total.add(np.stack([network(segment), segment])) for segment in segments(file, cut)]
+        pairs = [
+            overlap_add.add(np.stack([network(segment), segment])) for segment in read_segments(file, segmentation)
+        ]
     both = np.concatenate(pairs, axis=-1)
-    np.testing.assert_array_equal(both[0], streamed(tmp_path / "song.wav", cut, network))
-    np.testing.assert_array_equal(both[1], streamed(tmp_path / "song.wav", cut, np.array))
+    np.testing.assert_array_equal(both[0], streamed(tmp_path / "song.wav", segmentation, network))
+    np.testing.assert_array_equal(both[1], streamed(tmp_path / "song.wav", segmentation, np.array))
 
 
-@given(cut=cuts)
-def test_no_segment_begins_behind_the_song_and_the_last_one_reaches_its_end(cut: Segmentation) -> None:
-    end = cut.lead + cut.frames
-    last = cut.count - 1
-    assert cut.start(last) < end <= cut.start(last) + cut.size(last)
+@given(segmentation=segmentations)
+def test_every_segment_starts_in_the_song_and_the_last_one_reaches_its_end(segmentation: Segmentation) -> None:
+    end = segmentation.padding + segmentation.frames
+    last = segmentation.count - 1
+    assert segmentation.start(last) < end <= segmentation.start(last) + segmentation.size(last)
 
 
-@given(grid=grids)
-def test_the_padding_of_a_grid_ends_behind_the_song(grid: TrimmedSegmentation) -> None:
-    assert grid.trim + grid.frames < grid.length
-    assert grid.trim + grid.frames <= (grid.count - 1) * grid.step + grid.step
+@given(parameters=trimmed)
+def test_trimmed_padding_ends_after_the_song(parameters: Trimmed) -> None:
+    segmentation = parameters.segmentation()
+    end = parameters.trim + parameters.frames
+    assert end < segmentation.length
+    assert end <= (segmentation.count - 1) * segmentation.step + segmentation.step
 
 
-@given(cut=steps.filter(lambda cut: isinstance(cut, AnchoredSegmentation)))
-def test_an_anchored_cut_is_the_published_one(cut: AnchoredSegmentation) -> None:
+@given(parameters=anchored)
+def test_anchored_segments_are_the_published_ones(parameters: Anchored) -> None:
+    frames, chunk = parameters.frames, parameters.chunk
     starts = []
-    for start in range(0, cut.frames, cut.step):
-        if start + cut.chunk >= cut.frames:
-            starts.append(max(cut.frames - cut.chunk, 0))
+    for start in range(0, frames, parameters.step):
+        if start + chunk >= frames:
+            starts.append(max(frames - chunk, 0))
             break
         starts.append(start)
-    assert [cut.start(number) for number in range(cut.count)] == starts
+    segmentation = parameters.segmentation()
+    assert [segmentation.start(number) for number in range(segmentation.count)] == starts
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_no_numbers_are_refused(tmp_path: Path, number: float) -> None:
+def test_samples_that_are_not_finite_are_rejected(tmp_path: Path, number: float) -> None:
     song = song_of(300)
     song[250, 1] = number
     write_wav(tmp_path / "song.wav", [song], channels=2)
-    grid = TrimmedSegmentation(frames=300, segment=64, overlap=0.25, trim=4)
-    with soundfile.SoundFile(tmp_path / "song.wav") as file, pytest.raises(ValueError, match="no numbers"):
-        list(segments(file, grid))
+    segmentation = trimmed_segmentation(frames=300, segment=64, overlap=0.25, trim=4)
+    with soundfile.SoundFile(tmp_path / "song.wav") as file, pytest.raises(ValueError, match="not finite"):
+        list(read_segments(file, segmentation))

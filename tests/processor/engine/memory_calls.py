@@ -1,4 +1,4 @@
-"""What the tests of a lack of memory do where ``tests.processor.separation.upstream`` is run."""
+"""Functions that tests of out-of-memory errors run in the process with audio-separator."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ MIB = 1 << 20
 
 
 def data_bytes(pid: int | str = "self") -> int:
-    """What RLIMIT_DATA counts of a process."""
+    """Return the bytes of a process that count for RLIMIT_DATA."""
     (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmData"))
     return int(line.split()[1]) * 1024
 
 
 @contextmanager
-def short_of_memory(room: int) -> Iterator[None]:
-    """This process can have so many bytes more than it has."""
+def memory_limit(extra: int) -> Iterator[None]:
+    """Limit this process to ``extra`` bytes more than it has now."""
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + room, before[1]))
+    resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + extra, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def provoked(what: str) -> str:
-    """What kind of error a lack of memory is with one of the libraries; raises it if it is not recognised."""
-    work = _WORK[what]()
-    with short_of_memory(50 * MIB):
+def provoked_error(library: str) -> str:
+    """Return the type of a library's out-of-memory error. Raises the error if it is not recognised."""
+    allocate = _ALLOCATIONS[library]()
+    with memory_limit(50 * MIB):
         try:
-            work()
+            allocate()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -74,7 +74,7 @@ def _onnxruntime(*, arena: bool) -> Callable[[], object]:
     return lambda: session.run(None, {"x": rows})
 
 
-_WORK: dict[str, Callable[[], Callable[[], object]]] = {
+_ALLOCATIONS: dict[str, Callable[[], Callable[[], object]]] = {
     "python": _python,
     "numpy": _numpy,
     "torch": _torch,

@@ -1,4 +1,4 @@
-"""Sealed models through the real loaders: with the key as if they were plain, without it not at all."""
+"""Encrypted models with the real loaders: usable with the key, an error without it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from processor.models.lockfile import LOCK_FILE
 from processor.models.model_lists import LISTS
 from tests.processor.models.model_source import served, store_in, visible
 from tests.processor.models.models_in_memory import memory_folder
-from tests.processor.separation import upstream as experiments
-from tests.processor.separation.upstream import Refusal
+from tests.processor.separation import upstream_calls as calls
+from tests.processor.separation.upstream_calls import Refusal
 from tests.processor.source_files import decoded, noise, write_pcm
 from tests.support.source_server import SourceServer
 
@@ -39,7 +39,7 @@ def source() -> Iterator[SourceServer]:
 
 
 @pytest.fixture
-def sealing(tmp_path: Path, memory: Path) -> dict[str, Any]:
+def encryption(tmp_path: Path, memory: Path) -> dict[str, Any]:
     key = tmp_path / "key"
     key.touch(mode=0o600)
     key.write_bytes(base64.b64encode(os.urandom(32)))
@@ -47,20 +47,20 @@ def sealing(tmp_path: Path, memory: Path) -> dict[str, Any]:
 
 
 @dataclass
-class Laboratory:
-    library: ProcessPoolExecutor
+class Harness:
+    upstream_process: ProcessPoolExecutor
     folder: Path
     mixture: Mixture
 
-    def call(self, experiment: Any, *args: Any, **options: Any) -> Any:
-        return self.library.submit(experiment, *args, **options).result(90)
+    def call(self, function: Any, *args: Any, **options: Any) -> Any:
+        return self.upstream_process.submit(function, *args, **options).result(90)
 
     def separate(self, model_dir: Path, model: str, **options: Any) -> list[str]:
-        """The hashes of the stems of two songs, one after the other."""
+        """Separate the song twice and return the hashes of the stems."""
         hashes = []
         for _ in range(2):
             stems, _ = self.call(
-                experiments.run, model_dir, self.folder, self.mixture, self.folder, model=model, options=options
+                calls.run, model_dir, self.folder, self.mixture, self.folder, model=model, options=options
             )
             assert not isinstance(stems, Refusal), stems
             hashes.append(",".join(stem.sha256 for stem in stems))
@@ -68,48 +68,48 @@ class Laboratory:
 
 
 @pytest.fixture
-def laboratory(library: ProcessPoolExecutor, tmp_path: Path) -> Laboratory:
+def harness(upstream_process: ProcessPoolExecutor, tmp_path: Path) -> Harness:
     mixture = decoded(write_pcm(tmp_path / "song.wav", noise(1.0), subtype="FLOAT")).mixture
-    return Laboratory(library, tmp_path, mixture)
+    return Harness(upstream_process, tmp_path, mixture)
 
 
 def decrypted(memory: Path) -> list[str]:
     return [path.name for path in memory.rglob("*") if not path.is_dir()]
 
 
-def test_a_model_that_comes_is_sealed_and_works(
-    laboratory: Laboratory, tmp_path: Path, source: SourceServer, sealing: dict[str, Any], memory: Path
+def test_downloaded_model_is_encrypted_and_works(
+    harness: Harness, tmp_path: Path, source: SourceServer, encryption: dict[str, Any], memory: Path
 ) -> None:
-    """Demucs, whose files the library reads at every song, and we once."""
+    """Demucs: audio-separator reads its files for every song, the engine once."""
     origin, plain_dir, sealed_dir = (tmp_path / name for name in ("origin", "plain", "sealed"))
     origin.mkdir()
-    name, weights = laboratory.call(tiny_models.write_demucs, origin)
+    name, weights = harness.call(tiny_models.write_demucs, origin)
     for file in (name, weights):
         source.add(f"/{file}", served((origin / file).read_bytes()))
     for folder in (plain_dir, sealed_dir):
         tiny_models.list_demucs(folder, name, weights, source.url(""))
 
-    expected = laboratory.separate(plain_dir, name)
-    assert laboratory.separate(sealed_dir, name, **sealing) == expected
+    expected = harness.separate(plain_dir, name)
+    assert harness.separate(sealed_dir, name, **encryption) == expected
 
     assert visible(sealed_dir) == sorted([f"{name}.sealed", f"{weights}.sealed", LOCK_FILE, *LISTS])
     assert decrypted(memory) == []
 
 
-def test_a_model_that_was_sealed_by_hand_works(
-    laboratory: Laboratory, tmp_path: Path, sealing: dict[str, Any], memory: Path
+def test_manually_encrypted_model_works(
+    harness: Harness, tmp_path: Path, encryption: dict[str, Any], memory: Path
 ) -> None:
-    """MDX23C, which is in memory once it is loaded."""
+    """MDX23C: in memory once it is loaded."""
     model_dir = tmp_path / "models"
-    name = laboratory.call(tiny_models.write_mdxc, model_dir, ["Vocals", "Instrumental"])
-    expected = laboratory.separate(model_dir, name)
-    store = store_in(model_dir, **sealing)
+    name = harness.call(tiny_models.write_mdxc, model_dir, ["Vocals", "Instrumental"])
+    expected = harness.separate(model_dir, name)
+    store = store_in(model_dir, **encryption)
     assert store.seal(name)
     assert store.seal("tiny.yaml")
-    assert laboratory.separate(model_dir, name, **sealing) == expected
+    assert harness.separate(model_dir, name, **encryption) == expected
     assert decrypted(memory) == []
 
-    refusal = laboratory.call(experiments.load, model_dir, tmp_path, name, plain_dir=memory)
+    refusal = harness.call(calls.load, model_dir, tmp_path, name, plain_dir=memory)
     assert refusal == Refusal(
         ErrorKind.TRANSIENT,
         ErrorCode.MODEL_UNAVAILABLE,
@@ -117,26 +117,24 @@ def test_a_model_that_was_sealed_by_hand_works(
     )
 
 
-def test_a_sealed_model_of_vr_is_opened_only_when_it_is_loaded(
-    laboratory: Laboratory, tmp_path: Path, sealing: dict[str, Any], memory: Path
+def test_encrypted_vr_model_is_decrypted_only_for_loading(
+    harness: Harness, tmp_path: Path, encryption: dict[str, Any], memory: Path
 ) -> None:
     model_dir, name = tmp_path / "models", "1band_sr44100_hl1024.pth"
-    laboratory.call(tiny_models.write_vr, model_dir, "1band_sr44100_hl1024")
-    expected = laboratory.separate(model_dir, name)
-    store = store_in(model_dir, **sealing)
+    harness.call(tiny_models.write_vr, model_dir, "1band_sr44100_hl1024")
+    expected = harness.separate(model_dir, name)
+    store = store_in(model_dir, **encryption)
     assert store.seal(name)
-    assert laboratory.separate(model_dir, name, **sealing) == expected
+    assert harness.separate(model_dir, name, **encryption) == expected
     store.sealed_path(name).unlink()
-    assert laboratory.separate(model_dir, name, **sealing) == expected
+    assert harness.separate(model_dir, name, **encryption) == expected
     assert decrypted(memory) == []
 
 
-def test_offline_a_missing_model_is_told_in_one_sentence(
-    laboratory: Laboratory, tmp_path: Path, source: SourceServer
-) -> None:
+def test_missing_model_offline_has_a_clear_error(harness: Harness, tmp_path: Path, source: SourceServer) -> None:
     model_dir = tmp_path / "models"
     tiny_models.list_demucs(model_dir, "tiny.yaml", "tiny.th", source.url(""))
-    refusal = laboratory.call(experiments.load, model_dir, tmp_path, "tiny.yaml", offline=True)
+    refusal = harness.call(calls.load, model_dir, tmp_path, "tiny.yaml", offline=True)
     assert refusal == Refusal(
         ErrorKind.TRANSIENT,
         ErrorCode.MODEL_UNAVAILABLE,

@@ -1,4 +1,4 @@
-"""What the tests of all drivers have in common: models, songs, and the process that has audio-separator."""
+"""Shared by the tests of all separators: models, songs, and calls into the process with audio-separator."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from pipeline.errors import ErrorCode, ErrorKind
 from processor.audio.decode import Mixture
 from processor.audio.wav import SAMPLE_RATE, Samples, write_wav
 from processor.ipc import Stem
-from tests.processor.separation import upstream as experiments
-from tests.processor.separation.upstream import Refusal, Stems
+from tests.processor.separation import upstream_calls as calls
+from tests.processor.separation.upstream_calls import Refusal, Stems
 
-#: What every model's song is refused with that has samples that are no numbers, or none.
+#: The error of every model for an empty song, or one with samples that are not finite.
 NOT_SEPARABLE = Refusal(ErrorKind.PERMANENT, ErrorCode.SEPARATION_FAILED, "the model cannot separate this audio")
-#: What a test may take in the other process, s.
+#: Time limit of a call into the other process, s.
 DEADLINE = 110.0
 
 
 @dataclass(frozen=True)
-class Lab:
-    """Models of one architecture in ``models``; tests call them by their names without the ``suffix``."""
+class Harness:
+    """Models of one architecture in ``models``. Tests name them without the ``suffix``."""
 
-    library: ProcessPoolExecutor
+    upstream_process: ProcessPoolExecutor
     scratch: Path
     folder: Path
     models: Path
     suffix: ClassVar[str]
 
-    def call(self, experiment: Any, *args: Any, **options: Any) -> Any:
-        return self.library.submit(experiment, *args, **options).result(DEADLINE)
+    def call(self, function: Any, *args: Any, **options: Any) -> Any:
+        return self.upstream_process.submit(function, *args, **options).result(DEADLINE)
 
     def mixture(self, samples: Samples) -> Mixture:
-        """Of samples ``(frames, channels)``; there is one at a time."""
+        """Write samples ``(frames, channels)`` to the mixture's file, which is overwritten by the next call."""
         path = self.folder / "song.wav"
         write_wav(path, [samples], channels=2)
         return Mixture(path, 1.0, len(samples), ())
 
-    def stock(self, mixture: Mixture, model: str, **options: Any) -> Stems:
-        """What audio-separator makes of it."""
+    def upstream(self, mixture: Mixture, model: str, **options: Any) -> Stems:
+        """Return audio-separator's stems."""
         model += self.suffix
-        return self._stems(experiments.stock_stems, self.models, mixture.path, self.scratch, model=model, **options)
+        return self._stems(calls.upstream_stems, self.models, mixture.path, self.scratch, model=model, **options)
 
     def run(self, mixture: Mixture, model: str, **options: Any) -> tuple[tuple[Stem, ...] | Refusal, list[float]]:
-        """What the engine makes of it, and the progress."""
+        """Return the engine's stems or error, and the reported progress."""
         model += self.suffix
         outcome: tuple[tuple[Stem, ...] | Refusal, list[float]] = self.call(
-            experiments.run, self.models, self.scratch, mixture, self.folder, model=model, **options
+            calls.run, self.models, self.scratch, mixture, self.folder, model=model, **options
         )
         return outcome
 
     def separated(self, mixture: Mixture, model: str, **options: Any) -> tuple[Stem, ...]:
-        """The same, if it is nothing else than stems."""
+        """Return the engine's stems, after checking that the separation succeeded and its progress is complete."""
         stems, progress = self.run(mixture, model, **options)
         assert not isinstance(stems, Refusal), stems
         assert progress == sorted(progress)
@@ -63,14 +63,14 @@ class Lab:
         return stems
 
     def refused(self, mixture: Mixture, model: str, **options: Any) -> Refusal:
-        """Why the engine makes nothing of it. Nothing is left but the song."""
+        """Return the engine's error, after checking that only the mixture's file is left."""
         refusal, _ = self.run(mixture, model, **options)
         assert isinstance(refusal, Refusal), refusal
         assert [path.name for path in self.folder.glob("*.wav")] == [mixture.path.name]
         return refusal
 
     def growth(self, short: int, long: int, *models: str) -> int:
-        """How much more memory the models take for a song of ``long`` seconds than for one of ``short``, bytes."""
+        """Return how many more bytes of memory the models take for a song of ``long`` than for one of ``short``, s."""
         second = np.random.default_rng(0).uniform(-1.0, 1.0, (SAMPLE_RATE, 2)).astype(np.float32)
         mixtures = []
         for seconds in (short, long):
@@ -78,18 +78,18 @@ class Lab:
             write_wav(path, [second] * seconds, channels=2)
             mixtures.append(Mixture(path, 1.0, seconds * SAMPLE_RATE, ()))
         names = [f"{model}{self.suffix}" for model in models]
-        # The first time is for what is loaded and allocated once.
+        # The first run includes what is loaded and allocated once.
         songs = [mixtures[0], *mixtures]
-        peaks = self.call(experiments.peaks, self.models, self.scratch, songs, self.folder, names)
+        peaks = self.call(calls.peaks, self.models, self.scratch, songs, self.folder, names)
         return int(peaks[-1] - peaks[-2])
 
-    def _stems(self, experiment: Any, *args: Any, **options: Any) -> Stems:
-        stems: Stems = self.call(experiment, *args, **options)
+    def _stems(self, function: Any, *args: Any, **options: Any) -> Stems:
+        stems: Stems = self.call(function, *args, **options)
         return stems
 
 
-def assert_equal(ours: Stems, stock: Stems) -> None:
-    """To the bit."""
-    assert ours.keys() == stock.keys()
-    for name, samples in stock.items():
+def assert_equal(ours: Stems, upstream: Stems) -> None:
+    """Assert that the stems are the same bit for bit."""
+    assert ours.keys() == upstream.keys()
+    for name, samples in upstream.items():
         np.testing.assert_array_equal(ours[name], samples)

@@ -1,4 +1,4 @@
-"""What the tests do with audio-upstream itself; see the fixture ``library``."""
+"""Functions that tests run in the process with audio-separator; see the fixture ``upstream_process``."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from tests.processor.models.model_source import store_in
 if TYPE_CHECKING:
     from processor.engine.engine import SeparationEngine
     from processor.separation.runtime.device_transfer import DeviceTransfer
+    from processor.separation.separator import Separator
 
 Stems = dict[str, NDArray[np.float32]]
 """Samples ``(channels, frames)`` by name."""
@@ -40,18 +41,18 @@ _MMAP_THRESHOLD = -3
 
 @dataclass(frozen=True)
 class Refusal:
-    """A classified error; exceptions of ours do not survive pickling."""
+    """A classified error. The exceptions themselves cannot be pickled."""
 
     kind: str
     code: str
     message: str
 
 
-def stock_stems(
+def upstream_stems(
     model_dir: Path, mixture: Path, scratch: Path, *, model: str = DEMO_MODEL_NAME, denoise: bool = False
 ) -> Stems:
-    """What an unmodified Separator hands to its writer."""
-    upstream = _stock(model_dir, scratch)
+    """Return the stems that an unmodified Separator passes to its writer."""
+    upstream = upstream_separator(model_dir, scratch)
     upstream.load_model(model)
     upstream.model_instance.enable_denoise = denoise
     stems: Stems = {}
@@ -65,7 +66,7 @@ def stock_stems(
     return stems
 
 
-def driven_stems(
+def streamed_stems(
     model_dir: Path,
     mixture: Path,
     scratch: Path,
@@ -73,81 +74,93 @@ def driven_stems(
     model: str,
     denoise: bool = False,
     batch: int | None = None,
-    ahead: bool = False,
+    pipelined: bool = False,
     options: DeviceOptions | None = None,
 ) -> Stems:
-    """What our separator gives of an MDX model. ``batch``: how many segments its network is given at a time. ``ahead``:
-    the way of a GPU, with its thread. ``options``: how the network is run."""
+    """Return the stems of an ``MdxSeparator``.
+
+    ``batch``: segments in a batch. ``pipelined``: with a worker thread, as for a GPU. ``options``: how the network is
+    run.
+    """
     from processor.separation.architectures.mdx import MdxSeparator
 
-    upstream = _stock(model_dir, scratch)
+    upstream = upstream_separator(model_dir, scratch)
     upstream.load_model(model)
     upstream.model_instance.enable_denoise = denoise
-    separator = MdxSeparator(upstream.model_instance, options, lane=lane_ahead() if ahead else None)
+    separator = MdxSeparator(upstream.model_instance, options, transfer=pipelined_transfer() if pipelined else None)
     if batch is not None:
         separator._batch = batch
+    return collected(separator, mixture)
+
+
+def collected(separator: Separator, mixture: Path) -> Stems:
+    """Run a separator and return its stems."""
     blocks: dict[str, list[NDArray[np.float32]]] = {}
     separator.separate(mixture, lambda name, block: blocks.setdefault(name, []).append(block.T), lambda _: None)
     return {name: np.concatenate(parts, axis=1) for name, parts in blocks.items()}
 
 
-def lane_ahead() -> DeviceTransfer:
-    """The way of a GPU, with its thread, to the CPU."""
+def pipelined_transfer() -> DeviceTransfer:
+    """Return a transfer to the CPU that uses a worker thread, as for a GPU."""
     import torch
 
-    from processor.separation.runtime.device_transfer import DirectTransfer, one_ahead
+    from processor.separation.runtime.device_transfer import DeviceTransfer, pipelined
 
-    class Ahead(DirectTransfer):
+    class PipelinedTransfer(DeviceTransfer):
         def map(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Generator[Any, None, None]:
-            return one_ahead(work, items)
+            return pipelined(work, items)
 
-    return Ahead(torch.device("cpu"))
+    return PipelinedTransfer(torch.device("cpu"))
 
 
 @dataclass(frozen=True)
 class MdxcRun:
-    """What our separator made of an MDXC model and a song."""
+    """The result of one run of an ``MdxcSeparator``."""
 
     stems: Stems
     batch: int
-    """How many segments its network was given at a time in the end."""
+    """Segments in a batch at the end."""
     error: str | None
-    """The name of the exception that ended it."""
+    """The name of the exception that ended the run."""
     threads: list[str]
-    """That are left of it."""
+    """Names of the worker threads that still exist."""
 
 
-def mdxc_run(
+def stream_mdxc(
     model_dir: Path,
     mixture: Path,
     scratch: Path,
     *,
     model: str,
     batch: int | None = None,
-    ahead: bool = False,
+    pipelined: bool = False,
     options: DeviceOptions | None = None,
-    lighter: bool = False,
+    reduced: bool = False,
     cancel_at: float | None = None,
 ) -> MdxcRun:
-    """``batch``: how many segments the network is given at a time. ``ahead``: the way of a GPU, with its thread.
-    ``options``: how the network is run. ``lighter``: the way that needs less memory. ``cancel_at``: the share of the
-    work at which it is cancelled."""
+    """Run an ``MdxcSeparator``.
+
+    ``batch``: segments in a batch. ``pipelined``: with a worker thread, as for a GPU. ``options``: how the network is
+    run. ``reduced``: the variant with less memory. ``cancel_at``: the share of the work at which it is cancelled.
+    """
     from processor.separation.architectures.mdxc import MdxcSeparator
 
     def on_progress(fraction: float) -> None:
         if cancel_at is not None and fraction >= cancel_at:
             raise InterruptedError
 
-    upstream = _stock(model_dir, scratch)
+    upstream = upstream_separator(model_dir, scratch)
     upstream.load_model(model)
-    separator = MdxcSeparator(upstream.model_instance, options, batch=batch, lane=lane_ahead() if ahead else None)
-    if lighter:
-        step = separator.lighter()
+    separator = MdxcSeparator(
+        upstream.model_instance, options, batch=batch, transfer=pipelined_transfer() if pipelined else None
+    )
+    if reduced:
+        step = separator.reduce_memory()
         assert step is not None
         assert step.step == "batch_1"
         assert isinstance(step.separator, MdxcSeparator)
         separator = step.separator
-        assert separator.lighter() is None
+        assert separator.reduce_memory() is None
     blocks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in separator.stems}
     error = None
     try:
@@ -161,12 +174,12 @@ def mdxc_run(
 
 
 def peaks(model_dir: Path, scratch: Path, mixtures: list[Mixture], folder: Path, models: Iterable[str]) -> list[int]:
-    """The largest resident set of this process while each of the songs goes through all of the models, bytes."""
+    """Return the peak resident set size of this process, bytes, while all models separate each of the songs."""
     found = []
     with _large_blocks_returned():
         for mixture in mixtures:
             MainMemory().give_back()
-            Path("/proc/self/clear_refs").write_text("5")  # from here on, the largest is another one: proc(5)
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak: proc(5)
             for model in models:
                 outcome, _ = run(model_dir, scratch, mixture, folder, model=model)
                 assert not isinstance(outcome, Refusal), outcome
@@ -177,7 +190,7 @@ def peaks(model_dir: Path, scratch: Path, mixtures: list[Mixture], folder: Path,
 
 @contextlib.contextmanager
 def _large_blocks_returned() -> Iterator[None]:
-    """What is freed goes back to the system, if it is large: what is kept for the next time differs by tens of MiB."""
+    """Return freed blocks to the system if they are large: the memory that is kept otherwise varies by tens of MiB."""
     set_option = ctypes.CDLL(None).mallopt
     set_option(_MMAP_THRESHOLD, 1 << 20)
     try:
@@ -187,10 +200,10 @@ def _large_blocks_returned() -> Iterator[None]:
 
 
 @functools.cache
-def _stock(model_dir: Path, scratch: Path) -> Any:
+def upstream_separator(model_dir: Path, scratch: Path) -> Any:
     from audio_separator.separator import Separator
 
-    _engine(model_dir, scratch)  # which puts ffmpeg on PATH
+    cached_engine(model_dir, scratch)  # puts ffmpeg on PATH
     return Separator(
         log_level=logging.WARNING,
         model_file_dir=str(model_dir),
@@ -201,7 +214,7 @@ def _stock(model_dir: Path, scratch: Path) -> Any:
 
 
 @functools.cache
-def _engine(model_dir: Path, scratch: Path, **options: object) -> SeparationEngine:
+def cached_engine(model_dir: Path, scratch: Path, **options: object) -> SeparationEngine:
     from processor.engine.engine import SeparationEngine
 
     return SeparationEngine(store_in(model_dir, **options), scratch)
@@ -219,12 +232,12 @@ def run(
     only: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> tuple[tuple[Stem, ...] | Refusal, list[float]]:
-    """Separate with the engine: the stems or why there are none, and the progress.
+    """Separate with the engine and return the stems or the error, and the progress.
 
-    ``cancel_at``: share of the work after which it is cancelled. ``only``: the library's own option that has it leave
-    out the other stem without a word. ``options``: the model store's.
+    ``cancel_at``: share of the work after which it is cancelled. ``only``: audio-separator's option that silently
+    leaves out all other stems. ``options``: of the model store.
     """
-    engine = _engine(model_dir, scratch, **options or {})
+    engine = cached_engine(model_dir, scratch, **options or {})
     progress: list[float] = []
     cancel = CancelToken()
 
@@ -236,15 +249,15 @@ def run(
 
     def work() -> tuple[Stem, ...]:
         if only is not None:
-            _library_model(engine, model).output_single_stem = only
+            upstream_model(engine, model).output_single_stem = only
         return engine.separate(job, on_progress)
 
     job = Separate(1, mixture.path, mixture.peak, mixture.frames, folder, model, stems)
-    return _classified(work), progress
+    return classified(work), progress
 
 
 def load(model_dir: Path, scratch: Path, model: str, *, require_gpu: bool = False, **options: object) -> str | Refusal:
-    """Load a model with an engine of its own; the device, or why it cannot be. ``options``: the store's."""
+    """Load a model with a new engine and return the device or the error. ``options``: of the model store."""
     from processor.engine.engine import SeparationEngine
 
     def work() -> str:
@@ -252,13 +265,13 @@ def load(model_dir: Path, scratch: Path, model: str, *, require_gpu: bool = Fals
         engine.load(model)
         return engine.device
 
-    device: str | Refusal = _classified(work)
+    device: str | Refusal = classified(work)
     return device
 
 
 def listed(model_dir: Path, scratch: Path) -> dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
-    """The library's own list: title, architecture, files and stems of each model, by name."""
-    upstream = _engine(model_dir, scratch)._upstream
+    """Return audio-separator's list: title, architecture, files and stems of each model, by name."""
+    upstream = cached_engine(model_dir, scratch)._upstream
     models: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {}
     for architecture, group in upstream.list_supported_model_files().items():
         for title, model in group.items():
@@ -267,14 +280,14 @@ def listed(model_dir: Path, scratch: Path) -> dict[str, tuple[str, str, tuple[st
     return models
 
 
-def asked_for(model_dir: Path, scratch: Path, names: list[str]) -> dict[str, tuple[str, ...]]:
-    """Which addresses the library asks for the files of each model, in order, if only the last of each has it."""
-    upstream = _engine(model_dir, scratch)._upstream
-    asked: list[str] = []
+def requested_urls(model_dir: Path, scratch: Path, names: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return the URLs that audio-separator requests for each model's files, in order, if only the last one works."""
+    upstream = cached_engine(model_dir, scratch)._upstream
+    requested: list[str] = []
 
     def fetch(url: str, path: str) -> None:
         if not Path(path).exists():
-            asked.append(url)
+            requested.append(url)
             if "TRvlvr" in url or "Anjok0109" in url:
                 raise RuntimeError("not here")
 
@@ -282,16 +295,16 @@ def asked_for(model_dir: Path, scratch: Path, names: list[str]) -> dict[str, tup
     found = {}
     try:
         for name in names:
-            asked.clear()
-            with contextlib.suppress(RuntimeError):  # what is listed by its address is there or nowhere
+            requested.clear()
+            with contextlib.suppress(RuntimeError):  # models that are listed by URL have only one
                 upstream.download_model_files(name)
-            found[name] = tuple(asked)
+            found[name] = tuple(requested)
     finally:
         upstream.download_file_if_not_exists = own
     return found
 
 
-def _classified(work: Callable[[], Any]) -> Any:
+def classified(work: Callable[[], Any]) -> Any:
     from processor.engine.engine import classify
 
     try:
@@ -304,8 +317,8 @@ def _classified(work: Callable[[], Any]) -> Any:
         return Refusal(known.kind, known.code, known.message)
 
 
-def _library_model(engine: SeparationEngine, name: str) -> Any:
-    """The library's own object, of a model that the library runs itself."""
+def upstream_model(engine: SeparationEngine, name: str) -> Any:
+    """Return audio-separator's object of a model that it runs itself."""
     from processor.separation.architectures.fallback import UpstreamSeparator
 
     separator = engine.load(name)
@@ -313,9 +326,9 @@ def _library_model(engine: SeparationEngine, name: str) -> Any:
     return separator._model
 
 
-def hooks_left(model_dir: Path, scratch: Path, name: str) -> dict[str, bool]:
-    """What of ours is still in the library after it has run a Demucs model."""
-    model = _library_model(_engine(model_dir, scratch), name)
+def remaining_hooks(model_dir: Path, scratch: Path, name: str) -> dict[str, bool]:
+    """Return which replaced attributes are still in place after audio-separator has run a Demucs model."""
+    model = upstream_model(cached_engine(model_dir, scratch), name)
     loop = sys.modules["audio_separator.separator.uvr_lib_v5.demucs.apply"]
     return {
         "tqdm": type(vars(loop)["tqdm"]).__module__.startswith("processor"),
@@ -324,6 +337,6 @@ def hooks_left(model_dir: Path, scratch: Path, name: str) -> dict[str, bool]:
 
 
 def read(stem: Stem) -> NDArray[np.float32]:
-    """Samples ``(channels, frames)``."""
+    """Return the samples ``(channels, frames)``."""
     samples: NDArray[np.float32] = soundfile.read(stem.path, dtype="float32")[0]
     return samples.T

@@ -1,4 +1,4 @@
-"""Several processes on one folder of models, and what is left of those that are killed."""
+"""Several processes with one folder of models, and recovery after one of them is killed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def fetching(url: str, target: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def test_a_killed_process_is_gone_on_from(tmp_path: Path, source: SourceServer) -> None:
+def test_download_of_a_killed_process_is_resumed(tmp_path: Path, source: SourceServer) -> None:
     behaviour = Ranged(MODEL, hold_after=3 * 1024**2)
     source.add("/model.onnx", behaviour)
     url, target = source.url("/model.onnx"), tmp_path / "model.onnx"
@@ -67,7 +67,7 @@ def test_a_killed_process_is_gone_on_from(tmp_path: Path, source: SourceServer) 
     assert behaviour.sent <= len(MODEL) - known
 
 
-def test_two_processes_fetch_a_file_once(tmp_path: Path, source: SourceServer) -> None:
+def test_two_processes_download_a_file_once(tmp_path: Path, source: SourceServer) -> None:
     behaviour = Ranged(MODEL, hold_after=1024**2)
     source.add("/model.onnx", behaviour)
     url, target = source.url("/model.onnx"), tmp_path / "model.onnx"
@@ -75,7 +75,7 @@ def test_two_processes_fetch_a_file_once(tmp_path: Path, source: SourceServer) -
         source.wait_for_requests(1)
         with fetching(url, target) as second:
             wait_until_blocked(second)
-            first.kill()  # and the lock dies with it
+            first.kill()  # releases the lock
             behaviour.release()
             assert second.wait(DEADLINE) == 0
     assert target.read_bytes() == MODEL
@@ -88,7 +88,7 @@ def wait_until_blocked(process: subprocess.Popen[bytes]) -> None:
     assert any(b"model_file_awaited" in line for line in process.stdout)
 
 
-def test_who_waited_finds_the_file(tmp_path: Path, source: SourceServer) -> None:
+def test_waiting_process_uses_the_other_s_file(tmp_path: Path, source: SourceServer) -> None:
     source.add("/model.onnx", served(MODEL))
     url, target = source.url("/model.onnx"), tmp_path / "model.onnx"
     with ExitStack() as holder:
@@ -103,7 +103,7 @@ def test_who_waited_finds_the_file(tmp_path: Path, source: SourceServer) -> None
     assert os.listdir(tmp_path) == ["model.onnx"]
 
 
-def test_records_of_several_processes_are_all_kept(tmp_path: Path) -> None:
+def test_records_of_several_processes_are_kept(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from processor.models.lockfile import LockFile, record\n"
         "for i in range(8): LockFile(Path(sys.argv[1])).set(f'{sys.argv[2]}-{i}', record('0' * 64, i, 'here'))"
@@ -118,8 +118,8 @@ def test_records_of_several_processes_are_all_kept(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [LOCK_FILE]
 
 
-def test_who_waited_has_the_lock_for_himself(tmp_path: Path) -> None:
-    """And not one on the file that the one before him has removed."""
+def test_waiting_thread_gets_an_exclusive_lock(tmp_path: Path) -> None:
+    """It must not lock the file that the previous holder has removed."""
     lock = tmp_path / "lock"
     waiting, taken, done = (threading.Event() for _ in range(3))
 
@@ -139,7 +139,7 @@ def test_who_waited_has_the_lock_for_himself(tmp_path: Path) -> None:
     thread.join(DEADLINE)
 
 
-def test_a_lock_is_one_processs_at_a_time(tmp_path: Path) -> None:
+def test_lock_is_exclusive(tmp_path: Path) -> None:
     lock = tmp_path / "locks" / "one"
     with exclusive_lock(lock):
         with pytest.raises(Timeout), exclusive_lock(lock, wait=False):

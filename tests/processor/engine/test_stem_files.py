@@ -1,4 +1,4 @@
-"""Stems on their way to the disk: at the song's level, whole, or not there."""
+"""Stem files: at the song's level, complete or absent."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def files_in(folder: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("name", "key"), [("Vocals", "vocals"), ("No Drums", "no_drums"), ("Wind/Inst.", "wind_inst"), ("../", "stem")]
 )
-def test_a_name_becomes_a_key(name: str, key: str) -> None:
+def test_stem_names_are_normalised(name: str, key: str) -> None:
     assert normalise_stem_name(name) == key
 
 
-def written(work: Separate, *blocks: tuple[str, Samples], promised: Iterable[str] = ()) -> tuple[Stem, ...]:
-    """The stems that come of these blocks."""
+def written(work: Separate, *blocks: tuple[str, Samples], expected: Iterable[str] = ()) -> tuple[Stem, ...]:
+    """Write these blocks and return the stems."""
     with StemFiles(work) as files:
         for name, samples in blocks:
             files.write(name, samples)
-        return files.finish(promised)
+        return files.finish(expected)
 
 
-def test_blocks_become_a_file_at_the_songs_own_level(tmp_path: Path) -> None:
+def test_blocks_are_written_at_the_level_of_the_song(tmp_path: Path) -> None:
     whole = block()
     (stem,) = written(job(tmp_path, peak=0.25), ("vocals", whole[:300]), ("vocals", whole[300:]))
 
@@ -58,21 +58,21 @@ def test_blocks_become_a_file_at_the_songs_own_level(tmp_path: Path) -> None:
     assert stem.peak == np.max(np.abs(whole)) * np.float32(0.25)
 
 
-def test_only_what_is_wanted_is_written_and_in_that_order(tmp_path: Path) -> None:
+def test_only_wanted_stems_are_written_in_their_order(tmp_path: Path) -> None:
     given = [(name, block()) for name in ("vocals", "bass", "drums")]
-    stems = written(job(tmp_path, stems=("drums", "vocals")), *given, promised=["vocals", "bass", "drums"])
+    stems = written(job(tmp_path, stems=("drums", "vocals")), *given, expected=["vocals", "bass", "drums"])
     assert [stem.name for stem in stems] == ["drums", "vocals"]
     assert files_in(tmp_path) == {"drums.wav", "vocals.wav"}
 
 
-def test_a_stem_that_was_promised_and_not_given(tmp_path: Path) -> None:
+def test_missing_expected_stem_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StemMissingError) as caught:
-        written(job(tmp_path), ("vocals", block()), promised=["vocals", "drums", "bass"])
+        written(job(tmp_path), ("vocals", block()), expected=["vocals", "drums", "bass"])
     assert str(caught.value) == "the model gave no bass and no drums"
     assert files_in(tmp_path) == set()
 
 
-def test_a_stem_that_is_wanted_and_was_not_given(tmp_path: Path) -> None:
+def test_missing_wanted_stem_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PermanentError) as caught:
         written(job(tmp_path, stems=("kazoo",)), ("vocals", block()))
     assert caught.value.code is ErrorCode.STEM_UNKNOWN
@@ -80,7 +80,7 @@ def test_a_stem_that_is_wanted_and_was_not_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_no_numbers(tmp_path: Path, number: float) -> None:
+def test_samples_that_are_not_finite_are_an_error(tmp_path: Path, number: float) -> None:
     broken = block()
     broken[FRAMES // 2, 1] = number
     with pytest.raises(StemMissingError) as caught:
@@ -90,14 +90,14 @@ def test_samples_that_are_no_numbers(tmp_path: Path, number: float) -> None:
 
 
 @pytest.mark.parametrize("frames", [FRAMES - 1, FRAMES + 1])
-def test_a_stem_of_another_length_than_the_song(tmp_path: Path, frames: int) -> None:
+def test_stem_of_another_length_is_an_error(tmp_path: Path, frames: int) -> None:
     with pytest.raises(StemMissingError) as caught:
         written(job(tmp_path), ("bass", block()), ("vocals", block(frames)))
     assert str(caught.value) == f"vocals has {frames} samples, the song has {FRAMES}"
     assert files_in(tmp_path) == set()
 
 
-def test_nothing_is_left_of_work_that_was_stopped(tmp_path: Path) -> None:
+def test_interrupted_work_leaves_no_files(tmp_path: Path) -> None:
     files = StemFiles(job(tmp_path))
     with suppress(KeyboardInterrupt), files:
         files.write("vocals", block(10))
@@ -106,7 +106,7 @@ def test_nothing_is_left_of_work_that_was_stopped(tmp_path: Path) -> None:
     assert files_in(tmp_path) == set()
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+def test_full_disk_leaves_no_files(tmp_path: Path) -> None:
     (tmp_path / "vocals.wav").symlink_to("/dev/full")
     with pytest.raises(OSError, match="the disk is full"):
         written(job(tmp_path), ("bass", block()), ("vocals", block()))

@@ -1,8 +1,8 @@
-"""``OMP_WAIT_POLICY=PASSIVE python -m benchmarks.ladder``: a song of the demo, small models, every rung; a table for
-docs/MODELS.md.
+"""``OMP_WAIT_POLICY=PASSIVE python -m benchmarks.oom_fallback``: the accuracy of every fallback step.
 
-The demo model is the one that separates. The others are untrained: their figures say what the cuts do to the
-arithmetic, and not what would be heard of a trained model.
+Separates a demo song with small models and prints a table for docs/MODELS.md. Only the demo model is a useful
+separator. The others are untrained: their figures show the numeric effect of other segments and chunks, and not what
+is audible with a trained model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.engines import our_engine
+from benchmarks.engines import offline_engine
 from benchmarks.page import markdown_table
 from demo import tiny_models
 from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
@@ -27,7 +27,7 @@ from processor.audio.wav import Samples, write_wav
 from processor.engine.oom_fallback import fallback_steps
 from processor.separation.separator import Separator
 
-#: More than the longer chunks have, s.
+#: Length of the song, longer than the longest chunks, s.
 SECONDS = 40.0
 
 _STEMS = ["drums", "bass", "other", "vocals"]
@@ -43,7 +43,7 @@ def main() -> int:
     """Write the table to the terminal."""
     with tempfile.TemporaryDirectory() as folder:
         lines = list(_lines(Path(folder)))
-    sys.stdout.write(f"{markdown_table(('model', 'given up', 'worst stem, dB'), lines)}\n")
+    sys.stdout.write(f"{markdown_table(('model', 'reductions', 'worst stem, dB'), lines)}\n")
     return 0
 
 
@@ -52,15 +52,17 @@ def _lines(folder: Path) -> Iterator[tuple[str, str, str]]:
     samples = render_song(seconds=SECONDS).mixture.T.astype(np.float32)
     write_wav(song, [samples / np.abs(samples).max()], channels=2)
     for title, model_dir, name in _models(folder):
-        separator = our_engine(model_dir, folder).load(name)
-        top, *lower = fallback_steps(separator, len(samples))
-        full = _separated(top.separator, song)
-        for step in lower:
-            yield title, ", ".join(step.steps), f"{_worst(full, _separated(step.separator, song)):.1f}"
+        separator = offline_engine(model_dir, folder).load(name)
+        first, *reduced = fallback_steps(separator, len(samples))
+        reference = _stems(first.separator, song)
+        for step in reduced:
+            stems = _stems(step.separator, song)
+            worst = min(sdr_db(stem.T, stems[stem_name].T) for stem_name, stem in reference.items())
+            yield title, ", ".join(step.reductions), f"{worst:.1f}"
 
 
 def _models(folder: Path) -> Iterator[tuple[str, Path, str]]:
-    """A title, the folder and the name of each."""
+    """Yield the title, the folder and the name of each model."""
     yield "MDX, the demo's", write_demo_model(folder / "mdx").parent, DEMO_MODEL_NAME
     tiny_models.write_demucs_models(folder / "demucs", DEMUCS)
     for title in DEMUCS:
@@ -71,15 +73,10 @@ def _models(folder: Path) -> Iterator[tuple[str, Path, str]]:
     yield "Roformer, untrained", folder / "mdxc", tiny_models.write_roformer(folder / "mdxc", _STEMS, name="roformer")
 
 
-def _separated(separator: Separator, song: Path) -> dict[str, NDArray[np.float32]]:
+def _stems(separator: Separator, song: Path) -> dict[str, NDArray[np.float32]]:
     blocks: dict[str, list[Samples]] = {}
     separator.separate(song, lambda name, block: blocks.setdefault(name, []).append(block.copy()), lambda _: None)
     return {name: np.concatenate(parts) for name, parts in blocks.items()}
-
-
-def _worst(full: dict[str, NDArray[np.float32]], lighter: dict[str, NDArray[np.float32]]) -> float:
-    """The smallest of the stems' signal-to-noise ratios, dB."""
-    return min(sdr_db(stem.T, lighter[name].T) for name, stem in full.items())
 
 
 if __name__ == "__main__":
