@@ -22,14 +22,14 @@ from settings.env_example import render_env_example
 from settings.kafka import KafkaSettings, SaslMechanism, SecurityProtocol
 from settings.logging import LogFormat, LogSettings
 from settings.model import ModelSettings
-from settings.storage import Engine, StateSettings, StorageSettings
+from settings.storage import StateSettings, StorageEngine, StorageSettings
 from settings.types import GIB, KIB, MIB, ConfigError, Section
 from settings.webhook import WebhookSettings
 from settings.worker import WorkerSettings
 
 __all__ = [
     "GIB", "KIB", "MIB", "SECRETS", "SECTIONS", "ApiSettings", "Compile", "ConfigError", "DeviceSettings",
-    "DownloadSettings", "Engine", "KafkaSettings", "LogFormat", "LogSettings", "ModelSettings", "Precision",
+    "DownloadSettings", "StorageEngine", "KafkaSettings", "LogFormat", "LogSettings", "ModelSettings", "Precision",
     "SaslMechanism", "Section", "SecurityProtocol", "Settings", "StateSettings", "StorageSettings", "WebhookSettings",
     "WorkerSettings", "env_example", "load", "variable_names",
 ]  # fmt: skip

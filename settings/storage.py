@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from settings.types import ADVANCED, BaseUrl, Seconds, Section, WholeSeconds
 
 
-class Engine(StrEnum):
+class StorageEngine(StrEnum):
     """Kind of an object store."""
 
     LOCAL = "local"
@@ -85,13 +85,13 @@ class StorageSettings(Section):
 
     title = "Storage of stems"
 
-    storage: Engine | None = Field(
+    storage: StorageEngine | None = Field(
         None,
         alias="STORAGE",
         description="Store of finished stems: local or s3. Unset: s3 if S3_BUCKET_NAME is set, else local.",
     )
-    handoff: Engine = Field(
-        Engine.LOCAL,
+    handoff: StorageEngine = Field(
+        StorageEngine.LOCAL,
         alias="HANDOFF",
         description="Store through which stems go from the processor to the uploader: local (both share DATA_DIR) or "
         "s3 (a prefix of the bucket).",
@@ -133,13 +133,13 @@ class StorageSettings(Section):
     )
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> StorageEngine:
         """The kind of the store of finished stems."""
-        return self.storage or (Engine.S3 if self.s3_bucket else Engine.LOCAL)
+        return self.storage or (StorageEngine.S3 if self.s3_bucket else StorageEngine.LOCAL)
 
     @model_validator(mode="after")
     def _require_bucket_and_both_keys(self) -> Self:
-        if Engine.S3 in (self.engine, self.handoff) and not self.s3_bucket:
+        if StorageEngine.S3 in (self.engine, self.handoff) and not self.s3_bucket:
             raise ValueError("S3_BUCKET_NAME must be set when STORAGE or HANDOFF is s3")
         if (self.aws_access_key_id is None) != (self.aws_secret_access_key is None):
             raise ValueError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set together")

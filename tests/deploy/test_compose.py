@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from config import Engine, Settings, load
+from config import Settings, StorageEngine, load
 from tests.deploy.compose import ComposeFile, MissingVariableError, interpolate, variables_of
 from tests.deploy.conftest import REQUIRED, ROOT, SETTINGS
 from tests.deploy.dockerfile import Dockerfile
@@ -124,7 +124,7 @@ def test_every_variable_besides_settings_is_explained(compose: ComposeFile) -> N
 def test_settings_are_complete_and_safe(settings_of: SettingsOf, service: str) -> None:
     settings = settings_of(service)
     assert settings.kafka.bootstrap_servers == "kafka:9092"
-    assert (settings.storage.engine, settings.storage.handoff) == (Engine.S3, Engine.S3)
+    assert (settings.storage.engine, settings.storage.handoff) == (StorageEngine.S3, StorageEngine.S3)
     assert settings.storage.s3_endpoint_url == "http://s3.localhost:7070"
     assert settings.storage.s3_bucket == "uvr"
     assert not settings.download.allow_private_networks

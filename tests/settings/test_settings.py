@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from config import SECRETS, SECTIONS, ConfigError, Engine, Section, Settings, env_example, load
+from config import SECRETS, SECTIONS, ConfigError, Section, Settings, StorageEngine, env_example, load
 from settings.api import ApiSettings
 from settings.download import DownloadSettings
 from settings.env_example import is_marked
@@ -303,9 +303,9 @@ class TestCredentials:
 
 class TestStorage:
     def test_store_is_local_unless_a_bucket_is_named(self) -> None:
-        assert read().storage.engine is Engine.LOCAL
-        assert read(S3_BUCKET_NAME="stems").storage.engine is Engine.S3
-        assert read(S3_BUCKET_NAME="stems", STORAGE="local").storage.engine is Engine.LOCAL
+        assert read().storage.engine is StorageEngine.LOCAL
+        assert read(S3_BUCKET_NAME="stems").storage.engine is StorageEngine.S3
+        assert read(S3_BUCKET_NAME="stems", STORAGE="local").storage.engine is StorageEngine.LOCAL
 
     @pytest.mark.parametrize("variable", ["STORAGE", "HANDOFF"])
     def test_s3_needs_a_bucket(self, variable: str) -> None:
