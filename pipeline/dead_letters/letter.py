@@ -114,7 +114,7 @@ class Letter:
 
     @property
     def is_truncated(self) -> bool:
-        """Whether the letter holds only the first part of the value."""
+        """True if the letter holds only the first part of the value."""
         return self.original_bytes > len(self.message.value)
 
     @property

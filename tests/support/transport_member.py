@@ -1,14 +1,14 @@
-"""A consumer in a process of its own, for tests that kill, freeze and restart consumers.
+"""A consumer in its own process, for tests that kill, freeze and restart consumers.
 
-Takes one JSON argument; reports on standard output, one JSON object a line; takes commands on standard input.
+Takes one JSON argument; reports on standard output, one JSON object per line; reads commands from standard input.
 
-mode ``hold``: receives one message, reports it, then obeys ``settle`` or waits to be killed.
+mode ``hold``: receives one message, reports it, then settles it on a command or waits to be killed.
 mode ``hold-first``: receives two messages, settles the second, reports, then waits to be killed.
-mode ``drain``: receives and settles until told anything.
-mode ``work-on-all``: receives whatever there is, reports each, and ends none.
-mode ``work``: runs the consumer loop with a worker that reports the job it has begun and never ends it.
-mode ``serve``: runs the consumer loop, two worker threads, with jobs that take a moment each, until SIGTERM.
-mode ``die-in-settle``: receives one message and ends, as by a power cut, inside ``settle``: after the outputs have
+mode ``drain``: receives and settles until a command.
+mode ``work-on-all``: receives all messages, reports each, and settles none.
+mode ``work``: runs the consumer loop with a handler that reports the start of a job and never finishes it.
+mode ``serve``: runs the consumer loop on two worker threads, with short jobs, until SIGTERM.
+mode ``die-in-settle``: receives one message and exits, as after a power cut, inside ``settle``: after the outputs have
 been sent (Kafka) or written (embedded), before the offset has advanced.
 """
 
