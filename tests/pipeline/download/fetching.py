@@ -16,7 +16,7 @@ LIMITS = DownloadLimits(max_bytes=10_000_000, connect_timeout=10, stall_timeout=
 
 
 #: What ``fail`` passes to ``download``; the rest are limits.
-OPTIONS = ("wire", "on_progress", "mirrors", "checksum", "resume", "rate")
+OPTIONS = ("connection_options", "on_progress", "mirrors", "checksum", "resume", "rate")
 
 
 @dataclass
