@@ -1,15 +1,12 @@
-"""The temporary files that a download writes until it is complete."""
+"""The temporary file that a download writes until it is complete."""
 
 from __future__ import annotations
 
 import errno
-import io
 import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from pipeline.errors import ErrorCode, InfrastructureError
 from pipeline.files import local_errors, sync_directory
@@ -31,51 +28,14 @@ def require_room(folder: Path, length: int) -> None:
         raise InfrastructureError("the disk is full", code=ErrorCode.DISK_FULL)
 
 
-class PartialFile:
-    """A file written from start to end; removed if the block ends without ``commit``.
+class PartFile:
+    """The file of a download in progress, written at any offset, by many threads if needed. The caller closes it.
 
+    With ``keep``, existing content stays. ``total``: size in bytes; None if unknown.
     Every method raises InfrastructureError: ``disk_full``, or ``storage_unavailable`` for other disk errors.
     """
 
-    def __init__(self, target: Path, *, buffer_bytes: int) -> None:
-        self._target = target
-        self._path = part_path(target)
-        self.bytes = 0
-        """Bytes written so far."""
-        with local_errors():
-            self._file = io.BufferedWriter(io.FileIO(self._path, "w"), buffer_bytes)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with suppress(OSError):  # closing flushes the buffer, and may fail as the write before did
-            self._file.close()
-        with suppress(OSError):
-            self._path.unlink(missing_ok=True)
-
-    def write(self, chunk: bytes) -> None:
-        """Append ``chunk``."""
-        with local_errors():
-            self._file.write(chunk)
-        self.bytes += len(chunk)
-
-    def commit(self, *, durable: bool) -> None:
-        """Rename the file to its target. ``durable``: it then survives a power cut."""
-        with local_errors():
-            self._file.flush()
-            _rename(self._path, self._target, self._file.fileno(), durable=durable)
-
-
-class ScatteredFile:
-    """A file of ``total`` bytes that many threads write at any offset. The caller closes it.
-
-    With ``keep``, existing content stays. Raises the same errors as ``PartialFile``.
-    """
-
-    def __init__(self, target: Path, total: int, *, keep: bool) -> None:
+    def __init__(self, target: Path, total: int | None, *, keep: bool = False) -> None:
         self._target = target
         self._path = part_path(target)
         with local_errors():
@@ -84,11 +44,12 @@ class ScatteredFile:
         self._total = total
         self._reserve_tried = self._reserved = False
         try:
-            with local_errors():
-                status = os.fstat(self._descriptor)
-                # A sparse file has fewer allocated blocks than bytes; only the rest needs room.
-                require_room(self._target.parent, total - min(status.st_blocks * 512, total))
-                os.ftruncate(self._descriptor, total)
+            if total is not None:
+                with local_errors():
+                    status = os.fstat(self._descriptor)
+                    # A sparse file has fewer allocated blocks than bytes; only the rest needs room.
+                    require_room(target.parent, total - min(status.st_blocks * 512, total))
+                    os.ftruncate(self._descriptor, total)
         except BaseException:
             self.close()
             raise
@@ -98,6 +59,13 @@ class ScatteredFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def discard(self) -> None:
+        """Close and remove the file, unless it is committed."""
+        if self._descriptor >= 0:
+            self.close()
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write ``data`` at ``offset``."""
@@ -116,7 +84,7 @@ class ScatteredFile:
 
         Not for a single writer: tmpfs would clear every page beforehand.
         """
-        if self._reserve_tried:
+        if self._reserve_tried or self._total is None:
             return
         self._reserve_tried = True
         with local_errors():
@@ -135,13 +103,9 @@ class ScatteredFile:
     def commit(self, *, durable: bool) -> None:
         """Rename the file to its target and close it. ``durable``: it then survives a power cut."""
         with local_errors():
-            _rename(self._path, self._target, self._descriptor, durable=durable)
+            if durable:
+                os.fsync(self._descriptor)
+            os.replace(self._path, self._target)
+            if durable:
+                sync_directory(self._target.parent)
         self.close()
-
-
-def _rename(path: Path, target: Path, descriptor: int, *, durable: bool) -> None:
-    if durable:
-        os.fsync(descriptor)
-    os.replace(path, target)
-    if durable:
-        sync_directory(target.parent)

@@ -10,7 +10,7 @@ from pipeline.download.checksum import Checksum, announced_checksum
 from pipeline.download.http import response as http_response
 from pipeline.download.http.request import ResponseStream
 from pipeline.download.http.response import Head
-from pipeline.download.part_file import PartialFile, require_room
+from pipeline.download.part_file import PartFile, require_room
 from pipeline.download.progress import ProgressReporter
 from pipeline.download.types import DownloadLimits
 
@@ -46,25 +46,29 @@ def save_stream(
     subject = stream.source.subject
     checksum = checksum or announced_checksum(stream.response.headers, whole_file=True)
     digest = checksum.new() if checksum else None
-    with PartialFile(target, buffer_bytes=limits.chunk_bytes) as file:
-        require_room(target.parent, head.length or 0)
-        room_checked = 0
+    received = room_checked = 0
+    require_room(target.parent, head.length or 0)
+    file = PartFile(target, None)
+    try:
         for chunk in stream.chunks(head.length, limits.chunk_bytes):
-            if file.bytes + len(chunk) > limits.max_bytes:
+            if received + len(chunk) > limits.max_bytes:
                 raise http_response.source_too_large(subject, limits.max_bytes)
-            file.write(chunk)
+            file.write(received, memoryview(chunk))
+            received += len(chunk)
             if digest:
                 digest.update(chunk)
-            reporter.update(file.bytes)
-            if file.bytes - room_checked > _ROOM_BYTES:
-                room_checked = file.bytes
-                require_room(target.parent, head.length - file.bytes if head.length else limits.chunk_bytes)
-        if not file.bytes:
+            reporter.update(received)
+            if received - room_checked > _ROOM_BYTES:
+                room_checked = received
+                require_room(target.parent, head.length - received if head.length else limits.chunk_bytes)
+        if not received:
             raise http_response.source_empty(subject)
         if checksum and digest and not checksum.matches(digest.hexdigest()):
             raise http_response.source_corrupt(subject)
-        reporter.finish(file.bytes)
+        reporter.finish(received)
         stream.watchdog.raise_if_fired()  # a socket that was shut down can look like the end of the body
         file.commit(durable=durable)
+    finally:
+        file.discard()
     sha256 = digest.hexdigest() if digest and checksum and checksum.algorithm == "sha256" else None
-    return StreamResult(head, file.bytes, sha256)
+    return StreamResult(head, received, sha256)

@@ -11,11 +11,11 @@ from typing import Final
 from pipeline.download.checksum import Checksum, announced_checksum
 from pipeline.download.http.request import HttpClient, ResponseStream
 from pipeline.download.http.response import Head, read_head, read_part_head, unstable
-from pipeline.download.parallel.assembly import Assembly
 from pipeline.download.parallel.journal import Identity
 from pipeline.download.parallel.range_allocator import ByteRange, missing_ranges
 from pipeline.download.parallel.range_request import response_range
 from pipeline.download.parallel.resume import ResumeState
+from pipeline.download.parallel.scheduler import ParallelDownload
 from pipeline.download.parallel.throughput import Latency
 from pipeline.download.progress import ProgressReporter
 from pipeline.download.single_stream import StreamResult, save_stream
@@ -145,10 +145,11 @@ class DownloadAttempts:
         checksum: Checksum | None,
         latency: Latency,
     ) -> StreamResult:
-        self.reporter.total = total
         file = self.resume_state.file or self.resume_state.begin(total, validator)
-        assembly = Assembly(self.client, self.sources, self.resume_state, self.reporter, checksum, latency)
-        return assembly.run(first, head, total, file)
+        run = ParallelDownload(
+            self.client, self.sources, self.resume_state, file, total, checksum, self.reporter, latency
+        )
+        return run.run(first, head)
 
     def _save(self, stream: ResponseStream, head: Head) -> StreamResult:
         """Download as one stream."""

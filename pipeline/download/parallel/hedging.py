@@ -49,9 +49,8 @@ class Hedger:
             state = self._states.setdefault(assignment, _State(now))
             if not self._is_late(worker, assignment, state, now):
                 continue
-            if self._writer.duplicate_bytes > self._max_duplicates or len(self._pool.active) >= max_workers:
-                return
-            if not self._pool.has_idle(worker.source):
+            exhausted = self._writer.duplicate_bytes > self._max_duplicates or len(self._pool.active) >= max_workers
+            if exhausted or self._pool.find_idle(worker.source) is None:
                 return
             with self._writer.lock:
                 shared = self._writer.allocator.share(assignment)

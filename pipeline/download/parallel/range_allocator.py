@@ -155,17 +155,6 @@ class RangeAllocator:
         while segment.out_of_order and segment.out_of_order[0].start <= segment.written:
             segment.written = max(segment.written, segment.out_of_order.pop(0).end)
 
-    def extend(self, assignment: Assignment, limit: int) -> bool:
-        """Append the free bytes after a finished ``assignment``, up to ``limit``. Return whether there are any."""
-        if assignment.position < assignment.end or assignment.segment.workers > 1:
-            return False
-        for index, span in enumerate(self._free):
-            if span.start == assignment.end < limit:
-                end = assignment.segment.end = min(span.end, limit)
-                self._free[index : index + 1] = [ByteRange(end, span.end)] if end < span.end else []
-                return True
-        return False
-
     def release(self, assignment: Assignment) -> None:
         """End ``assignment``, and free what is not written unless another worker fetches it as well."""
         self._assigned.remove(assignment)

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.download.checksum import Checksum
 from pipeline.download.parallel.journal import Entry, Identity, Journal
 from pipeline.download.parallel.range_allocator import ByteRange
-from pipeline.download.part_file import ScatteredFile, part_path
+from pipeline.download.part_file import PartFile, part_path
 from pipeline.download.validators import Validator
 from pipeline.service.logs import get_logger
 
@@ -36,7 +36,7 @@ class ResumeState:
         self._url = hashlib.sha256(url.encode()).hexdigest()
         self._checksum = f"{checksum.algorithm}:{checksum.hexdigest.lower()}" if checksum else None
         self.journal = Journal(journal_path(target)) if resume else None
-        self.file: ScatteredFile | None = None
+        self.file: PartFile | None = None
         self.verified_ranges: list[ByteRange] = []
         """Ranges on the disk whose hash is right."""
         self.keep = False
@@ -48,7 +48,7 @@ class ResumeState:
             return None
         if not part_path(self._target).is_file():
             return None
-        self.file = ScatteredFile(self._target, identity.total, keep=True)
+        self.file = PartFile(self._target, identity.total, keep=True)
         for entry in self.journal.entries():
             if entry.span.end <= identity.total and _is_intact(self.file, entry, raise_if_cancelled):
                 self.verified_ranges.append(entry.span)
@@ -57,12 +57,12 @@ class ResumeState:
         log.info("download_resumed", bytes=sum(span.size for span in self.verified_ranges), total=identity.total)
         return identity if self.verified_ranges else None
 
-    def begin(self, total: int, validator: Validator) -> ScatteredFile:
+    def begin(self, total: int, validator: Validator) -> PartFile:
         """Start a new file of ``total`` bytes."""
         self.reset()
         if self.journal:
             self.journal.begin(Identity(self._url, total, validator.etag, validator.modified, self._checksum))
-        self.file = ScatteredFile(self._target, total, keep=False)
+        self.file = PartFile(self._target, total)
         return self.file
 
     def reset(self) -> None:
@@ -94,7 +94,7 @@ class ResumeState:
         return identity.url == self._url and (identity.etag or identity.modified) is not None
 
 
-def _is_intact(file: ScatteredFile, entry: Entry, raise_if_cancelled: Callable[[], None]) -> bool:
+def _is_intact(file: PartFile, entry: Entry, raise_if_cancelled: Callable[[], None]) -> bool:
     position, end = entry.span
     crc = 0
     while position < end:

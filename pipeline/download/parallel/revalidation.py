@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Final
 
 from pipeline.download.http.request import PendingRequest
@@ -24,7 +24,7 @@ from pipeline.errors import PermanentError, PipelineError, TransientError
 _FIRST_BYTE: Final = ByteRange(0, 1)
 #: Round trips before the expected end at which the connection is opened, and at which the request is sent.
 _CONNECT_AHEAD: Final = 3.0
-_SEND_AHEAD: Final = 0.9
+_SEND_AHEAD: Final = 0.75
 
 
 class Revalidation(threading.Thread):
@@ -72,25 +72,27 @@ class Revalidation(threading.Thread):
         self._cancellation.cancel()
         self._finished.set()
         self._due.set()
+        if self.ident is not None:
+            self.join()
 
     def run(self) -> None:
-        pending: PendingRequest | None = None
-        with suppress(RangesLostError, PipelineError):
-            pending = self._client.prepare(self._source, self._cancellation.attach)
+        pending = self._client.prepare(self._source, self._cancellation.attach)
+        following: PendingRequest | None = None
+        with pending, suppress(RangesLostError, PipelineError):
             pending.connect()
             self._due.wait()
-            pending = self._ask(pending)
+            following = self._ask(pending)
         self._finished.wait()
-        if self._confirmed_until < self._last_byte_at and not self._changed:
-            with suppress(RangesLostError, PipelineError):
-                pending = self._ask(pending)
-        if pending is not None:
-            pending.close()
+        with following or nullcontext(), suppress(RangesLostError, PipelineError):
+            if self._confirmed_until < self._last_byte_at and not self._changed:
+                following = self._ask(following)
+        if following is not None:
+            following.close()
 
     def _ask(self, pending: PendingRequest | None) -> PendingRequest | None:
         """Request the first byte, on condition that the version is the expected one. Return the next request."""
         if self._cancellation.requested:
-            return pending
+            return None
         sent_at = time.monotonic()
         try:
             stream, _ = self._client.request(self._source, _FIRST_BYTE, self._cancellation.attach, pending)
@@ -99,6 +101,6 @@ class Revalidation(threading.Thread):
             return None
         with stream:
             stream.read(_FIRST_BYTE.size)
-            # An answer that took longer was delayed on its way, so the server may have given it earlier.
+            # A response that took longer was delayed on its way, so the server may have sent it earlier.
             self._confirmed_until = min(time.monotonic(), sent_at + self._round_trip)
             return stream.next_request()

@@ -1,4 +1,4 @@
-"""Downloads the missing ranges of a file over several connections."""
+"""Schedules the ranges of one file over several connections."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from typing import Final
 
 from config import KIB, MIB
 from pipeline.backoff import Backoff
-from pipeline.download.checksum import PrefixHash
-from pipeline.download.http.request import ResponseStream
+from pipeline.download.checksum import Checksum, PrefixHash
+from pipeline.download.http.request import HttpClient, ResponseStream
+from pipeline.download.http.response import Head, source_corrupt
 from pipeline.download.parallel.concurrency import MAX_STEP, WINDOW, ConnectionScaler
 from pipeline.download.parallel.hedging import Hedger
-from pipeline.download.parallel.journal import Entry, Journal
-from pipeline.download.parallel.range_allocator import ALIGNMENT
+from pipeline.download.parallel.journal import Entry
+from pipeline.download.parallel.range_allocator import ALIGNMENT, RangeAllocator, missing_ranges, piece_size
 from pipeline.download.parallel.range_request import RangeClient
+from pipeline.download.parallel.resume import ResumeState
 from pipeline.download.parallel.revalidation import Revalidation
 from pipeline.download.parallel.throughput import Latency, ThroughputEstimator
 from pipeline.download.parallel.worker import Finished, RangeWorker, RangeWriter, WorkerPool
-from pipeline.download.part_file import ScatteredFile
+from pipeline.download.part_file import PartFile
 from pipeline.download.progress import ProgressReporter
+from pipeline.download.single_stream import StreamResult
 from pipeline.download.sources import RangesLostError, Source, SourceChangedError, Sources
 from pipeline.errors import CancelledError, InfrastructureError, PermanentError, TransientError
 from pipeline.service.logs import get_logger
@@ -54,79 +57,107 @@ _RANDOM: Final = random.Random()
 #: Maximum time between two iterations, s.
 _TICK: Final = 0.02
 _ROOM_INTERVAL: Final = 2.0
+#: A single response that took less time than this, s, is assumed to belong to one version.
+_SHORT: Final = 1.0
 
 
-class RangeScheduler:
-    """Fetches all missing bytes of one file. Used once, from one thread."""
+class ParallelDownload:
+    """Downloads the missing ranges of one file, verifies it, and renames it. Used once, from one thread.
+
+    ``checksum`` is that of the whole file; None if it is unknown.
+    """
 
     def __init__(
         self,
-        client: RangeClient,
+        client: HttpClient,
         sources: Sources,
-        file: ScatteredFile,
-        writer: RangeWriter,
-        *,
-        journal: Journal | None,
+        resume_state: ResumeState,
+        file: PartFile,
+        total: int,
+        checksum: Checksum | None,
         reporter: ProgressReporter,
-        prefix: PrefixHash | None,
         latency: Latency,
-        revalidation: Revalidation | None,
     ) -> None:
-        self._client = client
         self._sources = sources
         self._file = file
-        self._writer = writer
-        self._allocator = writer.allocator
-        self._journal = journal
+        self._total = total
+        self._checksum = checksum
         self._reporter = reporter
-        self._prefix = prefix
         self._latency = latency
-        self._revalidation = revalidation
-        self._limits = client.client.limits
         self._is_far = latency.whole >= FAR
-        self._pool = WorkerPool(client, writer)
-        self._hedger = Hedger(self._pool, writer, round_trip=latency.round_trip, total=client.total)
-        now = time.monotonic()
-        max_level = self._limits.max_connections
-        self._scaler = ConnectionScaler(max_level, max_step=max_level if self._is_far else MAX_STEP)
-        self._throughput = ThroughputEstimator(now, writer.received)
+        self._watchdog = client.watchdog
+        self._limits = limits = client.limits
+        self._journal = resume_state.journal
+        self._prefix = PrefixHash(file, checksum.algorithm) if checksum else None
+        self._allocator = RangeAllocator(missing_ranges(total, resume_state.verified_ranges))
+        self._resumed = total - self._allocator.missing
+        piece_bytes = piece_size(total, limits.min_piece_bytes) if self._journal else None
+        self._writer = RangeWriter(file, self._allocator, piece_bytes, self._resumed)
+        ranges = RangeClient(client, total, verified=checksum is not None, keep_alive=self._is_far)
+        self._pool = WorkerPool(ranges, self._writer)
+        self._hedger = Hedger(self._pool, self._writer, round_trip=latency.round_trip, total=total)
+        self._revalidation = Revalidation(ranges, sources.current, latency.round_trip)
+        self._started = self._room_checked = time.monotonic()
+        max_step = limits.max_connections if self._is_far else MAX_STEP
+        self._scaler = ConnectionScaler(limits.max_connections, max_step=max_step)
+        self._throughput = ThroughputEstimator(self._started, self._resumed)
+        self._requests = self._refusals = self._max_delivering = 0
         self._not_before = 0.0
-        self._started = self._room_checked = now
-        self._refusals = 0
-        self.requests = 0
-        """Number of requests, ``first`` included."""
-        self.max_delivering = 0
-        """Maximum number of connections that delivered at the same time."""
 
-    def run(self, first: tuple[ResponseStream, int] | None) -> None:
-        """Fetch until nothing is missing. ``first``: a response that begins with the first missing byte, and its end.
+    def run(self, first: tuple[ResponseStream, int] | None, head: Head) -> StreamResult:
+        """Download. ``first``: a response that begins with the first missing byte, and the position of its end.
 
-        Raises SourceChangedError, RangesLostError and PipelineErrors; written bytes stay written then.
+        Raises the errors of ``download``, SourceChangedError and RangesLostError; written bytes stay written then.
         """
+        self._reporter.total, self._reporter.resumed = self._total, self._resumed
         try:
-            if first is not None:
-                assignment = self._allocator.take()
-                assert assignment is not None
+            self._fetch(first)
+            if not self._is_intact():
+                raise source_corrupt(self._sources.current.subject)
+            if not self._checksum and (self._requests > 1 or time.monotonic() - self._started >= _SHORT):
+                self._revalidation.confirm(self._writer.last_byte_at)
+        finally:
+            self._revalidation.cancel()
+        self._reporter.finish(self._total)
+        self._watchdog.raise_if_fired()
+        self._file.commit(durable=self._journal is not None)
+        is_sha256 = self._checksum is not None and self._checksum.algorithm == "sha256"
+        sha256 = self._prefix.hexdigest() if self._prefix and is_sha256 else None
+        return StreamResult(head, self._total, sha256, max(self._max_delivering, 1), self._resumed)
+
+    def _fetch(self, first: tuple[ResponseStream, int] | None) -> None:
+        try:
+            if first is not None and (assignment := self._allocator.take()):
                 self._pool.submit(first[0].source, assignment, first)
-                self.requests = 1
+                self._requests = 1
                 if self._is_far:
                     connections = min(self._limits.max_connections - 1, self._allocator.missing // _FAR_BYTES)
                     self._pool.connect(first[0].source, connections)
-            while self._allocator.missing or self._pool.is_busy:
+            while self._allocator.missing:
                 self._handle_events()
-                self._client.client.watchdog.raise_if_fired()
+                self._watchdog.raise_if_fired()
                 with self._writer.lock:
                     missing, received = self._allocator.missing, self._writer.received
-                    low_water = self._allocator.low_water(self._client.total)
+                    low_water = self._allocator.low_water(self._total)
                 self._reporter.update(received)
                 if self._prefix:
                     self._prefix.advance(low_water)
-                if not missing:
-                    break  # workers that are still busy hedge ranges that others have delivered
-                self._adjust(missing, received)
-        finally:
+                if missing:
+                    self._adjust(missing, received)
+        finally:  # workers that are still busy hedge ranges that others have delivered
             self._pool.stop()
             self._record(self._drain_events())
+
+    def _is_intact(self) -> bool:
+        """Hash the rest of the file and compare."""
+        if self._prefix is None or self._checksum is None:
+            return True
+        before = -1
+        while before < self._prefix.position < self._total:  # stops early if another process has truncated the file
+            self._watchdog.raise_if_fired()
+            before = self._prefix.position
+            self._prefix.advance(self._total)
+        return self._prefix.position == self._total and self._checksum.matches(self._prefix.hexdigest())
 
     def _handle_events(self) -> None:
         """Wait for events, record written pieces in the journal, and process finished assignments."""
@@ -155,11 +186,11 @@ class RangeScheduler:
         now = time.monotonic()
         active = self._pool.active
         delivering = sum(worker.delivering for worker in active)
-        self.max_delivering = max(self.max_delivering, delivering)
+        self._max_delivering = max(self._max_delivering, delivering)
         self._throughput.update(now, received, delivering)
         rate = self._throughput.per_connection
         self._writer.max_read = min(self._limits.chunk_bytes, max(_MAX_READS // max(len(active), 1), _MIN_READ))
-        wait = self._latency.round_trip if self._pool.has_idle(self._sources.current) else self._latency.whole
+        wait = self._latency.round_trip if self._pool.find_idle(self._sources.current) else self._latency.whole
         with self._writer.lock:
             self._allocator.lead = int(rate * wait)
             self._allocator.min_split = max(ALIGNMENT, int(rate * _SPLIT_GAIN))
@@ -173,9 +204,9 @@ class RangeScheduler:
         self._assign_work(now)
         if self._is_far and (self._scaler.decided or now - self._started > _MAX_UNUSED):
             self._pool.close_unused()
-            if self._revalidation:
-                round_trip = self._latency.round_trip
-                waits = [max(worker.active_at + round_trip - now, 0.0) for worker in active if not worker.delivering]
+            if not self._checksum:
+                answers = (worker.active_at + self._latency.round_trip for worker in active if not worker.delivering)
+                waits = [max(answer - now, 0.0) for answer in answers]
                 self._revalidation.expect_end(self._throughput.time_left(missing, delivering, waits))
         if now - self._room_checked > _ROOM_INTERVAL:
             self._room_checked = now
@@ -193,7 +224,7 @@ class RangeScheduler:
         with self._writer.lock:
             self._allocator.split(idle, max_bytes=max_bytes)
             assignments = [assignment for _ in range(idle) if (assignment := self._allocator.take())]
-        self.requests += len(assignments)
+        self._requests += len(assignments)
         for assignment in assignments:
             self._file.reserve()
             self._pool.submit(self._sources.current, assignment)
@@ -216,7 +247,7 @@ class RangeScheduler:
         pause = getattr(error, "retry_after", None) or 0.0
         if others := len(self._pool.active):
             # As many have worked before; a connection that was closed may still count at the server.
-            self._scaler.refuse(max(others, self.max_delivering))
+            self._scaler.refuse(max(others, self._max_delivering))
             self._refusals += 1
             self._not_before = time.monotonic() + max(pause, _BACKOFF.delay(self._refusals, _RANDOM))
             return

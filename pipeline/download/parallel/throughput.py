@@ -15,10 +15,8 @@ _SMOOTHING: Final = 0.5
 class Latency(NamedTuple):
     """Times of the first request to a source, s."""
 
-    connecting: float = 0.0
-    """Name resolution and TCP handshake."""
-    answering: float = 0.0
-    """From there to the response head, TLS handshake included."""
+    connecting: float = 0.0  # name resolution and TCP handshake
+    answering: float = 0.0  # from there to the response head, TLS handshake included
 
     @property
     def whole(self) -> float:
@@ -27,10 +25,9 @@ class Latency(NamedTuple):
 
     @property
     def round_trip(self) -> float:
-        """Time to a response over an open connection.
+        """Time to a response over an open connection: half of the whole, since connecting takes a round trip as well.
 
-        Half of the whole, since connecting takes one round trip as well. A handshake that lost a packet takes a second
-        longer, which the minimum ignores.
+        A handshake that lost a packet takes a second longer, which the minimum ignores.
         """
         return min(self.whole / 2, self.answering)
 

@@ -14,7 +14,7 @@ from pipeline.download.http.watchdog import Branch, Cancellation
 from pipeline.download.parallel.journal import Entry, EntryBuilder
 from pipeline.download.parallel.range_allocator import ALIGNMENT, Assignment, ByteRange, RangeAllocator
 from pipeline.download.parallel.range_request import RangeClient
-from pipeline.download.part_file import ScatteredFile
+from pipeline.download.part_file import PartFile
 from pipeline.download.sources import Source
 from pipeline.errors import PipelineError
 
@@ -27,32 +27,20 @@ class Finished:
     error: BaseException | None
 
 
-Events = SimpleQueue[Finished | list[Entry]]
-"""From the workers to the scheduler: ended assignments, and journal entries of written bytes."""
-
-
 class RangeWriter:
-    """Writes the received bytes of all workers, each byte once. Thread-safe, except for what needs ``lock``."""
+    """Writes the received bytes of all workers, each byte once. Thread-safe."""
 
-    def __init__(self, file: ScatteredFile, allocator: RangeAllocator, piece_bytes: int | None, received: int) -> None:
+    def __init__(self, file: PartFile, allocator: RangeAllocator, piece_bytes: int | None, received: int) -> None:
         """``piece_bytes``: size of the journal's pieces; None without a journal. ``received``: bytes of the file."""
         self._file = file
-        self._piece_bytes = piece_bytes
-        self.lock = threading.Lock()
-        self.events: Events = SimpleQueue()
+        self.piece_bytes = piece_bytes
+        self.max_read = ALIGNMENT  # maximum bytes per read of one worker
+        self.events: SimpleQueue[Finished | list[Entry]] = SimpleQueue()
+        self.lock = threading.Lock()  # guards the allocator and the counters
         self.allocator = allocator
-        """Guarded by ``lock``, as are the counters below."""
         self.received = received
-        self.duplicate_bytes = 0
-        """Bytes received that were not needed any more."""
-        self.last_byte_at = 0.0
-        """Time of the last received byte, on the monotonic clock."""
-        self.max_read = ALIGNMENT
-        """Maximum bytes per read of one worker; not guarded."""
-
-    def entry_builder(self, start: int, source: Source) -> EntryBuilder:
-        """Return the builder of the journal entries for one response."""
-        return EntryBuilder(start, self._piece_bytes, source.validator.etag if source.validator else None)
+        self.duplicate_bytes = 0  # received, but not needed any more
+        self.last_byte_at = 0.0  # on the monotonic clock
 
     def write(self, assignment: Assignment, data: bytes, builder: EntryBuilder) -> None:
         """Write the needed part of ``data``, the next bytes of the connection that serves ``assignment``."""
@@ -71,14 +59,9 @@ class RangeWriter:
             self.received += span.size
 
     def record(self, entries: Iterable[Entry]) -> None:
-        """Send ``entries`` to the scheduler, which owns the journal."""
+        """Send ``entries``, whose bytes are written, to the scheduler, which owns the journal."""
         if batch := list(entries):
             self.events.put(batch)
-
-    def extend(self, assignment: Assignment, limit: int) -> bool:
-        """See ``RangeAllocator.extend``."""
-        with self.lock:
-            return self.allocator.extend(assignment, limit)
 
     def finish(self, worker: RangeWorker, assignment: Assignment, error: BaseException | None) -> None:
         """End ``assignment``."""
@@ -105,15 +88,11 @@ class RangeWorker(threading.Thread):
         """
         super().__init__(name="download-worker", daemon=True)
         self.source = source
-        self.assignment: Assignment | None = None
-        self.delivering = False
-        """Whether the current assignment has received bytes."""
-        self.active_at = time.monotonic()
-        """Time of the last received byte, or of the request if there is none."""
-        self.answered_at = 0.0
-        """Time of the first byte of the current response."""
-        self.response_bytes = 0
-        """Bytes of the current response."""
+        self.assignment: Assignment | None = None  # the current or the last one
+        self.delivering = False  # the current assignment has received bytes
+        self.active_at = time.monotonic()  # time of the last received byte, or of the request if there is none
+        self.answered_at = 0.0  # time of the first byte of the current response
+        self.response_bytes = 0  # received of the current response
         self._client = client
         self._writer = writer
         self._first = first
@@ -128,9 +107,7 @@ class RangeWorker(threading.Thread):
 
     def assign(self, assignment: Assignment) -> None:
         """Fetch ``assignment`` next. The worker is idle."""
-        self.assignment = assignment
-        self.delivering = False
-        self.active_at = time.monotonic()
+        self.assignment, self.delivering, self.active_at = assignment, False, time.monotonic()
         self._inbox.put(assignment)
 
     def cancel(self) -> None:
@@ -156,31 +133,32 @@ class RangeWorker(threading.Thread):
             self._first[0].close()
         self._close_connection()
 
-    def _close_connection(self) -> None:
-        if self._pending is not None:
-            self._pending.close()
-            self._pending = None
-
     def _fetch(self, assignment: Assignment) -> None:
         if self.cancelled or not assignment.remaining:
             return
         self.response_bytes = 0
-        stream, end = self._request(assignment)
+        first, self._first = self._first, None
+        stream, end = first or self._request(ByteRange(assignment.start, assignment.end))
         with stream:
-            builder = self._writer.entry_builder(assignment.start, self.source)
+            etag = self.source.validator.etag if self.source.validator else None
+            builder = EntryBuilder(assignment.start, self._writer.piece_bytes, etag)
             try:
-                self._read(stream, end, assignment, builder)
+                # A server may send less than requested: the scheduler assigns the rest again.
+                while not self.cancelled and assignment.remaining and assignment.position < end:
+                    data = stream.read(min(self._writer.max_read, assignment.remaining or 1))
+                    if not data:
+                        raise incomplete(self.source.subject)
+                    self.active_at, self.delivering = time.monotonic(), True
+                    self.answered_at = self.answered_at if self.response_bytes else self.active_at
+                    self.response_bytes += len(data)
+                    self._writer.write(assignment, data, builder)
             finally:
                 self._writer.record(builder.finish())
             self._pending = stream.next_request()
 
-    def _request(self, assignment: Assignment) -> tuple[ResponseStream, int]:
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
+    def _request(self, span: ByteRange) -> tuple[ResponseStream, int]:
         if self._client.keep_alive and self._pending is None:
             self._pending = self._client.prepare(self.source, self._attach)
-        span = ByteRange(assignment.start, assignment.end)
         response = self._client.request(self.source, span, self._attach, self._pending)
         self._pending = None
         return response
@@ -189,18 +167,10 @@ class RangeWorker(threading.Thread):
         self.active_at = time.monotonic()
         self._cancellation.attach(watchdog)
 
-    def _read(self, stream: ResponseStream, end: int, assignment: Assignment, builder: EntryBuilder) -> None:
-        # A server may send less than requested: the scheduler assigns the rest again.
-        while not self.cancelled and assignment.position < end:
-            if not assignment.remaining and not self._writer.extend(assignment, end):
-                return
-            data = stream.read(min(self._writer.max_read, max(assignment.remaining, 1)))
-            if not data:
-                raise incomplete(self.source.subject)
-            self.active_at, self.delivering = time.monotonic(), True
-            self.answered_at = self.answered_at if self.response_bytes else self.active_at
-            self.response_bytes += len(data)
-            self._writer.write(assignment, data, builder)
+    def _close_connection(self) -> None:
+        if self._pending is not None:
+            self._pending.close()
+            self._pending = None
 
 
 class WorkerPool:
@@ -218,19 +188,29 @@ class WorkerPool:
         """The workers that have an assignment and are not cancelled, the oldest first."""
         return [worker for worker in self._busy if not worker.cancelled]
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether any worker has an assignment, even if it is cancelled."""
-        return bool(self._busy)
-
     def submit(self, source: Source, assignment: Assignment, first: tuple[ResponseStream, int] | None = None) -> None:
         """Assign work to an idle worker, else to a new one."""
-        worker = None if first else self._pop_idle(source)
-        if worker is None:
+        worker = None if first else self.find_idle(source)
+        if worker is not None:
+            self._idle.remove(worker)
+        else:
             worker = RangeWorker(self._client, self._writer, source, first=first)
             worker.start()
         self._busy.append(worker)
         worker.assign(assignment)
+
+    def find_idle(self, source: Source) -> RangeWorker | None:
+        """Return the idle worker of ``source`` that was used last: its congestion window is the largest."""
+        return next((worker for worker in reversed(self._idle) if worker.source is source), None)
+
+    def finished(self, event: Finished) -> None:
+        """Make a worker idle after its assignment, or remove it if it has ended."""
+        worker = event.worker
+        self._busy.remove(worker)
+        if event.error is None and not worker.cancelled:
+            self._idle.append(worker)
+        else:
+            worker.join()
 
     def connect(self, source: Source, count: int) -> None:
         """Add ``count`` idle workers that open their connections now."""
@@ -243,21 +223,8 @@ class WorkerPool:
         unused = [worker for worker in self._idle if worker.assignment is None]
         for worker in unused:
             worker.cancel()
-        self._idle = [worker for worker in self._idle if worker not in unused]
+            self._idle.remove(worker)
         self._closing += unused
-
-    def has_idle(self, source: Source) -> bool:
-        """Return whether an idle worker of ``source`` exists."""
-        return any(worker.source is source for worker in self._idle)
-
-    def finished(self, event: Finished) -> None:
-        """Make a worker idle after its assignment, or remove it if it has ended."""
-        worker = event.worker
-        self._busy.remove(worker)
-        if event.error is None and not worker.cancelled:
-            self._idle.append(worker)
-        else:
-            worker.join()
 
     def stop(self) -> None:
         """Cancel all workers and wait for them."""
@@ -266,12 +233,3 @@ class WorkerPool:
             worker.cancel()
         for worker in workers:
             worker.join()
-        self._busy, self._idle, self._closing = [], [], []
-
-    def _pop_idle(self, source: Source) -> RangeWorker | None:
-        """The worker that was used last has the connection with the largest congestion window."""
-        for worker in reversed(self._idle):
-            if worker.source is source:
-                self._idle.remove(worker)
-                return worker
-        return None
