@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -18,12 +18,6 @@ _STEP: Final = 16 * _BLOCK
 _MEMBER = re.compile(r"\s*([A-Za-z0-9-]+)\s*=\s*:?([A-Za-z0-9+/]+={0,2}):?\s*", re.ASCII)
 #: RFC 9530, RFC 3230 and Google Cloud Storage; with True, the header describes the body of this response only.
 _HEADERS: Final = (("x-goog-hash", False), ("Digest", False), ("Content-Digest", True), ("Repr-Digest", False))
-
-
-class Readable(Protocol):
-    """A file that supports positional reads."""
-
-    def read(self, offset: int, size: int, /) -> bytes: ...
 
 
 class Hash(Protocol):
@@ -53,7 +47,8 @@ class Checksum:
 
     def new(self) -> Hash:
         """Return an empty hash object of this algorithm."""
-        return _new_hash(self.algorithm)
+        # MD5 is accepted as well: the hash detects damage and mix-ups, not attacks.
+        return hashlib.new(self.algorithm, usedforsecurity=False)
 
     def matches(self, hexdigest: str) -> bool:
         """Compare with ``hexdigest``, ignoring case."""
@@ -63,9 +58,10 @@ class Checksum:
 class PrefixHash:
     """Hashes the complete prefix of a file whose parts are written in any order."""
 
-    def __init__(self, file: Readable, algorithm: str) -> None:
-        self._file = file
-        self._hash = _new_hash(algorithm)
+    def __init__(self, read: Callable[[int, int], bytes], digest: Hash) -> None:
+        """``read``: returns up to a number of bytes (second argument) from an offset (first argument)."""
+        self._read = read
+        self._hash = digest
         self.position = 0
         """Number of bytes hashed so far."""
 
@@ -73,7 +69,7 @@ class PrefixHash:
         """Hash up to ``end``, at most ``max_bytes`` in one call. Stops early if the file is shorter."""
         end = min(end, self.position + max_bytes)
         while self.position < end:
-            data = self._file.read(self.position, min(end - self.position, _BLOCK))
+            data = self._read(self.position, min(end - self.position, _BLOCK))
             if not data:
                 return
             self._hash.update(data)
@@ -90,8 +86,11 @@ def announced_checksum(headers: Mapping[str, str], *, whole_file: bool) -> Check
     ``whole_file``: the response carries the whole file, so that a hash of the body is a hash of the file.
     """
     found: dict[str, str] = {}
+    stored_encoding = headers.get("x-goog-stored-content-encoding", "identity").strip().lower()
     for header, of_body in _HEADERS:
-        if header in headers and (whole_file or not of_body) and _is_of_sent_bytes(header, headers):
+        # Google hashes the stored bytes, which differ from the sent ones if it decompresses them on the way.
+        of_other_bytes = header == "x-goog-hash" and stored_encoding != "identity"
+        if header in headers and (whole_file or not of_body) and not of_other_bytes:
             found |= _digests(headers[header])
     if whole_file and "Content-MD5" in headers:
         found |= _digests(f"md5={headers['Content-MD5']}")
@@ -99,12 +98,6 @@ def announced_checksum(headers: Mapping[str, str], *, whole_file: bool) -> Check
         if algorithm in found:
             return Checksum(algorithm, found[algorithm])
     return None
-
-
-def _is_of_sent_bytes(header: str, headers: Mapping[str, str]) -> bool:
-    """Google hashes the stored bytes, which differ from the sent ones if it decompresses them on the way."""
-    stored = headers.get("x-goog-stored-content-encoding", "identity")
-    return header != "x-goog-hash" or stored.strip().lower() == "identity"
 
 
 def _digests(value: str) -> dict[str, str]:
@@ -122,11 +115,6 @@ def _digests(value: str) -> dict[str, str]:
         if _is_hex(digest, _HEX_DIGITS[algorithm]):
             found[algorithm] = digest
     return found
-
-
-def _new_hash(algorithm: str) -> Hash:
-    """MD5 is accepted as well: the hash detects damage and mix-ups, not attacks."""
-    return hashlib.new(algorithm, usedforsecurity=False)
 
 
 def _is_hex(text: str, digits: int) -> bool:

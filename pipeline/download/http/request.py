@@ -108,7 +108,11 @@ class PendingRequest:
         headers = {**_HEADERS, "Connection": "keep-alive" if self.keep_alive else "close", **headers}
         url = self.source.location
         for _ in range(MAX_REDIRECTS + 1):
-            response = self._get(url.url, headers)
+            with http_errors(self.source.subject, self.watchdog), ExitStack() as stack:
+                response = stack.enter_context(self.session.get(url.url, headers=headers, stream=True))
+                self.watchdog.rest()
+                self.watchdog.raise_if_fired()
+                stack.pop_all()
             location = http_response.redirect_location(response)
             if location is None:
                 self.stack.callback(response.close)
@@ -121,14 +125,6 @@ class PendingRequest:
         raise PermanentError(
             f"{self.source.subject} redirects more than {MAX_REDIRECTS} times", code=ErrorCode.SOURCE_REFUSED
         )
-
-    def _get(self, url: str, headers: Mapping[str, str]) -> requests.Response:
-        with http_errors(self.source.subject, self.watchdog), ExitStack() as stack:
-            response = stack.enter_context(self.session.get(url, headers=headers, stream=True))
-            self.watchdog.rest()
-            self.watchdog.raise_if_fired()
-            stack.pop_all()
-        return response
 
     def _redirect_target(self, url: ParsedUrl, location: str) -> ParsedUrl:
         try:

@@ -52,7 +52,11 @@ class RangeClient:
 
         Raises SourceChangedError, RangesLostError, and the errors of ``download``.
         """
-        version = self._expected_version(source)
+        version = source.validator or Validator()
+        if self.verified and source.if_range:
+            # After the first change of a file with a known hash, only the hash decides: servers behind one name may
+            # disagree on the tags of one file.
+            version = Validator()
         headers = {"Range": f"bytes={span.start}-{span.end - 1}", **version.conditions(source.if_range)}
         stream = self._send(source, headers, on_start, pending)
         try:
@@ -64,12 +68,6 @@ class RangeClient:
         source.validator = source.validator or Validator.of(stream.response.headers)
         source.location = stream.location
         return stream, end
-
-    def _expected_version(self, source: Source) -> Validator:
-        """After the first change of a file with a known hash, only the hash decides: servers behind one name may
-        disagree on the tags of one file.
-        """
-        return Validator() if source.validator is None or (self.verified and source.if_range) else source.validator
 
     def _send(
         self,

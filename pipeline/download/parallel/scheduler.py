@@ -24,7 +24,7 @@ from pipeline.download.parallel.worker import Finished, RangeWorker, RangeWriter
 from pipeline.download.part_file import PartFile
 from pipeline.download.progress import ProgressReporter
 from pipeline.download.single_stream import StreamResult
-from pipeline.download.sources import RangesLostError, Source, SourceChangedError, Sources
+from pipeline.download.sources import RangesLostError, SourceChangedError, Sources
 from pipeline.errors import CancelledError, InfrastructureError, PermanentError, TransientError
 from pipeline.service.logs import get_logger
 
@@ -88,7 +88,7 @@ class ParallelDownload:
         self._watchdog = client.watchdog
         self._limits = limits = client.limits
         self._journal = resume_state.journal
-        self._prefix = PrefixHash(file, checksum.algorithm) if checksum else None
+        self._prefix = PrefixHash(file.read, checksum.new()) if checksum else None
         self._allocator = RangeAllocator(missing_ranges(total, resume_state.verified_ranges))
         self._resumed = total - self._allocator.missing
         piece_bytes = piece_size(total, limits.min_piece_bytes) if self._journal else None
@@ -253,13 +253,10 @@ class ParallelDownload:
             return
         source.consecutive_failures += 1
         hopeless = isinstance(error, RangesLostError | PermanentError) or pause > MAX_PAUSE
-        if hopeless or source.consecutive_failures >= MAX_FAILURES:
-            self._give_up(source, error)
-        else:
+        if not hopeless and source.consecutive_failures < MAX_FAILURES:
             delay = max(pause, _BACKOFF.delay(source.consecutive_failures, _RANDOM))
             self._not_before = time.monotonic() + delay
-
-    def _give_up(self, source: Source, error: BaseException) -> None:
+            return
         if self._sources.is_last(source):
             raise error
         log.warning("download_source_given_up", url=source.subject)

@@ -138,7 +138,11 @@ class RangeWorker(threading.Thread):
             return
         self.response_bytes = 0
         first, self._first = self._first, None
-        stream, end = first or self._request(ByteRange(assignment.start, assignment.end))
+        if first is None and self._client.keep_alive and self._pending is None:
+            self._pending = self._client.prepare(self.source, self._attach)
+        span = ByteRange(assignment.start, assignment.end)
+        stream, end = first or self._client.request(self.source, span, self._attach, self._pending)
+        self._pending = None  # the stream owns the connection now
         with stream:
             etag = self.source.validator.etag if self.source.validator else None
             builder = EntryBuilder(assignment.start, self._writer.piece_bytes, etag)
@@ -155,13 +159,6 @@ class RangeWorker(threading.Thread):
             finally:
                 self._writer.record(builder.finish())
             self._pending = stream.next_request()
-
-    def _request(self, span: ByteRange) -> tuple[ResponseStream, int]:
-        if self._client.keep_alive and self._pending is None:
-            self._pending = self._client.prepare(self.source, self._attach)
-        response = self._client.request(self.source, span, self._attach, self._pending)
-        self._pending = None
-        return response
 
     def _attach(self, watchdog: Branch) -> None:
         self.active_at = time.monotonic()

@@ -62,18 +62,8 @@ def test_announced_checksums(headers: dict[str, str], whole_file: bool, found: C
     assert announced_checksum(CaseInsensitiveDict(headers), whole_file=whole_file) == found
 
 
-class Memory:
-    """A file in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def read(self, offset: int, size: int) -> bytes:
-        return self.data[offset : offset + size]
-
-
 def test_prefix_hash_advances_in_steps() -> None:
-    prefix = PrefixHash(Memory(DATA), "sha256")
+    prefix = PrefixHash(lambda offset, size: DATA[offset : offset + size], OF_SHA256.new())
     prefix.advance(4)
     prefix.advance(3)
     assert prefix.position == 4
