@@ -113,18 +113,16 @@ class Watchdog:
 
     def raise_if_fired(self) -> None:
         """Raise TransientError (``source_timeout``) or CancelledError if the watchdog has ended the exchange."""
+        subject, timeout = self._subject, ErrorCode.SOURCE_TIMEOUT
         match self._verdict:
             case _Verdict.CANCELLED:
                 self._cancel.raise_if_set()
             case _Verdict.TOO_LONG:
-                raise self._timeout(f"did not finish within {self._total:g} s")
+                raise TransientError(f"{subject} did not finish within {self._total:g} s", code=timeout)
             case _Verdict.STALLED:
-                raise self._timeout(f"sent nothing for {self._stall:g} s")
+                raise TransientError(f"{subject} sent nothing for {self._stall:g} s", code=timeout)
             case _Verdict.BRANCH_CANCELLED:
-                raise TransientError(f"{self._subject} is no longer needed", code=ErrorCode.SOURCE_INCOMPLETE)
-
-    def _timeout(self, reason: str) -> TransientError:
-        return TransientError(f"{self._subject} {reason}", code=ErrorCode.SOURCE_TIMEOUT)
+                raise TransientError(f"{subject} is no longer needed", code=ErrorCode.SOURCE_INCOMPLETE)
 
     def _on_cancel(self) -> None:
         with self._condition:

@@ -112,14 +112,19 @@ class RangeAllocator:
         The parts are sized so that all workers finish at the same time: a connection that already delivers keeps
         ``lead`` bytes more. ``max_bytes`` limits each freed range instead, taken from the end.
         """
-        splittable = [(assignment, self._divisible(assignment)) for assignment in self._unshared()]
-        parts = [1] * len(splittable)
+        candidates: list[tuple[Assignment, int]] = []
+        for assignment in self._assigned:
+            segment = assignment.segment
+            if segment.workers == 1 and assignment.position == segment.claimed:  # has, and had, no other worker
+                begun = assignment.position > assignment.start
+                candidates.append((assignment, assignment.remaining - self.lead * begun))
+        parts = [1] * len(candidates)
         for _ in range(count - len(self._free)):
-            index = max(range(len(parts)), key=lambda index: splittable[index][1] / parts[index], default=None)
-            if index is None or splittable[index][1] < self.min_split * (parts[index] + 1):
+            index = max(range(len(parts)), key=lambda index: candidates[index][1] / parts[index], default=None)
+            if index is None or candidates[index][1] < self.min_split * (parts[index] + 1):
                 break
             parts[index] += 1
-        for (assignment, size), number in zip(splittable, parts, strict=True):
+        for (assignment, size), number in zip(candidates, parts, strict=True):
             if number > 1:
                 self._cut(assignment, number, size if max_bytes is None else min(size, max_bytes * number))
 
@@ -171,18 +176,6 @@ class RangeAllocator:
             else:
                 merged.append(ByteRange(start, end))
         self._free = merged
-
-    def _unshared(self) -> list[Assignment]:
-        """Return the assignments whose segment has, and had, no other worker."""
-        return [
-            assignment
-            for assignment in self._assigned
-            if assignment.segment.workers == 1 and assignment.position == assignment.segment.claimed
-        ]
-
-    def _divisible(self, assignment: Assignment) -> int:
-        """Return the bytes to distribute: the rest without the ``lead`` of a connection that already delivers."""
-        return assignment.remaining - self.lead * (assignment.position > assignment.start)
 
     def _cut(self, assignment: Assignment, parts: int, size: int) -> None:
         """Keep the first of ``parts`` equal parts of the last ``size`` bytes assigned, and free the others."""

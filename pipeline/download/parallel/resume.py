@@ -44,9 +44,13 @@ class ResumeState:
     def load(self, raise_if_cancelled: Callable[[], None]) -> Identity | None:
         """Verify the pieces of an interrupted download. Return its identity; None if nothing can be resumed."""
         identity = self.journal.identity() if self.journal else None
-        if self.journal is None or identity is None or not self._matches(identity):
+        if self.journal is None or identity is None or not part_path(self._target).is_file():
             return None
-        if not part_path(self._target).is_file():
+        if self._checksum is not None:  # the file is the same from every source
+            matches = identity.checksum == self._checksum
+        else:
+            matches = identity.url == self._url and (identity.etag or identity.modified) is not None
+        if not matches:
             return None
         self.file = PartFile(self._target, identity.total, keep=True)
         for entry in self.journal.entries():
@@ -86,12 +90,6 @@ class ResumeState:
             part_path(self._target).unlink(missing_ok=True)
         if self.journal:
             self.journal.remove()
-
-    def _matches(self, identity: Identity) -> bool:
-        """With a checksum, the file is the same from every source; else URL and version have to be known."""
-        if self._checksum is not None:
-            return identity.checksum == self._checksum
-        return identity.url == self._url and (identity.etag or identity.modified) is not None
 
 
 def _is_intact(file: PartFile, entry: Entry, raise_if_cancelled: Callable[[], None]) -> bool:
