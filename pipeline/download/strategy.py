@@ -133,7 +133,7 @@ class DownloadAttempts:
         source.validator, source.location = Validator.of(headers), stream.location
         checksum = self.checksum or announced_checksum(headers, whole_file=part.end - part.start == total)
         if not source.validator and checksum is None:
-            return self._save(stream, head)  # parts of different versions could not be told apart
+            return self._save(stream, head)  # parts of different versions could not be distinguished
         return self._assemble((stream, part.end), head, total, source.validator, checksum, latency)
 
     def _assemble(

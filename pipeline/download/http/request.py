@@ -185,16 +185,16 @@ class ResponseStream:
     def read(self, max_bytes: int) -> bytes:
         """Return up to ``max_bytes`` received bytes; empty at the end. Waits for the rate limit."""
         rate = self._rate
-        wanted = max_bytes if rate is None else rate.most(max_bytes)
+        size = max_bytes if rate is None else rate.most(max_bytes)
         self.watchdog.expect()
         with http_errors(self.source.subject, self.watchdog):
             # read1 returns what has arrived; read waits for all of it. Both raise at a premature end.
             raw = self.response.raw
             data: bytes
             if self._is_fast:
-                data = raw.read(min(wanted, _FAST_READ), decode_content=False)
+                data = raw.read(min(size, _FAST_READ), decode_content=False)
             else:
-                data = raw.read1(wanted, decode_content=False)
+                data = raw.read1(size, decode_content=False)
         # Time spent on the local disk, rate limits and listeners does not count as a stall of the source.
         self.watchdog.rest()
         self._measure(len(data))

@@ -57,7 +57,7 @@ class ConnectionScaler:
 
     @property
     def trying(self) -> bool:
-        """Whether the gain of the current level is still unknown."""
+        """The gain of the current level is still unknown."""
         return self._trial is not None
 
     def refuse(self, level: int) -> None:
@@ -115,7 +115,7 @@ class ConnectionScaler:
             return
         if remaining < MIN_REMAINING or rate > FAST * self.level:
             return
-        wanted = min(self.level * remaining / TARGET_REMAINING, self.level * self._max_step, self._max_level)
+        target = min(self.level * remaining / TARGET_REMAINING, self.level * self._max_step, self._max_level)
         self._trial = _Trial(self.level, rate, now + _PATIENCE)
-        self.level = max(math.ceil(wanted), self.level + 1)
+        self.level = max(math.ceil(target), self.level + 1)
         self._mark = None

@@ -40,7 +40,7 @@ def file(server: SourceServer) -> RangedFile:
 
 @pytest.fixture(params=[1, 6])
 def connections(request: pytest.FixtureRequest, file: RangedFile) -> int:
-    """How many there may be; where there may be several, the file is slow enough for them."""
+    """The maximum number of connections. With several, the file is slow enough to use them."""
     count: int = request.param
     file.rate = 3.0 * MIB if count > 1 else None
     return count
@@ -83,7 +83,7 @@ def test_change_is_detected_if_the_server_ignores_conditions(
     assert fetch(fetcher, server, 6) == OTHER
 
 
-def test_a_file_that_keeps_changing(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_file_that_keeps_changing_is_given_up(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     file.cut_after = MIB
 
     def change(sent: int) -> None:
@@ -94,10 +94,10 @@ def test_a_file_that_keeps_changing(server: SourceServer, file: RangedFile, fetc
     assert "keeps changing" in error.message
 
 
-def test_servers_that_disagree_on_the_tags_of_one_file(
+def test_checksum_decides_if_servers_disagree_on_etags(
     connections: int, server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
-    """Behind one name; a checksum settles it."""
+    """Several servers behind one name may use different tags for one file."""
     tags = iter(range(10**6))
 
     def another(exchange: Exchange, start: int, end: int) -> bool:
@@ -108,10 +108,10 @@ def test_servers_that_disagree_on_the_tags_of_one_file(
     assert fetch(fetcher, server, connections, SUM) == DATA
 
 
-def test_parts_and_then_the_whole_again(
+def test_server_that_stops_supporting_ranges(
     connections: int, server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
-    """206 for the first answer, 200 for all others."""
+    """The first response is 206, all others are 200."""
     file.cut_after = 2 * MIB
 
     def whole(exchange: Exchange, start: int, end: int) -> bool:

@@ -140,7 +140,7 @@ def test_process_killed_twice_is_resumed(server: SourceServer, file: RangedFile,
 def test_changed_file_is_fetched_from_the_start(
     conditions: bool, server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
-    """Whether the server evaluates the condition or not."""
+    """The change is detected even if the server ignores the condition."""
     file.data, file.etag, file.conditions = bytes(len(DATA)), '"v0"', conditions
     file.rate = 20.0 * MIB
     interrupt(fetcher, server, 3 * MIB)
