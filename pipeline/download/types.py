@@ -21,7 +21,7 @@ class DownloadLimits:
     total_timeout: float
     """From the first name resolution to the last byte, redirects and retries included."""
     chunk_bytes: int = MIB
-    """Maximum bytes per read, and size of the write buffer."""
+    """Maximum bytes per read."""
     progress_interval: float = INTERVAL
     """Time between two progress reports."""
     max_connections: int = 1

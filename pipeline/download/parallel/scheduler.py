@@ -167,11 +167,12 @@ class ParallelDownload:
             return
         events += self._drain_events()
         self._record(events)
-        for event in events:
-            if isinstance(event, Finished):
-                self._pool.finished(event)
-                if event.error is not None and not event.worker.cancelled:
-                    self._on_failure(event.worker, event.error)
+        finished = [event for event in events if isinstance(event, Finished)]
+        for event in finished:
+            self._pool.finished(event)
+        for event in finished:
+            if event.error is not None and not event.worker.cancelled:
+                self._on_failure(event.worker, event.error)
 
     def _drain_events(self) -> list[Finished | list[Entry]]:
         return [self._writer.events.get() for _ in range(self._writer.events.qsize())]
