@@ -25,7 +25,7 @@ lint: install ## check style, types, import rules, dead code, Dockerfile and she
 	$(PYTHON) -m vulture
 	.venv/bin/hadolint Dockerfile
 	for script in start_local.sh requirements/compile.sh .ci/run; do bash -n $$script || exit; done
-#	@$(MAKE) --no-print-directory prose
+	@$(MAKE) --no-print-directory prose
 
 mypy:
 	$(PYTHON) -m mypy $(SOURCES) tests

@@ -11,7 +11,7 @@ from benchmarks.download.clients import CLIENTS
 from benchmarks.download.http3 import http3_section
 from benchmarks.download.laboratory import Laboratory, laboratory
 from benchmarks.download.report import BEGIN, END, Results, download_page
-from benchmarks.download.rows import LARGEST, ROWS, DownloadRow, note, run_download_row, server_ceiling
+from benchmarks.download.rows import LARGEST, ROWS, DownloadRow, log_progress, run_download_row, server_ceiling
 from benchmarks.download.sandbox import enter
 from benchmarks.page import deliver
 
@@ -22,23 +22,27 @@ HTTP3 = "http3"
 def _arguments() -> argparse.Namespace:
     names = [*(row.name for row in ROWS), HTTP3, FAULTS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.download", description="The report goes to stdout.")
-    parser.add_argument("--rows", nargs="+", choices=names, default=names, help="what to measure; all if not given")
-    parser.add_argument("--clients", nargs="+", default=[], metavar="WORD", help="only clients whose name has a WORD")
-    parser.add_argument("--quick", action="store_true", help="small files, once: does it work?")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the report between the marks in PAGE instead")
+    parser.add_argument("--rows", nargs="+", choices=names, default=names, help="rows to measure (default: all)")
+    parser.add_argument(
+        "--clients", nargs="+", default=[], metavar="WORD", help="only clients whose name contains a WORD"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small files, one repeat, to check that the benchmark works"
+    )
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="write the report between the marks in PAGE")
     return parser.parse_args()
 
 
 def _results(arguments: argparse.Namespace) -> Results:
-    wanted = [client for client in CLIENTS if _is_wanted(client.name, arguments.clients)]
+    selected = [client for client in CLIENTS if _is_selected(client.name, arguments.clients)]
     return Results(
-        clients=[client for client in wanted if client.version],
-        missing=[client.name for client in wanted if not client.version],
+        clients=[client for client in selected if client.version],
+        missing=[client.name for client in selected if not client.version],
         quick=arguments.quick,
     )
 
 
-def _is_wanted(name: str, words: list[str]) -> bool:
+def _is_selected(name: str, words: list[str]) -> bool:
     return not words or any(word in name for word in words)
 
 
@@ -57,7 +61,7 @@ def _measure(results: Results, rows: list[str]) -> None:
 def _measure_row(lab: Laboratory, results: Results, row: DownloadRow) -> None:
     if reason := row.obstacle():
         results.left_out.append((row, reason))
-        note(f"{row.name} is left out: {reason}")
+        log_progress(f"{row.name} is skipped: {reason}")
         return
     if not results.ceiling:
         results.ceiling = server_ceiling(lab, min(row.profile.size, LARGEST))
@@ -72,7 +76,7 @@ def _measure_faults(lab: Laboratory, results: Results) -> None:
 
 
 def main() -> int:
-    """0; 1 if this engine failed on an honest server, hung, or gave wrong bytes."""
+    """Return 0, or 1 if this engine failed on a correct server, hung, or produced wrong bytes."""
     arguments = _arguments()
     enter()
     results = _results(arguments)

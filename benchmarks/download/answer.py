@@ -1,4 +1,4 @@
-"""What an honest HTTP server answers: ranges and conditions, as in RFC 9110 sections 13 and 14."""
+"""Correct HTTP responses to range requests and conditions, as in RFC 9110 sections 13 and 14."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from email.utils import formatdate, parsedate_to_datetime
 from enum import Enum, auto
 from urllib.parse import urlsplit
 
-#: One range; several in one request are answered with the whole file, which a server may always do.
+#: A single range; a request for several is answered with the whole file, which a server may always do.
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client sent."""
+    """A request of a client."""
 
     method: str
     target: str
     headers: Mapping[str, str]
-    """Names in lower case."""
+    """By lower-case name."""
 
     @property
     def run(self) -> str:
-        """The first word of the path."""
+        """The name of the run: the first segment of the path."""
         return urlsplit(self.target).path.strip("/").partition("/")[0]
 
     @property
@@ -46,7 +46,7 @@ class ServedFile:
 
 @dataclass(frozen=True, slots=True)
 class AnswerRange:
-    """Bytes of an open file, sent at ``rate`` bytes/s if that is not zero."""
+    """A range of an open file, sent at ``rate`` bytes/s unless that is zero."""
 
     descriptor: int
     offset: int
@@ -55,38 +55,38 @@ class AnswerRange:
 
 
 class After(Enum):
-    """What becomes of the connection when the last byte has been sent."""
+    """The fate of the connection after the last byte."""
 
     KEEP = auto()
     CLOSE = auto()
     HOLD = auto()
-    """Open and silent, until the client goes away."""
+    """Keep the connection open and silent until the client closes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response. ``body`` is what is sent, whatever the headers announce."""
+    """A response. ``body`` is sent as it is, even if it contradicts the headers."""
 
     status: int
     headers: dict[str, str]
     span: AnswerRange | None = None
-    """The part of the source that was asked for; None: nothing of it."""
+    """The requested part of the source, if any."""
     body: Iterable[AnswerRange | bytes] = ()
     after: After = After.KEEP
 
 
 def plan(request: Request, source: ServedFile, *, ranges: bool = True) -> Answer:
-    """The answer to a request for ``source``; with ``ranges`` off, of a server that has none."""
+    """Return the response to a request for ``source``, without range support if ``ranges`` is False."""
     if _precondition_failed(request, source):
         return Answer(412, {"Content-Length": "0"})
-    wanted = _wanted(request, source) if ranges else None
-    if wanted is None:
+    requested = _requested_range(request, source) if ranges else None
+    if requested is None:
         answer = _content(source, 200, 0, source.size)
-    elif wanted[0] >= wanted[1]:
+    elif requested[0] >= requested[1]:
         return Answer(416, {"Content-Range": f"bytes */{source.size}", "Content-Length": "0"})
     else:
-        answer = _content(source, 206, *wanted)
-        answer.headers["Content-Range"] = f"bytes {wanted[0]}-{wanted[1] - 1}/{source.size}"
+        answer = _content(source, 206, *requested)
+        answer.headers["Content-Range"] = f"bytes {requested[0]}-{requested[1] - 1}/{source.size}"
     if not ranges:
         del answer.headers["Accept-Ranges"]
     return Answer(answer.status, answer.headers) if request.method == "HEAD" else answer
@@ -112,8 +112,8 @@ def _precondition_failed(request: Request, source: ServedFile) -> bool:
     return since is not None and parsedate_to_datetime(since).timestamp() < source.modified
 
 
-def _wanted(request: Request, source: ServedFile) -> tuple[int, int] | None:
-    """First byte, and the one after the last; None for the whole file."""
+def _requested_range(request: Request, source: ServedFile) -> tuple[int, int] | None:
+    """Return start and end (exclusive) of the requested range; None for the whole file."""
     matched = _RANGE.fullmatch(request.headers.get("range", "").strip())
     if matched is None or not any(matched.groups()):
         return None

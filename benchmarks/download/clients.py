@@ -1,4 +1,4 @@
-"""Who is measured: the command of each client, and whether it is there."""
+"""The measured clients: their commands and versions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENGINE: Final = "this engine"
 CURL: Final = "curl"
 WGET: Final = "wget"
 
-#: Where the Makefile puts packages that only the benchmark needs.
+#: The Makefile installs packages that only the benchmark needs here.
 _PACKAGES: Final = ROOT / ".local" / "bench"
 _FETCHERS: Final = "benchmarks.download.fetchers"
 _CONNECTIONS: Final = 16
@@ -26,7 +26,7 @@ _CONNECTIONS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """What a client is told not to exceed, as far as it has an option for it. Times in s."""
+    """Limits passed to clients that have options for them. Times in s."""
 
     stall: float
     total: float
@@ -35,20 +35,20 @@ class ClientLimits:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One file to fetch."""
+    """One download."""
 
     url: str
     target: Path
     limits: ClientLimits | None = None
     sha256: str = ""
-    """To be checked by clients that can; in hexadecimal."""
+    """The expected hash in hexadecimal, for clients that can verify it."""
     resume: bool = False
-    """Go on from what an earlier process has left."""
+    """Resume the download of an earlier process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A program, or a library in a small program of ours."""
+    """A program, or a library called by a small script of this package."""
 
     name: str
     command: Callable[[Order], Sequence[str]]
@@ -57,12 +57,12 @@ class Client:
 
     @property
     def version(self) -> str:
-        """As it tells; empty if it is not installed."""
+        """The version that the client prints; empty if it is not installed."""
         return _first_line(tuple(self.version_command))
 
 
 def environment() -> dict[str, str]:
-    """Of every client: no proxy, no preferences, this checkout, and the packages that only the benchmark needs."""
+    """Return the environment of all clients: no proxy, no user settings, this checkout and the benchmark's packages."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
     return {**kept, "HOME": "/nonexistent", "PYTHONPATH": f"{ROOT}{os.pathsep}{_PACKAGES}", "no_proxy": "*"}
 
@@ -97,7 +97,7 @@ def _wget(order: Order) -> Sequence[str]:
 
 
 def _axel(order: Order) -> Sequence[str]:
-    # It resumes by itself.
+    # axel resumes without an option.
     command = ["axel", "--quiet", "--no-proxy", f"--num-connections={_CONNECTIONS}", f"--output={order.target}"]
     return [*command, *((f"--timeout={order.limits.stall:g}",) if order.limits else ()), order.url]
 
@@ -130,7 +130,7 @@ def _fetcher(module: str, order: Order) -> list[str]:
 
 
 def _package(name: str) -> Sequence[str]:
-    """Tells the version of a Python package as the clients see it, if it can be imported."""
+    """Return a command that prints the version of a Python package, if the clients can import it."""
     script = f"import {name}, importlib.metadata as metadata; print('{name}', metadata.version('{name}'))"
     return (sys.executable, "-c", script)
 
@@ -159,4 +159,4 @@ CLIENTS: Final = (
     Client("requests, 8 KB", _requests(8 * 1024), _package("requests"), python=True),
     Client("requests, 1 MB", _requests(1024**2), _package("requests"), python=True),
 )
-"""Whether they are installed or not."""
+"""All clients, installed or not."""

@@ -1,4 +1,4 @@
-"""How right: what each client makes of a server that lies, dawdles or breaks off, of a full disk, of its own death."""
+"""Correctness of each client on a faulty server, on a full disk, and after being killed."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from benchmarks.download.laboratory import Job, Laboratory
 from benchmarks.download.measure import Measured
 from benchmarks.download.misbehaviour import BOMB_BYTES, LIE, bomb_file
 from benchmarks.download.profile import MIB, Profile
-from benchmarks.download.rows import note
+from benchmarks.download.rows import log_progress
 from benchmarks.download.sandbox import has_namespaces, small_disk
 
 LIMITS: Final = ClientLimits(stall=3.0, total=10.0, max_bytes=64 * MIB)
-"""Given to every client that has an option for it."""
+"""Passed to every client that has an option for it."""
 PATIENCE: Final = 15.0
-"""After which a client counts as hung, s."""
+"""Time after which a client counts as hung, s."""
 SIZE: Final = 24 * MIB
 QUICK_SIZE: Final = 12 * MIB
 KILLS: Final = 20
 QUICK_KILLS: Final = 2
 
-#: So that a fault finds several connections under way, and a kill a download under way.
+#: Slow enough that a fault meets several connections, and a kill meets a running download.
 _RATE = 8 * MIB
 _KILLED_PROFILE = Profile(SIZE, rate=6 * MIB, shared_rate=24 * MIB)
 _KILLED_TIMEOUT = 60.0
 _ATTEMPTS = 5
-#: Nothing here is timed, and most of it is waiting.
-_SIDE_BY_SIDE = 8
+#: Clients that run at the same time: nothing is timed here, and they mostly wait.
+_CONCURRENCY = 8
 
 
 class Verdict(StrEnum):
-    """How a download ended."""
+    """The kind of outcome of a download."""
 
     RIGHT = "right bytes"
     ERROR = "clear error"
     WRONG = "WRONG BYTES"
     SWALLOWED = "swallowed"
-    """More than the limit, without complaint."""
+    """More bytes than the limit, without an error."""
     HUNG = "hung"
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """… and the particulars, in a few words."""
+    """The outcome of a download, with a short detail."""
 
     verdict: Verdict
     detail: str = ""
@@ -64,14 +64,14 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One line of the table."""
+    """One row of the table."""
 
     title: str
     profile: Profile
     accepted: Callable[[Laboratory, int], frozenset[str]]
-    """Hashes of what is right, given the size of the file."""
+    """Returns the hashes of the right results, given the size of the file."""
     checksum: bool = False
-    """Clients that can check a SHA-256 are given it."""
+    """Pass the SHA-256 to clients that can verify it."""
     small_disk: bool = False
 
 
@@ -84,7 +84,7 @@ def _old_or_new(laboratory: Laboratory, size: int) -> frozenset[str]:
 
 
 def _as_announced(laboratory: Laboratory, size: int) -> frozenset[str]:
-    # A length that is too short is the length, as far as HTTP goes.
+    # For HTTP, a length that is too short is the length.
     return frozenset((laboratory.hash("old", size - LIE),))
 
 
@@ -119,45 +119,45 @@ FAULTS: Final = (
 
 
 def run_faults(laboratory: Laboratory, clients: Sequence[Client], size: int) -> list[list[Ending]]:
-    """Line by line of ``FAULTS``, client by client."""
+    """Run every fault with every client. Returns a row per fault with an outcome per client."""
 
-    def cell(place: tuple[Fault, Client]) -> Ending:
-        ending = _meet(laboratory, *place, size)
-        note(f"{place[0].title}: {place[1].name}: {ending}")
+    def cell(pair: tuple[Fault, Client]) -> Ending:
+        ending = _run_fault(laboratory, *pair, size)
+        log_progress(f"{pair[0].title}: {pair[1].name}: {ending}")
         return ending
 
-    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+    with ThreadPoolExecutor(_CONCURRENCY) as pool:
         endings = list(pool.map(cell, [(fault, client) for fault in FAULTS for client in clients]))
     width = len(clients)
     return [endings[start : start + width] for start in range(0, len(endings), width)]
 
 
 def run_kills(laboratory: Laboratory, clients: Sequence[Client], size: int, kills: int) -> list[list[Ending]]:
-    """For each client, an ending for each of ``kills`` random places at which it was killed and started again."""
+    """Kill and restart each client at ``kills`` random positions. Returns a row per client with an outcome per kill."""
     chance = random.Random(kills)
     points = [chance.uniform(0.02, 0.9) for _ in range(kills)]
     profile = replace(_KILLED_PROFILE, size=size)
 
-    def cell(place: tuple[Client, float]) -> Ending:
-        return _kill(laboratory, profile, place[0], int(size * place[1]))
+    def cell(pair: tuple[Client, float]) -> Ending:
+        return _kill(laboratory, profile, pair[0], int(size * pair[1]))
 
-    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+    with ThreadPoolExecutor(_CONCURRENCY) as pool:
         endings = list(pool.map(cell, [(client, point) for client in clients for point in points]))
     by_client = [endings[start : start + kills] for start in range(0, len(endings), kills)]
     for client, line in zip(clients, by_client, strict=True):
-        note(f"killed {kills} times: {client.name}: {summary(line)}")
+        log_progress(f"killed {kills} times: {client.name}: {summary(line)}")
     return by_client
 
 
 def summary(endings: Sequence[Ending]) -> str:
-    """Many endings in one cell: how often each, and the mean of what was fetched again."""
-    counted = Counter(str(replace(ending, detail="")) for ending in endings)
-    text = ", ".join(f"{count} × {name}" for name, count in counted.most_common())
-    again = [float(ending.detail) for ending in endings if ending.verdict is Verdict.RIGHT]
-    return f"{text}; {mean(again):.0%} fetched again" if again else text
+    """Summarise outcomes in one cell: the count of each, and the mean share that was fetched again."""
+    counts = Counter(str(replace(ending, detail="")) for ending in endings)
+    text = ", ".join(f"{count} × {name}" for name, count in counts.most_common())
+    refetched = [float(ending.detail) for ending in endings if ending.verdict is Verdict.RIGHT]
+    return f"{text}; {mean(refetched):.0%} fetched again" if refetched else text
 
 
-def _meet(laboratory: Laboratory, fault: Fault, client: Client, size: int) -> Ending:
+def _run_fault(laboratory: Laboratory, fault: Fault, client: Client, size: int) -> Ending:
     job = laboratory.job(replace(fault.profile, size=size))
     sha256 = laboratory.hash("old", size) if fault.checksum else ""
     with ExitStack() as stack:
@@ -165,7 +165,7 @@ def _meet(laboratory: Laboratory, fault: Fault, client: Client, size: int) -> En
         if fault.small_disk and has_namespaces():
             stack.enter_context(small_disk(job.folder, size * 2 // 3))
         elif fault.small_disk:
-            # In blocks of 512 bytes.
+            # The unit of ulimit is 512 bytes.
             prefix = ("sh", "-c", f'ulimit -f {size * 2 // 3 // 512}; exec "$0" "$@"')
         measured = job.fetch(client, timeout=PATIENCE, limits=LIMITS, sha256=sha256, prefix=prefix)
         ending = _judge(job, measured, fault.accepted(laboratory, size))
@@ -174,15 +174,15 @@ def _meet(laboratory: Laboratory, fault: Fault, client: Client, size: int) -> En
 
 
 def _judge(job: Job, measured: Measured, accepted: frozenset[str]) -> Ending:
-    there = job.target.stat().st_size if job.target.exists() else 0
+    written = job.target.stat().st_size if job.target.exists() else 0
     if measured.killed:
-        return Ending(Verdict.HUNG, f"killed after {PATIENCE:g} s, {there / MIB:.0f} MiB written")
+        return Ending(Verdict.HUNG, f"killed after {PATIENCE:g} s, {written / MIB:.0f} MiB written")
     if measured.exit_code:
         return Ending(Verdict.ERROR, measured.error or _status(measured.exit_code))
     if job.hash() in accepted:
         return Ending(Verdict.RIGHT)
-    if there > LIMITS.max_bytes:
-        return Ending(Verdict.SWALLOWED, f"{there / MIB:.0f} MiB")
+    if written > LIMITS.max_bytes:
+        return Ending(Verdict.SWALLOWED, f"{written / MIB:.0f} MiB")
     return Ending(Verdict.WRONG)
 
 
@@ -190,13 +190,13 @@ def _status(exit_code: int) -> str:
     return f"exit {exit_code}" if exit_code > 0 else f"signal {-exit_code}"
 
 
-def _kill(laboratory: Laboratory, profile: Profile, client: Client, place: int) -> Ending:
-    """Kill after ``place`` bytes, start again. The detail of a right ending is the part that was fetched again."""
+def _kill(laboratory: Laboratory, profile: Profile, client: Client, position: int) -> Ending:
+    """Kill after ``position`` bytes and restart. The detail of a right outcome is the share that was fetched again."""
     for _ in range(_ATTEMPTS):
         job = laboratory.job(profile)
-        if job.fetch(client, timeout=_KILLED_TIMEOUT, resume=True, kill_at=place).killed:
+        if job.fetch(client, timeout=_KILLED_TIMEOUT, resume=True, kill_at=position).killed:
             break
-        job.clear()  # it was done before we could look
+        job.clear()  # it finished before the kill
     measured = job.fetch(client, timeout=_KILLED_TIMEOUT, resume=True)
     ending = _judge(job, measured, _old(laboratory, profile.size))
     if ending.verdict is Verdict.RIGHT:

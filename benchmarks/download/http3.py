@@ -25,12 +25,12 @@ import structlog
 import trustme
 
 from benchmarks.download.clients import environment
-from benchmarks.download.fetchers.figures import told
+from benchmarks.download.fetchers.figures import reported_figures
 from benchmarks.download.laboratory import LOOPBACK, lossy_line
 from benchmarks.download.link import FAR
 from benchmarks.download.measure import measure
 from benchmarks.download.profile import MIB
-from benchmarks.download.rows import LOSS, ROUND_TRIP, note
+from benchmarks.download.rows import LOSS, ROUND_TRIP, log_progress
 from benchmarks.download.sandbox import congestion_controls, has_lossy_line, service, workspace, write_random
 from benchmarks.page import markdown_table
 from config import DownloadSettings
@@ -77,7 +77,7 @@ def _rows(line: str, host: str, folder: Path, ports: dict[str, int], repeats: in
             right = target.exists() and target.read_bytes() == (folder / "source").read_bytes()
             failures += measured.exit_code != 0 or not right
             target.unlink(missing_ok=True)
-            note(f"http3: {line}, HTTP/{name}, {connections} connections: {measured.wall:.2f} s")
+            log_progress(f"http3: {line}, HTTP/{name}, {connections} connections: {measured.wall:.2f} s")
         walls = [sample.wall for sample in samples]
         spread = f"{min(walls):.2f} – {max(walls):.2f}"
         cpu = median(sample.cpu for sample in samples)
@@ -115,7 +115,7 @@ def _servers(folder: Path, size: int) -> Iterator[dict[str, int]]:
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
-    with told():
+    with reported_figures():
         download(
             arguments.url,
             arguments.target,

@@ -1,4 +1,4 @@
-"""Everything that a run of the benchmark needs around its clients: folder, files, server."""
+"""The environment of a benchmark run: folder, source files, server."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ NAME: Final = "song.wav"
 
 @dataclass(frozen=True, slots=True)
 class Laboratory:
-    """Source files, a server of them, and room for what is fetched. Used by many threads at once."""
+    """Source files, their server, and folders for downloads. Thread-safe."""
 
     folder: Path
     port: int
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def job(self, profile: Profile, host: str = LOOPBACK) -> Job:
-        """A new run: an empty folder, and a URL that nobody else uses."""
+        """Return a new run with an empty folder and a URL of its own."""
         run = f"run{next(self._numbers)}"
         folder = self.folder / run
         folder.mkdir()
         return Job(run, folder, f"http://{host}:{self.port}{profile.path(run)}", self.port)
 
     def hash(self, version: str, size: int) -> str:
-        """SHA-256 of the first ``size`` bytes of the file ``old`` or ``new``, in hexadecimal."""
+        """Return the SHA-256 (hexadecimal) of the first ``size`` bytes of the file ``old`` or ``new``."""
         return _hash_of_first(self.folder / version, size)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One file for one client, which may need several processes for it."""
+    """The download of one file by one client, in one or more processes."""
 
     run: str
     folder: Path
@@ -68,9 +68,9 @@ class Job:
         prefix: Sequence[str] = (),
         kill_at: int = sys.maxsize,
     ) -> Measured:
-        """One process of ``client``, killed after ``timeout`` (s), or when ``kill_at`` bytes have been delivered.
+        """Run one process of ``client``; kill it after ``timeout`` (s) or when ``kill_at`` bytes are delivered.
 
-        ``prefix`` is a command that starts another one.
+        ``prefix``: a command that executes the client's command.
         """
         command = client.command(Order(self.url, self.target, limits, sha256, resume))
         return measure(
@@ -82,14 +82,14 @@ class Job:
         )
 
     def hash(self) -> str:
-        """SHA-256 of what is at the target; empty if nothing is."""
+        """Return the SHA-256 of the target in hexadecimal; empty if there is no file."""
         if not self.target.is_file():
             return ""
         with self.target.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def figures(self) -> dict[str, int]:
-        """What the server has seen of this run: ``delivered`` bytes, ``requests``, ``connections`` at most."""
+        """Return the server's counters of this run: ``delivered`` bytes, ``requests``, maximum ``connections``."""
         connection = HTTPConnection(LOOPBACK, self.port, timeout=10)
         try:
             connection.request("GET", f"/{self.run}/figures")
@@ -99,20 +99,20 @@ class Job:
         return figures
 
     def clear(self) -> None:
-        """Remove what was fetched, and what was left of it."""
+        """Remove all files of the run."""
         for path in self.folder.iterdir():
             path.unlink()
 
 
 @contextmanager
 def laboratory(sizes: tuple[int, int]) -> Iterator[Laboratory]:
-    """With files of these sizes (bytes): the old one, of which every row serves the beginning, and the new one."""
+    """Provide files of these ``sizes`` in bytes: the old one, of which every row serves a prefix, and the new one."""
     with ExitStack() as stack:
-        # Source and copy, and what eight clients do with an endless body.
+        # Room for source and copy, and for eight clients that receive an endless body.
         folder = stack.enter_context(workspace(2 * sizes[0] + 3 * 1024**3))
         for seed, (name, size) in enumerate(zip(("old", "new"), sizes, strict=True)):
             write_random(folder / name, size, seed)
-        # The lossy line has an address of its own; without a network of our own there is no such line.
+        # The lossy line has its own address; it exists only in a private network namespace.
         host = "0.0.0.0" if has_namespaces() else LOOPBACK
         port = stack.enter_context(service("benchmarks.download.server", str(folder), host))
         yield Laboratory(folder, int(port))
@@ -120,7 +120,7 @@ def laboratory(sizes: tuple[int, int]) -> Iterator[Laboratory]:
 
 @contextmanager
 def lossy_line(round_trip: float, loss: float) -> Iterator[str]:
-    """A host name by which the server is reached over a line with ``round_trip`` (s) and ``loss`` (0 to 1)."""
+    """Yield the address of the server on a line with ``round_trip`` (s) and ``loss`` (0 to 1)."""
     with service("benchmarks.download.link", str(round_trip), str(loss)):
         yield FAR
 

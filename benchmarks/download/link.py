@@ -1,12 +1,11 @@
-"""A long and lossy line on one machine: a TUN device whose packets come back late, or not at all.
+"""A long and lossy line on one machine: a TUN device that delays and drops packets.
 
     python -m benchmarks.download.link ROUND_TRIP LOSS
 
-The kernel's own netem does this too, but is missing from many kernels. What is sent to ``FAR`` leaves through the
-device and comes back, half a round trip (s) later, with source and destination exchanged: so a client that connects to
-``FAR`` reaches a server that listens on ``NEAR``, and both speak through the kernel's TCP. Each packet is lost with
-probability LOSS. A line is printed when the device is up; it goes when standard input ends. Needs a network namespace
-of its own, or root.
+The kernel's netem does the same, but many kernels lack it. A packet sent to ``FAR`` leaves through the device and
+returns half a round trip (s) later with source and destination exchanged. So a client that connects to ``FAR`` reaches
+a server that listens on ``NEAR``, and both use the kernel's TCP. Each packet is dropped with probability LOSS. The
+program prints a line when the device is up, and ends with its standard input. It needs a network namespace or root.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ DEVICE: Final = Path("/dev/net/tun")
 _NAME = b"slow0"
 _MTU = 1500
 _QUEUE = 20_000
-#: Packets that are read before those that are due are written.
+#: Maximum packets read before due packets are written.
 _BURST = 64
 
 # linux/if_tun.h, linux/sockios.h, linux/if.h
@@ -41,12 +40,12 @@ _IFF_UP = 0x1
 
 
 def bring_up(name: bytes) -> None:
-    """Bring an interface up, ``lo`` for one. Raises OSError."""
+    """Bring an interface up, for example ``lo``. Raises OSError."""
     _configure(_SIOCSIFFLAGS, name, struct.pack("H", _IFF_UP))
 
 
 def open_device() -> int:
-    """The descriptor of a new TUN device with the address ``NEAR``, up. Raises OSError."""
+    """Create a TUN device with the address ``NEAR``, bring it up, and return its descriptor. Raises OSError."""
     descriptor = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", _NAME, _IFF_TUN | _IFF_NO_PI))
     _configure(_SIOCSIFADDR, _NAME, _address(NEAR))
@@ -58,27 +57,27 @@ def open_device() -> int:
 
 
 class Link:
-    """Packets under way. ``round_trip`` in s, ``loss`` a probability per packet."""
+    """Delays and drops packets. ``round_trip`` in s, ``loss``: probability per packet."""
 
     def __init__(self, descriptor: int, round_trip: float, loss: float, seed: int = 1) -> None:
         self._descriptor = descriptor
         self._delay = round_trip / 2
         self._loss = loss
         self._random = random.Random(seed)
-        self._under_way: deque[tuple[float, bytes]] = deque()
+        self._in_flight: deque[tuple[float, bytes]] = deque()
 
     def carry(self, stop: int) -> None:
-        """Until the descriptor ``stop`` is readable."""
+        """Forward packets until the descriptor ``stop`` is readable."""
         while True:
-            wait = max(0.0, self._under_way[0][0] - time.monotonic()) if self._under_way else None
+            wait = max(0.0, self._in_flight[0][0] - time.monotonic()) if self._in_flight else None
             readable, _, _ = select.select([self._descriptor, stop], [], [], wait)
             if stop in readable:
                 return
             if readable:
-                self._take_in()
-            self._give_out()
+                self._receive()
+            self._deliver()
 
-    def _take_in(self) -> None:
+    def _receive(self) -> None:
         due = time.monotonic() + self._delay
         for _ in range(_BURST):
             try:
@@ -86,16 +85,16 @@ class Link:
             except BlockingIOError:
                 return
             if self._random.random() >= self._loss and packet[0] >> 4 == 4:
-                self._under_way.append((due, reflected(packet)))
+                self._in_flight.append((due, reflected(packet)))
 
-    def _give_out(self) -> None:
+    def _deliver(self) -> None:
         now = time.monotonic()
-        while self._under_way and self._under_way[0][0] <= now:
-            os.write(self._descriptor, self._under_way.popleft()[1])
+        while self._in_flight and self._in_flight[0][0] <= now:
+            os.write(self._descriptor, self._in_flight.popleft()[1])
 
 
 def reflected(packet: bytes) -> bytes:
-    """An IPv4 packet with source and destination exchanged, which leaves its checksums as they are."""
+    """Return an IPv4 packet with source and destination exchanged; its checksums stay valid."""
     return packet[:12] + packet[16:20] + packet[12:16] + packet[20:]
 
 

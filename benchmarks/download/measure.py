@@ -1,4 +1,4 @@
-"""One client process: how long, how much, and how it ended."""
+"""Measures one client process: time, CPU, memory, exit status."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-#: Between two looks at the memory of a process, s.
+#: Time between two readings of the memory of a process, s.
 _INTERVAL = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Times in s, sizes in bytes."""
+    """The measurements of one process. Times in s, sizes in bytes."""
 
     wall: float
-    """Of the whole process; of the download alone, if the client is a Python program and says so."""
+    """Of the whole process; of the download alone for a Python client, which reports it."""
     cpu: float
-    """User and system, likewise."""
+    """User and system time, measured likewise."""
     start_wall: float
-    """What a Python program took before the download; 0 for the others."""
+    """Time of a Python client before the download; 0 for other clients."""
     start_cpu: float
     peak: int
     """Largest resident set."""
     exit_code: int
-    """Negative: the signal that ended it."""
+    """Negative: the number of the signal that ended the process."""
     killed: bool
-    """By us."""
+    """The benchmark killed the process."""
     error: str
-    """What a Python client says of its failure, in a word."""
+    """Error code reported by a Python client."""
 
 
 def measure(
@@ -50,9 +50,9 @@ def measure(
     folder: Path,
     stop: Callable[[], bool] = lambda: False,
 ) -> Measured:
-    """Run ``command`` in ``folder`` to its end; kill it when ``timeout`` (s) is over, or ``stop`` says so.
+    """Run ``command`` in ``folder`` to its end; kill it after ``timeout`` (s) or when ``stop`` returns True.
 
-    Blocks; may run in many threads.
+    Blocks. Thread-safe.
     """
     with tempfile.TemporaryFile() as output:
         started = time.monotonic()
@@ -70,32 +70,32 @@ def measure(
         finally:
             wall = time.monotonic() - started
             usage = _reap(process)
-        told = _told(output)
-    start_wall, start_cpu = float(told.get("started", started)) - started, float(told.get("cpu_before", 0.0))
+        figures = _parse_figures(output)
+    start_wall, start_cpu = float(figures.get("started", started)) - started, float(figures.get("cpu_before", 0.0))
     inherited = _resident(os.getpid())
     return Measured(
-        wall=float(told.get("seconds", wall)),
+        wall=float(figures.get("seconds", wall)),
         cpu=usage.ru_utime + usage.ru_stime - start_cpu,
         start_wall=start_wall,
         start_cpu=start_cpu,
-        # A process starts with the mark of the one that started it; below that, its own last reading has to do.
+        # A process inherits the high-water mark of its parent; below that, use its last own reading.
         peak=usage.ru_maxrss * 1024 if usage.ru_maxrss * 1024 > inherited else peak,
         exit_code=process.returncode,
         killed=killed,
-        error=str(told.get("error", "")),
+        error=str(figures.get("error", "")),
     )
 
 
 @cache
 def bare_interpreter(python: str) -> int:
-    """Largest resident set (bytes) of an interpreter that does nothing."""
+    """Return the largest resident set (bytes) of an idle interpreter."""
     script = "print(open('/proc/self/status').read())"
     status = subprocess.run((python, "-c", script), capture_output=True, text=True, check=True).stdout
     return _high_water_mark(status)
 
 
 def _watch(pid: int, deadline: float, stop: Callable[[], bool]) -> tuple[int, bool]:
-    """Wait for the end of a process: its largest resident set as last seen, and whether it has to be killed."""
+    """Wait for the end of a process. Return its largest resident set, and whether it has to be killed."""
     peak = 0
     descriptor = os.pidfd_open(pid)
     try:
@@ -109,7 +109,7 @@ def _watch(pid: int, deadline: float, stop: Callable[[], bool]) -> tuple[int, bo
 
 
 def _reap(process: subprocess.Popen[bytes]) -> resource.struct_rusage:
-    """End a process with all that it has started, and read what it has used."""
+    """Kill a process group and return the resource usage of its leader."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -131,11 +131,11 @@ def _high_water_mark(status: str) -> int:
     return 0
 
 
-def _told(output: IO[bytes]) -> dict[str, float | str]:
-    """The last line that a Python client printed; see ``fetchers.figures``."""
+def _parse_figures(output: IO[bytes]) -> dict[str, float | str]:
+    """Parse the last line that a Python client printed; see ``fetchers.figures``."""
     output.seek(0)
     lines = output.read().decode("utf-8", "replace").strip().splitlines()
     if not lines or not lines[-1].startswith("{"):
         return {}
-    told: dict[str, float | str] = json.loads(lines[-1])
-    return told
+    figures: dict[str, float | str] = json.loads(lines[-1])
+    return figures

@@ -1,4 +1,4 @@
-"""Servers that lie, dawdle and break off: each fault as a function from a request to an answer."""
+"""Faulty servers: each fault is a function from a request to a response."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from benchmarks.download.run import DownloadRun
 Behaviour = Callable[[Request, DownloadRun], Answer]
 
 CUT_AFTER: Final = 5_000_000
-"""Bytes of each answer that arrive."""
+"""Bytes sent of each response."""
 LIE: Final = 1000
-"""Bytes by which a length is wrong."""
+"""Difference between an announced and the real length, bytes."""
 BOMB_BYTES: Final = 256 * MIB
-"""Of the bomb when it has gone off."""
+"""Decompressed size of the gzip bomb."""
 DRIP_RATE: Final = 4.0
 """bytes/s."""
 
-#: Answers shorter than this are probes: a fault that strikes once waits for one that carries data.
+#: Shorter responses are probes: a fault that happens once waits for a longer one.
 _PROBE = 64 * 1024
 _DRIP_AFTER = 256 * 1024
 _SLICE = 64 * 1024
@@ -39,9 +39,9 @@ def honest(request: Request, run: DownloadRun) -> Answer:
 
 
 def replaced_version(request: Request, run: DownloadRun) -> Answer:
-    """The first two answers with data are of the old file; whatever is asked for later is of another, as long.
+    """Serve the old file in the first two responses with data, then another one of the same size.
 
-    Two, since there are clients that only look at the head of the first one.
+    Two, since some clients read only the head of the first one.
     """
     answer = plan(request, run.old)
     if _carries_data(answer) and (run.first("first data") or run.first("second data")):
@@ -50,7 +50,7 @@ def replaced_version(request: Request, run: DownloadRun) -> Answer:
 
 
 def replaced_and_cut(request: Request, run: DownloadRun) -> Answer:
-    """When half has been delivered, every connection breaks, and the file is another, as long."""
+    """Cut all connections after half of the file, and then serve another file of the same size."""
     answer = plan(request, run.new if _half_delivered(run) else run.old)
     if _half_delivered(run) or answer.span is None:
         return answer
@@ -58,29 +58,29 @@ def replaced_and_cut(request: Request, run: DownloadRun) -> Answer:
 
 
 def forced_200(request: Request, run: DownloadRun) -> Answer:
-    """One range is honoured; every later one is answered with the whole file, from its start."""
+    """Honour one range request; answer every later one with the whole file."""
     return plan(request, run.old, ranges="range" not in request.headers or run.first("range"))
 
 
 def flipped(request: Request, run: DownloadRun) -> Answer:
-    """A byte is wrong the first time that it is delivered."""
+    """Flip one byte the first time that it is delivered."""
     answer = plan(request, run.old)
-    place = run.profile.size // 3
+    position = run.profile.size // 3
     span = answer.span
-    if span is None or not span.offset <= place < span.offset + span.length:
+    if span is None or not span.offset <= position < span.offset + span.length:
         return answer
-    return replace(answer, body=_with_flip(span, place, run))
+    return replace(answer, body=_with_flip(span, position, run))
 
 
 def flipped_digest(request: Request, run: DownloadRun) -> Answer:
-    """The same, and the server tells the file's digest (RFC 9530)."""
+    """Flip one byte, and announce the digest of the file (RFC 9530)."""
     answer = flipped(request, run)
     digest = base64.b64encode(_digest(run.old)).decode("ascii")
     return replace(answer, headers={**answer.headers, "Repr-Digest": f"sha-256=:{digest}:"})
 
 
 def truncated_body(request: Request, run: DownloadRun) -> Answer:
-    """Every answer breaks off after ``CUT_AFTER`` bytes."""
+    """Cut every response after ``CUT_AFTER`` bytes."""
     answer = plan(request, run.old)
     if answer.span is None or answer.span.length <= CUT_AFTER:
         return answer
@@ -88,7 +88,7 @@ def truncated_body(request: Request, run: DownloadRun) -> Answer:
 
 
 def stall(request: Request, run: DownloadRun) -> Answer:
-    """The first answer with data falls silent half way, its connection open."""
+    """Stop sending half way through the first response with data, and keep its connection open."""
     answer = plan(request, run.old)
     if answer.span is None or not _carries_data(answer) or not run.first("data"):
         return answer
@@ -96,7 +96,7 @@ def stall(request: Request, run: DownloadRun) -> Answer:
 
 
 def drip(request: Request, run: DownloadRun) -> Answer:
-    """Every answer slows down to ``DRIP_RATE``."""
+    """Slow every response down to ``DRIP_RATE``."""
     answer = plan(request, run.old)
     if answer.span is None or answer.span.length <= _DRIP_AFTER:
         return answer
@@ -106,29 +106,29 @@ def drip(request: Request, run: DownloadRun) -> Answer:
 
 
 def bomb(request: Request, run: DownloadRun) -> Answer:
-    """Zeros, a thousandth of their size on the wire, in an encoding that nobody asked for."""
+    """Send compressed zeros, 1/1000 of their size, with an encoding that was not requested."""
     data = bomb_file()
     headers = {"Content-Type": "audio/wav", "Content-Encoding": "gzip", "Content-Length": str(len(data))}
     return Answer(200, headers, body=() if request.method == "HEAD" else (data,))
 
 
 def endless(request: Request, run: DownloadRun) -> Answer:
-    """Zeros of no announced length, for ever."""
+    """Send zeros endlessly, without a length."""
     body = () if request.method == "HEAD" else itertools.repeat(bytes(_SLICE))
     return Answer(200, {"Content-Type": "audio/wav", "Connection": "close"}, body=body, after=After.CLOSE)
 
 
 def overlong_body(request: Request, run: DownloadRun) -> Answer:
-    """More is announced, everywhere, than there is."""
+    """Announce more bytes than are sent, in every header."""
     answer = plan(request, replace(run.old, size=run.old.size + LIE))
     if answer.span is None:
         return answer
-    there = max(0, min(answer.span.length, run.old.size - answer.span.offset))
-    return _closing(answer, body=(replace(answer.span, length=there),))
+    available = max(0, min(answer.span.length, run.old.size - answer.span.offset))
+    return _closing(answer, body=(replace(answer.span, length=available),))
 
 
 def too_short(request: Request, run: DownloadRun) -> Answer:
-    """More bytes follow each answer than it announces; as announced, the file is ``LIE`` bytes shorter."""
+    """Send more bytes than announced; the announced file is ``LIE`` bytes shorter."""
     answer = plan(request, replace(run.old, size=run.old.size - LIE))
     if answer.span is None:
         return answer
@@ -136,7 +136,7 @@ def too_short(request: Request, run: DownloadRun) -> Answer:
 
 
 def negative(request: Request, run: DownloadRun) -> Answer:
-    """``Content-Length: -1``."""
+    """Send ``Content-Length: -1``."""
     answer = plan(request, run.old)
     return _closing(replace(answer, headers={**answer.headers, "Content-Length": "-1"}), body=answer.body)
 
@@ -161,7 +161,7 @@ FAULTS: Final[Mapping[str, Behaviour]] = {
 
 @lru_cache(maxsize=1)
 def bomb_file() -> bytes:
-    """``BOMB_BYTES`` zeros as a gzip file (RFC 1952), put together from one compressed block again and again."""
+    """Return ``BOMB_BYTES`` zeros as a gzip file (RFC 1952), built from one repeated compressed block."""
     compressor = zlib.compressobj(level=9, wbits=-15)
     block = compressor.compress(bytes(MIB)) + compressor.flush(zlib.Z_FULL_FLUSH)
     checksum = 0
@@ -191,12 +191,12 @@ def _until_half(span: AnswerRange, run: DownloadRun) -> Iterator[AnswerRange]:
         yield replace(span, offset=start, length=min(_SLICE, span.offset + span.length - start))
 
 
-def _with_flip(span: AnswerRange, place: int, run: DownloadRun) -> Iterator[AnswerRange | bytes]:
-    yield replace(span, length=place - span.offset)
-    # Only now: a client that has hung up before it got here has not had the wrong byte.
-    byte = os.pread(span.descriptor, 1, place)[0]
+def _with_flip(span: AnswerRange, position: int, run: DownloadRun) -> Iterator[AnswerRange | bytes]:
+    yield replace(span, length=position - span.offset)
+    # Decided here: a client that disconnects earlier has not received the wrong byte.
+    byte = os.pread(span.descriptor, 1, position)[0]
     yield bytes((byte ^ 0xFF if run.first("flip") else byte,))
-    yield AnswerRange(span.descriptor, place + 1, span.offset + span.length - place - 1)
+    yield AnswerRange(span.descriptor, position + 1, span.offset + span.length - position - 1)
 
 
 def _closing(answer: Answer, body: Iterable[AnswerRange | bytes]) -> Answer:

@@ -1,4 +1,4 @@
-"""How one file is served. It travels in the URL, so that one server serves all rows of the benchmark at once."""
+"""The settings of a served file. They are part of the URL, so that one server serves all rows of the benchmark."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ MIB = 1024**2
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Sizes in bytes, rates in bytes/s, times in s. Zero and the empty string: not limited, not done."""
+    """Sizes in bytes, rates in bytes/s, times in s. Zero and the empty string disable a setting."""
 
     size: int
     rate: int = 0
-    """Of each connection."""
+    """Limit of each connection."""
     shared_rate: int = 0
-    """Of all connections of a run together."""
+    """Limit of all connections of a run together."""
     round_trip: float = 0.0
-    """Waited before each answer; twice before the first one of a connection, whose handshake would take one."""
+    """Delay before each response; twice before the first one of a connection, to include its handshake."""
     congestion: str = ""
-    """TCP's congestion control on the server's side, by the kernel's name for it."""
+    """The server's TCP congestion control, by its name in the kernel."""
     fault: str = ""
     """A name in ``misbehaviour.FAULTS``."""
 
     def path(self, run: str) -> str:
-        """The path and query of the file for ``run``, a word: runs have nothing in common but the server."""
+        """Return path and query of the file for ``run``, a single word."""
         defaults = {field.name: field.default for field in fields(self)}
         query = {name: value for name, value in asdict(self).items() if value != defaults[name]}
         return f"/{run}/song.wav?{urlencode(query)}"
 
     @classmethod
     def parse(cls, query: str) -> Self:
-        """The profile in a URL's query. Raises KeyError or ValueError if it was not made by ``path``."""
+        """Parse the query of a URL made by ``path``. Raises KeyError or ValueError if it is malformed."""
         given = dict(parse_qsl(query))
         return cls(
             size=int(given["size"]),

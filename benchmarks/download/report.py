@@ -1,4 +1,4 @@
-"""What was measured, as Markdown."""
+"""The report in Markdown."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _COLUMNS: Final = (
 
 @dataclass(slots=True)
 class Results:
-    """Of one run of the benchmark."""
+    """The results of one run of the benchmark."""
 
     clients: Sequence[Client]
     missing: Sequence[str]
     quick: bool
     ceiling: float = 0.0
-    """bytes/s of the server alone."""
+    """Rate of the server alone, bytes/s."""
     rows: list[tuple[DownloadRow, Samples]] = field(default_factory=list)
     left_out: list[tuple[DownloadRow, str]] = field(default_factory=list)
     faults: list[list[Ending]] = field(default_factory=list)
@@ -41,17 +41,17 @@ class Results:
     """A section of the page."""
 
     def engine_failed(self) -> bool:
-        """Whether this engine gave wrong bytes, hung, or failed on an honest server."""
+        """Return whether this engine produced wrong bytes, hung, or failed on a correct server."""
         if ENGINE not in (client.name for client in self.clients):
             return False
-        place = [client.name for client in self.clients].index(ENGINE)
-        endings = [line[place] for line in self.faults] + (self.kills[place] if self.kills else [])
+        column = [client.name for client in self.clients].index(ENGINE)
+        endings = [line[column] for line in self.faults] + (self.kills[column] if self.kills else [])
         slow = any(not sample.right for _, samples in self.rows for sample in samples[ENGINE])
         return slow or any(ending.verdict in _BAD for ending in endings)
 
 
 def download_page(results: Results) -> str:
-    """The whole report, without the headline of the page."""
+    """Return the whole report, without the title of the page."""
     parts = [_setting(results), _versions(results)]
     parts += [_row(row, samples) for row, samples in results.rows]
     if results.rows:
@@ -67,9 +67,9 @@ def download_page(results: Results) -> str:
 def _setting(results: Results) -> str:
     lines = [machine()]
     if results.ceiling:
-        lines.append(f"The server alone, to a client that throws everything away: {results.ceiling / 1e9:.1f} GB/s.")
+        lines.append(f"The server alone, to a client that discards everything: {results.ceiling / 1e9:.1f} GB/s.")
     if results.quick:
-        lines.append("**A quick run: small files, one repeat. It shows that the benchmark works, and nothing else.**")
+        lines.append("**A quick run: small files, one repeat. It shows only that the benchmark works.**")
     return " ".join(lines)
 
 
@@ -122,7 +122,7 @@ def _median(samples: Sequence[DownloadSample], value: Callable[[DownloadSample],
 
 
 def _best_other(name: str, samples: Samples) -> float:
-    """The median time of the fastest of the others that never failed, s; 0 if there is none."""
+    """Return the median time (s) of the fastest other client that never failed; 0 if there is none."""
     others = [runs for other, runs in samples.items() if other != name and all(run.right for run in runs)]
     return min((_median(runs, _wall) for runs in others if runs), default=0.0)
 
@@ -135,15 +135,15 @@ def _reason(sample: DownloadSample) -> str:
 
 
 def _goals(results: Results) -> str:
-    """The engine's own figures beside what is wanted of it."""
+    """Return the engine's figures beside its goals."""
     lines = [_goal(row, samples) for row, samples in results.rows if samples.get(ENGINE)]
     head = ("row", "time ÷ the best other's", "wget's time ÷ ours", "CPU ÷ curl's", "MiB above Python")
-    wanted = (
-        "Wanted: as fast as the best of the others in every row; more than 3 times as fast as wget where each "
-        "connection is throttled; at most 1.5 times the CPU time of curl for each GB, which the first row shows; at "
-        "most 60 MiB."
+    goals = (
+        "Goals: at most 1.10 times the time of the best other client in every row; more than 3 times as fast as wget "
+        "where each connection is throttled; at most 1.5 times the CPU time of curl per GB, which the first row shows; "
+        "at most 60 MiB."
     )
-    return f"### The engine at a glance\n\n{wanted}\n\n{markdown_table(head, lines)}"
+    return f"### The engine at a glance\n\n{goals}\n\n{markdown_table(head, lines)}"
 
 
 def _goal(row: DownloadRow, samples: Samples) -> tuple[str, ...]:
@@ -164,7 +164,7 @@ def _start_up(results: Results) -> str:
             wall, cpu = median(run.start_wall for run in runs), median(run.start_cpu for run in runs)
             lines.append((client.name, f"{wall:.2f}", f"{cpu:.2f}"))
     bare = bare_interpreter(sys.executable) / MIB
-    text = f"Start of the interpreter and imports, left out above (a bare interpreter has {bare:.0f} MiB):"
+    text = f"Start of the interpreter and imports, excluded above (a bare interpreter has {bare:.0f} MiB):"
     return f"{text}\n\n{markdown_table(('client', 'wall s', 'CPU s'), lines)}"
 
 
@@ -172,10 +172,11 @@ def _fault_table(results: Results) -> str:
     lines = [(fault.title, *map(str, line)) for fault, line in zip(FAULTS, results.faults, strict=True)]
     if results.kills:
         count = len(results.kills[0])
-        lines.append((f"killed (-9) at {count} random points, started again", *map(summary, results.kills)))
+        lines.append((f"killed (-9) at {count} random points, restarted", *map(summary, results.kills)))
     text = (
-        f"Clients that have an option for it are told to give up after {LIMITS.stall:g} s of silence, "
-        f"{LIMITS.total:g} s in all, {LIMITS.max_bytes // MIB} MiB. Who is not done after {PATIENCE:g} s is killed."
+        f"Clients that have options for it are configured to give up after {LIMITS.stall:g} s of silence, "
+        f"{LIMITS.total:g} s in all, or {LIMITS.max_bytes // MIB} MiB. "
+        f"Clients still running after {PATIENCE:g} s are killed."
     )
     head = ("fault", *(client.name for client in results.clients))
     return f"### Faults\n\n{text}\n\n{markdown_table(head, lines)}"

@@ -1,4 +1,4 @@
-"""How fast: the same file by every client, over lines of different kinds."""
+"""Speed: every client fetches the same file over different lines."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ROUND_TRIP: Final = 0.18
 LOSS: Final = 0.01
 LARGEST: Final = 1024 * MIB
 
-#: A client that has used this much of a row's time is not run again in it, s.
+#: A client that has run for this long in a row, s, is not run again in it.
 _BUDGET = 25.0
 _TIMEOUT = 240.0
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadRow:
-    """A line, and what is fetched over it."""
+    """A line, and the file fetched over it."""
 
     name: str
     line: str
@@ -36,8 +36,8 @@ class DownloadRow:
     quick_size: int
     repeats: int = 3
     lossy: bool = False
-    side_by_side: bool = False
-    """All clients at once: for lines on which they do not take anything from each other."""
+    concurrent: bool = False
+    """Run all clients at once, on a line on which they do not compete."""
 
     @property
     def title(self) -> str:
@@ -46,13 +46,13 @@ class DownloadRow:
         return f"{amount}, {self.line}"
 
     def quick(self) -> DownloadRow:
-        """The same with a small file, once."""
+        """Return the same row with a small file and one repeat."""
         return replace(self, profile=replace(self.profile, size=self.quick_size), repeats=1)
 
     def obstacle(self) -> str:
-        """Why it cannot be measured here; empty if it can."""
+        """Return the reason why this row cannot be measured here; empty if it can."""
         if self.lossy and not has_lossy_line():
-            return "no TUN device in a network namespace of our own"
+            return "no TUN device in a private network namespace"
         if self.profile.congestion and self.profile.congestion not in congestion_controls():
             return f"the kernel has no {self.profile.congestion}"
         return ""
@@ -84,7 +84,7 @@ ROWS: Final = (
         MIB // 2,
         repeats=1,
         lossy=True,
-        side_by_side=True,
+        concurrent=True,
     ),
 )
 
@@ -95,32 +95,32 @@ class DownloadSample:
 
     measured: Measured
     right: bool
-    """It said that all was well, and the bytes are those of the source."""
+    """The client succeeded, and the bytes are those of the source."""
     connections: int
-    """Answers that the server was sending at the same time, at most."""
+    """Maximum responses that the server sent at the same time."""
 
 
 Samples = dict[str, list[DownloadSample]]
-"""By the client's name."""
+"""Samples by client name."""
 
 
 def run_download_row(laboratory: Laboratory, row: DownloadRow, clients: Sequence[Client]) -> Samples:
-    """Every client, several times, in alternating order."""
+    """Run every client several times, in alternating order."""
     samples: Samples = {client.name: [] for client in clients}
     with _host(row) as host:
 
         def run(client: Client) -> None:
             samples[client.name].append(_sample(laboratory, row, client, host))
-            note(f"{row.name}: {client.name} {samples[client.name][-1].measured.wall:.2f} s")
+            log_progress(f"{row.name}: {client.name} {samples[client.name][-1].measured.wall:.2f} s")
 
         for number in range(row.repeats):
             order = clients if number % 2 == 0 else tuple(reversed(clients))
-            _each(run, [client for client in order if _spent(samples[client.name]) < _BUDGET], row.side_by_side)
+            _each(run, [client for client in order if _spent(samples[client.name]) < _BUDGET], row.concurrent)
     return samples
 
 
 def server_ceiling(laboratory: Laboratory, size: int) -> float:
-    """Bytes/s of the server to a client that lets the kernel throw away what arrives, over one connection."""
+    """Return the rate (bytes/s) of the server over one connection whose client discards everything in the kernel."""
     job = laboratory.job(Profile(size))
     path = job.url.split("/", 3)[3]
     received, buffer = 0, bytearray(MIB)
@@ -132,8 +132,8 @@ def server_ceiling(laboratory: Laboratory, size: int) -> float:
         return received / (time.monotonic() - started)
 
 
-def note(text: str) -> None:
-    """Tell whoever waits how far it has got."""
+def log_progress(text: str) -> None:
+    """Write a line about the progress to stderr."""
     sys.stderr.write(f"{text}\n")
 
 
@@ -146,8 +146,8 @@ def _host(row: DownloadRow) -> Iterator[str]:
         yield host
 
 
-def _each(run: Callable[[Client], None], clients: Sequence[Client], side_by_side: bool) -> None:
-    with ThreadPoolExecutor(len(clients) or 1 if side_by_side else 1) as pool:
+def _each(run: Callable[[Client], None], clients: Sequence[Client], concurrent: bool) -> None:
+    with ThreadPoolExecutor(len(clients) or 1 if concurrent else 1) as pool:
         list(pool.map(run, clients))
 
 

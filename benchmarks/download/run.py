@@ -1,4 +1,4 @@
-"""What the server knows of one run of one client."""
+"""The server's state of one run of one client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.download.profile import Profile
 
 
 class DownloadRun:
-    """The files that a run sees, and what it has had of them so far. Thread-safe."""
+    """The files of a run, and counters of the bytes and requests served. Thread-safe."""
 
     def __init__(self, profile: Profile, old: ServedFile, new: ServedFile) -> None:
         self.profile = profile
@@ -20,21 +20,21 @@ class DownloadRun:
         self.new = new
         self.pacer = Pacer(profile.shared_rate) if profile.shared_rate else None
         self.delivered = 0
-        """Bytes of bodies that were given to the kernel."""
+        """Body bytes passed to the kernel."""
         self.requests = 0
-        self.busy_most = 0
-        """Answers that were being sent at the same time, at most."""
+        self.max_busy = 0
+        """Maximum responses sent at the same time."""
         self._busy = 0
         self._seen: set[str] = set()
         self._lock = threading.Lock()
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Around each answer."""
+        """Count the response sent in the block."""
         with self._lock:
             self.requests += 1
             self._busy += 1
-            self.busy_most = max(self.busy_most, self._busy)
+            self.max_busy = max(self.max_busy, self._busy)
         try:
             yield
         finally:
@@ -42,12 +42,12 @@ class DownloadRun:
                 self._busy -= 1
 
     def add(self, amount: int) -> None:
-        """``amount`` bytes more were delivered."""
+        """Count ``amount`` delivered bytes."""
         with self._lock:
             self.delivered += amount
 
     def first(self, event: str) -> bool:
-        """Whether ``event`` happens for the first time in this run."""
+        """Record ``event``, and return whether it is the first one in this run."""
         with self._lock:
             new = event not in self._seen
             self._seen.add(event)
@@ -58,6 +58,6 @@ class DownloadRun:
             return event in self._seen
 
     def figures(self) -> dict[str, int]:
-        """For the harness."""
+        """Return the counters."""
         with self._lock:
-            return {"delivered": self.delivered, "requests": self.requests, "connections": self.busy_most}
+            return {"delivered": self.delivered, "requests": self.requests, "connections": self.max_busy}

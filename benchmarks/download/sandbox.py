@@ -1,4 +1,4 @@
-"""A network and mounts of our own where the system grants them, folders in memory, processes that end with us."""
+"""Private network and mount namespaces, folders in memory, and child processes that end with the benchmark."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from benchmarks.download.link import DEVICE, bring_up
 from benchmarks.download.profile import MIB
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-"""Where ``python -m benchmarks…`` works."""
+"""The root of the repository."""
 
-#: Set in the process that has been moved into its own namespaces.
+#: Set in a process that runs in its own namespaces.
 _MARK: Final = "BENCHMARK_SANDBOX"
 _MEMORY: Final = Path("/dev/shm")
 
 
 def enter() -> None:
-    """Start this very program again in a network and a mount namespace of its own, if the system grants them.
+    """Restart this program in its own network and mount namespaces, if the system allows it.
 
-    Then nothing else shares its loopback device, a lossy line can be made, and small file systems can be mounted which
-    vanish with it. Without, those parts of the benchmark are done otherwise or left out.
+    The program then has its own loopback device, can create a lossy line, and can mount small file systems that vanish
+    with it. Otherwise those parts of the benchmark are replaced or skipped.
     """
     if _MARK in os.environ:
         bring_up(b"lo")
@@ -41,17 +41,17 @@ def enter() -> None:
 
 
 def has_namespaces() -> bool:
-    """Whether ``enter`` got what it asked for."""
+    """Return whether ``enter`` has created the namespaces."""
     return _MARK in os.environ
 
 
 def has_lossy_line() -> bool:
-    """Whether a TUN device can be made."""
+    """Return whether a TUN device can be created."""
     return has_namespaces() and os.access(DEVICE, os.R_OK | os.W_OK)
 
 
 def congestion_controls() -> frozenset[str]:
-    """TCP congestion controls that the server may choose."""
+    """Return the TCP congestion controls that the server may use."""
     names = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
     if os.geteuid() == 0:
         names = names.with_name("tcp_available_congestion_control")
@@ -60,7 +60,7 @@ def congestion_controls() -> frozenset[str]:
 
 @contextmanager
 def workspace(needed: int) -> Iterator[Path]:
-    """A folder that is removed afterwards; in memory if ``needed`` bytes of it are free there."""
+    """Provide a temporary folder, in memory if ``needed`` bytes are free there."""
     in_memory = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > needed
     with tempfile.TemporaryDirectory(prefix="bench-download-", dir=_MEMORY if in_memory else None) as folder:
         yield Path(folder)
@@ -78,7 +78,7 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
 
 @contextmanager
 def service(module: str, *arguments: str) -> Iterator[str]:
-    """A process of ours that prints one line when it is ready, which is yielded, and ends with its standard input."""
+    """Run ``module``, which prints a line when it is ready and ends with its standard input. Yields that line."""
     command = (sys.executable, "-m", module, *arguments)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
@@ -90,7 +90,7 @@ def service(module: str, *arguments: str) -> Iterator[str]:
 
 
 def write_random(path: Path, size: int, seed: int) -> None:
-    """A file without any pattern that could hide a misplaced piece, the same for the same seed."""
+    """Write a reproducible file without a pattern that could hide a misplaced piece."""
     source = random.Random(seed)
     with path.open("wb") as file:
         for start in range(0, size, MIB):

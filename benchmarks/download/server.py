@@ -1,8 +1,8 @@
-"""The server under every row: one process, a thread per connection, bodies sent by the kernel (sendfile).
+"""The server of all rows: one process, a thread per connection, bodies sent with sendfile.
 
     python -m benchmarks.download.server FOLDER HOST
 
-``FOLDER`` holds two files, ``old`` and ``new``. The port is printed; the server ends when its standard input does.
+``FOLDER`` holds two files, ``old`` and ``new``. The server prints its port, and ends with its standard input.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from benchmarks.download.profile import Profile
 from benchmarks.download.run import DownloadRun
 
 FIGURES = "figures"
-"""``/RUN/figures`` tells what a run has had so far."""
+"""``/RUN/figures`` returns the counters of a run."""
 
-#: Without a rate: enough to make a call's cost vanish.
+#: Bytes per call without a rate: enough to make its cost negligible.
 _LARGEST_SLICE = 4 * 1024**2
-#: With one: what passes in this time, s.
+#: Time covered by one call with a rate, s.
 _TICK = 0.02
 _EPOCH = 1_700_000_000
 
@@ -48,7 +48,7 @@ class FaultServer:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def run(self, name: str, query: str) -> DownloadRun:
-        """The run of this name, with the profile of its first request. Raises KeyError or ValueError."""
+        """Return the run of this name, with the profile of its first request. Raises KeyError or ValueError."""
         with self._lock:
             if name not in self._runs:
                 profile = Profile.parse(query)
@@ -68,13 +68,13 @@ class FaultServer:
         connected_at = time.monotonic()
         with suppress(OSError), connection, connection.makefile("rb") as stream:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            line: _Line | None = None
+            served: _ServedConnection | None = None
             while request := _read_request(stream):
                 if urlsplit(request.target).path.endswith(f"/{FIGURES}"):
                     connection.sendall(self._figures(request.run))
                     continue
-                line = line or _Line(connection, self.run(request.run, request.query), connected_at)
-                if not line.answer(request):
+                served = served or _ServedConnection(connection, self.run(request.run, request.query), connected_at)
+                if not served.answer(request):
                     return
 
     def _figures(self, name: str) -> bytes:
@@ -84,8 +84,8 @@ class FaultServer:
         return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
-class _Line:
-    """One connection, at the speed of its run's profile."""
+class _ServedConnection:
+    """One connection, with the delays and rates of its run's profile."""
 
     def __init__(self, connection: socket.socket, run: DownloadRun, connected_at: float) -> None:
         self._connection = connection
@@ -94,15 +94,15 @@ class _Line:
         self._behave = FAULTS[profile.fault]
         own = Pacer(profile.rate) if profile.rate else None
         self._pacers = tuple(pacer for pacer in (own, run.pacer) if pacer)
-        # The client's handshake has taken no time; a request that came before it would have been over is early.
-        self._shaken_hands = connected_at + profile.round_trip
+        # The real handshake took no time: a request that arrives before the simulated end of the handshake is early.
+        self._handshake_end = connected_at + profile.round_trip
         if profile.congestion:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, profile.congestion.encode())
 
     def answer(self, request: Request) -> bool:
-        """Answer one request; whether the connection may carry another one."""
+        """Answer one request, and return whether the connection stays open for another one."""
         if self._run.profile.round_trip:
-            early = max(self._shaken_hands - time.monotonic(), 0.0)
+            early = max(self._handshake_end - time.monotonic(), 0.0)
             threading.Event().wait(early + self._run.profile.round_trip)
         with self._run.answering():
             answer = self._behave(request, self._run)
@@ -133,7 +133,7 @@ class _Line:
         while length:
             sent = os.sendfile(self._connection.fileno(), descriptor, offset, length)
             if not sent:
-                raise OSError("the file is shorter than the profile says")
+                raise OSError("the file is shorter than the size in the profile")
             self._run.add(sent)
             offset += sent
             length -= sent
@@ -155,7 +155,7 @@ def _head(answer: Answer) -> bytes:
 
 
 def _read_request(stream: BinaryIO) -> Request | None:
-    """The next request on a connection; None at its end."""
+    """Read the next request of a connection; None at its end."""
     words = stream.readline().decode("latin-1").split(" ")
     if len(words) != 3:
         return None
@@ -168,7 +168,7 @@ def _read_request(stream: BinaryIO) -> Request | None:
 
 def main() -> None:
     server = FaultServer(Path(sys.argv[1]), sys.argv[2])
-    bomb_file()  # made now: a client would take the time for silence
+    bomb_file()  # built in advance, so that it does not look like a stall
     sys.stdout.write(f"{server.port}\n")
     sys.stdout.flush()
     sys.stdin.read()

@@ -1,13 +1,12 @@
-"""Fetching what a client's URL points at, without being turned against our own network.
+"""Downloads from URLs that clients supply, protected against server-side request forgery (SSRF).
 
-``fetch``     ``download``, the one entry; ``terms`` is what it is asked for and gives
-``guard/``    which URLs may be talked to
-``wire/``     sessions that go to the very address that was checked; deadlines; the boundary of the HTTP libraries
-``attempts``  which way is tried: in parts or as a whole, from which of the ``sources``, ``mirrors`` first
-``stream``    one file over one connection
-``ranged/``   one file in parts, over several; what an interrupted download leaves, and how it is gone on from
-``exchange``  one request and its answer, whose head ``response`` reads strictly
-``partial``   the file until it is complete; ``checksum`` is what its content has to be
+``download``       the entry point; ``types`` has its limits and its result
+``strategy``       chooses between range requests and one stream, and between the ``sources``; ``mirrors`` orders them
+``single_stream``  one file over one connection
+``parallel/``      one file over several connections, and resuming an interrupted download
+``ssrf/``          which URLs and addresses are allowed
+``http/``          sessions that connect to the checked address, requests, deadlines, and translated exceptions
+``part_file``      the file until it is complete; ``checksum`` verifies its content
 """
 
 from pipeline.download.checksum import Checksum

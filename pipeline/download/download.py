@@ -1,4 +1,4 @@
-"""``download``: from a URL to a file, by whatever way and from whatever source serves."""
+"""``download``: fetch a URL into a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.download.checksum import Checksum
 from pipeline.download.http.request import HttpClient
 from pipeline.download.http.session import DIRECT, ConnectionOptions
 from pipeline.download.http.watchdog import Watchdog
-from pipeline.download.mirrors import by_speed
+from pipeline.download.mirrors import order_sources
 from pipeline.download.parallel.resume import ResumeState
 from pipeline.download.progress import DownloadProgress, ProgressReporter
 from pipeline.download.sources import Source, Sources
@@ -42,42 +42,43 @@ def download(
     resume: bool = False,
     rate: RateLimit | None = None,
 ) -> Downloaded:
-    """Fetch ``url`` into ``target``, whose folder exists. Either the whole file is there afterwards, or nothing.
+    """Fetch ``url`` into ``target``, whose folder exists. Afterwards the whole file is there, or nothing.
 
-    ``mirrors`` are asked before ``url``, the fastest first, and need a ``checksum``. Without one, a hash that the
-    server announces is checked. With ``resume``, what has come before a failure that passes stays beside ``target``
-    (``.part`` and ``.journal``) for the next call, and the file is safe from a power cut when this returns. ``rate``
-    is shared with other downloads.
+    ``mirrors`` are tried before ``url``, the fastest first, and require a ``checksum``. Without a checksum, a hash that
+    the server announces is verified. With ``resume``, the bytes received before a transient failure stay beside
+    ``target`` (``.part`` and ``.journal``) for the next call, and the file survives a power cut once this returns.
+    ``rate`` is shared with other downloads.
+
+    ``on_progress`` is called from this thread; an exception that it raises ends the download.
 
     Raises PermanentError (``url_invalid``, ``url_forbidden``, ``source_not_found``, ``source_refused``,
     ``source_too_large``, ``source_protocol``, ``audio_empty``), TransientError (``source_unavailable``,
     ``source_timeout``, ``source_incomplete``, ``source_protocol``, ``source_corrupt``), InfrastructureError
     (``disk_full``, ``storage_unavailable``) and CancelledError; ValueError for mirrors without a checksum.
-    ``on_progress`` is called from this thread, and what it raises ends the download.
     """
     if mirrors and checksum is None:
-        raise ValueError("mirrors need a checksum: nothing else tells whether they have the same file")
+        raise ValueError("mirrors require a checksum, to verify that they serve the same file")
     started = time.monotonic()
     origin = guard.check_syntax(url)
-    sources = [*(Source(guard.check_syntax(mirror)) for mirror in mirrors), Source(origin)]
+    candidates = [*(Source(guard.check_syntax(mirror)) for mirror in mirrors), Source(origin)]
     subject = loggable_url(origin.url)
     with Watchdog(subject, total=limits.total_timeout, stall=limits.stall_timeout, cancel=cancel) as watchdog:
-        line = HttpClient(guard, limits, connection_options, rate, watchdog)
-        reporter = ProgressReporter(on_progress, None, started, limits.progress_interval)
-        left = Sources(by_speed(line, sources))
-        with closing(ResumeState(target, origin.url, checksum, resume=resume)) as remains:
-            arrived = DownloadAttempts(line, target, left, remains, reporter, checksum, durable=resume).run()
-    source = left.current.subject
+        client = HttpClient(guard, limits, connection_options, rate, watchdog)
+        reporter = ProgressReporter(on_progress, started, limits.progress_interval)
+        sources = Sources(order_sources(client, candidates))
+        with closing(ResumeState(target, origin.url, checksum, resume=resume)) as resume_state:
+            result = DownloadAttempts(client, target, sources, resume_state, reporter, checksum, durable=resume).run()
+    source = sources.current.subject
     seconds = time.monotonic() - started
-    log.info("downloaded", url=source, bytes=arrived.bytes, seconds=round(seconds, 3), connections=arrived.connections)
+    log.info("downloaded", url=source, bytes=result.bytes, seconds=round(seconds, 3), connections=result.connections)
     return Downloaded(
         target,
-        arrived.bytes,
-        arrived.sha256,
-        arrived.head.content_type,
-        arrived.head.extension,
+        result.bytes,
+        result.sha256,
+        result.head.content_type,
+        result.head.extension,
         seconds,
-        connections=arrived.connections,
-        resumed_bytes=arrived.resumed_bytes,
+        connections=result.connections,
+        resumed_bytes=result.resumed_bytes,
         source=source,
     )

@@ -1,4 +1,4 @@
-"""Which of several sources to ask first: each is asked for one byte, side by side."""
+"""Order the mirrors of a file: each is probed concurrently with a request for one byte."""
 
 from __future__ import annotations
 
@@ -12,75 +12,73 @@ from typing import Final
 
 from pipeline.download.http.request import HttpClient
 from pipeline.download.http.response import declared_length
-from pipeline.download.parallel.range_request import part_of
+from pipeline.download.parallel.range_request import response_range
 from pipeline.download.sources import Source
 from pipeline.errors import PipelineError
 from pipeline.service.logs import get_logger
 
 log = get_logger(__name__)
 
-#: Longest wait for all probes, s.
+#: Maximum time for all probes, s.
 PROBE_TIME: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Health:
+class _Probe:
     source: Source
     total: int
-    ranged: bool
+    accepts_ranges: bool
     seconds: float
 
 
-def by_speed(line: HttpClient, sources: Sequence[Source]) -> list[Source]:
-    """``sources``, the last of which is the origin, with the mirrors that answer and have a file of the right size.
+def order_sources(client: HttpClient, sources: Sequence[Source]) -> list[Source]:
+    """Return the usable mirrors in order, then the origin, which is the last of ``sources``.
 
-    Those that give parts of it come first, then by the time to their answer. The origin stays last, and says what the
-    right size is; if it does not answer, most mirrors do.
+    A mirror is usable if it answers and its file has the right size: that of the origin or, if the origin does not
+    answer, of most mirrors. Mirrors that accept range requests come first, then the faster ones.
     """
     *mirrors, origin = sources
     if not mirrors:
         return [origin]
-    healthy = _probe_all(line, sources)
-    told = next((health.total for health in healthy if health.source is origin), None)
-    total = told if told is not None else _most_common([health.total for health in healthy])
-    fit = [health for health in healthy if health.total == total and health.source is not origin]
-    fit.sort(key=lambda health: (not health.ranged, health.seconds))
-    log.info("download_mirrors", fit=[health.source.subject for health in fit], left_out=len(mirrors) - len(fit))
-    return [*(health.source for health in fit), origin]
+    probes = _probe_all(client, sources)
+    total = next((probe.total for probe in probes if probe.source is origin), None)
+    if total is None and probes:
+        total = Counter(probe.total for probe in probes).most_common(1)[0][0]
+    usable = [probe for probe in probes if probe.total == total and probe.source is not origin]
+    usable.sort(key=lambda probe: (not probe.accepts_ranges, probe.seconds))
+    log.info("download_mirrors", usable=[probe.source.subject for probe in usable], rejected=len(mirrors) - len(usable))
+    return [*(probe.source for probe in usable), origin]
 
 
-def _probe_all(line: HttpClient, sources: Sequence[Source]) -> list[_Health]:
-    """What answered in time; the rest is hung up on."""
-    healthy: list[_Health] = []
-    threads = [threading.Thread(target=_probe, args=(line, source, healthy), daemon=True) for source in sources]
-    deadline = time.monotonic() + min(PROBE_TIME, line.limits.connect_timeout)
+def _probe_all(client: HttpClient, sources: Sequence[Source]) -> list[_Probe]:
+    """Return the probes answered in time; the others are cancelled."""
+    probes: list[_Probe] = []
+    threads = [threading.Thread(target=_probe, args=(client, source, probes), daemon=True) for source in sources]
+    deadline = time.monotonic() + min(PROBE_TIME, client.limits.connect_timeout)
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(max(deadline - time.monotonic(), 0.0))
-    answered = list(healthy)
+    answered = list(probes)
     for thread in threads:
         while thread.is_alive():
-            line.watchdog.give_up_branches()
+            client.watchdog.cancel_branches()
             thread.join(0.05)
-    line.watchdog.raise_if_fired()
+    client.watchdog.raise_if_fired()
     return answered
 
 
-def _probe(line: HttpClient, source: Source, healthy: list[_Health]) -> None:
+def _probe(client: HttpClient, source: Source, probes: list[_Probe]) -> None:
     started = time.monotonic()
     try:
-        with line.open(source, {"Range": "bytes=0-0"}) as exchange:
+        with client.prepare(source) as request, request.send({"Range": "bytes=0-0"}) as stream:
             seconds = time.monotonic() - started
-            part = part_of(exchange)
-            whole = exchange.response.status_code == HTTPStatus.OK
-            total = part.total if part else declared_length(exchange.response, source.subject) if whole else None
+            part = response_range(stream)
+            total = part.total if part else None
+            if stream.response.status_code == HTTPStatus.OK:
+                total = declared_length(stream.response, source.subject)
     except PipelineError as error:
-        log.info("download_mirror_unfit", url=source.subject, code=error.code)
+        log.info("download_mirror_rejected", url=source.subject, code=error.code)
         return
     if total is not None:
-        healthy.append(_Health(source, total, part is not None, seconds))
-
-
-def _most_common(totals: list[int]) -> int | None:
-    return Counter(totals).most_common(1)[0][0] if totals else None
+        probes.append(_Probe(source, total, part is not None, seconds))

@@ -1,4 +1,4 @@
-"""How a download is getting on, told now and then."""
+"""Progress reports of a download."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-#: Between two reports, s.
+#: Default time between two reports, s.
 INTERVAL = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadProgress:
-    """What has arrived so far."""
+    """The state of a download at one moment."""
 
     bytes: int
+    """Bytes received so far, resumed ones included."""
     total: int | None
-    """Bytes in all; None if the server did not say."""
+    """Size of the file in bytes; None if the server did not announce it."""
     seconds: float
-    """Since the download began."""
+    """Time since the download began."""
     resumed: int = 0
-    """Bytes of it that an earlier download had left."""
+    """Bytes kept from an earlier download."""
 
     @property
     def fraction(self) -> float | None:
-        """Share that has arrived, 0 to 1."""
+        """Share received, 0 to 1; None if the size is unknown."""
         return None if self.total is None else self.bytes / self.total
 
     @property
@@ -34,7 +35,7 @@ class DownloadProgress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time to the end at the mean rate."""
+        """Remaining time at the mean rate; None if it cannot be estimated."""
         if self.total is None or not self.bytes_per_second:
             return None
         return (self.total - self.bytes) / self.bytes_per_second
@@ -43,29 +44,24 @@ class DownloadProgress:
 class ProgressReporter:
     """Calls ``listener`` at most once per ``interval`` s, and once at the end."""
 
-    def __init__(
-        self, listener: Callable[[DownloadProgress], None] | None, total: int | None, started: float, interval: float
-    ) -> None:
+    def __init__(self, listener: Callable[[DownloadProgress], None] | None, started: float, interval: float) -> None:
         self._listener = listener
-        self.total = total
-        """Bytes in all, once that is known."""
-        self.resumed = 0
-        """Bytes that were there already."""
         self._started = started
         self._interval = interval
         self._next = started + interval
+        self.total: int | None = None
+        """Size of the file in bytes, once known."""
+        self.resumed = 0
+        """Bytes kept from an earlier download."""
 
     def update(self, received: int) -> None:
-        """Report if it is time."""
-        if self._listener is not None and time.monotonic() >= self._next:
-            self._tell(self._listener, received)
+        """Report if the interval has passed."""
+        if time.monotonic() >= self._next:
+            self.finish(received)
 
     def finish(self, received: int) -> None:
-        """Report, because this is the end."""
+        """Report now."""
         if self._listener is not None:
-            self._tell(self._listener, received)
-
-    def _tell(self, listener: Callable[[DownloadProgress], None], received: int) -> None:
-        now = time.monotonic()
-        self._next = now + self._interval
-        listener(DownloadProgress(received, self.total, now - self._started, self.resumed))
+            now = time.monotonic()
+            self._next = now + self._interval
+            self._listener(DownloadProgress(received, self.total, now - self._started, self.resumed))

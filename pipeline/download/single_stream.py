@@ -1,4 +1,4 @@
-"""One file over one connection, from its start to its end."""
+"""A download over one connection, from start to end."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipeline.download.checksum import Checksum, announced
+from pipeline.download.checksum import Checksum, announced_checksum
 from pipeline.download.http import response as http_response
 from pipeline.download.http.request import ResponseStream
 from pipeline.download.http.response import Head
-from pipeline.download.part_file import PartialFile, require_room
+from pipeline.download.part_file import PartFile, require_room
 from pipeline.download.progress import ProgressReporter
 from pipeline.download.types import DownloadLimits
 
-#: Between two looks at the free room on the disk.
+#: Bytes between two checks of the free disk space.
 _ROOM_BYTES: Final = 64 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
 class StreamResult:
-    """What a way of downloading knows at its end."""
+    """The result of one download strategy."""
 
     head: Head
     bytes: int
@@ -29,8 +29,8 @@ class StreamResult:
     resumed_bytes: int = 0
 
 
-def stream(
-    exchange: ResponseStream,
+def save_stream(
+    stream: ResponseStream,
     head: Head,
     target: Path,
     limits: DownloadLimits,
@@ -39,32 +39,36 @@ def stream(
     checksum: Checksum | None,
     durable: bool,
 ) -> StreamResult:
-    """Write the whole file that ``exchange`` brings to ``target``. ``durable``: safe from a power cut.
+    """Write the whole body of ``stream`` to ``target``. ``durable``: the file then survives a power cut.
 
-    Raises PipelineErrors, as ``download`` does.
+    Raises the same errors as ``download``.
     """
-    subject = exchange.source.subject
-    checksum = checksum or announced(exchange.response.headers, whole=True)
+    subject = stream.source.subject
+    checksum = checksum or announced_checksum(stream.response.headers, whole_file=True)
     digest = checksum.new() if checksum else None
-    with PartialFile(target, buffer_bytes=limits.chunk_bytes) as file:
-        require_room(target.parent, head.length or 0)
-        room_checked = 0
-        for piece in exchange.pieces(head.length, limits.chunk_bytes):
-            if file.bytes + len(piece) > limits.max_bytes:
+    received = room_checked = 0
+    require_room(target.parent, head.length or 0)
+    file = PartFile(target, None)
+    try:
+        for chunk in stream.chunks(head.length, limits.chunk_bytes):
+            if received + len(chunk) > limits.max_bytes:
                 raise http_response.source_too_large(subject, limits.max_bytes)
-            file.write(piece)
+            file.write(received, memoryview(chunk))
+            received += len(chunk)
             if digest:
-                digest.update(piece)
-            reporter.update(file.bytes)
-            if file.bytes - room_checked > _ROOM_BYTES:
-                room_checked = file.bytes
-                require_room(target.parent, head.length - file.bytes if head.length else limits.chunk_bytes)
-        if not file.bytes:
+                digest.update(chunk)
+            reporter.update(received)
+            if received - room_checked > _ROOM_BYTES:
+                room_checked = received
+                require_room(target.parent, head.length - received if head.length else limits.chunk_bytes)
+        if not received:
             raise http_response.source_empty(subject)
         if checksum and digest and not checksum.matches(digest.hexdigest()):
             raise http_response.source_corrupt(subject)
-        reporter.finish(file.bytes)
-        exchange.raise_if_ended()
+        reporter.finish(received)
+        stream.watchdog.raise_if_fired()  # a socket that was shut down can look like the end of the body
         file.commit(durable=durable)
+    finally:
+        file.discard()
     sha256 = digest.hexdigest() if digest and checksum and checksum.algorithm == "sha256" else None
-    return StreamResult(head, file.bytes, sha256)
+    return StreamResult(head, received, sha256)

@@ -1,4 +1,4 @@
-"""The places that a file can be had from, in the order in which they are asked."""
+"""The sources of one file, in the order in which they are tried."""
 
 from __future__ import annotations
 
@@ -11,50 +11,50 @@ from pipeline.service.logs import loggable_url
 
 
 class SourceChangedError(Exception):
-    """The file at the source is not the one that was begun: what there is of it is worth nothing."""
+    """The source now serves another version of the file, so the bytes received so far are useless."""
 
 
 class RangesLostError(Exception):
-    """The source no longer gives parts of the file."""
+    """The source no longer answers range requests for the file."""
 
 
 @dataclass(eq=False, slots=True)
 class Source:
-    """One place."""
+    """One URL of the file and what is known of it."""
 
     url: ParsedUrl
     subject: str = field(init=False)
-    """Its name in error messages and logs."""
-    place: ParsedUrl = field(init=False)
-    """Where the redirects from ``url`` led; asked directly while it answers."""
+    """Name in error messages and logs."""
+    location: ParsedUrl = field(init=False)
+    """The URL at the end of the redirects; requested directly while it works."""
     validator: Validator | None = None
-    """Of the version that is being fetched; None before the first answer."""
+    """The validator of the version being downloaded; None before the first response."""
     if_range: bool = False
-    """Whether to ask with ``If-Range``, because ``If-Match`` did not do."""
-    strikes: int = 0
+    """Send ``If-Range`` instead of ``If-Match``, after ``If-Match`` has failed once."""
+    consecutive_failures: int = 0
     """Failures in a row without progress."""
 
     def __post_init__(self) -> None:
         self.subject = loggable_url(self.url.url)
-        self.place = self.url
+        self.location = self.url
 
 
 class Sources:
-    """The sources that are left. The last one is the origin."""
+    """The sources still in use. The last one is the origin."""
 
     def __init__(self, sources: Iterable[Source]) -> None:
-        self._left = list(sources)
+        self._remaining = list(sources)
 
     @property
     def current(self) -> Source:
-        """The one to ask now."""
-        return self._left[0]
+        """The source to request next."""
+        return self._remaining[0]
 
     def is_last(self, source: Source) -> bool:
-        """Whether there is no other one."""
-        return all(other is source for other in self._left)
+        """Return whether no other source remains."""
+        return all(other is source for other in self._remaining)
 
     def drop(self, source: Source) -> None:
-        """Ask ``source`` no more, unless it is the last."""
-        if source in self._left and len(self._left) > 1:
-            self._left.remove(source)
+        """Stop using ``source``, unless it is the last one."""
+        if source in self._remaining and len(self._remaining) > 1:
+            self._remaining.remove(source)

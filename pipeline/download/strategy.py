@@ -1,4 +1,4 @@
-"""One way of downloading after the other: in parts or as a whole, gone on with or begun, from the next source."""
+"""Tries download strategies until one succeeds: in parts or as one stream, resumed or new, from the next source."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
-from pipeline.download.checksum import Checksum, announced
+from pipeline.download.checksum import Checksum, announced_checksum
 from pipeline.download.http.request import HttpClient, ResponseStream
 from pipeline.download.http.response import Head, read_head, read_part_head, source_unstable
-from pipeline.download.parallel.assembly import Assembly
 from pipeline.download.parallel.journal import Identity
 from pipeline.download.parallel.range_allocator import ByteRange, missing_ranges
-from pipeline.download.parallel.range_request import part_of
+from pipeline.download.parallel.range_request import response_range
 from pipeline.download.parallel.resume import ResumeState
+from pipeline.download.parallel.scheduler import ParallelDownload
 from pipeline.download.parallel.throughput import Latency
-from pipeline.download.part_file import ScatteredFile
 from pipeline.download.progress import ProgressReporter
-from pipeline.download.single_stream import StreamResult, stream
+from pipeline.download.single_stream import StreamResult, save_stream
 from pipeline.download.sources import RangesLostError, Source, SourceChangedError, Sources
 from pipeline.download.validators import Agreement, ContentRange, Validator
 from pipeline.errors import ErrorCode, PermanentError, PipelineError, TransientError
@@ -27,145 +26,147 @@ from pipeline.service.logs import get_logger
 
 log = get_logger(__name__)
 
-#: A file that has changed under us so often is not begun again.
+#: A file that changes more often than this during one download is given up.
 MAX_CHANGES: Final = 2
-#: Answers to a request for a part that say nothing of the whole.
-_NO_WHOLE: Final = (HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+#: Responses to a range request that do not describe the whole file.
+_PARTIAL: Final = (HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
 
 
 @dataclass
 class DownloadAttempts:
-    """Tries one way after the other."""
+    """The attempts of one download."""
 
-    line: HttpClient
+    client: HttpClient
     target: Path
     sources: Sources
-    remains: ResumeState
+    resume_state: ResumeState
     reporter: ProgressReporter
     checksum: Checksum | None
     durable: bool
     ranged: bool = field(default=True, init=False)
-    """Whether parts may be asked for."""
-    begun: Identity | None = field(default=None, init=False)
-    """What there is a part of already."""
+    """Whether to send range requests."""
+    resumed: Identity | None = field(default=None, init=False)
+    """The download that is being resumed."""
     changes: int = field(default=0, init=False)
     corruptions: int = field(default=0, init=False)
 
     def run(self) -> StreamResult:
-        """Until one way leads to the end, or the last one fails."""
+        """Try until one attempt succeeds. Raises the errors of ``download``."""
         try:
-            self.begun = self.remains.recall(self.line.watchdog.raise_if_fired)
-            arrived = None
-            while arrived is None:
-                arrived = self._try()
+            self.resumed = self.resume_state.load(self.client.watchdog.raise_if_fired)
+            result = None
+            while result is None:
+                result = self._try()
         except BaseException as error:
-            self.remains.keep = not _is_final(error)
+            # Received bytes are useless after a permanent error, and in the way on a full disk.
+            useless = isinstance(error, PermanentError) or (
+                isinstance(error, PipelineError) and error.code in (ErrorCode.SOURCE_CORRUPT, ErrorCode.DISK_FULL)
+            )
+            self.resume_state.keep = not useless
             raise
-        return arrived
+        return result
 
     def _try(self) -> StreamResult | None:
-        """One attempt; None if another one is worth it."""
+        """Make one attempt; None if another one is worthwhile."""
+        source = self.sources.current
         try:
-            return self._attempt(self.sources.current)
+            return self._attempt(source)
         except SourceChangedError:
-            self._has_changed(self.sources.current)
+            self.changes += 1
+            log.warning("download_source_changed", url=source.subject)
+            if self.changes > MAX_CHANGES:
+                raise source_unstable(source.subject) from None
+            source.location, source.if_range = source.url, True
+            self._restart()
         except RangesLostError:
             self.ranged = False
-            self._forget()
+            self._restart()
         except (PermanentError, TransientError) as error:
-            self._has_failed(error)
+            self._on_failure(error)
         return None
 
     def _attempt(self, source: Source) -> StreamResult | None:
-        gap = self._gap()
-        if self.begun and self.remains.file and not gap:
-            return self._complete(self.begun, self.remains.file)
-        with self.line.approach(source) as approach:
+        gap = None
+        if self.resumed and self.resume_state.file:
+            gap = next(missing_ranges(self.resumed.total, self.resume_state.verified_ranges), None)
+            if gap is None:  # the process ended after the last byte, before the file was renamed
+                head = Head.without_response(source.url.url, self.resumed.total)
+                return self._assemble(None, head, self.resumed.total, Validator(), self.checksum, Latency())
+        with self.client.prepare(source) as request:
             started = time.monotonic()
-            approach.connect()
+            request.connect()
             connected = time.monotonic()
-            exchange = approach.open(self._conditions(gap))
+            stream = request.send(self._conditions(gap))
             latency = Latency(connected - started, time.monotonic() - connected)
-        with exchange:
-            part = part_of(exchange) if self.ranged else None
-            if part and self._fits(exchange, part, gap):
-                return self._assemble(exchange, part, latency)
-            if self.ranged and exchange.response.status_code in _NO_WHOLE:
-                # Nothing that can be gone on from: once more, without what we have, and then without asking for parts.
-                self.ranged = self.begun is not None
-                self._forget()
+        with stream:
+            part = response_range(stream) if self.ranged else None
+            if part and self._fits(stream, part, gap):
+                return self._download_parts(stream, part, latency)
+            if self.ranged and stream.response.status_code in _PARTIAL:
+                # Not usable. Try again without the resumed state, and then without range requests.
+                self.ranged = self.resumed is not None
+                self._restart()
                 return None
-            head = read_head(exchange.response, source.subject, max_bytes=self.line.limits.max_bytes)
-            return self._stream(exchange, head)
-
-    def _gap(self) -> ByteRange | None:
-        """What is missing first, of what was begun."""
-        return next(missing_ranges(self.begun.total, self.remains.spans), None) if self.begun else None
+            return self._save(
+                stream, read_head(stream.response, source.subject, max_bytes=self.client.limits.max_bytes)
+            )
 
     def _conditions(self, gap: ByteRange | None) -> dict[str, str]:
         if not self.ranged:
             return {}
-        if self.begun is None or gap is None:
+        if self.resumed is None or gap is None:
             return {"Range": "bytes=0-"}
-        version = Validator(self.begun.etag, self.begun.modified) if self.checksum is None else Validator()
+        version = Validator(self.resumed.etag, self.resumed.modified) if self.checksum is None else Validator()
         return {"Range": f"bytes={gap.start}-{gap.end - 1}", **version.conditions(True)}
 
-    def _fits(self, exchange: ResponseStream, part: ContentRange, gap: ByteRange | None) -> bool:
-        """Whether the answer is the whole file, or all of the gap and of the file that was begun."""
-        if self.begun is None or gap is None:
+    def _fits(self, stream: ResponseStream, part: ContentRange, gap: ByteRange | None) -> bool:
+        """Return whether the response is the whole file, or exactly the gap in the resumed version."""
+        if self.resumed is None or gap is None:
             return (part.start, part.end) == (0, part.total)
-        version = Validator(self.begun.etag, self.begun.modified)
-        same = self.checksum is not None or version.compare(exchange.response.headers) is Agreement.SAME
-        return same and part == ContentRange(gap.start, gap.end, self.begun.total)
+        version = Validator(self.resumed.etag, self.resumed.modified)
+        same = self.checksum is not None or version.compare(stream.response.headers) is Agreement.SAME
+        return same and part == ContentRange(gap.start, gap.end, self.resumed.total)
 
-    def _assemble(self, exchange: ResponseStream, part: ContentRange, latency: Latency) -> StreamResult:
-        source, headers = exchange.source, exchange.response.headers
-        head = read_part_head(exchange.response, source.subject, part.total, max_bytes=self.line.limits.max_bytes)
-        source.validator, source.place = Validator.of(headers), exchange.place
-        checksum = self.checksum or announced(headers, whole=part.end - part.start == part.total)
+    def _download_parts(self, stream: ResponseStream, part: ContentRange, latency: Latency) -> StreamResult:
+        source, headers, total = stream.source, stream.response.headers, part.total
+        head = read_part_head(stream.response, source.subject, total, max_bytes=self.client.limits.max_bytes)
+        source.validator, source.location = Validator.of(headers), stream.location
+        checksum = self.checksum or announced_checksum(headers, whole_file=part.end - part.start == total)
         if not source.validator and checksum is None:
-            return self._stream(exchange, head)  # nothing would tell whether another part is of the same file
-        file = self.remains.file or self.remains.begin(part.total, source.validator)
-        return self._assembly(checksum, part.total, latency).run((exchange, part.end), head, part.total, file)
+            return self._save(stream, head)  # parts of different versions could not be distinguished
+        return self._assemble((stream, part.end), head, total, source.validator, checksum, latency)
 
-    def _complete(self, begun: Identity, file: ScatteredFile) -> StreamResult:
-        """Nothing is missing: the process died between the last byte and the end."""
-        url = self.sources.current.url.url
-        head = Head.without_response(url, begun.total)
-        return self._assembly(self.checksum, begun.total, Latency()).run(None, head, begun.total, file)
-
-    def _assembly(self, checksum: Checksum | None, total: int, latency: Latency) -> Assembly:
-        self.reporter.total = total
-        return Assembly(self.line, self.sources, self.remains, self.reporter, checksum, latency)
-
-    def _stream(self, exchange: ResponseStream, head: Head) -> StreamResult:
-        self._forget()
-        self.reporter.total = head.length
-        return stream(
-            exchange,
-            head,
-            self.target,
-            self.line.limits,
-            self.reporter,
-            checksum=self.checksum,
-            durable=self.durable,
+    def _assemble(
+        self,
+        first: tuple[ResponseStream, int] | None,
+        head: Head,
+        total: int,
+        validator: Validator,
+        checksum: Checksum | None,
+        latency: Latency,
+    ) -> StreamResult:
+        file = self.resume_state.file or self.resume_state.begin(total, validator)
+        run = ParallelDownload(
+            self.client, self.sources, self.resume_state, file, total, checksum, self.reporter, latency
         )
+        return run.run(first, head)
 
-    def _forget(self) -> None:
-        self.begun = None
-        self.remains.forget()
+    def _save(self, stream: ResponseStream, head: Head) -> StreamResult:
+        """Download as one stream."""
+        self._restart()
+        self.reporter.total = head.length
+        limits, checksum = self.client.limits, self.checksum
+        return save_stream(stream, head, self.target, limits, self.reporter, checksum=checksum, durable=self.durable)
+
+    def _restart(self) -> None:
+        """Discard all progress."""
+        self.resumed = None
+        self.resume_state.reset()
         self.reporter.resumed = 0
 
-    def _has_changed(self, source: Source) -> None:
-        self.changes += 1
-        log.warning("download_source_changed", url=source.subject)
-        if self.changes > MAX_CHANGES:
-            raise source_unstable(source.subject)
-        source.place, source.if_range = source.url, True
-        self._forget()
-
-    def _has_failed(self, error: PipelineError) -> None:
-        self.line.watchdog.raise_if_fired()
+    def _on_failure(self, error: PipelineError) -> None:
+        """Raise ``error``, or select the next source; a wrong hash allows one more attempt at the last source."""
+        self.client.watchdog.raise_if_fired()
         source = self.sources.current
         corrupt = error.code is ErrorCode.SOURCE_CORRUPT
         self.corruptions += corrupt
@@ -174,10 +175,4 @@ class DownloadAttempts:
         log.warning("download_source_failed", url=source.subject, code=error.code)
         self.sources.drop(source)
         if corrupt:
-            self._forget()
-
-
-def _is_final(error: BaseException) -> bool:
-    """Whether what there is of the file is of no use, or in the way."""
-    codes = (ErrorCode.SOURCE_CORRUPT, ErrorCode.DISK_FULL)
-    return isinstance(error, PermanentError) or (isinstance(error, PipelineError) and error.code in codes)
+            self._restart()

@@ -1,4 +1,4 @@
-"""What a download is asked for, and what it gives."""
+"""The limits and the result of a download."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from pipeline.download.progress import INTERVAL
 
 @dataclass(frozen=True, slots=True)
 class DownloadLimits:
-    """How much, how long, and over how many connections. Times in s."""
+    """Limits on size, time (s) and connections of one download."""
 
     max_bytes: int
     connect_timeout: float
-    """For name look-up and TCP, at each redirect again."""
+    """For name resolution and TCP, again at each redirect."""
     stall_timeout: float
-    """For the whole head of an answer, and between any two reads of its body."""
+    """For the whole response head, and between two reads of the body."""
     total_timeout: float
-    """From the first look-up to the last byte, redirects and retries included."""
+    """From the first name resolution to the last byte, redirects and retries included."""
     chunk_bytes: int = MIB
-    """Most bytes per read, and size of the write buffer."""
+    """Maximum bytes per read."""
     progress_interval: float = INTERVAL
-    """Between two progress reports."""
+    """Time between two progress reports."""
     max_connections: int = 1
-    """At most so many at a time; how many there are depends on what helps."""
+    """Maximum connections at a time; the number used depends on the gain that each of them brings."""
     min_piece_bytes: int = MIB
-    """Least size of the pieces that the journal of a resumable download counts in."""
+    """Minimum size of the pieces in the journal of a resumable download."""
 
     @classmethod
     def from_settings(cls, settings: DownloadSettings) -> DownloadLimits:
-        """The limits of a source file."""
+        """Return the limits for an audio file of a client."""
         return cls(
             max_bytes=settings.max_audio_bytes,
             connect_timeout=settings.connect_timeout,
@@ -44,20 +44,20 @@ class DownloadLimits:
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """A file that arrived whole."""
+    """A completely downloaded file."""
 
     path: Path
     bytes: int
     sha256: str | None
-    """In hexadecimal; None if nothing asked for it to be computed."""
+    """In hexadecimal; None if no SHA-256 was computed."""
     content_type: str | None
-    """What the server says it is, which may be wrong."""
+    """Media type sent by the server, which may be wrong."""
     extension: str | None
-    """What the URL or the media type says it is, without a dot; from a fixed list, fit for a file name."""
+    """File extension from the URL or the media type, without a dot; from a fixed list, safe in a file name."""
     seconds: float
     connections: int = 1
-    """Most that delivered at one time."""
+    """Maximum connections that delivered at the same time."""
     resumed_bytes: int = 0
-    """Bytes that were there from an earlier, interrupted download."""
+    """Bytes kept from an earlier, interrupted download."""
     source: str = ""
-    """The URL that delivered (the last of them), fit for logs."""
+    """The URL that delivered the last bytes, safe for logs."""

@@ -1,4 +1,4 @@
-"""Whether two answers are about the same bytes: entity tags, dates and ``Content-Range``, read strictly."""
+"""Entity tags, dates and ``Content-Range``, parsed strictly, to decide whether two responses carry the same file."""
 
 from __future__ import annotations
 
@@ -8,47 +8,53 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 
-#: RFC 9110 section 8.8.3, strong form only: a weak tag promises the same meaning, not the same bytes.
+#: RFC 9110 section 8.8.3, strong form only: a weak tag does not guarantee identical bytes.
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]{0,1024}"')
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.ASCII | re.IGNORECASE)
 
-#: RFC 9110 section 8.8.2.2: a date is as good as a strong tag only if the file was not touched again within the second
-#: that the date can tell; as far apart as here, even two clocks that differ agree about that. In s.
-_SETTLED = 60.0
+#: RFC 9110 section 8.8.2.2: a date is a strong validator only if the file cannot have changed twice within the second
+#: that it names. At this age (s), two clocks that differ agree on that as well.
+_STRONG_AGE = 60.0
 
 
 class Agreement(Enum):
-    """What an answer says about being part of the file that we have begun."""
+    """The result of comparing a response with the version being downloaded."""
 
     SAME = auto()
     CHANGED = auto()
     SILENT = auto()
+    """The response names no version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Validator:
-    """What identifies one version of a file at one source, byte for byte. Falsy if nothing does."""
+    """Identifies one version of a file at one source, byte for byte. Falsy if the source names no version."""
 
     etag: str | None = None
     """A strong entity tag, quotes included."""
     modified: str | None = None
-    """``Last-Modified``, where it is strong, as it was sent."""
+    """``Last-Modified`` as it was sent, if it is strong."""
 
     def __bool__(self) -> bool:
         return self.etag is not None or self.modified is not None
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> Validator:
-        """What an answer offers."""
+        """Return the strongest validator in the response headers."""
         etag = headers.get("ETag", "").strip()
         if _STRONG_ETAG.fullmatch(etag):
             return cls(etag=etag)
-        return cls(modified=_strong_date(headers))
+        modified = headers.get("Last-Modified", "").strip()
+        try:
+            age = parsedate_to_datetime(headers["Date"]) - parsedate_to_datetime(modified)
+        except (KeyError, ValueError, TypeError, OverflowError):  # TypeError: one of the two has no time zone
+            return cls()
+        return cls(modified=modified) if age.total_seconds() >= _STRONG_AGE else cls()
 
     def conditions(self, if_range: bool) -> dict[str, str]:
-        """Headers that ask for a range of this version only.
+        """Return request headers that restrict a range request to this version.
 
-        ``if_range``: a changed file is answered with 200 and all of it, instead of 412 and nothing.
+        ``if_range``: a changed file is answered with 200 and the whole file, instead of 412 without a body.
         """
         if self.etag is not None:
             return {"If-Range" if if_range else "If-Match": self.etag}
@@ -57,19 +63,19 @@ class Validator:
         return {}
 
     def compare(self, headers: Mapping[str, str]) -> Agreement:
-        """Whether an answer with these headers is about this version."""
-        name, mine = ("ETag", self.etag) if self.etag is not None else ("Last-Modified", self.modified)
-        if mine is None:
+        """Compare the version that response headers name with this one."""
+        name, expected = ("ETag", self.etag) if self.etag is not None else ("Last-Modified", self.modified)
+        if expected is None:
             return Agreement.SAME
-        theirs = headers.get(name)
-        if theirs is None:
+        actual = headers.get(name)
+        if actual is None:
             return Agreement.SILENT
-        return Agreement.SAME if theirs.strip() == mine else Agreement.CHANGED
+        return Agreement.SAME if actual.strip() == expected else Agreement.CHANGED
 
 
 @dataclass(frozen=True, slots=True)
 class ContentRange:
-    """Bytes ``start`` to before ``end`` of ``total``."""
+    """Bytes ``start`` to ``end`` (exclusive) of a file of ``total`` bytes."""
 
     start: int
     end: int
@@ -77,18 +83,9 @@ class ContentRange:
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> ContentRange | None:
-        """What an answer says that it is; None if it says nothing that makes sense, or not how long the file is."""
+        """Parse ``Content-Range``; None if it is missing, malformed or without the size of the file."""
         match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
         if match is None:
             return None
         first, last, total = map(int, match.groups())
         return cls(first, last + 1, total) if first <= last < total else None
-
-
-def _strong_date(headers: Mapping[str, str]) -> str | None:
-    modified = headers.get("Last-Modified", "").strip()
-    try:
-        age = parsedate_to_datetime(headers["Date"]) - parsedate_to_datetime(modified)
-    except (KeyError, ValueError, TypeError, OverflowError):  # TypeError: one of them is without a zone
-        return None
-    return modified if age.total_seconds() >= _SETTLED else None

@@ -1,4 +1,4 @@
-"""The harness: what it measures is measured, what is wrong is called wrong, and the report can be read."""
+"""The benchmark of downloads: measurements, verdicts and report."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CARELESS = "careless"
 
 
 def _careless(order: Order) -> Sequence[str]:
-    """A client that writes nothing of use and says that all is well."""
+    """A client that writes wrong bytes and succeeds."""
     return (sys.executable, "-c", f"open({str(order.target)!r}, 'wb').write(b'x')")
 
 
-def test_a_row_is_measured_and_reported(lab: Laboratory) -> None:
+def test_row_is_measured_and_reported(lab: Laboratory) -> None:
     engine = next(client for client in CLIENTS if client.name == ENGINE)
     row = replace(replace(ROWS[0], quick_size=2 * MIB).quick(), repeats=1)
     clients = (engine, Client(CARELESS, _careless, ("echo", "1")))
@@ -36,24 +36,24 @@ def test_a_row_is_measured_and_reported(lab: Laboratory) -> None:
     assert fetched.measured.cpu > 0
     assert fetched.measured.peak > 10 * MIB
     assert not samples[CARELESS][0].right
-    results = Results(clients, ["nobody"], quick=True, rows=[(row, samples)])
+    results = Results(clients, ["missing-client"], quick=True, rows=[(row, samples)])
     text = download_page(results)
     assert "### 2 MiB, as fast as it goes" in text
     assert "1: wrong bytes" in text
-    assert "Not installed: nobody." in text
+    assert "Not installed: missing-client." in text
     assert not results.engine_failed()
     as_if = {ENGINE: samples[CARELESS]}
     assert Results(clients[:1], [], quick=True, rows=[(row, as_if)]).engine_failed()
 
 
-def test_who_does_not_end_is_ended(tmp_path: Path) -> None:
+def test_client_is_killed_after_the_timeout(tmp_path: Path) -> None:
     command = (sys.executable, "-c", "import time; time.sleep(600)")
     measured = measure(command, timeout=0.1, environment={}, folder=tmp_path)
     assert measured.killed
     assert measured.exit_code == -9
 
 
-def test_a_client_is_killed_at_a_place_and_goes_on_from_it(lab: Laboratory) -> None:
+def test_killed_client_resumes(lab: Laboratory) -> None:
     job = lab.job(Profile(2 * MIB, rate=3 * MIB))
     engine = next(client for client in CLIENTS if client.name == ENGINE)
     assert job.fetch(engine, timeout=60, resume=True, kill_at=MIB // 4).killed
@@ -62,7 +62,7 @@ def test_a_client_is_killed_at_a_place_and_goes_on_from_it(lab: Laboratory) -> N
     assert job.hash() == lab.hash("old", 2 * MIB)
 
 
-def test_the_cpu_time_is_that_of_the_process(tmp_path: Path) -> None:
+def test_cpu_time_and_exit_status_are_measured(tmp_path: Path) -> None:
     command = (sys.executable, "-c", "import time\nwhile time.process_time() < 0.2: pass\nraise SystemExit(7)")
     measured = measure(command, timeout=60, environment={}, folder=tmp_path)
     assert measured.cpu >= 0.2
@@ -70,17 +70,17 @@ def test_the_cpu_time_is_that_of_the_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verdict", [Verdict.WRONG, Verdict.HUNG, Verdict.SWALLOWED])
-def test_wrong_bytes_of_the_engine_are_a_failure(verdict: Verdict) -> None:
+def test_bad_verdict_of_the_engine_is_a_failure(verdict: Verdict) -> None:
     engine = Client(ENGINE, _careless, ("echo", "1"))
     assert Results((engine,), (), quick=False, faults=[[Ending(verdict)]]).engine_failed()
     assert not Results((engine,), (), quick=False, faults=[[Ending(Verdict.ERROR, "exit 1")]]).engine_failed()
 
 
-def test_many_endings_are_one_cell() -> None:
+def test_outcomes_are_summarised() -> None:
     endings = [Ending(Verdict.RIGHT, "0.1"), Ending(Verdict.ERROR, "exit 1"), Ending(Verdict.RIGHT, "0.3")]
     assert summary(endings) == "2 × right bytes, 1 × clear error; 20% fetched again"
 
 
-def test_the_page_in_the_repository_has_a_place_for_the_report() -> None:
+def test_documentation_page_has_marks_for_the_report() -> None:
     page = (Path(__file__).parents[2] / "docs" / "BENCHMARKS.md").read_text()
     assert page.count(BEGIN) == page.count(END) == 1

@@ -1,1 +1,1 @@
-"""Clients that are libraries: each a small program that fetches one URL into one file and tells its figures."""
+"""Clients that are libraries: each script downloads one URL into one file and prints its figures."""

@@ -1,4 +1,4 @@
-"""python -m benchmarks.download.fetchers.engine URL FILE …: this project's own engine, as the services call it."""
+"""python -m benchmarks.download.fetchers.engine URL FILE …: this project's engine, called as by the services."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from benchmarks.download.fetchers.figures import told
+from benchmarks.download.fetchers.figures import reported_figures
 from config import DownloadSettings
 from pipeline.cancellation import CancelToken
 from pipeline.download import DownloadLimits, UrlGuard, download
@@ -32,7 +32,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def fetch_with_engine(arguments: argparse.Namespace) -> None:
-    """Raises PipelineError."""
+    """Download as the services do. Raises PipelineError."""
     download(
         arguments.url,
         arguments.target,
@@ -54,7 +54,7 @@ def main() -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     arguments = _arguments()
     try:
-        with told() as figures:
+        with reported_figures() as figures:
             try:
                 fetch_with_engine(arguments)
             except PipelineError as error:

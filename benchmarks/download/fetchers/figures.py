@@ -1,4 +1,4 @@
-"""What every Python client tells: when its download began and ended, so that its imports can be told apart."""
+"""The figures that every Python client prints: the time of its download without its imports."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def told() -> Iterator[dict[str, object]]:
-    """Around the download: prints the figures at the end. What is put into the dictionary is printed as well."""
+def reported_figures() -> Iterator[dict[str, object]]:
+    """Measure the block and print the figures at its end, together with the content of the yielded dictionary."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     started = time.monotonic()
     figures: dict[str, object] = {"started": started, "cpu_before": usage.ru_utime + usage.ru_stime}

@@ -6,7 +6,7 @@ import sys
 
 import hf_transfer
 
-from benchmarks.download.fetchers.figures import told
+from benchmarks.download.fetchers.figures import reported_figures
 
 _CHUNK_BYTES = 10 * 1024**2
 _FILES = 100
@@ -14,7 +14,7 @@ _FILES = 100
 
 def main() -> None:
     url, target = sys.argv[1:]
-    with told():
+    with reported_figures():
         hf_transfer.download(
             url=url, filename=target, max_files=_FILES, chunk_size=_CHUNK_BYTES, parallel_failures=3, max_retries=5
         )

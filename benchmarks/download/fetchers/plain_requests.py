@@ -1,4 +1,4 @@
-"""python -m benchmarks.download.fetchers.plain_requests URL FILE CHUNK_BYTES [TIMEOUT]: as most people write it."""
+"""python -m benchmarks.download.fetchers.plain_requests URL FILE CHUNK_BYTES [TIMEOUT]: a plain loop over requests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import requests
 
-from benchmarks.download.fetchers.figures import told
+from benchmarks.download.fetchers.figures import reported_figures
 
 
 def fetch_with_requests(url: str, target: str, chunk_bytes: int, timeout: float | None) -> None:
@@ -19,7 +19,7 @@ def fetch_with_requests(url: str, target: str, chunk_bytes: int, timeout: float 
 
 def main() -> None:
     url, target, chunk_bytes, *timeout = sys.argv[1:]
-    with told():
+    with reported_figures():
         fetch_with_requests(url, target, int(chunk_bytes), float(timeout[0]) if timeout else None)
 
 

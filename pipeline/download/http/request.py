@@ -1,4 +1,4 @@
-"""One request, its redirects and the body of its answer, with the guard, the watchdog and the rate limit in the way."""
+"""One HTTP request with its redirects, and the body of the response."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 MAX_REDIRECTS = 5
 
-#: From so many bytes/s on, over so many bytes, it is waited for so many at a time, which are there within 16 ms. If the
-#: line then all but stops, they are what has to come before it is taken to have stopped.
+#: At this rate (bytes/s), measured over ``_FAST_AFTER`` bytes, a read waits for ``_FAST_READ`` bytes, which arrive in
+#: 16 ms. If the source then almost stops, those bytes have to arrive within the stall timeout.
 _FAST = 64 * MIB
 _FAST_AFTER = 4 * MIB
 _FAST_READ = MIB
 
-#: Compressed answers are not wanted: a few bytes can become very many.
+#: Compressed responses are not accepted: a few bytes can expand into very many.
 _HEADERS = {"User-Agent": "uvr-api", "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True, slots=True)
 class HttpClient:
-    """How one download reaches its sources."""
+    """Makes the requests of one download. Guard, watchdog and rate limit apply to each of them."""
 
     guard: UrlGuard
     limits: DownloadLimits
@@ -46,57 +46,41 @@ class HttpClient:
     rate: RateLimit | None
     watchdog: Watchdog
 
-    def open(
-        self, source: Source, headers: Mapping[str, str], on_start: Callable[[Branch], None] = lambda _: None
-    ) -> ResponseStream:
-        """The answer at the end of the redirects, its body unread. To be closed.
-
-        ``on_start`` is given, before anything else, what ends the wait. Raises the same as ``download``.
-        """
-        with self.approach(source, on_start) as approach:
-            return approach.open(headers)
-
-    def approach(
-        self, source: Source, on_start: Callable[[Branch], None] = lambda _: None, *, keep: bool = False
+    def prepare(
+        self, source: Source, on_start: Callable[[Branch], None] = lambda _: None, *, keep_alive: bool = False
     ) -> PendingRequest:
-        """A request to ``source`` that is not made yet. ``on_start`` as for ``open``.
+        """Return a request to ``source`` that is not sent yet.
 
-        ``keep``: the connection may be used for another one afterwards; see ``ResponseStream.again``.
+        ``on_start`` receives the watchdog of the request, which can cancel it. ``keep_alive``: the connection may serve
+        another request afterwards, see ``ResponseStream.next_request``.
         """
         with ExitStack() as stack:
-            watch = stack.enter_context(self.watchdog.branch(source.subject))
-            on_start(watch)
+            watchdog = stack.enter_context(self.watchdog.branch(source.subject))
+            on_start(watchdog)
             session = stack.enter_context(
                 guarded_session(
                     self.guard,
                     connect_timeout=self.limits.connect_timeout,
                     read_timeout=self.limits.total_timeout,  # the watchdog is stricter
-                    watchdog=watch,
+                    watchdog=watchdog,
                     connection_options=self.connection_options,
                 )
             )
-            return PendingRequest(_Way(self, source, watch, session, keep), stack.pop_all())
+            return PendingRequest(source, watchdog, session, self.rate, stack.pop_all(), keep_alive=keep_alive)
 
 
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """What a request goes over, and maybe others after it."""
-
-    line: HttpClient
-    source: Source
-    watch: Branch
-    session: GuardedSession
-    keep: bool
-
-
+@dataclass
 class PendingRequest:
-    """A request before it is made. A context manager: what ``open`` has not handed on is closed at its end."""
+    """A request that is not sent yet. A context manager: leaving it closes the connection unless ``send`` used it."""
 
-    def __init__(self, way: _Way, stack: ExitStack, *, warm: bool = False) -> None:
-        self._way = way
-        self._stack = stack
-        self.warm = warm
-        """Whether the connection has been used before, so that the other side may have closed it meanwhile."""
+    source: Source
+    watchdog: Branch
+    session: GuardedSession
+    rate: RateLimit | None
+    stack: ExitStack
+    keep_alive: bool
+    connected: bool = False
+    """The connection is open already, so the server may have closed it since."""
 
     def __enter__(self) -> Self:
         return self
@@ -105,155 +89,140 @@ class PendingRequest:
         self.close()
 
     def close(self) -> None:
-        """Hang up, unless that is for an Exchange to do."""
-        self._stack.close()
+        """Close the connection, unless a ``ResponseStream`` owns it."""
+        self.stack.close()
 
     def connect(self) -> None:
-        """Connect already, so that ``open`` need not. Raises the same as ``download``."""
-        source = self._way.source
-        with http_errors(source.subject, self._way.watch):
-            self._way.session.connect_ahead(source.place.host, source.place.port)
+        """Connect in advance. Raises the same errors as ``download``."""
+        with http_errors(self.source.subject, self.watchdog):
+            self.session.connect_ahead(self.source.location.host, self.source.location.port)
+        self.connected = True
 
-    def open(self, headers: Mapping[str, str]) -> ResponseStream:
-        """See ``HttpClient.open``. Once."""
-        way = self._way
-        if self.warm:
-            way.watch.expect()
-        connection = {"Connection": "keep-alive" if way.keep else "close"}
-        request = _Request(way.session, way.watch, way.source.subject, {**_HEADERS, **connection, **headers})
-        response, place = request.follow(way.source.place)
-        self._stack.callback(response.close)
-        return ResponseStream(way, place, response, self._stack.pop_all())
+    def send(self, headers: Mapping[str, str]) -> ResponseStream:
+        """Send the request once and return the response at the end of its redirects, with the body unread.
 
+        Raises the same errors as ``download``.
+        """
+        if self.connected:
+            self.watchdog.expect()
+        headers = {**_HEADERS, "Connection": "keep-alive" if self.keep_alive else "close", **headers}
+        url = self.source.location
+        for _ in range(MAX_REDIRECTS + 1):
+            with http_errors(self.source.subject, self.watchdog), ExitStack() as stack:
+                response = stack.enter_context(self.session.get(url.url, headers=headers, stream=True))
+                self.watchdog.rest()
+                self.watchdog.raise_if_fired()
+                stack.pop_all()
+            location = http_response.redirect_location(response)
+            if location is None:
+                self.stack.callback(response.close)
+                owned = PendingRequest(
+                    self.source, self.watchdog, self.session, self.rate, self.stack.pop_all(), self.keep_alive
+                )
+                return ResponseStream(owned, url, response)
+            response.close()
+            url = self._redirect_target(url, location)
+        raise PermanentError(
+            f"{self.source.subject} redirects more than {MAX_REDIRECTS} times", code=ErrorCode.SOURCE_REFUSED
+        )
 
-class _Flow:
-    """Whether a body comes so fast that waiting for a whole chunk of it costs less than taking it bit by bit."""
-
-    def __init__(self) -> None:
-        self.is_fast = False
-        self._since = time.monotonic()
-        self._bytes = 0
-
-    def see(self, amount: int) -> None:
-        """``amount`` bytes were read. It takes a while to be fast, and a single read to be so no longer."""
-        self._bytes += amount
-        if not self.is_fast and self._bytes < _FAST_AFTER:
-            return
-        now = time.monotonic()
-        self.is_fast = self._bytes >= (now - self._since) * _FAST
-        self._since, self._bytes = now, 0
+    def _redirect_target(self, url: ParsedUrl, location: str) -> ParsedUrl:
+        try:
+            target = join_url(url, location)
+        except PermanentError:
+            # The client's URL was valid; its redirect is not, and counts as forbidden.
+            raise forbidden() from None
+        if url.scheme == "https" and target.scheme == "http":
+            raise PermanentError(f"{self.source.subject} redirects from https to http", code=ErrorCode.SOURCE_REFUSED)
+        return target
 
 
 class ResponseStream:
-    """An answer whose body is being read. A context manager."""
+    """A response whose body is being read. A context manager."""
 
-    def __init__(self, way: _Way, place: ParsedUrl, response: requests.Response, stack: ExitStack) -> None:
-        self._way = way
-        self._stack = stack
-        self.watch = way.watch
-        self.source = way.source
-        self.place = place
-        """Where the redirects led."""
+    def __init__(self, request: PendingRequest, location: ParsedUrl, response: requests.Response) -> None:
+        self._request = request
+        self._rate = request.rate
+        self.watchdog = request.watchdog
+        self.source = request.source
+        self.location = location
+        """The URL at the end of the redirects."""
         self.response = response
-        self._flow = _Flow()
+        self._is_fast = False
+        self._measured_from = time.monotonic()
+        self._measured_bytes = 0
 
-    def __enter__(self) -> ResponseStream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
-        self._stack.close()
+        """Close the connection."""
+        self._request.close()
 
-    def again(self) -> PendingRequest | None:
-        """Another request over the same connection, if it was to be kept and the body is read: this is over then.
+    def next_request(self) -> PendingRequest | None:
+        """Return another request over the same connection, if it is kept alive and the body is read; this stream ends.
 
-        A connection that the other side closes, or on which it sends more than it announced, is not used again; the
-        next request makes a new one.
+        A connection that the server has closed, or on which it sends more than it announced, is not used again: the
+        next request then opens a new one.
         """
-        if not self._way.keep or self.response.raw.length_remaining != 0:
+        request = self._request
+        if not request.keep_alive or self.response.raw.length_remaining != 0:
             return None
-        self.response.raw.drain_conn()  # of nothing: this is how it goes back to the session
-        return PendingRequest(self._way, self._stack.pop_all(), warm=True)
+        self.response.raw.drain_conn()  # reads nothing, and returns the connection to the session
+        return PendingRequest(
+            request.source,
+            request.watchdog,
+            request.session,
+            request.rate,
+            request.stack.pop_all(),
+            True,
+            connected=True,
+        )
 
-    def raise_if_ended(self) -> None:
-        """Raise the reason if the watchdog has ended this: what was read may be less than it seems."""
-        self.watch.raise_if_fired()
-
-    def read(self, most: int) -> bytes:
-        """The bytes that have come, up to ``most`` of them; nothing at the end. Waits for the rate limit."""
-        rate = self._way.line.rate
-        wanted = most if rate is None else rate.read_size(most)
-        self.watch.expect()
-        with http_errors(self.source.subject, self.watch):
-            # read1 returns what there is; read waits until there is all of it. They raise at a premature end.
+    def read(self, max_bytes: int) -> bytes:
+        """Return up to ``max_bytes`` received bytes; empty at the end. Waits for the rate limit."""
+        rate = self._rate
+        size = max_bytes if rate is None else rate.read_size(max_bytes)
+        self.watchdog.expect()
+        with http_errors(self.source.subject, self.watchdog):
+            # read1 returns what has arrived; read waits for all of it. Both raise at a premature end.
             raw = self.response.raw
-            piece: bytes
-            if self._flow.is_fast:
-                piece = raw.read(min(wanted, _FAST_READ), decode_content=False)
+            data: bytes
+            if self._is_fast:
+                data = raw.read(min(size, _FAST_READ), decode_content=False)
             else:
-                piece = raw.read1(wanted, decode_content=False)
-        # The other side is not to blame for the time that our disk, our limits and our listeners take.
-        self.watch.rest()
-        self._flow.see(len(piece))
-        if rate is not None and piece:
-            self._pay(rate, len(piece))
-        return piece
+                data = raw.read1(size, decode_content=False)
+        # Time spent on the local disk, rate limits and listeners does not count as a stall of the source.
+        self.watchdog.rest()
+        self._measure(len(data))
+        if rate is not None and data:
+            try:
+                rate.take(self.location.host, len(data), self.watchdog.ended, self.watchdog.deadline)
+            except CancelledError:
+                self.watchdog.raise_if_fired()
+                raise
+        return data
 
-    def _pay(self, rate: RateLimit, amount: int) -> None:
-        try:
-            rate.take(self.place.host, amount, self.watch.ended, self.watch.deadline)
-        except CancelledError:
-            self.watch.raise_if_fired()
-            raise
+    def _measure(self, amount: int) -> None:
+        """Decide whether waiting for whole chunks costs less than many small reads.
 
-    def pieces(self, length: int | None, most: int) -> Iterator[bytes]:
-        """The body as it comes in; ``length`` bytes of it if the length is known, whatever follows them."""
-        missing = length
-        while missing is None or missing > 0:
-            piece = self.read(most if missing is None else min(most, missing))
-            if not piece:
+        It takes ``_FAST_AFTER`` bytes to become fast, and a single slow read to become slow again.
+        """
+        self._measured_bytes += amount
+        if self._is_fast or self._measured_bytes >= _FAST_AFTER:
+            now = time.monotonic()
+            self._is_fast = self._measured_bytes >= (now - self._measured_from) * _FAST
+            self._measured_from, self._measured_bytes = now, 0
+
+    def chunks(self, length: int | None, max_bytes: int) -> Iterator[bytes]:
+        """Yield the body as it arrives, but no more than ``length`` bytes if the length is known."""
+        remaining = length
+        while remaining is None or remaining > 0:
+            chunk = self.read(max_bytes if remaining is None else min(max_bytes, remaining))
+            if not chunk:
                 return
-            yield piece
-            missing = None if missing is None else missing - len(piece)
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What is asked for, of one place after the other."""
-
-    session: requests.Session
-    watch: Watchdog
-    subject: str
-    headers: Mapping[str, str]
-
-    def follow(self, hop: ParsedUrl) -> tuple[requests.Response, ParsedUrl]:
-        """The answer that is no redirect, and whose it is."""
-        for _ in range(MAX_REDIRECTS + 1):
-            response = self._get(hop.url)
-            location = http_response.redirect_location(response)
-            if location is None:
-                return response, hop
-            response.close()
-            hop = self._next(hop, location)
-        raise PermanentError(f"{self.subject} redirects more than {MAX_REDIRECTS} times", code=ErrorCode.SOURCE_REFUSED)
-
-    def _get(self, url: str) -> requests.Response:
-        with http_errors(self.subject, self.watch), ExitStack() as stack:
-            response = stack.enter_context(self.session.get(url, headers=self.headers, stream=True))
-            self.watch.rest()
-            self.watch.raise_if_fired()
-            stack.pop_all()
-        return response
-
-    def _next(self, hop: ParsedUrl, location: str) -> ParsedUrl:
-        try:
-            target = join_url(hop, location)
-        except PermanentError:
-            # Whoever gave us the URL gave a valid one: what is wrong is where it leads.
-            raise forbidden() from None
-        if hop.scheme == "https" and target.scheme == "http":
-            raise PermanentError(f"{self.subject} redirects from https to http", code=ErrorCode.SOURCE_REFUSED)
-        return target
+            yield chunk
+            remaining = None if remaining is None else remaining - len(chunk)

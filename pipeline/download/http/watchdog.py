@@ -1,9 +1,9 @@
-"""Deadlines and cancellation that fire on a blocked socket.
+"""Deadlines and cancellation that interrupt a blocked socket.
 
-A deadline that is checked between reads never fires on a server that drips: the read, the header parser or the wait
-for the end of ``100 Continue`` answers goes on, and closing the response from another thread does not wake it. What
-does is shutting the socket down. To the HTTP library that can look like a clean end, so the verdict is kept here and
-must be asked for after every step.
+A deadline checked between reads never fires on a server that sends one byte at a time: the read, the header parser or
+the loop over ``100 Continue`` responses goes on, and closing the response from another thread does not wake it.
+Shutting the socket down does. To the HTTP library that can look like a regular end of the body, so the verdict is kept
+here and has to be checked after every step.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class _Verdict(Enum):
     TOO_LONG = auto()
     STALLED = auto()
     CANCELLED = auto()
-    GIVEN_UP = auto()
+    BRANCH_CANCELLED = auto()
 
 
 class Watchdog:
-    """Ends one exchange when it takes too long, stands still, or is cancelled. A context manager, used once.
+    """Ends one exchange when it takes too long, stalls, or is cancelled. A context manager for one use.
 
-    ``subject`` names the exchange in error messages. ``total``: s from entering to leaving the block. ``stall``: s of
-    waiting for the other side, measured from ``expect`` to the next ``expect`` or ``rest``.
+    ``subject`` names the exchange in error messages. ``total``: maximum time in the block, s. ``stall``: maximum wait
+    for the other side, s, from ``expect`` to the next ``expect`` or ``rest``.
 
     A download with several exchanges has one watchdog with a ``branch`` for each of them.
     """
@@ -48,7 +48,7 @@ class Watchdog:
         self._condition = threading.Condition()
         self._branches: set[Branch] = set()
         self.ended = CancelToken()
-        """Set when the exchange is over, for waits that have no socket."""
+        """Set when the exchange ends, for waits that involve no socket."""
         self._closed = False
         self._verdict: _Verdict | None = None
         self._sockets: list[socket.socket] = []
@@ -59,70 +59,70 @@ class Watchdog:
     def __enter__(self) -> Self:
         self._total_at = time.monotonic() + self._total
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
-        self._cancel.on_cancel(_weakly(self._on_cancel))
+        # A weak reference: the token may live much longer than this exchange.
+        reference = weakref.WeakMethod(self._on_cancel)
+        self._cancel.on_cancel(lambda: _call_if_alive(reference))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._condition:
-            self._let_go()
+            self._release()
             self._condition.notify()
 
     @property
     def deadline(self) -> float:
-        """When the total time is up, on the monotonic clock."""
+        """End of the total time, on the monotonic clock."""
         return self._total_at
 
     def branch(self, subject: str) -> Branch:
-        """A watchdog for one of several exchanges, within the time and under the cancel token of this one."""
+        """Return a watchdog for one of several exchanges, with the deadline and the cancel token of this one."""
         return Branch(subject, self, stall=self._stall)
 
-    def give_up_branches(self) -> None:
-        """End all the exchanges that are running now: nobody wants them any more."""
+    def cancel_branches(self) -> None:
+        """End all exchanges that are running now."""
         with self._condition:
             for branch in self._branches:
-                branch._fire(_Verdict.GIVEN_UP)
+                branch._fire(_Verdict.BRANCH_CANCELLED)
 
     def guard_socket(self, connection: socket.socket) -> None:
-        """Shut ``connection`` down when the time comes. Call right after connecting; the other side is expected."""
+        """Shut ``connection`` down when the exchange ends. Starts the stall timer: call it right after connecting."""
         with self._condition:
-            # A handle of our own: TLS detaches the socket object that it wraps, and a descriptor that the HTTP
-            # library has closed may already belong to somebody else.
+            # A duplicate: TLS detaches the socket object that it wraps, and a descriptor that the HTTP library has
+            # closed may already be in use for something else.
             self._sockets.append(connection.dup())
             if self._verdict is not None:
-                self._break()
+                self._interrupt()
         self.expect()
 
     def guard_call(self, outcome: Future[Any]) -> None:
-        """Cancel ``outcome`` when the time comes."""
+        """Cancel ``outcome`` when the exchange ends."""
         with self._condition:
             self._calls.append(outcome)
             if self._verdict is not None:
-                self._break()
+                self._interrupt()
 
     def expect(self) -> None:
-        """From now on we wait for the other side."""
+        """Start the stall timer: the other side has to act next."""
         self._stall_at = time.monotonic() + self._stall
 
     def rest(self) -> None:
-        """From now on the other side waits for us."""
+        """Stop the stall timer: this side has to act next."""
         self._stall_at = math.inf
 
     def raise_if_fired(self) -> None:
-        """Raise TransientError (``source_timeout``) or CancelledError if the exchange was ended from here."""
+        """Raise TransientError (``source_timeout``) or CancelledError if the watchdog has ended the exchange."""
+        subject, timeout = self._subject, ErrorCode.SOURCE_TIMEOUT
         match self._verdict:
             case _Verdict.CANCELLED:
                 self._cancel.raise_if_set()
             case _Verdict.TOO_LONG:
-                raise self._timeout(f"did not finish within {self._total:g} s")
+                raise TransientError(f"{subject} did not finish within {self._total:g} s", code=timeout)
             case _Verdict.STALLED:
-                raise self._timeout(f"sent nothing for {self._stall:g} s")
-            case _Verdict.GIVEN_UP:
-                raise TransientError(f"{self._subject} is not wanted any more", code=ErrorCode.SOURCE_INCOMPLETE)
-
-    def _timeout(self, what: str) -> TransientError:
-        return TransientError(f"{self._subject} {what}", code=ErrorCode.SOURCE_TIMEOUT)
+                raise TransientError(f"{subject} sent nothing for {self._stall:g} s", code=timeout)
+            case _Verdict.BRANCH_CANCELLED:
+                raise TransientError(f"{subject} is no longer needed", code=ErrorCode.SOURCE_INCOMPLETE)
 
     def _on_cancel(self) -> None:
         with self._condition:
@@ -138,92 +138,84 @@ class Watchdog:
                     if now >= exchange._stall_at:
                         exchange._fire(_Verdict.STALLED)
                 if self._verdict is None:
-                    # Never longer than ``stall``: ``expect`` is called for every read and wakes nobody.
-                    self._condition.wait(min(self._total_at - now, self._next_stall() - now, self._stall))
-
-    def _next_stall(self) -> float:
-        running = (branch._stall_at for branch in self._branches if branch._verdict is None)
-        return min((self._stall_at, *running))
+                    running = (branch._stall_at for branch in self._branches if branch._verdict is None)
+                    next_stall = min((self._stall_at, *running))
+                    # At most ``stall``: ``expect`` runs before every read and does not wake this thread.
+                    self._condition.wait(min(self._total_at - now, next_stall - now, self._stall))
 
     def _fire(self, verdict: _Verdict) -> None:
         if self._closed or self._verdict is not None:
             return
         self._verdict = verdict
-        self._break()
+        self._interrupt()
         for branch in self._branches:
             branch._fire(verdict)
 
-    def _let_go(self) -> None:
+    def _interrupt(self) -> None:
+        self.ended.cancel(ErrorCode.SHUTTING_DOWN)
+        for handle in self._sockets:
+            with suppress(OSError):  # the other side has closed it already
+                handle.shutdown(socket.SHUT_RDWR)
+        for outcome in self._calls:
+            outcome.cancel()
+
+    def _release(self) -> None:
         self._closed = True
         self.ended.cancel(ErrorCode.SHUTTING_DOWN)
         for handle in self._sockets:
             handle.close()
 
-    def _break(self) -> None:
-        self.ended.cancel(ErrorCode.SHUTTING_DOWN)
-        for handle in self._sockets:
-            with suppress(OSError):  # the other side was faster
-                handle.shutdown(socket.SHUT_RDWR)
-        for outcome in self._calls:
-            outcome.cancel()
-
 
 class Branch(Watchdog):
-    """The watchdog of one exchange out of several. The thread, the clock and the lock are those of the whole."""
+    """The watchdog of one exchange out of several. Thread, deadline and lock are those of the parent."""
 
-    def __init__(self, subject: str, whole: Watchdog, *, stall: float) -> None:
-        super().__init__(subject, total=whole._total, stall=stall, cancel=whole._cancel)
-        self._whole = whole
-        self._condition = whole._condition
+    def __init__(self, subject: str, parent: Watchdog, *, stall: float) -> None:
+        super().__init__(subject, total=parent._total, stall=stall, cancel=parent._cancel)
+        self._parent = parent
+        self._condition = parent._condition
 
     def __enter__(self) -> Self:
         with self._condition:
-            self._total_at = self._whole._total_at
-            self._whole._branches.add(self)
-            if self._whole._verdict is not None:
-                self._fire(self._whole._verdict)
+            self._total_at = self._parent._total_at
+            self._parent._branches.add(self)
+            if self._parent._verdict is not None:
+                self._fire(self._parent._verdict)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._condition:
-            self._whole._branches.discard(self)
-            self._let_go()
+            self._parent._branches.discard(self)
+            self._release()
 
-    def give_up(self) -> None:
-        """End this exchange alone, now: nobody wants it any more."""
+    def cancel(self) -> None:
+        """End this exchange alone, now."""
         with self._condition:
-            self._fire(_Verdict.GIVEN_UP)
+            self._fire(_Verdict.BRANCH_CANCELLED)
 
 
 class Cancellation:
-    """Tells a thread of its own from outside to end the exchange it is at, or is about to begin."""
+    """Cancels the current exchange of another thread and those that it begins later."""
 
-    def __init__(self, watch: Branch | None = None) -> None:
-        self.given = False
-        self._watch = watch
+    def __init__(self, watchdog: Branch | None = None) -> None:
+        self.requested = False
+        self._watchdog = watchdog
 
-    def give(self) -> None:
-        """The thread is dismissed."""
-        self.given = True
-        if self._watch is not None:
-            self._watch.give_up()
+    def cancel(self) -> None:
+        """Cancel. Called by the controlling thread."""
+        self.requested = True
+        if self._watchdog is not None:
+            self._watchdog.cancel()
 
-    def watch(self, watch: Branch) -> None:
-        """The thread begins an exchange, which ``watch`` can end."""
-        self._watch = watch
-        if self.given:  # meanwhile: of the two threads, the one that comes second sees what the first one did
-            watch.give_up()
+    def attach(self, watchdog: Branch) -> None:
+        """Make ``watchdog`` the one to cancel. Called by the thread that begins an exchange."""
+        self._watchdog = watchdog
+        if self.requested:  # set in the meantime: whichever of the two threads comes second cancels
+            watchdog.cancel()
 
 
-def _weakly(listener: Callable[[], None]) -> Callable[[], None]:
-    """``listener`` without keeping its object alive: a token may live much longer than one exchange."""
-    reference = weakref.WeakMethod(listener)
-
-    def call() -> None:
-        target = reference()
-        if target is not None:
-            target()
-
-    return call
+def _call_if_alive(reference: weakref.WeakMethod[Callable[[], None]]) -> None:
+    method = reference()
+    if method is not None:
+        method()

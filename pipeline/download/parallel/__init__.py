@@ -1,1 +1,1 @@
-"""One file in parts: several connections, which part is whose, what is left for the next time, how many help."""
+"""One file over several connections, and resuming an interrupted download."""

@@ -1,7 +1,7 @@
-"""How many connections help: tried out, kept only as long as they bring something.
+"""Find the number of connections that pays, by trying.
 
-A source that limits each connection is as many times faster over many; one that limits all of them together, or a line
-that is full, is not, and is then left at the smaller number. Which one it is shows only by trying.
+A source that limits each connection is several times faster over many. A source that limits all of them together, or a
+saturated line, is not, and the smaller number is then kept. Only a trial shows which case it is.
 """
 
 from __future__ import annotations
@@ -9,71 +9,69 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-#: Shortest time over which a rate is measured, s: less is ruled by the grain of the scheduler and of shapers.
+#: Minimum time of a measurement, s: shorter ones reflect the grain of schedulers and traffic shapers.
 WINDOW = 0.1
-#: With less than this to go, s, further connections cost more than they bring.
-WORTHWHILE = 0.25
-#: As many connections are tried as it would take to be done within this time, s.
-SOON = 0.15
-#: Connections that bring so much each, bytes/s, are limited by nobody but us: further ones would share our processor.
+#: With less time than this to go, s, further connections cost more than they gain.
+MIN_REMAINING = 0.25
+#: The number of connections tried is the one that would finish the download within this time, s.
+TARGET_REMAINING = 0.15
+#: At this rate of each connection, bytes/s, further ones would only compete for this process's CPU.
 FAST = 100e6
-#: Times as many connections are tried next: what is on its way in those that turn out to be of no use is lost.
-_STEP = 4
-#: A trial must make it faster by this factor.
-GAIN = 1.25
-#: Longest wait for new connections to deliver before they are judged, s.
+#: Maximum factor between two levels: data in flight on connections that turn out useless is lost.
+MAX_STEP = 4
+#: Minimum speed-up for which a trial succeeds.
+MIN_GAIN = 1.25
+#: Maximum wait for new connections to deliver before the trial is judged, s.
 _PATIENCE = 3.0
-#: Until the next trial after one that failed, s; doubled each time.
+#: Time until the next trial after a failed one, s; doubled each time.
 _PAUSE = 5.0
-#: For so long after connections were given up, s, a lower rate tells nothing: what was on its way in them is lost.
-_AFTERMATH = 2.0
-#: A rate that falls to this share of what it was when it was judged tells that the judgement no longer holds.
+#: Time after connections were closed, s, during which a lower rate is ignored: their data in flight is lost.
+_SETTLE = 2.0
+#: When the rate falls to this share of the last judged one, the judgement is outdated.
 _COLLAPSE = 0.5
 
 
 @dataclass(slots=True)
 class _Trial:
-    before: int
-    """Connections."""
-    rate: float
-    """Bytes/s with those."""
-    until: float
+    previous_level: int
+    previous_rate: float
+    """Bytes/s at that level."""
+    deadline: float
 
 
 class ConnectionScaler:
-    """Decides ``level``, the number of connections, from 1 to ``most``."""
+    """Decides ``level``, the number of connections, from 1 to ``max_level``."""
 
-    def __init__(self, most: int, *, patient: bool = True) -> None:
-        """``patient``: try few connections first; not for a source so far away that each trial takes long."""
+    def __init__(self, max_level: int, *, max_step: int = MAX_STEP) -> None:
+        self._max_level = max(max_level, 1)
+        self._max_step = max_step
         self.level = 1
         self.decided = False
-        """Whether it has been seen, once at least, how fast it goes."""
-        self._step = _STEP if patient else most
-        self._most = max(most, 1)
+        """Whether a rate was measured at least once."""
         self._trial: _Trial | None = None
         self._mark: tuple[float, int] | None = None
         self._next_trial = 0.0
         self._failed_trials = 0
         self._judged_rate = math.inf
-        self._aftermath = 0.0
+        self._settled_at = 0.0
 
     @property
     def trying(self) -> bool:
-        """Whether it is not known yet if this level is of any use."""
+        """The gain of the current level is still unknown."""
         return self._trial is not None
 
     def refuse(self, level: int) -> None:
-        """The source wants no more than ``level`` connections."""
-        self._most = self.level = max(1, min(level, self._most))
+        """Record that the source accepts no more than ``level`` connections."""
+        self._max_level = self.level = max(1, min(level, self._max_level))
         self._trial = self._mark = None
 
     def tick(self, now: float, received: int, missing: int, *, settled: bool, window: float = WINDOW) -> None:
-        """Look at how it goes.
+        """Measure the rate, and judge or begin a trial.
 
-        ``now`` in s; ``received``: bytes in all so far; ``missing``: bytes to go; ``settled``: all connections of this
-        level deliver; ``window``: least time in s to measure over, longer where the answers take longer.
+        ``now`` in s; ``received`` and ``missing``: bytes; ``settled``: all connections of this level deliver;
+        ``window``: minimum time of the measurement, s, longer for a distant source.
         """
-        if not settled and not (self._trial and now > self._trial.until):
+        if not settled and not (self._trial and now > self._trial.deadline):
             self._mark = None
             return
         if self._mark is None:
@@ -84,6 +82,7 @@ class ConnectionScaler:
             return
         rate = (received - self._mark[1]) / seconds
         self._mark = (now, received)
+        self.decided = True
         if self._trial is not None:
             self._judge(self._trial, rate, now)
         self._consider(rate, missing, now)
@@ -91,31 +90,32 @@ class ConnectionScaler:
     def _judge(self, trial: _Trial, rate: float, now: float) -> None:
         self._trial = None
         self._judged_rate = rate
-        helpful = math.ceil(trial.before * rate / trial.rate) if trial.rate > 0 else self.level
-        if rate < trial.rate * GAIN:
-            self.level = trial.before
+        previous = trial.previous_rate
+        sufficient = math.ceil(trial.previous_level * rate / previous) if previous > 0 else self.level
+        if rate < previous * MIN_GAIN:
+            self.level = trial.previous_level
             self._next_trial = now + _PAUSE * 2**self._failed_trials
             self._failed_trials += 1
-            self._judged_rate = min(rate, trial.rate)
-            self._aftermath = now + _AFTERMATH
-            self._mark = None
-        elif helpful < 0.6 * self.level:
-            # Fewer would do as well: a limit that they share was met on the way.
-            self.level = max(math.ceil(helpful * GAIN), trial.before + 1)
+            self._judged_rate = min(rate, previous)
+        elif sufficient < 0.6 * self.level:  # a limit shared by all connections was reached on the way
+            self.level = max(math.ceil(sufficient * MIN_GAIN), trial.previous_level + 1)
             self._next_trial = now + _PAUSE
-            self._aftermath = now + _AFTERMATH
-            self._mark = None
+        else:
+            return
+        self._settled_at = now + _SETTLE
+        self._mark = None
 
     def _consider(self, rate: float, missing: int, now: float) -> None:
-        self.decided = True
-        if now >= self._aftermath and rate < self._judged_rate * _COLLAPSE and self._judged_rate < math.inf:
+        """Begin a trial with more connections if it can pay."""
+        if now >= self._settled_at and rate < self._judged_rate * _COLLAPSE and self._judged_rate < math.inf:
             self._next_trial = now
             self._judged_rate = math.inf
-        seconds_left = missing / rate if rate > 0 else math.inf
-        if self.level >= self._most or now < self._next_trial or seconds_left < WORTHWHILE or rate > FAST * self.level:
+        remaining = missing / rate if rate > 0 else math.inf
+        if self.level >= self._max_level or now < self._next_trial:
             return
-        # As many as would be done within that time if each were as fast as those so far.
-        wanted = min(self.level * seconds_left / SOON, self.level * self._step, self._most)
+        if remaining < MIN_REMAINING or rate > FAST * self.level:
+            return
+        target = min(self.level * remaining / TARGET_REMAINING, self.level * self._max_step, self._max_level)
         self._trial = _Trial(self.level, rate, now + _PATIENCE)
-        self.level = max(math.ceil(wanted), self.level + 1)
+        self.level = max(math.ceil(target), self.level + 1)
         self._mark = None

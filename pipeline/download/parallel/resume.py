@@ -1,4 +1,4 @@
-"""What is left of an interrupted download, believed only as far as it proves itself."""
+"""The state of an interrupted download, trusted only as far as its hashes are right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.download.checksum import Checksum
 from pipeline.download.parallel.journal import Entry, Identity, Journal
 from pipeline.download.parallel.range_allocator import ByteRange
-from pipeline.download.part_file import ScatteredFile, part_path
+from pipeline.download.part_file import PartFile, part_path
 from pipeline.download.validators import Validator
 from pipeline.service.logs import get_logger
 
@@ -21,14 +21,14 @@ _BLOCK = 1024**2
 
 
 def journal_path(target: Path) -> Path:
-    """Where the journal lies while the file is not complete."""
+    """Return the path of the journal while the file is incomplete."""
     return target.with_name(f"{target.name}.journal")
 
 
 class ResumeState:
-    """The part and the journal of one target; without ``resume``, there is no journal and nothing outlives the call.
+    """The part file and the journal of one target; without ``resume`` there is no journal.
 
-    To be closed, which removes both unless ``keep`` is set.
+    ``close`` removes both files unless ``keep`` is set.
     """
 
     def __init__(self, target: Path, url: str, checksum: Checksum | None, *, resume: bool) -> None:
@@ -36,39 +36,42 @@ class ResumeState:
         self._url = hashlib.sha256(url.encode()).hexdigest()
         self._checksum = f"{checksum.algorithm}:{checksum.hexdigest.lower()}" if checksum else None
         self.journal = Journal(journal_path(target)) if resume else None
-        self.file: ScatteredFile | None = None
-        self.spans: list[ByteRange] = []
-        """Written, and proved to be what was written."""
+        self.file: PartFile | None = None
+        self.verified_ranges: list[ByteRange] = []
+        """Ranges on the disk whose hash is right."""
         self.keep = False
 
-    def recall(self, still_wanted: Callable[[], None]) -> Identity | None:
-        """What was begun, its pieces read and compared with their hashes; None if there is nothing to go on from.
-
-        ``still_wanted`` is called now and then, and may raise.
-        """
+    def load(self, raise_if_cancelled: Callable[[], None]) -> Identity | None:
+        """Verify the pieces of an interrupted download. Return its identity; None if nothing can be resumed."""
         identity = self.journal.identity() if self.journal else None
-        if self.journal is None or identity is None or not self._is_ours(identity) or not self._has_part():
+        if self.journal is None or identity is None or not part_path(self._target).is_file():
             return None
-        self.file = ScatteredFile(self._target, identity.total, keep=True)
+        if self._checksum is not None:  # the file is the same from every source
+            matches = identity.checksum == self._checksum
+        else:
+            matches = identity.url == self._url and (identity.etag or identity.modified) is not None
+        if not matches:
+            return None
+        self.file = PartFile(self._target, identity.total, keep=True)
         for entry in self.journal.entries():
-            if entry.span.end <= identity.total and _is_there(self.file, entry, still_wanted):
-                self.spans.append(entry.span)
+            if entry.span.end <= identity.total and _is_intact(self.file, entry, raise_if_cancelled):
+                self.verified_ranges.append(entry.span)
             else:
                 self.journal.revoke(entry.span)
-        log.info("download_resumed", bytes=sum(span.size for span in self.spans), total=identity.total)
-        return identity if self.spans else None
+        log.info("download_resumed", bytes=sum(span.size for span in self.verified_ranges), total=identity.total)
+        return identity if self.verified_ranges else None
 
-    def begin(self, total: int, validator: Validator) -> ScatteredFile:
-        """Start with nothing."""
-        self.forget()
+    def begin(self, total: int, validator: Validator) -> PartFile:
+        """Start a new file of ``total`` bytes."""
+        self.reset()
         if self.journal:
             self.journal.begin(Identity(self._url, total, validator.etag, validator.modified, self._checksum))
-        self.file = ScatteredFile(self._target, total, keep=False)
+        self.file = PartFile(self._target, total)
         return self.file
 
-    def forget(self) -> None:
-        """Have nothing."""
-        self.spans = []
+    def reset(self) -> None:
+        """Discard all progress."""
+        self.verified_ranges = []
         if self.journal:
             self.journal.clear()
         if self.file:
@@ -76,7 +79,7 @@ class ResumeState:
             self.file = None
 
     def close(self) -> None:
-        """Remove both files, or keep them if that was decided."""
+        """Close both files, and remove them unless ``keep`` is set."""
         begun = self.file is not None
         if self.file:
             self.file.close()
@@ -88,21 +91,12 @@ class ResumeState:
         if self.journal:
             self.journal.remove()
 
-    def _is_ours(self, identity: Identity) -> bool:
-        """With a checksum, the file is the same wherever it comes from."""
-        if self._checksum is not None:
-            return identity.checksum == self._checksum
-        return identity.url == self._url and (identity.etag or identity.modified) is not None
 
-    def _has_part(self) -> bool:
-        return part_path(self._target).is_file()
-
-
-def _is_there(file: ScatteredFile, entry: Entry, still_wanted: Callable[[], None]) -> bool:
+def _is_intact(file: PartFile, entry: Entry, raise_if_cancelled: Callable[[], None]) -> bool:
     position, end = entry.span
     crc = 0
     while position < end:
-        still_wanted()
+        raise_if_cancelled()
         data = file.read(position, min(end - position, _BLOCK))
         if not data:
             return False

@@ -1,4 +1,4 @@
-"""How fast one connection has been lately, and how long the rest will take."""
+"""Latency of a source, and throughput of one connection to it."""
 
 from __future__ import annotations
 
@@ -6,56 +6,58 @@ import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-#: Shortest time over which it is measured, s.
+#: Minimum time of one measurement, s.
 _WINDOW: Final = 0.04
-#: Share of the newest measurement in what is told.
-_NEWEST: Final = 0.5
+#: Weight of the newest measurement.
+_SMOOTHING: Final = 0.5
 
 
 class Latency(NamedTuple):
-    """Of a source, from what its first answer took, s."""
+    """Times of the first request to a source, s."""
 
-    connecting: float = 0.0
-    """To TCP's handshake, name look-up included."""
-    answering: float = 0.0
-    """From there to the head of the answer, TLS's handshake included."""
+    connecting: float = 0.0  # name resolution and TCP handshake
+    answering: float = 0.0  # from there to the response head, TLS handshake included
 
     @property
     def whole(self) -> float:
-        """What it takes to be answered over a new connection."""
+        """Time to a response over a new connection."""
         return self.connecting + self.answering
 
     @property
     def round_trip(self) -> float:
-        """What it takes to be answered over one that there is.
+        """Time to a response over an open connection: half of the whole, since connecting takes a round trip as well.
 
-        Half of the whole: the other half is connecting, wherever on the way that is done. A handshake of which a packet
-        was lost takes a second more, which tells nothing.
+        A handshake that lost a packet takes a second longer, which the minimum ignores.
         """
         return min(self.whole / 2, self.answering)
 
 
 class ThroughputEstimator:
-    """Of the connections of one download, which are taken to be equally fast."""
+    """Estimates the rate of one of several connections, assumed equally fast."""
 
     def __init__(self, now: float, received: int) -> None:
         self._mark = (now, received)
-        self.each = 0.0
-        """Bytes/s of one connection; 0 as long as nothing is known."""
+        self.per_connection = 0.0
+        """Bytes/s of one connection; 0 while unknown."""
 
-    def see(self, now: float, received: int, delivering: int) -> None:
-        """``received``: bytes so far, ``delivering``: how many connections they come over."""
+    def update(self, now: float, received: int, delivering: int) -> None:
+        """Add a measurement: ``received`` bytes so far, over ``delivering`` connections now."""
         since, before = self._mark
         if not delivering or now - since < _WINDOW:
             return
         rate = (received - before) / (now - since) / delivering
-        self.each = rate if not self.each else self.each + (rate - self.each) * _NEWEST
+        self.per_connection += (rate - self.per_connection) * (_SMOOTHING if self.per_connection else 1.0)
         self._mark = (now, received)
 
     def time_left(self, missing: int, delivering: int, waits: Sequence[float]) -> float:
-        """Until ``missing`` bytes have come, s. ``waits``: when the connections that do not deliver yet will, s."""
-        if not self.each or not delivering:
+        """Return the time (s) until ``missing`` bytes arrive; infinite while unknown.
+
+        ``waits``: the times (s) until the other connections begin to deliver.
+        """
+        if not self.per_connection or not delivering:
             return math.inf
-        wait = sum(waits) / len(waits) if waits else 0.0
-        alone = missing / self.each / delivering
-        return alone if alone <= wait else (missing / self.each + len(waits) * wait) / (delivering + len(waits))
+        mean_wait = sum(waits) / len(waits) if waits else 0.0
+        without_others = missing / self.per_connection / delivering
+        if without_others <= mean_wait:
+            return without_others
+        return (missing / self.per_connection + len(waits) * mean_wait) / (delivering + len(waits))

@@ -1,4 +1,4 @@
-"""Servers on loopback that answer for the names and addresses of ``network``."""
+"""Servers on loopback for the names and addresses of ``network``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import trustme
 
 from tests.support.source_server import SourceServer
 
-#: Names that the certificate of ``secure_server`` is for.
+#: Names in the certificate of ``secure_server``.
 CERTIFIED = ("public.test", "*.public.test", "public6.test", "rebind6.test", "two.test", "xn--bcher-kva.test")
 CERTIFIED_ADDRESSES = ("93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946")
 

@@ -1,4 +1,4 @@
-"""Downloads from a server on loopback, with a folder that shows what they leave behind."""
+"""Downloads from a server on loopback into an observed folder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pipeline.errors import ErrorCode, PipelineError
 LIMITS = DownloadLimits(max_bytes=10_000_000, connect_timeout=10, stall_timeout=10, total_timeout=20)
 
 
-#: What ``fail`` passes to ``download``; the rest are limits.
+#: Options that ``fail`` passes to ``download``; all other keywords are limits.
 OPTIONS = ("connection_options", "on_progress", "mirrors", "checksum", "resume", "rate")
 
 
 @dataclass
 class Fetcher:
-    """Fetches into ``folder``, which must be empty after each failure."""
+    """Downloads into ``folder``, and checks that it is empty after each failure."""
 
     folder: Path
     guard: UrlGuard = field(default_factory=lambda: UrlGuard(True))
@@ -31,7 +31,7 @@ class Fetcher:
         return download(url, self.folder / "audio", guard=self.guard, limits=limits, cancel=self.cancel, **options)
 
     def fail(self, url: str, kind: type[PipelineError], code: ErrorCode, **changes: Any) -> PipelineError:
-        """The error that ``fetch`` raises. ``changes``: of the limits, or options of ``download``."""
+        """Return the error that ``fetch`` raises. ``changes``: changed limits, or options of ``download``."""
         options = {name: changes.pop(name) for name in OPTIONS if name in changes}
         with pytest.raises(kind) as caught:
             self.fetch(url, limits=replace(LIMITS, **changes), **options)
@@ -42,7 +42,7 @@ class Fetcher:
 
 
 def assert_presentable(message: str) -> None:
-    """No secret, no resolved address but the one in the URL itself, no local path, no class name, one line."""
+    """Check that a message is one line without secrets, local paths, class names and resolved addresses."""
     assert message
     for leak in ("secret", "/tmp", "\n", "Error(", "object at", "urllib3", "HTTPConnection"):
         assert leak not in message

@@ -1,4 +1,4 @@
-"""A network of our own: names that mean what a test says, and public addresses that lead to a server on loopback."""
+"""A simulated network: a table of host names, and public addresses that lead to a server on loopback."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.support.source_server import SourceServer
 PUBLIC = "93.184.216.34"
 PUBLIC_6 = "2606:2800:220:1:248:1893:25c8:1946"
 
-#: The answers to the look-ups of one name, one after the other; the last one stays.
+#: The successive answers to lookups of one name; the last one is repeated.
 Answers = Sequence[Sequence[str]]
 
 
 class Names:
-    """A resolver that answers like ``socket.getaddrinfo`` from a table, and like a name that is not there else."""
+    """A resolver that behaves like ``socket.getaddrinfo``, with answers from a table."""
 
     def __init__(self, table: Mapping[str, Answers]) -> None:
         self._pending = {name: list(answers) for name, answers in table.items()}
@@ -41,10 +41,10 @@ def _answer(address: str, port: int) -> tuple[Any, ...]:
 
 @dataclass
 class Detour:
-    """A dial that notes the address it was told to connect to, and connects to a server on loopback instead."""
+    """A dialler that records the requested address and connects to a server on loopback instead."""
 
     servers: Mapping[int, SourceServer]
-    """By the port that was dialled."""
+    """Servers by the dialled port."""
     dialled: list[str] = field(default_factory=list)
 
     def __call__(self, address: Address, port: int, timeout: float) -> socket.socket:

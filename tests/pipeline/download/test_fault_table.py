@@ -1,4 +1,4 @@
-"""What sources do wrong, one by one and many at a time: the right bytes come of it, or a clear error; never others."""
+"""Faults of sources, single and combined: the result is the right bytes or a clear error, never wrong bytes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,6 @@ MIB = 1024**2
 DATA = random.Random(3).randbytes(4 * MIB + 4321)
 OTHER = random.Random(4).randbytes(len(DATA))
 SUM = Checksum("sha256", hashlib.sha256(DATA).hexdigest())
-PIECE = MIB
-PIECES = Checksum(
-    "sha256",
-    SUM.hexdigest,
-    PIECE,
-    tuple(hashlib.sha256(DATA[start : start + PIECE]).hexdigest() for start in range(0, len(DATA), PIECE)),
-)
 
 
 @pytest.fixture
@@ -47,7 +40,7 @@ def file(server: SourceServer) -> RangedFile:
 
 @pytest.fixture(params=[1, 6])
 def connections(request: pytest.FixtureRequest, file: RangedFile) -> int:
-    """How many there may be; where there may be several, the file is slow enough for them."""
+    """The maximum number of connections. With several, the file is slow enough to use them."""
     count: int = request.param
     file.rate = 3.0 * MIB if count > 1 else None
     return count
@@ -66,7 +59,7 @@ def replace_at(file: RangedFile, amount: int, data: bytes = OTHER, etag: str | N
     file.on_block = swap
 
 
-def test_a_file_that_is_replaced_half_way_is_fetched_anew(
+def test_file_replaced_half_way_is_fetched_again(
     connections: int, server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
     file.rate = 3.0 * MIB
@@ -74,7 +67,7 @@ def test_a_file_that_is_replaced_half_way_is_fetched_anew(
     assert fetch(fetcher, server, connections) == OTHER
 
 
-def test_a_file_that_becomes_another_length(
+def test_file_that_changes_its_length_is_fetched_again(
     connections: int, server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
     file.cut_after = MIB
@@ -82,7 +75,7 @@ def test_a_file_that_becomes_another_length(
     assert fetch(fetcher, server, connections) == OTHER[: 3 * MIB]
 
 
-def test_a_server_that_hears_no_condition_gives_itself_away(
+def test_change_is_detected_if_the_server_ignores_conditions(
     server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
     file.conditions, file.rate = False, 3.0 * MIB
@@ -90,7 +83,7 @@ def test_a_server_that_hears_no_condition_gives_itself_away(
     assert fetch(fetcher, server, 6) == OTHER
 
 
-def test_a_file_that_keeps_changing(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_file_that_keeps_changing_is_given_up(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     file.cut_after = MIB
 
     def change(sent: int) -> None:
@@ -101,10 +94,10 @@ def test_a_file_that_keeps_changing(server: SourceServer, file: RangedFile, fetc
     assert "keeps changing" in error.message
 
 
-def test_servers_that_disagree_on_the_tags_of_one_file(
+def test_checksum_decides_if_servers_disagree_on_etags(
     connections: int, server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
-    """Behind one name; a checksum settles it."""
+    """Several servers behind one name may use different tags for one file."""
     tags = iter(range(10**6))
 
     def another(exchange: Exchange, start: int, end: int) -> bool:
@@ -115,10 +108,10 @@ def test_servers_that_disagree_on_the_tags_of_one_file(
     assert fetch(fetcher, server, connections, SUM) == DATA
 
 
-def test_parts_and_then_the_whole_again(
+def test_server_that_stops_supporting_ranges(
     connections: int, server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
-    """206 for the first answer, 200 for all others."""
+    """The first response is 206, all others are 200."""
     file.cut_after = 2 * MIB
 
     def whole(exchange: Exchange, start: int, end: int) -> bool:
@@ -145,10 +138,10 @@ LIES: dict[str, Callable[[int, int, int], str]] = {
 
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("from_the_start", [True, False])
-def test_parts_that_are_not_what_they_say(
+def test_mislabelled_parts_are_rejected(
     lie: str, from_the_start: bool, server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
-    """Shifted bytes under a label that shows it, or a label that makes no sense: the file is asked for as a whole."""
+    """After a shifted or malformed ``Content-Range``, the whole file is requested."""
     file.cut_after = None if from_the_start else MIB
 
     def shifted(exchange: Exchange, start: int, end: int) -> bool:
@@ -169,7 +162,7 @@ def test_parts_that_are_not_what_they_say(
 
 
 @pytest.mark.parametrize("delta", [-1000, 1000])
-def test_lengths_that_contradict_the_part(
+def test_length_that_contradicts_the_range_is_rejected(
     delta: int, connections: int, server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
     file.cut_after = 2 * MIB
@@ -201,8 +194,8 @@ def flip(data: bytes, position: int) -> bytes:
     return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
 
 
-@pytest.mark.parametrize("checksum", [SUM, PIECES, Checksum("md5", hashlib.md5(DATA).hexdigest())])
-def test_a_flipped_byte_is_found(
+@pytest.mark.parametrize("checksum", [SUM, Checksum("md5", hashlib.md5(DATA).hexdigest())])
+def test_flipped_byte_is_detected(
     checksum: Checksum, connections: int, server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
     file.data = flip(DATA, 3 * MIB)
@@ -211,32 +204,14 @@ def test_a_flipped_byte_is_found(
     )
 
 
-def test_only_the_piece_with_the_flipped_byte_is_fetched_again(
-    connections: int, server: SourceServer, file: RangedFile, fetcher: Fetcher
-) -> None:
-    file.data = flip(DATA, 2 * MIB + 17)
-
-    def mend(sent: int) -> None:
-        if sent >= len(DATA):
-            file.data = DATA
-
-    file.on_block = mend
-    assert fetch(fetcher, server, connections, PIECES) == DATA
-    start, end = file.given[-1]
-    assert 2 * MIB <= start < end <= 3 * MIB
-    assert file.sent <= len(DATA) + PIECE + connections * 16384
-
-
-def test_without_piece_hashes_a_damaged_file_is_fetched_once_more(
-    server: SourceServer, file: RangedFile, fetcher: Fetcher
-) -> None:
+def test_damaged_file_is_fetched_once_more(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     file.data = flip(DATA, 17)
 
-    def mend(sent: int) -> None:
+    def repair(sent: int) -> None:
         if sent >= len(DATA):
             file.data = DATA
 
-    file.on_block = mend
+    file.on_block = repair
     assert fetch(fetcher, server, 1, SUM) == DATA
 
 
@@ -250,7 +225,7 @@ DIGESTS = {
 
 @pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.parametrize("header", DIGESTS)
-def test_what_the_server_says_of_its_file_is_held_against_it(
+def test_announced_checksum_is_verified(
     header: str, ranges: bool, server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
     file.headers, file.ranges = {header: DIGESTS[header]}, ranges
@@ -260,13 +235,17 @@ def test_what_the_server_says_of_its_file_is_held_against_it(
     fetcher.fail(server.url("/file"), TransientError, ErrorCode.SOURCE_CORRUPT)
 
 
-def test_a_cut_every_half_mebibyte(connections: int, server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_connection_cut_every_half_mebibyte(
+    connections: int, server: SourceServer, file: RangedFile, fetcher: Fetcher
+) -> None:
     file.cut_after = MIB // 2
     assert fetch(fetcher, server, connections) == DATA
-    assert file.sent <= len(DATA) + connections * 65536, "nothing that came is fetched again"
+    assert file.sent <= len(DATA) + connections * 65536, "received bytes are not fetched again"
 
 
-def test_a_source_that_is_cut_for_good(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_source_that_closes_every_connection_is_unavailable(
+    server: SourceServer, file: RangedFile, fetcher: Fetcher
+) -> None:
     def close(exchange: Exchange, start: int, end: int) -> bool:
         return start > 0
 
@@ -274,9 +253,7 @@ def test_a_source_that_is_cut_for_good(server: SourceServer, file: RangedFile, f
     fetcher.fail(server.url("/file"), TransientError, ErrorCode.SOURCE_UNAVAILABLE)
 
 
-def test_a_stall_on_the_only_connection_ends_in_another_try(
-    server: SourceServer, file: RangedFile, fetcher: Fetcher
-) -> None:
+def test_stalled_single_connection_is_retried(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     stalls = iter([True])
 
     def stall(sent: int) -> None:
@@ -289,7 +266,7 @@ def test_a_stall_on_the_only_connection_ends_in_another_try(
     assert fetcher.fetch(server.url("/file"), limits=limits).path.read_bytes() == DATA
 
 
-def test_a_part_that_drips(server: SourceServer, fetcher: Fetcher) -> None:
+def test_dripping_part_times_out(server: SourceServer, fetcher: Fetcher) -> None:
     head = f"bytes 0-{len(DATA) - 1}/{len(DATA)}"
 
     def trickle(exchange: Exchange) -> None:
@@ -301,15 +278,15 @@ def test_a_part_that_drips(server: SourceServer, fetcher: Fetcher) -> None:
     fetcher.fail(server.url("/file"), TransientError, ErrorCode.SOURCE_TIMEOUT, max_connections=4, total_timeout=1.0)
 
 
-def test_a_gzip_bomb_in_parts(server: SourceServer, fetcher: Fetcher) -> None:
+def test_gzip_bomb_in_parts_is_rejected(server: SourceServer, fetcher: Fetcher) -> None:
     bomb = gzip.compress(bytes(MIB))
     file = RangedFile(bomb, headers={"Content-Encoding": "gzip"})
     server.add("/file", file)
     fetcher.fail(server.url("/file"), PermanentError, ErrorCode.SOURCE_PROTOCOL)
 
 
-def test_a_part_without_end(server: SourceServer, fetcher: Fetcher) -> None:
-    """More than was announced is not read."""
+def test_surplus_of_a_part_is_ignored(server: SourceServer, fetcher: Fetcher) -> None:
+    """Bytes beyond the announced range are not read."""
 
     def endless(exchange: Exchange) -> None:
         exchange.head(206, {"Content-Range": f"bytes 0-{len(DATA) - 1}/{len(DATA)}", "ETag": '"v1"'})
@@ -322,7 +299,7 @@ def test_a_part_without_end(server: SourceServer, fetcher: Fetcher) -> None:
 
 
 @pytest.mark.parametrize("total", [10**17, 10**7 + 1])
-def test_a_part_of_something_too_large(total: int, server: SourceServer, fetcher: Fetcher) -> None:
+def test_part_of_a_file_that_is_too_large_is_rejected(total: int, server: SourceServer, fetcher: Fetcher) -> None:
     def huge(exchange: Exchange) -> None:
         exchange.head(206, {"Content-Range": f"bytes 0-{total - 1}/{total}", "ETag": '"v1"'})
 
@@ -347,7 +324,9 @@ except InfrastructureError as error:
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_disk_that_takes_no_more(ranges: bool, server: SourceServer, file: RangedFile, tmp_path: Path) -> None:
+def test_full_disk_is_an_infrastructure_error(
+    ranges: bool, server: SourceServer, file: RangedFile, tmp_path: Path
+) -> None:
     file.ranges = ranges
     command = [sys.executable, "-c", BEHIND_A_LIMIT, server.url("/file"), str(tmp_path), str(2 * MIB)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
@@ -356,8 +335,10 @@ def test_a_disk_that_takes_no_more(ranges: bool, server: SourceServer, file: Ran
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_anything_at_any_time(seed: int, server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
-    """Faults drawn at random, half of them passing: whatever ends well is right."""
+def test_random_faults_never_give_wrong_bytes(
+    seed: int, server: SourceServer, file: RangedFile, fetcher: Fetcher
+) -> None:
+    """Random faults, half of them transient: a download that succeeds is right."""
     rng = random.Random(seed)
     file.rate = 4.0 * MIB
     file.max_connections = rng.choice([None, 2, 3])

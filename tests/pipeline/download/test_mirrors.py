@@ -1,4 +1,4 @@
-"""Several places with one file: the fastest first, the origin last, and from one to the next in the middle of it."""
+"""Mirrors: the fastest first, the origin last, and failover in the middle of a file."""
 
 from __future__ import annotations
 
@@ -16,13 +16,7 @@ from tests.support.source_server import Exchange, SourceServer, answer, content,
 
 MIB = 1024**2
 DATA = random.Random(6).randbytes(3 * MIB + 99)
-PIECES = Checksum(
-    "sha256",
-    hashlib.sha256(DATA).hexdigest(),
-    MIB,
-    tuple(hashlib.sha256(DATA[start : start + MIB]).hexdigest() for start in range(0, len(DATA), MIB)),
-)
-SUM = Checksum("sha256", PIECES.hexdigest)
+SUM = Checksum("sha256", hashlib.sha256(DATA).hexdigest())
 
 
 @pytest.fixture
@@ -39,35 +33,35 @@ def origin(server: SourceServer) -> RangedFile:
 
 @pytest.fixture
 def mirror(server: SourceServer) -> RangedFile:
-    served = RangedFile(DATA, etag='"of the mirror"')
+    served = RangedFile(DATA, etag='"mirror"')
     server.add("/mirror", served)
     return served
 
 
 def fetch(fetcher: Fetcher, server: SourceServer, *mirrors: str, checksum: Checksum = SUM) -> str:
-    """The path of the source that delivered, the file being right."""
+    """Download, check the bytes, and return the path of the source that delivered."""
     got = fetcher.fetch(server.url("/origin"), mirrors=[server.url(path) for path in mirrors], checksum=checksum)
     assert got.path.read_bytes() == DATA
     assert got.source is not None
     return got.source.removeprefix(server.url(""))
 
 
-def test_a_mirror_is_asked_before_the_origin(
+def test_mirror_is_used_before_the_origin(
     server: SourceServer, origin: RangedFile, mirror: RangedFile, fetcher: Fetcher
 ) -> None:
     assert fetch(fetcher, server, "/mirror") == "/mirror"
-    assert origin.sent == 1, "it was asked how long the file is"
+    assert origin.sent == 1, "its probe gives the size of the file"
 
 
-def test_the_mirror_that_answers_first_is_asked_first(
+def test_fastest_mirror_is_used_first(
     server: SourceServer, origin: RangedFile, mirror: RangedFile, fetcher: Fetcher
 ) -> None:
-    def late(exchange: Exchange) -> None:
+    def slow(exchange: Exchange) -> None:
         exchange.pause(0.5)
         mirror(exchange)
 
-    server.add("/late", late)
-    assert fetch(fetcher, server, "/late", "/mirror") == "/mirror"
+    server.add("/slow", slow)
+    assert fetch(fetcher, server, "/slow", "/mirror") == "/mirror"
 
 
 @pytest.mark.parametrize(
@@ -75,14 +69,14 @@ def test_the_mirror_that_answers_first_is_asked_first(
     [answer(404), answer(500), content(DATA[:-1]), content(DATA + b"x"), lambda exchange: exchange.reset()],
     ids=["missing", "broken", "shorter", "longer", "reset"],
 )
-def test_an_unfit_mirror_is_left_out(
+def test_unusable_mirror_is_skipped(
     behaviour: object, server: SourceServer, origin: RangedFile, fetcher: Fetcher
 ) -> None:
     server.add("/mirror", behaviour)  # type: ignore[arg-type]
     assert fetch(fetcher, server, "/mirror") == "/origin"
 
 
-def test_a_silent_mirror_holds_nothing_up(
+def test_silent_mirror_does_not_delay_the_download(
     server: SourceServer, origin: RangedFile, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.download.mirrors.PROBE_TIME", 0.3)
@@ -90,62 +84,64 @@ def test_a_silent_mirror_holds_nothing_up(
     assert fetch(fetcher, server, "/silent") == "/origin"
 
 
-def test_a_mirror_without_parts_will_do(server: SourceServer, origin: RangedFile, fetcher: Fetcher) -> None:
+def test_mirror_without_range_support_is_used(server: SourceServer, origin: RangedFile, fetcher: Fetcher) -> None:
     server.add("/mirror", content(DATA))
     assert fetch(fetcher, server, "/mirror") == "/mirror"
 
 
-def test_mirrors_help_where_the_origin_is_gone(server: SourceServer, mirror: RangedFile, fetcher: Fetcher) -> None:
+def test_mirror_replaces_a_missing_origin(server: SourceServer, mirror: RangedFile, fetcher: Fetcher) -> None:
     assert fetch(fetcher, server, "/mirror") == "/mirror"
 
 
-def test_what_a_mirror_has_given_is_kept_when_it_fails(
+def test_failover_keeps_the_bytes_of_a_failed_mirror(
     server: SourceServer, origin: RangedFile, mirror: RangedFile, fetcher: Fetcher
 ) -> None:
-    def gone(exchange: Exchange, start: int, end: int) -> bool:
+    def fail_later(exchange: Exchange, start: int, end: int) -> bool:
         if start:
             exchange.respond(404)
         return start > 0
 
-    mirror.cut_after, mirror.twist = MIB, gone
+    mirror.cut_after, mirror.twist = MIB, fail_later
     assert fetch(fetcher, server, "/mirror") == "/origin"
     assert origin.sent == len(DATA) - MIB + 1
 
 
-def test_a_mirror_that_gives_a_bad_piece_is_asked_no_more(
+def test_mirror_with_wrong_bytes_is_not_used_again(
     server: SourceServer, origin: RangedFile, mirror: RangedFile, fetcher: Fetcher
 ) -> None:
     mirror.data = DATA[: 2 * MIB] + b"!" + DATA[2 * MIB + 1 :]
-    assert fetch(fetcher, server, "/mirror", checksum=PIECES) == "/origin"
-    assert origin.given[-1] == (2 * MIB, 3 * MIB)
+    assert fetch(fetcher, server, "/mirror", checksum=SUM) == "/origin"
+    assert origin.sent == len(DATA) + 1, "the probe and the whole file"
 
 
 @pytest.mark.parametrize("parts", [True, False])
-def test_a_mirror_with_another_file_of_the_same_length(
+def test_mirror_with_another_file_of_the_same_size_is_rejected(
     parts: bool, server: SourceServer, origin: RangedFile, mirror: RangedFile, fetcher: Fetcher
 ) -> None:
     mirror.data, mirror.ranges = bytes(len(DATA)), parts
     assert fetch(fetcher, server, "/mirror") == "/origin"
 
 
-def test_all_sources_are_wrong(server: SourceServer, origin: RangedFile, mirror: RangedFile, fetcher: Fetcher) -> None:
+def test_wrong_bytes_from_all_sources(
+    server: SourceServer, origin: RangedFile, mirror: RangedFile, fetcher: Fetcher
+) -> None:
     origin.data = mirror.data = bytes(len(DATA))
     mirrors = [server.url("/mirror")]
     fetcher.fail(server.url("/origin"), TransientError, ErrorCode.SOURCE_CORRUPT, mirrors=mirrors, checksum=SUM)
 
 
-def test_no_source_has_it(server: SourceServer, fetcher: Fetcher) -> None:
+def test_file_missing_at_all_sources(server: SourceServer, fetcher: Fetcher) -> None:
     mirrors = [server.url("/mirror")]
     fetcher.fail(server.url("/origin"), PermanentError, ErrorCode.SOURCE_NOT_FOUND, mirrors=mirrors, checksum=SUM)
 
 
-def test_mirrors_need_a_checksum(server: SourceServer, fetcher: Fetcher) -> None:
+def test_mirrors_require_a_checksum(server: SourceServer, fetcher: Fetcher) -> None:
     with pytest.raises(ValueError, match="checksum"):
         fetcher.fetch(server.url("/origin"), mirrors=[server.url("/mirror")])
     assert server.requests == []
 
 
-def test_mirrors_are_checked_like_any_url(server: SourceServer, origin: RangedFile, fetcher: Fetcher) -> None:
+def test_mirror_urls_pass_the_guard(server: SourceServer, origin: RangedFile, fetcher: Fetcher) -> None:
     fetcher.fail(
         server.url("/origin"), PermanentError, ErrorCode.URL_INVALID, mirrors=["file:///etc/passwd"], checksum=SUM
     )

@@ -1,4 +1,4 @@
-"""Interrupted and gone on with: nothing but unfinished pieces is fetched twice, and what comes of it is right."""
+"""Resuming an interrupted download: only unfinished pieces are fetched twice, and the result is right."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def file(server: SourceServer) -> RangedFile:
 
 
 def journalled(folder: Path) -> list[ByteRange]:
-    """What the journal claims."""
+    """Return the ranges recorded in the journal."""
     with sqlite3.connect(folder / "audio.journal") as database:
         rows = database.execute("SELECT start, end FROM piece WHERE status = 'done'").fetchall()
     database.close()
@@ -60,22 +60,22 @@ def assert_data(fetcher: Fetcher) -> None:
     assert path.read_bytes() == DATA
 
 
-def go_on(fetcher: Fetcher, server: SourceServer, file: RangedFile, **options: Any) -> Downloaded:
-    """Fetch the rest at full speed: exactly what the journal does not claim is asked for."""
-    there = journalled(fetcher.folder)
+def resume_download(fetcher: Fetcher, server: SourceServer, file: RangedFile, **options: Any) -> Downloaded:
+    """Fetch the rest at full speed, and check that exactly the ranges missing from the journal are requested."""
+    recorded = journalled(fetcher.folder)
     file.rate = file.cut_after = None
     before = len(server.requests)
     got = fetcher.fetch(server.url("/model"), resume=True, **options)
     assert_data(fetcher)
-    assert got.resumed_bytes == sum(span.size for span in there)
-    asked = [request.headers["range"] for request in server.requests[before:]]
-    gaps = [f"bytes={start}-{end - 1}" for start, end in missing_ranges(len(DATA), there)]
-    assert sorted(asked) == sorted([*gaps, *(["bytes=0-0"] if len(gaps) > 1 and "checksum" not in options else [])])
+    assert got.resumed_bytes == sum(span.size for span in recorded)
+    requested = [request.headers["range"] for request in server.requests[before:]]
+    gaps = [f"bytes={start}-{end - 1}" for start, end in missing_ranges(len(DATA), recorded)]
+    assert sorted(requested) == sorted([*gaps, *(["bytes=0-0"] if len(gaps) > 1 and "checksum" not in options else [])])
     return got
 
 
 def interrupt(fetcher: Fetcher, server: SourceServer, amount: int, checksum: Checksum | None = None) -> None:
-    """Cancel when so much has come."""
+    """Cancel after ``amount`` bytes."""
 
     def cancel(progress: DownloadProgress) -> None:
         if progress.bytes >= amount:
@@ -89,61 +89,59 @@ def interrupt(fetcher: Fetcher, server: SourceServer, amount: int, checksum: Che
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.97])
 @pytest.mark.parametrize("checksum", [None, SUM])
-def test_a_cancelled_download_goes_on(
+def test_cancelled_download_is_resumed(
     share: float, checksum: Checksum | None, server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
     file.rate = 20.0 * MIB
     interrupt(fetcher, server, int(len(DATA) * share), checksum)
     assert {path.name for path in fetcher.folder.iterdir()} == {"audio.part", "audio.journal"}
-    got = go_on(fetcher, server, file, **({"checksum": checksum} if checksum else {}))
+    got = resume_download(fetcher, server, file, **({"checksum": checksum} if checksum else {}))
     assert got.resumed_bytes >= len(DATA) * share - 65536
 
 
-def test_a_source_that_goes_away_and_comes_back(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
-    def away(exchange: Exchange, start: int, end: int) -> bool:
+def test_download_is_resumed_after_a_source_outage(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+    def fail_later(exchange: Exchange, start: int, end: int) -> bool:
         if file.sent >= 3 * MIB:
             exchange.respond(503, headers={"Retry-After": "60"})
         return file.sent >= 3 * MIB
 
-    file.cut_after, file.twist = 3 * MIB, away
+    file.cut_after, file.twist = 3 * MIB, fail_later
     with pytest.raises(TransientError):
         fetcher.fetch(server.url("/model"), resume=True)
     file.twist = None
-    assert go_on(fetcher, server, file).resumed_bytes == 3 * MIB
+    assert resume_download(fetcher, server, file).resumed_bytes == 3 * MIB
 
 
 @pytest.mark.parametrize("share", [0.15, 0.5, 0.9])
-def test_a_killed_process_is_gone_on_from(
-    share: float, server: SourceServer, file: RangedFile, fetcher: Fetcher
-) -> None:
-    """SIGKILL in the middle of four connections: what is fetched again is less than a piece for each of them."""
+def test_killed_process_is_resumed(share: float, server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+    """After SIGKILL during four connections, less than one piece of each of them is fetched again."""
     file.rate = 1.5 * MIB
     amount = int(len(DATA) * share)
     child = subprocess.Popen([sys.executable, "-c", PROCESS, server.url("/model"), str(fetcher.folder / "audio")])
     with child:
         file.wait_until_sent(amount)
         child.kill()
-    got = go_on(fetcher, server, file)
-    # Pieces of 256 KiB on four connections, and what was on its way.
+    got = resume_download(fetcher, server, file)
+    # Pieces of 256 KiB on four connections, and data in flight.
     assert got.resumed_bytes >= amount - 4 * (4 + 16) * ALIGNMENT
 
 
-def test_killed_again_and_again(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_process_killed_twice_is_resumed(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     file.rate = 1.5 * MIB
     command = [sys.executable, "-c", PROCESS, server.url("/model"), str(fetcher.folder / "audio")]
     for _ in range(2):
         with subprocess.Popen(command) as child:
             file.wait_until_sent(file.sent + MIB)
             child.kill()
-    go_on(fetcher, server, file)
+    resume_download(fetcher, server, file)
 
 
-@pytest.mark.parametrize("heard", [True, False])
-def test_a_file_that_changed_meanwhile_is_fetched_anew(
-    heard: bool, server: SourceServer, file: RangedFile, fetcher: Fetcher
+@pytest.mark.parametrize("conditions", [True, False])
+def test_changed_file_is_fetched_from_the_start(
+    conditions: bool, server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
-    """Whether the server hears the condition or not."""
-    file.data, file.etag, file.conditions = bytes(len(DATA)), '"v0"', heard
+    """The change is detected even if the server ignores the condition."""
+    file.data, file.etag, file.conditions = bytes(len(DATA)), '"v0"', conditions
     file.rate = 20.0 * MIB
     interrupt(fetcher, server, 3 * MIB)
     before = len(server.requests)
@@ -153,7 +151,9 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(
     assert server.requests[before].headers["if-range"] == '"v0"'
 
 
-def test_a_server_that_gives_no_parts_any_more(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_server_without_range_support_is_fetched_from_the_start(
+    server: SourceServer, file: RangedFile, fetcher: Fetcher
+) -> None:
     file.rate = 20.0 * MIB
     interrupt(fetcher, server, 3 * MIB)
     file.ranges = False
@@ -162,7 +162,7 @@ def test_a_server_that_gives_no_parts_any_more(server: SourceServer, file: Range
 
 
 @pytest.mark.parametrize("checksum", [None, SUM])
-def test_a_piece_that_was_damaged_on_the_disk_is_fetched_again(
+def test_damaged_piece_on_disk_is_fetched_again(
     checksum: Checksum | None, server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
     file.rate = 20.0 * MIB
@@ -170,35 +170,35 @@ def test_a_piece_that_was_damaged_on_the_disk_is_fetched_again(
     with (fetcher.folder / "audio.part").open("r+b") as part:
         part.seek(MIB + 5)
         part.write(b"damage")
-    there = sum(span.size for span in journalled(fetcher.folder))
+    recorded_bytes = sum(span.size for span in journalled(fetcher.folder))
     got = fetcher.fetch(server.url("/model"), resume=True, checksum=checksum)
     assert_data(fetcher)
-    assert got.resumed_bytes == there - MIB
+    assert got.resumed_bytes == recorded_bytes - MIB
 
 
-def test_nothing_is_missing_but_the_end(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
-    """The process died between the last piece and the new name."""
+def test_complete_file_is_renamed_without_a_request(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+    """The process ended between the last piece and the rename."""
 
-    def die(progress: DownloadProgress) -> None:
+    def exit_at_end(progress: DownloadProgress) -> None:
         if progress.fraction == 1:
             raise SystemExit
 
     with pytest.raises(SystemExit):
-        fetcher.fetch(server.url("/model"), resume=True, checksum=SUM, on_progress=die)
+        fetcher.fetch(server.url("/model"), resume=True, checksum=SUM, on_progress=exit_at_end)
     before = len(server.requests)
     got = fetcher.fetch(server.url("/model"), resume=True, checksum=SUM)
     assert_data(fetcher)
     assert (got.resumed_bytes, len(server.requests)) == (len(DATA), before)
 
 
-def test_what_cannot_be_gone_on_with_is_not_kept(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_part_file_is_removed_after_a_permanent_error(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     file.rate = 20.0 * MIB
     interrupt(fetcher, server, 3 * MIB)
     server.add("/model", lambda exchange: exchange.respond(404))
     fetcher.fail(server.url("/model"), PermanentError, ErrorCode.SOURCE_NOT_FOUND, resume=True)
 
 
-def test_without_resume_nothing_is_kept(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_part_file_is_removed_without_resume(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     fetcher.fail(
         server.url("/model"),
         CancelledError,
@@ -208,7 +208,7 @@ def test_without_resume_nothing_is_kept(server: SourceServer, file: RangedFile, 
     )
 
 
-def test_two_processes_do_not_write_one_file(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_second_process_cannot_write_the_same_file(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     file.rate = 1.0 * MIB
     with subprocess.Popen(
         [sys.executable, "-c", PROCESS, server.url("/model"), str(fetcher.folder / "audio")]

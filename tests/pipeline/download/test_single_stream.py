@@ -1,4 +1,4 @@
-"""One file over one connection: whole, or an error of the right kind and nothing left behind."""
+"""One file over one connection: complete, or the right error and no file."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def fetcher(tmp_path: Path) -> Fetcher:
 
 
 def assert_song(fetcher: Fetcher) -> None:
-    """The song is the only thing in the folder."""
+    """Check that the complete song is the only entry of the folder."""
     (path,) = fetcher.folder.iterdir()
     assert path.read_bytes() == SONG
 
 
-def test_a_file_arrives_whole(server: SourceServer, fetcher: Fetcher) -> None:
+def test_complete_file(server: SourceServer, fetcher: Fetcher) -> None:
     server.serve_bytes("/a/Song.WAV", SONG, "Audio/WAV; charset=binary")
     got = fetcher.fetch(server.url("/a/Song.WAV?token=secret"))
     assert_song(fetcher)
@@ -80,7 +80,7 @@ def test_ipv6(fetcher: Fetcher) -> None:
     assert_song(fetcher)
 
 
-def test_an_older_file_is_replaced_only_by_a_whole_one(server: SourceServer, fetcher: Fetcher) -> None:
+def test_older_file_is_replaced_only_by_a_complete_one(server: SourceServer, fetcher: Fetcher) -> None:
     (fetcher.folder / "audio").write_bytes(b"old")
     server.add("/song", sequence(reset_after(SONG, 1000), content(SONG)))
     with pytest.raises(TransientError):
@@ -107,14 +107,14 @@ def test_an_older_file_is_replaced_only_by_a_whole_one(server: SourceServer, fet
     ],
     ids=["chunked", "until the end", "lengths agree", "lengths agree in one line", "too much", "both framings", "203"],
 )
-def test_every_proper_framing_is_read(behaviour: Behaviour, server: SourceServer, fetcher: Fetcher) -> None:
+def test_valid_framings_are_accepted(behaviour: Behaviour, server: SourceServer, fetcher: Fetcher) -> None:
     server.add("/song", behaviour)
     fetcher.fetch(server.url("/song"))
     assert_song(fetcher)
 
 
-def test_connections_are_not_used_twice(server: SourceServer, fetcher: Fetcher) -> None:
-    """A server that sends more than it announced could otherwise answer a request that was not made yet."""
+def test_connections_are_not_reused(server: SourceServer, fetcher: Fetcher) -> None:
+    """A server that sends more than it announced could otherwise answer a request before it is sent."""
     server.add(
         "/a", raw(b"HTTP/1.1 302 Found\r\nLocation: /b\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\n\r\nfalse")
     )
@@ -159,7 +159,7 @@ def test_statuses(
     assert server.url("/song") in error.message
 
 
-def test_a_source_that_recovers_is_fetched_by_the_next_try(server: SourceServer, fetcher: Fetcher) -> None:
+def test_next_attempt_succeeds_after_a_transient_error(server: SourceServer, fetcher: Fetcher) -> None:
     server.add("/song", sequence(answer(503, {"Retry-After": "7"}), content(SONG)))
     error = fetcher.fail(server.url("/song"), TransientError, ErrorCode.SOURCE_UNAVAILABLE)
     assert isinstance(error, TransientError)
@@ -208,21 +208,21 @@ def test_retry_after_as_a_date(server: SourceServer, fetcher: Fetcher) -> None:
         (lambda exchange: exchange.reset(), TransientError, ErrorCode.SOURCE_UNAVAILABLE),
     ],
     ids=[
-        *("empty", "empty chunked", "length too large", "nothing but a length", "chunks without end", "two lengths"),
+        *("empty", "empty chunked", "length too large", "length without a body", "chunks without end", "two lengths"),
         "two spellings of a length",
         *("negative length", "length with underscores", "length with sign", "length in words", "empty length"),
         *("gzip bomb", "brotli", "compressed transfer", "many headers", "endless header", "not HTTP", "bad chunk"),
         *("closed at once", "reset after head", "reset in the middle", "reset at once"),
     ],
 )
-def test_answers_that_are_not_the_whole_file(
+def test_incomplete_or_invalid_responses(
     behaviour: Behaviour, kind: type[PipelineError], code: ErrorCode, server: SourceServer, fetcher: Fetcher
 ) -> None:
     server.add("/song", behaviour)
     fetcher.fail(server.url("/song?token=secret"), kind, code)
 
 
-def test_a_file_of_exactly_the_largest_size_is_accepted(server: SourceServer, fetcher: Fetcher) -> None:
+def test_file_of_exactly_the_maximum_size_is_accepted(server: SourceServer, fetcher: Fetcher) -> None:
     server.add("/announced", content(SONG))
     server.add("/chunked", chunked(SONG))
     for path in ("/announced", "/chunked"):
@@ -235,27 +235,27 @@ def test_a_file_of_exactly_the_largest_size_is_accepted(server: SourceServer, fe
     [content(SONG), chunked(SONG), endless_body, announced(b"", 10**17)],
     ids=["announced", "chunked", "endless", "announced only"],
 )
-def test_a_file_that_is_too_large(behaviour: Behaviour, server: SourceServer, fetcher: Fetcher) -> None:
+def test_file_that_is_too_large(behaviour: Behaviour, server: SourceServer, fetcher: Fetcher) -> None:
     server.add("/song", behaviour)
     fetcher.fail(
         server.url("/song"), PermanentError, ErrorCode.SOURCE_TOO_LARGE, max_bytes=len(SONG) - 1, chunk_bytes=65536
     )
 
 
-def test_a_file_for_which_there_is_no_room_is_not_begun(server: SourceServer, fetcher: Fetcher) -> None:
+def test_file_larger_than_the_free_disk_space_is_rejected(server: SourceServer, fetcher: Fetcher) -> None:
     server.add("/song", announced(b"", 10**17))
     fetcher.fail(server.url("/song"), InfrastructureError, ErrorCode.DISK_FULL, max_bytes=10**18)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 @pytest.mark.parametrize("size", [10, len(SONG)], ids=["at the end", "in the middle"])
-def test_a_disk_that_fills_up(size: int, server: SourceServer, fetcher: Fetcher) -> None:
+def test_disk_that_fills_up(size: int, server: SourceServer, fetcher: Fetcher) -> None:
     (fetcher.folder / "audio.part").symlink_to("/dev/full")
     server.add("/song", content(SONG[:size]))
     fetcher.fail(server.url("/song"), InfrastructureError, ErrorCode.DISK_FULL)
 
 
-def test_a_folder_that_is_not_there(server: SourceServer, tmp_path: Path) -> None:
+def test_missing_folder_is_a_storage_error(server: SourceServer, tmp_path: Path) -> None:
     server.add("/song", content(SONG))
     with pytest.raises(InfrastructureError) as caught:
         Fetcher(tmp_path / "missing").fetch(server.url("/song"))
@@ -289,15 +289,15 @@ def test_deadlines(slowness: str, limit: str, server: SourceServer, fetcher: Fet
     assert expected[limit] in error.message
 
 
-def test_a_slow_file_is_not_a_stalled_one(server: SourceServer, fetcher: Fetcher) -> None:
-    """Longer than the stall time-out in all, never that long without a byte."""
+def test_slow_download_is_not_a_stall(server: SourceServer, fetcher: Fetcher) -> None:
+    """The download takes longer than the stall timeout, each byte less."""
     server.add("/song", drip(b"0123456789ABC", 0.1))
     got = fetcher.fetch(server.url("/song"), limits=replace(LIMITS, stall_timeout=1.0))
     assert got.path.read_bytes() == b"0123456789ABC"
     assert got.seconds > 1.0
 
 
-def test_our_own_slowness_is_not_the_sources(server: SourceServer, fetcher: Fetcher) -> None:
+def test_local_delays_do_not_count_as_a_stall(server: SourceServer, fetcher: Fetcher) -> None:
     server.add("/song", content(SONG))
     pause = threading.Event()
     limits = replace(LIMITS, stall_timeout=0.8, progress_interval=60)
@@ -306,21 +306,21 @@ def test_our_own_slowness_is_not_the_sources(server: SourceServer, fetcher: Fetc
 
 
 @pytest.mark.parametrize("slowness", SLOW)
-def test_a_cancel_ends_the_wait_for_a_source(slowness: str, server: SourceServer, fetcher: Fetcher) -> None:
+def test_cancel_ends_the_wait_for_a_source(slowness: str, server: SourceServer, fetcher: Fetcher) -> None:
     server.add("/song", SLOW[slowness])
 
-    def cancel_when_asked() -> None:
+    def cancel_after_request() -> None:
         server.wait_for_requests(1)
         fetcher.cancel.cancel(ErrorCode.SHUTTING_DOWN)
 
-    canceller = threading.Thread(target=cancel_when_asked)
+    canceller = threading.Thread(target=cancel_after_request)
     canceller.start()
-    # The time-outs are far longer than the test may take, so what ends the download is the cancel.
+    # The timeouts are far longer than the test may take, so only the cancel can end the download.
     fetcher.fail(server.url("/song"), CancelledError, ErrorCode.SHUTTING_DOWN, stall_timeout=600, total_timeout=600)
     canceller.join()
 
 
-def test_a_cancel_in_the_middle_of_a_fast_download(server: SourceServer, fetcher: Fetcher) -> None:
+def test_cancel_during_a_fast_download(server: SourceServer, fetcher: Fetcher) -> None:
     server.add("/song", endless_body)
     fetcher.fail(
         server.url("/song"),
@@ -332,7 +332,7 @@ def test_a_cancel_in_the_middle_of_a_fast_download(server: SourceServer, fetcher
     )
 
 
-def test_a_cancel_at_the_last_moment(server: SourceServer, fetcher: Fetcher) -> None:
+def test_cancel_after_the_last_byte(server: SourceServer, fetcher: Fetcher) -> None:
     server.add("/song", content(SONG))
     fetcher.fail(
         server.url("/song"),
@@ -343,14 +343,14 @@ def test_a_cancel_at_the_last_moment(server: SourceServer, fetcher: Fetcher) -> 
     )
 
 
-def test_a_cancelled_job_connects_to_nothing(server: SourceServer, tmp_path: Path) -> None:
+def test_cancelled_job_opens_no_connection(server: SourceServer, tmp_path: Path) -> None:
     token = CancelToken()
     token.cancel(ErrorCode.SHUTTING_DOWN)
     Fetcher(tmp_path, cancel=token).fail(server.url("/song"), CancelledError, ErrorCode.SHUTTING_DOWN)
     assert server.requests == []
 
 
-def test_progress_is_reported_now_and_then_and_at_the_end(server: SourceServer, fetcher: Fetcher) -> None:
+def test_progress_is_reported_during_and_after_the_download(server: SourceServer, fetcher: Fetcher) -> None:
     seen: list[DownloadProgress] = []
     server.add("/song", content(SONG))
     fetcher.fetch(
@@ -371,7 +371,7 @@ def test_progress_is_throttled(server: SourceServer, fetcher: Fetcher) -> None:
     assert (last.bytes, last.total, last.fraction, last.seconds_left) == (len(SONG), None, None, None)
 
 
-def test_what_a_progress_listener_raises_ends_the_download(server: SourceServer, fetcher: Fetcher) -> None:
+def test_error_of_the_listener_ends_the_download(server: SourceServer, fetcher: Fetcher) -> None:
     server.add("/song", content(SONG))
 
     def fail(_: DownloadProgress) -> None:
@@ -392,14 +392,14 @@ def test_redirects_are_followed(status: int, server: SourceServer, fetcher: Fetc
     assert [request.method for request in server.requests] == ["GET"] * 3
 
 
-def test_nothing_is_carried_from_hop_to_hop(server: SourceServer, fetcher: Fetcher) -> None:
+def test_redirects_carry_no_cookies_or_credentials(server: SourceServer, fetcher: Fetcher) -> None:
     server.add("/start", answer(302, {"Location": "/song", "Set-Cookie": "session=secret; Path=/"}))
     server.serve_bytes("/song", SONG)
     fetcher.fetch(server.url("/start"))
     assert not {"cookie", "referer", "authorization"} & server.requests[-1].headers.keys()
 
 
-def test_five_redirects_are_followed_and_six_are_not(server: SourceServer, fetcher: Fetcher) -> None:
+def test_at_most_five_redirects_are_followed(server: SourceServer, fetcher: Fetcher) -> None:
     for hop in range(6):
         server.add(f"/{hop}", redirect(f"/{hop + 1}"))
     server.serve_bytes("/6", SONG)
@@ -420,13 +420,13 @@ def test_unencoded_locations_are_utf_8(server: SourceServer, fetcher: Fetcher) -
     "location",
     ["http://169.254.169.254/", "file:///etc/passwd", "//[::]/", "/\\x", "http://u:p@127.0.0.1/", "gopher://x/"],
 )
-def test_redirects_to_forbidden_places(location: str, server: SourceServer, fetcher: Fetcher) -> None:
+def test_redirects_to_forbidden_urls(location: str, server: SourceServer, fetcher: Fetcher) -> None:
     server.add("/start", redirect(location))
     fetcher.fail(server.url("/start"), PermanentError, ErrorCode.URL_FORBIDDEN)
     assert server.connections == 1
 
 
-def test_a_redirect_without_a_place_is_no_file(server: SourceServer, fetcher: Fetcher) -> None:
+def test_redirect_without_a_location_is_rejected(server: SourceServer, fetcher: Fetcher) -> None:
     server.add("/start", answer(302))
     fetcher.fail(server.url("/start"), PermanentError, ErrorCode.SOURCE_PROTOCOL)
 
@@ -442,7 +442,7 @@ def test_a_redirect_without_a_place_is_no_file(server: SourceServer, fetcher: Fe
         ("/a", "../../etc/cron.d", {"Content-Disposition": 'attachment; filename="../../etc/cron.d/x.wav"'}, None),
     ],
 )
-def test_names_from_outside_are_never_more_than_a_known_extension(
+def test_extension_comes_from_a_fixed_list(
     path: str,
     content_type: str,
     headers: dict[str, str],
@@ -456,7 +456,7 @@ def test_names_from_outside_are_never_more_than_a_known_extension(
     assert_song(fetcher)
 
 
-def test_invalid_urls_are_refused_before_anything_else(fetcher: Fetcher) -> None:
+def test_invalid_url_is_rejected_without_a_request(fetcher: Fetcher) -> None:
     fetcher.fail("http://user:secret@127.0.0.1/", PermanentError, ErrorCode.URL_INVALID)
 
 

@@ -1,4 +1,4 @@
-"""What tells two versions of a file apart, and what only looks as if it did."""
+"""Strong validators, weak ones that must be ignored, and ``Content-Range``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from requests.structures import CaseInsensitiveDict
 
 from pipeline.download.validators import Agreement, ContentRange, Validator
 
-NOON, LATER, SOON = (f"Mon, 01 Jan 2024 12:0{minute}:00 GMT" for minute in (0, 5, 0))
+NOON, FIVE_MINUTES_LATER, SAME_MINUTE = (f"Mon, 01 Jan 2024 12:0{minute}:00 GMT" for minute in (0, 5, 0))
 
 
 def headers(**values: str) -> CaseInsensitiveDict[str]:
@@ -24,17 +24,17 @@ def headers(**values: str) -> CaseInsensitiveDict[str]:
         ({"etag": "a"}, Validator()),
         ({"etag": '"a", "b"'}, Validator()),
         ({"etag": '"a'}, Validator()),
-        ({"etag": '"a"', "last_modified": NOON, "date": LATER}, Validator('"a"')),
-        ({"etag": 'W/"a"', "last_modified": NOON, "date": LATER}, Validator(modified=NOON)),
-        ({"last_modified": NOON, "date": LATER}, Validator(modified=NOON)),
-        ({"last_modified": NOON, "date": SOON}, Validator()),
-        ({"last_modified": LATER, "date": NOON}, Validator()),
+        ({"etag": '"a"', "last_modified": NOON, "date": FIVE_MINUTES_LATER}, Validator('"a"')),
+        ({"etag": 'W/"a"', "last_modified": NOON, "date": FIVE_MINUTES_LATER}, Validator(modified=NOON)),
+        ({"last_modified": NOON, "date": FIVE_MINUTES_LATER}, Validator(modified=NOON)),
+        ({"last_modified": NOON, "date": SAME_MINUTE}, Validator()),
+        ({"last_modified": FIVE_MINUTES_LATER, "date": NOON}, Validator()),
         ({"last_modified": NOON}, Validator()),
-        ({"last_modified": "yesterday", "date": LATER}, Validator()),
+        ({"last_modified": "yesterday", "date": FIVE_MINUTES_LATER}, Validator()),
         ({"last_modified": NOON, "date": "Mon, 01 Jan 2024 12:05:00"}, Validator()),
     ],
 )
-def test_what_identifies_a_version(given: dict[str, str], validator: Validator) -> None:
+def test_strongest_validator_is_chosen(given: dict[str, str], validator: Validator) -> None:
     assert Validator.of(headers(**given)) == validator
 
 
@@ -46,16 +46,18 @@ def test_what_identifies_a_version(given: dict[str, str], validator: Validator) 
         (Validator('"a"'), {"etag": 'W/"a"'}, Agreement.CHANGED),
         (Validator('"a"'), {"last_modified": NOON}, Agreement.SILENT),
         (Validator(modified=NOON), {"last_modified": NOON}, Agreement.SAME),
-        (Validator(modified=NOON), {"last_modified": LATER}, Agreement.CHANGED),
+        (Validator(modified=NOON), {"last_modified": FIVE_MINUTES_LATER}, Agreement.CHANGED),
         (Validator(modified=NOON), {}, Agreement.SILENT),
         (Validator(), {"etag": '"b"'}, Agreement.SAME),
     ],
 )
-def test_whether_an_answer_is_of_the_version(validator: Validator, given: dict[str, str], agreement: Agreement) -> None:
+def test_response_is_compared_with_the_version(
+    validator: Validator, given: dict[str, str], agreement: Agreement
+) -> None:
     assert validator.compare(headers(**given)) is agreement
 
 
-def test_conditions() -> None:
+def test_request_conditions() -> None:
     assert Validator('"a"').conditions(False) == {"If-Match": '"a"'}
     assert Validator('"a"').conditions(True) == {"If-Range": '"a"'}
     assert Validator(modified=NOON).conditions(False) == {"If-Unmodified-Since": NOON}

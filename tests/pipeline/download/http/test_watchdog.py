@@ -133,7 +133,7 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-def test_a_result_that_nobody_waits_for_is_discarded() -> None:
+def test_late_result_is_discarded() -> None:
     release, discarded = threading.Event(), Future[int]()
 
     def work() -> int:

@@ -1,4 +1,4 @@
-"""A source that is far away: connections are made ahead, and the question after the version is asked in time."""
+"""A distant source: connections opened in advance, hedged requests, and revalidation at the end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIB = 1024**2
 DATA = random.Random(5).randbytes(8 * MIB + 77)
 OTHER = random.Random(6).randbytes(len(DATA))
 MANY = replace(LIMITS, max_bytes=2 * len(DATA), max_connections=4)
-#: Until an answer begins, s.
+#: Time until a response begins, s.
 LATENCY = 2 * FAR
 
 
@@ -34,15 +34,15 @@ def fetcher(tmp_path: Path) -> Fetcher:
 
 @pytest.fixture
 def file(server: SourceServer) -> RangedFile:
-    """Of 4 MiB/s for each connection."""
+    """A file served at 4 MiB/s per connection."""
     served = RangedFile(DATA, block=16384)
     served.rate = 4.0 * MIB
-    served.twist = _late
+    served.twist = _delayed
     server.add("/file", served)
     return served
 
 
-def _late(_exchange: Exchange, _start: int, _end: int) -> bool:
+def _delayed(_exchange: Exchange, _start: int, _end: int) -> bool:
     threading.Event().wait(LATENCY)
     return False
 
@@ -51,51 +51,49 @@ def fetch(fetcher: Fetcher, server: SourceServer, limits: DownloadLimits = MANY)
     return fetcher.fetch(server.url("/file"), limits=limits)
 
 
-def version_questions(server: SourceServer) -> int:
+def revalidations(server: SourceServer) -> int:
     return sum(request.headers["range"] == "bytes=0-0" for request in server.requests)
 
 
-def test_all_connections_help(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_all_connections_are_used(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     got = fetch(fetcher, server)
     assert got.path.read_bytes() == DATA
     assert got.connections == 4
-    assert version_questions(server) >= 1
+    assert 1 <= revalidations(server) <= 2
 
 
-def test_a_connection_is_used_for_one_part_after_the_other(
-    server: SourceServer, file: RangedFile, fetcher: Fetcher
-) -> None:
+def test_connection_serves_several_ranges(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     file.largest_part = MIB // 4
     assert fetch(fetcher, server).path.read_bytes() == DATA
     assert server.connections < len(server.requests) / 2
 
 
-@pytest.mark.parametrize("asked_again", [False, True], ids=["at once", "when it is asked again"])
-def test_a_connection_that_is_closed_between_two_parts_is_made_anew(
-    asked_again: bool, server: SourceServer, file: RangedFile, fetcher: Fetcher
+@pytest.mark.parametrize("keep_open", [False, True], ids=["at once", "at the next request"])
+def test_connection_closed_between_two_ranges_is_replaced(
+    keep_open: bool, server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
     used: set[object] = set()
 
-    def hang_up(exchange: Exchange, start: int, end: int) -> bool:
+    def close_when_reused(exchange: Exchange, start: int, end: int) -> bool:
         if exchange.connection in used:
-            return True  # without an answer
+            return True  # without a response
         used.add(exchange.connection)
-        return _late(exchange, start, end)
+        return _delayed(exchange, start, end)
 
-    file.largest_part, file.keeps = MIB // 2, asked_again
-    file.twist = hang_up
+    file.largest_part, file.keeps = MIB // 2, keep_open
+    file.twist = close_when_reused
     got = fetch(fetcher, server)
     assert got.path.read_bytes() == DATA
-    assert got.connections == 4  # that is no sign of too many
+    assert got.connections == 4  # a stale connection does not count as a refusal
 
 
-def test_what_comes_behind_an_answer_is_not_taken_for_the_next_one(
+def test_surplus_bytes_are_not_taken_for_the_next_response(
     server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
     forged = b"HTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\n\r\nwrong"
 
-    def more_than_announced(exchange: Exchange, start: int, end: int) -> bool:
-        _late(exchange, start, end)
+    def send_surplus(exchange: Exchange, start: int, end: int) -> bool:
+        _delayed(exchange, start, end)
         if exchange.request.headers["range"] == "bytes=0-":
             return False
         exchange.head(
@@ -110,11 +108,11 @@ def test_what_comes_behind_an_answer_is_not_taken_for_the_next_one(
         exchange.keep_open = exchange.wants_more
         return True
 
-    file.largest_part, file.twist = MIB // 2, more_than_announced
+    file.largest_part, file.twist = MIB // 2, send_surplus
     assert fetch(fetcher, server).path.read_bytes() == DATA
 
 
-def test_what_is_lost_on_the_way_is_asked_for_again_over_a_connection_that_is_idle(
+def test_silent_range_is_hedged_over_an_idle_connection(
     server: SourceServer, file: RangedFile, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.download.parallel.scheduler.SILENT", 1000.0)
@@ -128,25 +126,25 @@ def test_what_is_lost_on_the_way_is_asked_for_again_over_a_connection_that_is_id
 
     exchanges: dict[int, Exchange] = {}
 
-    def note(exchange: Exchange, start: int, end: int) -> bool:
+    def remember(exchange: Exchange, start: int, end: int) -> bool:
         exchanges[threading.get_ident()] = exchange
-        return _late(exchange, start, end)
+        return _delayed(exchange, start, end)
 
-    file.on_block, file.twist = fall_silent, note
+    file.on_block, file.twist = fall_silent, remember
     assert fetch(fetcher, server, replace(MANY, stall_timeout=1000)).path.read_bytes() == DATA
     assert held
 
 
-def test_what_drips_is_fetched_over_a_connection_that_is_idle_as_well(
+def test_dripping_range_is_hedged_over_an_idle_connection(
     server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
-    """It is never silent, and would take an hour for what it has; what it brought is kept."""
+    """The slow connection is never silent, and would take an hour; the bytes that it delivered are kept."""
     over = threading.Event()
     dripping: list[int] = []
 
     def drip(exchange: Exchange, start: int, end: int) -> bool:
         if len(server.requests) < 3 or dripping or end - start <= ALIGNMENT:
-            return _late(exchange, start, end)
+            return _delayed(exchange, start, end)
         dripping.append(start)
         content_range = f"bytes {start}-{end - 1}/{len(DATA)}"
         exchange.head(206, {"Content-Range": content_range, "Content-Length": str(end - start), "ETag": str(file.etag)})
@@ -165,18 +163,20 @@ def test_what_drips_is_fetched_over_a_connection_that_is_idle_as_well(
     assert dripping
 
 
-def test_what_is_connected_in_vain_is_closed(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
-    """One connection is fast enough: the others were made, and are asked for nothing."""
+def test_unused_connections_are_closed(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+    """One connection is fast enough: the others are opened in advance and get no request."""
     file.rate = None
     got = fetch(fetcher, server)
     assert got.path.read_bytes() == DATA
     assert got.connections == 1
-    assert len(server.requests) - version_questions(server) == 1
+    assert len(server.requests) - revalidations(server) == 1
     assert server.connections > 2
     assert not [thread.name for thread in threading.enumerate() if thread.name == "download-worker"]
 
 
-def test_a_file_that_is_replaced_on_its_way(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_file_replaced_during_the_download_is_fetched_again(
+    server: SourceServer, file: RangedFile, fetcher: Fetcher
+) -> None:
     def swap(sent: int) -> None:
         if sent >= len(DATA) // 2 and file.data is DATA:
             file.data, file.etag = OTHER, '"v2"'
@@ -185,20 +185,35 @@ def test_a_file_that_is_replaced_on_its_way(server: SourceServer, file: RangedFi
     assert fetch(fetcher, server).path.read_bytes() == OTHER
 
 
-def test_a_source_that_is_gone_at_the_end_has_not_changed(
+@pytest.mark.parametrize("share", [0.5, 1.0], ids=["in the middle", "with the last bytes"])
+def test_file_overwritten_in_place_is_detected_by_revalidation(
+    share: float, server: SourceServer, file: RangedFile, fetcher: Fetcher
+) -> None:
+    """Every range response belongs to the first version when it begins; only the last request shows the second one."""
+    file.conditions = False
+
+    def overwrite(sent: int) -> None:
+        if sent >= len(DATA) * share - file.block and file.data is DATA:
+            file.data, file.etag = OTHER, '"v2"'
+
+    file.on_block = overwrite
+    assert fetch(fetcher, server).path.read_bytes() == OTHER
+
+
+def test_failed_revalidation_does_not_count_as_a_change(
     server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
-    def refuse_the_question(exchange: Exchange, start: int, end: int) -> bool:
+    def refuse_revalidation(exchange: Exchange, start: int, end: int) -> bool:
         if end == 1:
             exchange.respond(503)
             return True
-        return _late(exchange, start, end)
+        return _delayed(exchange, start, end)
 
-    file.twist = refuse_the_question
+    file.twist = refuse_revalidation
     assert fetch(fetcher, server).path.read_bytes() == DATA
 
 
-def test_a_cancel_while_connections_wait(server: SourceServer, file: RangedFile, tmp_path: Path) -> None:
+def test_cancel_with_idle_connections(server: SourceServer, file: RangedFile, tmp_path: Path) -> None:
     token = CancelToken()
     file.on_block = lambda _sent: token.cancel(ErrorCode.SHUTTING_DOWN)
     with pytest.raises(CancelledError):

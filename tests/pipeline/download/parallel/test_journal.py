@@ -1,4 +1,4 @@
-"""The journal: what it claims was written before, whenever the process or the power dies."""
+"""The journal records only bytes that were written, even if the process or the power fails."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.download.checksum import Checksum
-from pipeline.download.parallel.journal import Entry, Identity, Journal
+from pipeline.download.parallel.journal import Entry, EntryBuilder, Identity, Journal
 from pipeline.download.parallel.range_allocator import ByteRange, missing_ranges
 from pipeline.download.parallel.resume import ResumeState, journal_path
-from pipeline.download.parallel.worker import Tally
 from pipeline.download.validators import Validator
 from pipeline.errors import ErrorCode, InfrastructureError
 
@@ -30,7 +29,7 @@ def entries(*spans: tuple[int, int]) -> list[Entry]:
     return [Entry(ByteRange(*span), '"v1"', sum(span)) for span in spans]
 
 
-def test_what_was_entered_is_there_after_reopening(tmp_path: Path) -> None:
+def test_entries_survive_reopening(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     assert journal.identity() is None
     journal.begin(IDENTITY)
@@ -49,7 +48,7 @@ def test_what_was_entered_is_there_after_reopening(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_columns_are_those_that_an_operator_may_look_at(tmp_path: Path) -> None:
+def test_documented_columns_exist(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     journal.begin(IDENTITY)
     journal.add(entries((0, 10)))
@@ -60,7 +59,7 @@ def test_the_columns_are_those_that_an_operator_may_look_at(tmp_path: Path) -> N
     assert rows == [(0, 10, "done", '"v1"', 10)]
 
 
-def test_one_process_at_a_time(tmp_path: Path) -> None:
+def test_second_process_is_rejected(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     with pytest.raises(InfrastructureError, match="in use by another process") as caught:
         Journal(tmp_path / "j")
@@ -70,7 +69,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"no database at all" * 100, b"SQLite format 3\0" + bytes(4000)])
-def test_an_unreadable_journal_is_begun_anew(content: bytes, tmp_path: Path) -> None:
+def test_unreadable_journal_is_replaced(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "j").write_bytes(content)
     journal = Journal(tmp_path / "j")
     assert journal.identity() is None
@@ -78,7 +77,7 @@ def test_an_unreadable_journal_is_begun_anew(content: bytes, tmp_path: Path) -> 
     journal.close()
 
 
-def test_a_journal_of_another_version_is_begun_anew(tmp_path: Path) -> None:
+def test_journal_of_another_version_is_replaced(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     journal.begin(IDENTITY)
     journal.close()
@@ -90,7 +89,7 @@ def test_a_journal_of_another_version_is_begun_anew(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_folder_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError) as caught:
         Journal(tmp_path / "missing" / "j")
     assert caught.value.code is ErrorCode.STORAGE_UNAVAILABLE
@@ -102,26 +101,24 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     st.integers(1, 50),
     st.lists(st.tuples(st.sampled_from([0, 0, 0, 7, 60]), st.binary(min_size=1, max_size=120)), max_size=8),
 )
-def test_entries_are_the_bytes_in_order_cut_at_pieces_and_gaps(
-    start: int, piece: int, blocks: list[tuple[int, bytes]]
-) -> None:
-    tally = Tally(start, piece, None)
+def test_entries_end_at_piece_boundaries_and_gaps(start: int, piece: int, blocks: list[tuple[int, bytes]]) -> None:
+    builder = EntryBuilder(start, piece, None)
     position = start
     found: list[Entry] = []
     expected: dict[int, int] = {}
     for gap, block in blocks:
         position += gap
-        found += tally.add(position, memoryview(block))
+        found += builder.add(position, memoryview(block))
         expected |= dict(enumerate(block, position))
         position += len(block)
-    found += tally.rest()
+    found += builder.finish()
     assert [byte for entry in found for byte in range(*entry.span)] == list(expected)
     for entry in found:
         assert entry.span.start // piece == (entry.span.end - 1) // piece
         assert entry.hash == zlib.crc32(bytes(expected[byte] for byte in range(*entry.span)))
 
 
-def remains(target: Path, url: str = URL, checksum: Checksum | None = None) -> ResumeState:
+def resume_state(target: Path, url: str = URL, checksum: Checksum | None = None) -> ResumeState:
     return ResumeState(target, url, checksum, resume=True)
 
 
@@ -130,14 +127,14 @@ def remains(target: Path, url: str = URL, checksum: Checksum | None = None) -> R
     steps=st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.booleans()), min_size=1, max_size=10),
     damage=st.lists(st.integers(0, 999), max_size=3),
 )
-def test_whenever_the_power_goes_only_bytes_that_are_there_are_believed(
+def test_only_intact_bytes_are_trusted_after_a_power_cut(
     steps: list[tuple[int, bool, bool]], damage: list[int], tmp_path: Path
 ) -> None:
-    """Every write of a file and of its journal may be the last, or be lost; and what is on the disk may be damaged."""
+    """Any write to the file or the journal may be the last one or be lost, and the file may be damaged."""
     data = bytes(byte % 251 for byte in range(1000))
     folder = tmp_path / os.urandom(8).hex()
     folder.mkdir()
-    before = remains(folder / "model")
+    before = resume_state(folder / "model")
     file = before.begin(len(data), Validator('"v1"'))
     for number, on_disk, in_journal in steps:
         span = ByteRange(number * 100, number * 100 + 100)
@@ -149,22 +146,22 @@ def test_whenever_the_power_goes_only_bytes_that_are_there_are_believed(
             before.journal.add([Entry(span, '"v1"', zlib.crc32(chunk))])
     for position in damage:
         file.write(position, memoryview(b"\xff"))
-    crash = shutil.copytree(folder, folder.with_suffix(".crash"))  # as the disk is when the process is gone
+    crash = shutil.copytree(folder, folder.with_suffix(".crash"))  # the state of the disk when the process ends
     before.close()
-    after = remains(crash / "model")
-    identity = after.recall(lambda: None)
-    for start, end in after.spans:
+    after = resume_state(crash / "model")
+    identity = after.load(lambda: None)
+    for start, end in after.verified_ranges:
         assert (crash / "model.part").read_bytes()[start:end] == data[start:end]
     written = {number for number, on_disk, _ in steps if on_disk}
     entered = {number for number, _, in_journal in steps if in_journal}
     whole = (written & entered) - {position // 100 for position in damage}
-    assert {span.start // 100 for span in after.spans} >= whole, "nothing that is there is fetched twice"
-    assert (identity is not None) == bool(after.spans)
+    assert {span.start // 100 for span in after.verified_ranges} >= whole, "intact bytes are not fetched twice"
+    assert (identity is not None) == bool(after.verified_ranges)
     after.close()
 
 
-def begun(target: Path, checksum: Checksum | None = None, validator: Validator | None = None) -> None:
-    before = remains(target, checksum=checksum)
+def begin_download(target: Path, checksum: Checksum | None = None, validator: Validator | None = None) -> None:
+    before = resume_state(target, checksum=checksum)
     file = before.begin(4, Validator('"v1"') if validator is None else validator)
     file.write(0, memoryview(b"ab"))
     assert before.journal is not None
@@ -189,21 +186,21 @@ OTHER_SUM = Checksum("md5", "1" * 32)
         ((None, SUM), URL, Validator('"v1"'), False),
     ],
 )
-def test_what_may_be_gone_on_with(
+def test_resumable_downloads(
     checksums: tuple[Checksum | None, Checksum | None], url: str, validator: Validator, resumed: bool, tmp_path: Path
 ) -> None:
-    begun(tmp_path / "model", checksums[0], validator)
-    after = remains(tmp_path / "model", url, checksums[1])
-    assert (after.recall(lambda: None) is not None) is resumed
-    assert list(missing_ranges(4, after.spans)) == [ByteRange(2, 4) if resumed else ByteRange(0, 4)]
+    begin_download(tmp_path / "model", checksums[0], validator)
+    after = resume_state(tmp_path / "model", url, checksums[1])
+    assert (after.load(lambda: None) is not None) is resumed
+    assert list(missing_ranges(4, after.verified_ranges)) == [ByteRange(2, 4) if resumed else ByteRange(0, 4)]
     after.close()
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("loss", ["part", "cut", "journal"])
-def test_half_of_the_two_files_is_nothing(loss: str, tmp_path: Path) -> None:
+def test_part_file_and_journal_are_both_required(loss: str, tmp_path: Path) -> None:
     target = tmp_path / "model"
-    begun(target)
+    begin_download(target)
     match loss:
         case "part":
             target.with_name("model.part").unlink()
@@ -211,16 +208,17 @@ def test_half_of_the_two_files_is_nothing(loss: str, tmp_path: Path) -> None:
             os.truncate(target.with_name("model.part"), 1)
         case "journal":
             journal_path(target).unlink()
-    after = remains(target)
-    assert after.recall(lambda: None) is None
+    after = resume_state(target)
+    assert after.load(lambda: None) is None
     after.close()
 
 
-def test_a_kill_in_the_middle_of_entering_leaves_whole_entries(tmp_path: Path) -> None:
-    """A process that is killed while it enters pieces as fast as it can."""
+def test_kill_during_writes_leaves_complete_entries(tmp_path: Path) -> None:
+    """The killed process writes entries as fast as it can."""
     program = (
         "import sys\nfrom pathlib import Path\n"
-        "from pipeline.download.parallel.journal import *\nfrom pipeline.download.parallel.range_allocator import ByteRange\n"
+        "from pipeline.download.parallel.journal import *\n"
+        "from pipeline.download.parallel.range_allocator import ByteRange\n"
         "journal = Journal(Path(sys.argv[1]))\njournal.begin(Identity('u', 10**9, None, None, None))\n"
         "for number in range(10**9):\n"
         "    journal.add([Entry(ByteRange(number, number + 1), None, number)])\n"
@@ -229,11 +227,11 @@ def test_a_kill_in_the_middle_of_entering_leaves_whole_entries(tmp_path: Path) -
     child = subprocess.Popen([sys.executable, "-c", program, tmp_path / "j"], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     with child, child.stdout:
-        told = [int(child.stdout.readline()) for _ in range(50)]
+        reported = [int(child.stdout.readline()) for _ in range(50)]
         child.kill()
-        told += [int(line) for line in child.stdout if line.endswith("\n")]
+        reported += [int(line) for line in child.stdout if line.endswith("\n")]
     journal = Journal(tmp_path / "j")
     found = journal.entries()
     assert [entry.hash for entry in found] == list(range(len(found)))
-    assert len(found) > max(told), "what was reported as entered is there"
+    assert len(found) > max(reported), "every reported entry exists"
     journal.close()

@@ -1,4 +1,4 @@
-"""One file in parts: as many connections as help, and the right bytes whatever they do."""
+"""One file over several connections: their number, and the right bytes in every case."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def file(server: SourceServer) -> RangedFile:
 
 
 def assert_data(fetcher: Fetcher, data: bytes = DATA) -> None:
-    """The file is the only thing in the folder."""
+    """Check that the complete file is the only entry of the folder."""
     (path,) = fetcher.folder.iterdir()
     assert path.read_bytes() == data
 
 
-def asked(server: SourceServer) -> list[tuple[int, int | None]]:
-    """First and last byte of each request. The last one asks for the version alone, if there was more than one."""
+def requested_ranges(server: SourceServer) -> list[tuple[int, int | None]]:
+    """Return the first and the last byte of each request. With several, the last one is the revalidation."""
     ranges = [request.headers["range"].removeprefix("bytes=").partition("-") for request in server.requests]
     return [(int(first), int(last) if last else None) for first, _, last in ranges]
 
 
-def test_one_request_is_enough_for_a_fast_source(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_fast_source_gets_one_request(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     got = fetcher.fetch(server.url("/file"), limits=MANY)
     assert_data(fetcher)
     assert (got.bytes, got.connections, got.sha256) == (len(DATA), 1, None)
@@ -57,7 +57,7 @@ def test_one_request_is_enough_for_a_fast_source(server: SourceServer, file: Ran
     assert request.headers["range"] == "bytes=0-"
 
 
-def test_a_limit_on_each_connection_is_met_with_many(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_source_limited_per_connection_gets_many(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     file.rate, file.block = 1.0 * MIB, 16384
     got = fetcher.fetch(server.url("/file"), limits=MANY)
     assert_data(fetcher)
@@ -66,16 +66,14 @@ def test_a_limit_on_each_connection_is_met_with_many(server: SourceServer, file:
     assert {request.headers["connection"] for request in server.requests} == {"close"}
 
 
-def test_never_more_connections_than_allowed(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_max_connections_is_respected(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     file.rate, file.block = 1.5 * MIB, 16384
     got = fetcher.fetch(server.url("/file"), limits=replace(LIMITS, max_connections=3))
     assert_data(fetcher)
     assert got.connections == 3
 
 
-def test_a_server_that_refuses_further_connections_is_left_at_what_it_gives(
-    server: SourceServer, file: RangedFile, fetcher: Fetcher
-) -> None:
+def test_number_of_connections_follows_refusals(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     file.rate, file.block, file.max_connections = 1.5 * MIB, 16384, 2
     fetcher.fetch(server.url("/file"), limits=MANY)
     assert_data(fetcher)
@@ -84,7 +82,7 @@ def test_a_server_that_refuses_further_connections_is_left_at_what_it_gives(
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])
-def test_without_a_version_there_is_one_connection(
+def test_source_without_a_validator_gets_one_connection(
     etag: str | None, server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
     file.etag, file.rate = etag, 4.0 * MIB
@@ -99,7 +97,7 @@ OLD = {"Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT", "Date": "Mon, 01 Jan 20
 @pytest.mark.parametrize(
     ("headers", "checksum"), [(OLD, None), ({}, SUM), (OLD, SUM)], ids=["an old date", "a checksum", "both"]
 )
-def test_a_checksum_or_an_old_date_tells_versions_apart(
+def test_checksum_or_old_date_allows_several_connections(
     headers: Mapping[str, str], checksum: Checksum | None, server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
     file.etag, file.headers, file.rate = None, headers, 1.0 * MIB
@@ -118,7 +116,7 @@ def test_redirects_are_followed_once(server: SourceServer, file: RangedFile, fet
     assert [request.path for request in server.requests].count("/start") == 1
 
 
-def test_a_link_that_expires_is_asked_for_again(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_expired_redirect_is_followed_again(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     server.add("/start", sequence(redirect("/first"), redirect("/file")))
     server.add("/first", sequence(file, answer(403)))
     file.cut_after = 2 * MIB
@@ -127,7 +125,7 @@ def test_a_link_that_expires_is_asked_for_again(server: SourceServer, file: Rang
     assert [request.path for request in server.requests][:4] == ["/start", "/first", "/first", "/start"]
 
 
-def test_a_server_may_give_less_than_was_asked_for(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_server_may_send_less_than_requested(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     file.cut_after = MIB
 
     def part(exchange: Exchange, start: int, end: int) -> bool:
@@ -141,16 +139,16 @@ def test_a_server_may_give_less_than_was_asked_for(server: SourceServer, file: R
     file.twist = part
     fetcher.fetch(server.url("/file"))
     assert_data(fetcher)
-    assert [start for start, _ in asked(server)] == [*range(0, len(DATA), MIB), 0]
+    assert [start for start, _ in requested_ranges(server)] == [*range(0, len(DATA), MIB), 0]
 
 
-def test_the_hash_of_a_file_is_told_if_it_was_taken(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_sha256_is_returned_if_computed(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     assert fetcher.fetch(server.url("/file"), checksum=SUM).sha256 == SUM.hexdigest
     md5 = Checksum("md5", hashlib.md5(DATA).hexdigest())
     assert fetcher.fetch(server.url("/file"), checksum=md5).sha256 is None
 
 
-def test_progress_is_of_all_connections(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_progress_covers_all_connections(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     seen: list[DownloadProgress] = []
     file.rate = 1.0 * MIB
     fetcher.fetch(server.url("/file"), limits=replace(MANY, progress_interval=0), on_progress=seen.append)
@@ -160,7 +158,7 @@ def test_progress_is_of_all_connections(server: SourceServer, file: RangedFile, 
     assert {progress.total for progress in seen} == {len(DATA)}
 
 
-def test_what_a_listener_raises_ends_all_connections(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_error_of_the_listener_ends_all_connections(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     file.rate = 0.3 * MIB
 
     def fail(progress: DownloadProgress) -> None:
@@ -173,7 +171,7 @@ def test_what_a_listener_raises_ends_all_connections(server: SourceServer, file:
     assert not [thread for thread in threading.enumerate() if thread.name == "download-worker"]
 
 
-def test_a_cancel_ends_all_connections_at_once(server: SourceServer, file: RangedFile, tmp_path: Path) -> None:
+def test_cancel_ends_all_connections(server: SourceServer, file: RangedFile, tmp_path: Path) -> None:
     token = CancelToken()
     file.rate = 0.2 * MIB
 
@@ -190,15 +188,15 @@ def test_a_cancel_ends_all_connections_at_once(server: SourceServer, file: Range
     assert not [thread for thread in threading.enumerate() if thread.name == "download-worker"]
 
 
-def test_the_time_for_all_connections_is_one(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_total_timeout_covers_all_connections(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     file.rate = 0.1 * MIB
     fetcher.fail(server.url("/file"), TransientError, ErrorCode.SOURCE_TIMEOUT, max_connections=4, total_timeout=0.8)
 
 
-def test_a_stalled_connection_is_replaced_by_those_that_have_nothing_to_do(
+def test_stalled_connection_is_replaced_by_an_idle_worker(
     server: SourceServer, file: RangedFile, fetcher: Fetcher
 ) -> None:
-    """Long before the stall time-out, and without fetching again what it brought."""
+    """This happens long before the stall timeout, and the delivered bytes are not fetched again."""
     stalled = threading.Event()
 
     def stall_once(exchange: Exchange, start: int, end: int) -> bool:
@@ -223,14 +221,14 @@ def test_a_stalled_connection_is_replaced_by_those_that_have_nothing_to_do(
     assert stalled.is_set()
 
 
-def test_the_rate_limit_is_shared_by_all_connections(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_rate_limit_is_shared_by_all_connections(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     file.data = DATA[: 2 * MIB]
     got = fetcher.fetch(server.url("/file"), limits=MANY, rate=RateLimit(2.0 * MIB, None))
     assert_data(fetcher, file.data)
     assert got.seconds > 0.6
 
 
-def test_a_dip_in_the_source_is_waited_out(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+def test_short_outage_is_retried(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     answers = iter([False, True, True, False])
 
     def refuse(exchange: Exchange, start: int, end: int) -> bool:
@@ -242,12 +240,10 @@ def test_a_dip_in_the_source_is_waited_out(server: SourceServer, file: RangedFil
     file.cut_after, file.twist = 4 * MIB, refuse
     fetcher.fetch(server.url("/file"))
     assert_data(fetcher)
-    assert [start for start, _ in asked(server)] == [0, 4 * MIB, 4 * MIB, 4 * MIB, 0]
+    assert [start for start, _ in requested_ranges(server)] == [0, 4 * MIB, 4 * MIB, 4 * MIB, 0]
 
 
-def test_a_source_that_asks_for_a_long_pause_is_left_to_the_caller(
-    server: SourceServer, file: RangedFile, fetcher: Fetcher
-) -> None:
+def test_long_retry_after_is_left_to_the_caller(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
     def refuse(exchange: Exchange, start: int, end: int) -> bool:
         if start:
             exchange.respond(429, headers={"Retry-After": "120"})
@@ -259,10 +255,8 @@ def test_a_source_that_asks_for_a_long_pause_is_left_to_the_caller(
     assert error.retry_after == 120
 
 
-def test_a_connection_that_is_never_answered_is_replaced(
-    server: SourceServer, file: RangedFile, fetcher: Fetcher
-) -> None:
-    """As by servers that let connections queue."""
+def test_unanswered_connection_is_replaced(server: SourceServer, file: RangedFile, fetcher: Fetcher) -> None:
+    """Some servers queue connections instead of refusing them."""
     queued = threading.Event()
 
     def queue_once(exchange: Exchange, start: int, end: int) -> bool:
