@@ -29,8 +29,8 @@ from settings.worker import WorkerSettings
 
 __all__ = [
     "GIB", "KIB", "MIB", "SECRETS", "SECTIONS", "ApiSettings", "Compile", "ConfigError", "DeviceSettings",
-    "DownloadSettings", "StorageEngine", "KafkaSettings", "LogFormat", "LogSettings", "ModelSettings", "Precision",
-    "SaslMechanism", "Section", "SecurityProtocol", "Settings", "StateSettings", "StorageSettings", "WebhookSettings",
+    "DownloadSettings", "KafkaSettings", "LogFormat", "LogSettings", "ModelSettings", "Precision", "SaslMechanism",
+    "Section", "SecurityProtocol", "Settings", "StateSettings", "StorageEngine", "StorageSettings", "WebhookSettings",
     "WorkerSettings", "env_example", "load", "variable_names",
 ]  # fmt: skip
 
