@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -94,7 +95,7 @@ def _parallel_sessions(options: DeviceOptions) -> Iterator[None]:
         def parallel() -> Any:
             created = session_options()
             created.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
-            created.inter_op_num_threads = cpu.threads()
+            created.inter_op_num_threads = cpu.threads(os.environ)
             return created
 
         with replaced_attribute(onnxruntime, "SessionOptions", parallel):

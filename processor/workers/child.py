@@ -102,7 +102,7 @@ def main(descriptor: int) -> int:
     os.environ.setdefault("TQDM_DISABLE", "1")
     # Disable the telemetry of onnxruntime.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    cpu.configure_threads()
+    cpu.configure_threads(os.environ)
     connection = Connection(descriptor)
     try:
         settings: ChildSettings = connection.recv()
