@@ -116,7 +116,7 @@ def main(descriptor: int) -> int:
     if engine is None:
         return ExitCode.UNAVAILABLE
     parent.send(LoadedModels(engine.loaded))
-    parent.send(Ready(settings.model_name, engine.device, round(time.monotonic() - started, 3)))
+    parent.send(Ready(settings.model.model_name, engine.device, round(time.monotonic() - started, 3)))
     while True:
         job, cancel = parent.next_job()
         with log_context(task_uuid=job.task_uuid):
@@ -136,19 +136,18 @@ def _set_up(settings: ChildSettings, parent: ParentConnection) -> SeparationEngi
         from processor.models import ModelDownloads, ModelStore
         from processor.system.memory import freeze_loaded_objects, memory_in_use, pool_limit
 
-        downloads = ModelDownloads.from_settings(settings.download)
-        models = ModelStore(settings.model_dir, downloads, settings.models)
+        model = settings.model
         engine = SeparationEngine(
-            models,
+            ModelStore(model, ModelDownloads.from_settings(settings.download)),
             settings.scratch_dir,
-            require_gpu=settings.require_gpu,
-            preferred=settings.model_name,
+            require_gpu=model.require_gpu,
+            preferred=model.model_name,
             pool_bytes=pool_limit(
-                memory_in_use(), settings.pool_bytes, on_device=settings.on_device, in_all=settings.in_all
+                memory_in_use(), model.pool_bytes, on_device=settings.on_device, in_all=settings.in_all
             ),
             device=settings.device,
         )
-        engine.warm_up(settings.model_name, settings.scratch_dir)
+        engine.warm_up(model.model_name, settings.scratch_dir)
         freeze_loaded_objects()
     except PipelineError as error:
         parent.send(SetupFailed(error.code, error.message))

@@ -40,7 +40,7 @@ STEMS = ("vocals", "instrumental")
 def get_ready(parent: Connection) -> None:
     settings = parent.recv()
     assert isinstance(settings, ChildSettings)
-    parent.send(Ready(settings.model_name, "cpu", 0.0))
+    parent.send(Ready(settings.model.model_name, "cpu", 0.0))
 
 
 def next_job(parent: Connection) -> Separate:
@@ -118,7 +118,7 @@ def get_ready_when_released(parent: Connection) -> None:
     while not sibling("go").exists():
         if parent.poll(0.02):
             parent.recv()  # raises EOFError if the parent has exited
-    parent.send(Ready(settings.model_name, "cpu", 0.0))
+    parent.send(Ready(settings.model.model_name, "cpu", 0.0))
     serve(parent)
 
 
