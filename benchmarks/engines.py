@@ -1,4 +1,4 @@
-"""This engine and audio-separator, configured for benchmarks. Imported only in processes that may load a model."""
+"""Constructors of the two engines that benchmarks compare. Import only in processes that may load a model."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def next_job(parent: Connection) -> Separate:
 
 
 def accept_job(parent: Connection) -> Separate:
-    """Accept a job, and create the file ``begun-1`` beside the folder, ``begun-2`` for the second job, …"""
+    """Accept a job, and create the file ``begun-1`` beside the folder (``begun-2`` for the second job)."""
     job = next_job(parent)
     parent.send(Started(job.job))
     sibling(f"begun-{job.job}").touch()
