@@ -1,4 +1,4 @@
-"""This engine and audio-separator, configured for benchmarks. Imported only in processes that may load a model."""
+"""Constructors of the two engines that benchmarks compare. Import only in processes that may load a model."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from config import ModelSettings
 from pipeline.cancellation import CancelToken
 from pipeline.download import UrlGuard
 from processor.audio.decode import decode
 from processor.engine.engine import SeparationEngine
 from processor.ipc import Separate, Stem
-from processor.models import ModelDownloads, ModelStore, StoreOptions
+from processor.models import ModelDownloads, ModelStore
 from processor.separation.options import DeviceOptions
 
 #: Maximum length of a song, s.
@@ -20,7 +21,8 @@ _MAX_SECONDS = 86_400.0
 
 def offline_engine(model_dir: Path, folder: Path, device: DeviceOptions | None = None) -> SeparationEngine:
     """Return an engine that uses the models in ``model_dir`` without downloads. ``folder``: for its working files."""
-    store = ModelStore(model_dir, ModelDownloads(UrlGuard(allow_private=False)), StoreOptions(offline=True))
+    settings = ModelSettings(model_dir=model_dir, offline=True)
+    store = ModelStore(settings, ModelDownloads(UrlGuard(allow_private=False)))
     return SeparationEngine(store, folder, device=device)
 
 

@@ -29,7 +29,6 @@ from pipeline.transport.factory import open_transport
 from processor.disk_budget import DiskBudget
 from processor.ipc import ChildSettings
 from processor.job import JobLimits, SeparationHandler
-from processor.models.options import StoreOptions
 from processor.separation.options import DeviceOptions
 from processor.system.cpu import usable_cores
 from processor.workers.devices import select_devices
@@ -98,29 +97,25 @@ def _run(settings: Settings, stop: StopSignal, command: Sequence[str]) -> None:
 
 def _create_pool(settings: Settings, stop: StopSignal, workdir: WorkDir, command: Sequence[str]) -> WorkerPool:
     """Create the supervisors of ``worker.concurrency`` children for each device. Raises ConfigError."""
-    model, per_device, job_numbers = settings.model, settings.worker.concurrency, itertools.count(1)
-    devices = select_devices(settings.worker.devices, os.environ, require_gpu=model.require_gpu)
+    per_device, job_numbers = settings.worker.concurrency, itertools.count(1)
+    devices = select_devices(settings.worker.devices, os.environ, require_gpu=settings.model.require_gpu)
     count = per_device * len(devices)
     log.info("devices_chosen", devices=[device.label for device in devices], children=count)
-    models = StoreOptions.from_settings(model)
     child = ChildSettings(
-        model_dir=model.model_dir.absolute(),
-        model_name=model.model_name,
-        require_gpu=model.require_gpu,
+        model=settings.model,
         scratch_dir=workdir.path,
         download=settings.download,
-        models=models,
         log=settings.log,
-        pool_bytes=model.pool_bytes,
         on_device=per_device,
         in_all=count,
         # More threads than cores make all children slower.
         threads=None if count == 1 else max(1, usable_cores() // count),
-        device=DeviceOptions.from_settings(settings.device, keep_engines=not models.seals),
+        device=DeviceOptions.from_settings(settings.device, keep_engines=not settings.model.encrypts),
     )
     supervisors = []
     for device in devices * per_device:
-        settings_of_child = replace(child, require_gpu=model.require_gpu or device.must_be_gpu)
+        require_gpu = settings.model.require_gpu or device.must_be_gpu
+        settings_of_child = replace(child, model=settings.model.model_copy(update={"require_gpu": require_gpu}))
         supervisors.append(WorkerSupervisor(settings_of_child, command, device=device, numbers=job_numbers))
     return WorkerPool(supervisors, stop)
 

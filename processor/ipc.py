@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from config import DownloadSettings, LogSettings
+from config import DownloadSettings, LogSettings, ModelSettings
 from pipeline.errors import ErrorCode, ErrorKind
 from pipeline.model_choice import Ensemble
-from processor.models.options import StoreOptions
 from processor.separation.options import DeviceOptions
 
 
@@ -16,17 +15,12 @@ from processor.separation.options import DeviceOptions
 class ChildSettings:
     """The settings that a child receives at its start."""
 
-    model_dir: Path
-    model_name: str
-    require_gpu: bool
+    model: ModelSettings
     scratch_dir: Path
     """Folder for the child's working files."""
     download: DownloadSettings = field(default_factory=DownloadSettings)
     """Settings for downloads of model files."""
-    models: StoreOptions = field(default_factory=StoreOptions)
     log: LogSettings = field(default_factory=LogSettings)
-    pool_bytes: int | None = None
-    """Memory limit, bytes, for the loaded models of all children together; None: a share of the memory they are in."""
     on_device: int = 1
     """Number of children on the child's device, this one included."""
     in_all: int = 1

@@ -71,3 +71,8 @@ class ModelSettings(Section):
         if self.key_file and self.key_command:
             raise ValueError("only one of MODEL_KEY_FILE and MODEL_KEY_COMMAND can be set")
         return self
+
+    @property
+    def encrypts(self) -> bool:
+        """True if downloaded model files are encrypted."""
+        return bool(self.key_file or self.key_command)

@@ -61,7 +61,7 @@ def main() -> int:
     arguments = _arguments()
     # As in processor.workers.child: no progress bars, and the same threads.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    cpu.configure_threads()
+    cpu.configure_threads(os.environ)
     results = [(model, _measured(model, _songs(arguments))) for model in arguments.models]
     deliver(quality_page(results, quick=arguments.quick), arguments.write, BEGIN, END)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -50,7 +51,7 @@ class _Stopwatch:
 
 
 class Engine:
-    """This engine, see ``separate_file``."""
+    """The project's engine, see ``separate_file``."""
 
     def __init__(self, model: Path, folder: Path) -> None:
         self._engine = offline_engine(model.parent, folder)
@@ -71,7 +72,7 @@ class Engine:
 
 
 class DefaultThreads(Engine):
-    """This engine with the default threads of the libraries, which spin while they wait."""
+    """The project's engine with the default threads of the libraries, which spin while they wait."""
 
     def __init__(self, model: Path, folder: Path) -> None:
         with replaced_attribute(engine, "configured_sessions", nullcontext):
@@ -79,7 +80,7 @@ class DefaultThreads(Engine):
 
 
 class ParallelOperators(Engine):
-    """This engine with ONNX Runtime's parallel execution of operators."""
+    """The project's engine with ONNX Runtime's parallel execution of operators."""
 
     def __init__(self, model: Path, folder: Path) -> None:
         with replaced_attribute(engine, "configured_sessions", _parallel_sessions):
@@ -94,7 +95,7 @@ def _parallel_sessions(options: DeviceOptions) -> Iterator[None]:
         def parallel() -> Any:
             created = session_options()
             created.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
-            created.inter_op_num_threads = cpu.threads()
+            created.inter_op_num_threads = cpu.threads(os.environ)
             return created
 
         with replaced_attribute(onnxruntime, "SessionOptions", parallel):

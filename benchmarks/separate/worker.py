@@ -7,6 +7,7 @@ is separated.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -19,7 +20,7 @@ from processor.system import cpu
 def main(name: str, folder: str, *models: str) -> None:
     """Answer requests until the input ends."""
     if name in (ENGINE, PARALLEL_OPERATORS):
-        cpu.configure_threads()  # as in the child, before torch is imported
+        cpu.configure_threads(os.environ)  # as in the child, before torch is imported
     from benchmarks.separate.contenders import CONTENDERS
 
     contenders = {model: CONTENDERS[name](Path(model), Path(folder)) for model in models}

@@ -23,6 +23,8 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
+    """The action of ``RetryPolicy.decide`` for one failure."""
+
     action: Action
     delay: float | None = None
     """Seconds to wait before the next try, for actions that have one."""

@@ -65,52 +65,44 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter with its marks, oldest first."""
+    """A dead letter with the facts of its headers. Missing text is empty."""
 
-    stored: StoredMessage
+    position: Position
+    message: Message
+    topic: str
+    """The topic whose consumer gave the message up."""
+    kind: str
+    code: str
+    error: str
+    """The error in one sentence."""
+    failed_at: float
+    """The time of the failure, s since the epoch. Defaults to the time when the letter was written."""
+    original_bytes: int
+    """The size of the value before the letter was truncated, bytes."""
     marks: tuple[Mark, ...] = ()
+    """Oldest first."""
 
-    @property
-    def position(self) -> Position:
-        return Position(self.stored.partition, self.stored.offset)
-
-    @property
-    def message(self) -> Message:
-        return self.stored.message
+    @classmethod
+    def of(cls, stored: StoredMessage, marks: Iterable[Mark] = ()) -> Letter:
+        """Return the letter that is stored as this message."""
+        message = stored.message
+        size = _text(message, ORIGINAL_BYTES)
+        return cls(
+            position=Position(stored.partition, stored.offset),
+            message=message,
+            topic=_text(message, ORIGINAL_TOPIC),
+            kind=_text(message, ERROR_KIND),
+            code=_text(message, ERROR_CODE),
+            error=_text(message, ERROR_MESSAGE),
+            failed_at=_seconds(message, FAILED_AT, stored.published_at),
+            original_bytes=int(size) if re.fullmatch(r"[0-9]{1,19}", size) else len(message.value),
+            marks=tuple(sorted(marks, key=lambda mark: mark.at)),
+        )
 
     @property
     def key(self) -> str:
         """The task's UUID if this service published the message."""
         return self.message.key
-
-    @property
-    def topic(self) -> str:
-        """The topic whose consumer gave the message up; empty if the letter does not name it."""
-        return _text(self.message, ORIGINAL_TOPIC)
-
-    @property
-    def kind(self) -> str:
-        return _text(self.message, ERROR_KIND)
-
-    @property
-    def code(self) -> str:
-        return _text(self.message, ERROR_CODE)
-
-    @property
-    def error(self) -> str:
-        """The error in one sentence."""
-        return _text(self.message, ERROR_MESSAGE)
-
-    @property
-    def failed_at(self) -> float:
-        """The time of the failure, s since the epoch. Defaults to the time when the letter was written."""
-        return _seconds(self.message, FAILED_AT, self.stored.published_at)
-
-    @property
-    def original_bytes(self) -> int:
-        """The size of the value before the letter was truncated, bytes."""
-        text = _text(self.message, ORIGINAL_BYTES)
-        return int(text) if re.fullmatch(r"[0-9]{1,19}", text) else len(self.message.value)
 
     @property
     def is_truncated(self) -> bool:
@@ -135,12 +127,7 @@ def read_letters(browsed: Iterable[StoredMessage]) -> list[Letter]:
             at = _seconds(stored.message, RESOLVED_AT, stored.published_at)
             marks[resolved].append(Mark(Resolution(_text(stored.message, RESOLUTION)), at))
     found.sort(key=lambda stored: (stored.published_at, stored.partition, stored.offset))
-    return [
-        Letter(
-            stored, tuple(sorted(marks.get(Position(stored.partition, stored.offset), ()), key=lambda mark: mark.at))
-        )
-        for stored in found
-    ]
+    return [Letter.of(stored, marks[Position(stored.partition, stored.offset)]) for stored in found]
 
 
 def mark(letter: Letter, resolution: Resolution) -> Message:

@@ -1,4 +1,6 @@
-"""Fallback when a song does not fit into memory. These steps are tried in order:
+"""Fallback when a song does not fit into memory.
+
+These steps are tried in order:
 
 0. the same separator once more, after models that the song does not need were evicted from the cache;
 1. the separator's variants with less memory, see ``Separator.reduce_memory``: smaller batches, then shorter segments;

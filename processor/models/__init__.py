@@ -12,7 +12,6 @@
 
 from processor.models.download import ModelDownloads
 from processor.models.errors import DecryptionError, NotServedError, OfflineError, load_errors, unknown_model
-from processor.models.options import StoreOptions
 from processor.models.store import ModelStore
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "ModelStore",
     "NotServedError",
     "OfflineError",
-    "StoreOptions",
     "load_errors",
     "unknown_model",
 ]

@@ -16,7 +16,6 @@ from processor.models.catalogue import ARCHITECTURES
 from processor.models.commands import ModelCommands, ModelsExit
 from processor.models.display import progress_bars
 from processor.models.download import ModelDownloads
-from processor.models.options import StoreOptions
 from processor.models.store import ModelStore
 
 
@@ -33,12 +32,11 @@ def main(command_line: Sequence[str] | None = None) -> int:
     arguments = _parse(command_line)
 
     def run(settings: Settings) -> int:
-        folder = settings.model.model_dir.absolute()
         with local_errors():
-            folder.mkdir(parents=True, exist_ok=True)
+            settings.model.model_dir.mkdir(parents=True, exist_ok=True)
         with progress_bars() as on_progress:
             downloads = replace(ModelDownloads.from_settings(settings.download), on_progress=on_progress)
-            store = ModelStore(folder, downloads, StoreOptions.from_settings(settings.model))
+            store = ModelStore(settings.model, downloads)
             command: Callable[[ModelCommands, argparse.Namespace], int] = arguments.run
             return command(ModelCommands(store, settings.model.model_name, arguments.json), arguments)
 

@@ -14,11 +14,11 @@ from filelock import Timeout
 from pipeline.errors import PipelineError
 from pipeline.files import local_errors, sync_directory
 from processor.models.catalogue import Catalogue, Model, ModelFile, lists_for
+from processor.models.encryption import SUFFIX
 from processor.models.errors import DecryptionError, NotServedError
 from processor.models.file_lock import exclusive_lock
 from processor.models.lockfile import record
 from processor.models.model_lists import LISTS
-from processor.models.options import SUFFIX
 from processor.models.published_hashes import contradicts_name
 from processor.models.store import INCOMING, ModelStore
 

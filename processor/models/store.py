@@ -7,16 +7,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from config import ModelSettings
 from pipeline.files import file_sha256, local_errors, sync_directory, sync_file
 from pipeline.service.logs import get_logger, loggable_url
 from processor.models.catalogue import ModelFile
 from processor.models.download import ModelDownloads, fetch_model_file
+from processor.models.encryption import SUFFIX
 from processor.models.encryption.encrypted_files import EncryptedFiles
 from processor.models.errors import DecryptionError, NotServedError, OfflineError
 from processor.models.file_lock import exclusive_lock
 from processor.models.lockfile import LockFile, Record
 from processor.models.model_lists import LISTS
-from processor.models.options import SUFFIX, StoreOptions
 from processor.models.published_hashes import published
 
 log = get_logger(__name__)
@@ -28,11 +29,11 @@ INCOMING = ".incoming"
 class ModelStore:
     """The folder of models, MODEL_FILE_DIR, which must exist. Safe for several processes, not for several threads."""
 
-    def __init__(self, folder: Path, network: ModelDownloads, options: StoreOptions | None = None) -> None:
-        self.folder = folder
-        self.options = options or StoreOptions()
-        self.lock_file = LockFile(folder)
-        self.encrypted_files = EncryptedFiles(self.options)
+    def __init__(self, settings: ModelSettings, network: ModelDownloads) -> None:
+        self.folder = settings.model_dir.absolute()
+        self._settings = settings
+        self.lock_file = LockFile(self.folder)
+        self.encrypted_files = EncryptedFiles(settings)
         self._network = network
 
     def plain_path(self, name: str) -> Path:
@@ -93,7 +94,7 @@ class ModelStore:
         replace = again or update
         if self.has(file.name) and not replace:
             return False
-        if self.options.offline:
+        if self._settings.offline:
             raise OfflineError(file.name, " or ".join(map(loggable_url, file.urls)))
         with self._lock(file.name):
             if self.has(file.name) and not replace:  # another process has downloaded it meanwhile
@@ -114,7 +115,7 @@ class ModelStore:
         refusal: NotServedError | None = None
         for url in file.urls:
             try:
-                return fetch_model_file(url, target, self._network, sha256=sha256, mirrors=self.options.mirrors)
+                return fetch_model_file(url, target, self._network, sha256=sha256, mirrors=self._settings.mirrors)
             except NotServedError as error:
                 refusal = error
         raise refusal or ValueError("a file without an address")
@@ -160,7 +161,7 @@ class ModelStore:
             sync_directory(self.folder)
 
     def _is_to_be_sealed(self, name: str) -> bool:
-        return self.options.seals and name not in LISTS
+        return self._settings.encrypts and name not in LISTS
 
     @contextmanager
     def opened(self, names: Iterable[str]) -> Iterator[Path]:

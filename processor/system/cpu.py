@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,13 +28,13 @@ THREADS, WAITING = "OMP_NUM_THREADS", "OMP_WAIT_POLICY"
 _CPUS = Path("/sys/devices/system/cpu")
 
 
-def configure_threads(environment: MutableMapping[str, str] = os.environ) -> None:
+def configure_threads(environment: MutableMapping[str, str]) -> None:
     """Set OpenMP's variables that are not set yet."""
     environment.setdefault(WAITING, "PASSIVE")
     environment.setdefault(THREADS, str(usable_cores()))
 
 
-def threads(environment: MutableMapping[str, str] = os.environ) -> int:
+def threads(environment: Mapping[str, str]) -> int:
     """Return OpenMP's number of threads. Like OpenMP, ignore invalid values and use the first number of a list."""
     with suppress(KeyError, ValueError):
         count = int(environment[THREADS].split(",")[0])
@@ -55,14 +55,12 @@ def usable_cores(proc: Path = MEMBERSHIP, tree: Path = TREE, cpus: Path = _CPUS)
             cores.add((cpus / f"cpu{cpu}/topology/thread_siblings_list").read_text())
         except OSError:
             cores.add(str(cpu))
-    return math.ceil(min([len(cores), *_quotas(proc, tree)]))
-
-
-def _quotas(proc: Path, tree: Path) -> Iterator[float]:
-    """Yield each cgroup's limit of CPU time, in cores. Version 2 has both numbers in one file, version 1 in two."""
+    limits: list[float] = [len(cores)]
     for file in control_files("cpu", "cpu.max", "cpu.cfs_quota_us", proc, tree):
+        # Version 2 of cgroups has both numbers in one file, version 1 in two.
         files = (file,) if file.name == "cpu.max" else (file, file.with_name("cpu.cfs_period_us"))
         with suppress(OSError, ValueError):  # no such file, or "max"
-            time, period = map(int, " ".join(part.read_text() for part in files).split())
-            if time > 0 and period > 0:  # -1: no limit
-                yield time / period
+            quota, period = map(int, " ".join(part.read_text() for part in files).split())
+            if quota > 0 and period > 0:  # -1: no limit
+                limits.append(quota / period)
+    return math.ceil(min(limits))

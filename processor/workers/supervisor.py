@@ -147,7 +147,7 @@ class WorkerSupervisor:
     @property
     def default_model(self) -> str:
         """The model of jobs that do not name one."""
-        return self._settings.model_name
+        return self._settings.model.model_name
 
     @property
     def load_timeout(self) -> float:
@@ -262,7 +262,7 @@ class WorkerSupervisor:
                     peak=mixture.peak,
                     frames=mixture.frames,
                     folder=folder,
-                    model=model or self._settings.model_name,
+                    model=model or self._settings.model.model_name,
                     stems=stems,
                     task_uuid=get_contextvars().get("task_uuid"),
                 )

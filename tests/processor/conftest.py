@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
-from processor.ipc import ChildSettings
 from processor.workers.supervisor import WorkerSupervisor
+from tests.processor.child_settings import child_settings
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +41,6 @@ def upstream_process() -> Iterator[ProcessPoolExecutor]:
 def warm(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerSupervisor]:
     """Yield a real child with the demo model, whose start takes 10 s and more. Tests may kill it."""
     scratch = tmp_path_factory.mktemp("scratch")
-    process = WorkerSupervisor(ChildSettings(model_dir, DEMO_MODEL_NAME, False, scratch))
+    process = WorkerSupervisor(child_settings(model_dir, DEMO_MODEL_NAME, scratch))
     yield process
     process.close()

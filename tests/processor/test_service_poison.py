@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.errors import ErrorCode, ErrorKind
 from pipeline.messages import SeparationResult, SeparationTask, from_message
-from processor.ipc import ChildSettings
 from processor.workers.supervisor import WorkerSupervisor
+from tests.processor.child_settings import child_settings
 from tests.processor.pipeline_harness import DEAD, RESULTS, RunningProcessor, running_processor
 from tests.processor.source_files import noise, write_pcm
 from tests.processor.workers.children import scripted_command
@@ -27,9 +27,7 @@ def url(tmp_path: Path) -> Iterator[str]:
 
 @contextmanager
 def scripted_processor(folder: Path, *behaviours: str) -> Iterator[RunningProcessor]:
-    supervisor = WorkerSupervisor(
-        ChildSettings(folder, "model.onnx", False, folder), scripted_command(folder, *behaviours)
-    )
+    supervisor = WorkerSupervisor(child_settings(folder, "model.onnx", folder), scripted_command(folder, *behaviours))
     try:
         with running_processor(folder, supervisor) as processor:
             yield processor

@@ -20,10 +20,10 @@ from pipeline.storage.local.store import LocalStore
 from pipeline.storage.s3.store import S3Options, S3Store
 from pipeline.transport import Topic
 from pipeline.transport.embedded.transport import EmbeddedTransport
-from processor.ipc import ChildSettings
 from processor.job import SeparationHandler, SeparationRun
 from processor.workers.devices import Device
 from processor.workers.supervisor import WorkerSupervisor
+from tests.processor.child_settings import child_settings
 from tests.processor.pipeline_harness import EVENTS, create_handler
 from tests.processor.source_files import noise, write_pcm
 from tests.processor.worker_threads import DEADLINE, WorkerThreads, eventually, open_worker_threads
@@ -113,7 +113,7 @@ def result_of(handling: Future[Outcome]) -> SeparationResult:
 def scripted_process(root: Path, label: str, *behaviours: str) -> WorkerSupervisor:
     """Return a supervisor whose successive children show ``behaviours``."""
     root.mkdir(exist_ok=True)
-    settings = ChildSettings(root, "model.onnx", False, root)
+    settings = child_settings(root, "model.onnx", root)
     return WorkerSupervisor(settings, scripted_command(root, *behaviours), device=Device(label))
 
 

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from processor.models.encryption import SUFFIX
 from processor.models.errors import DecryptionError
-from processor.models.options import SUFFIX
 
 MAGIC = b"UVRSEAL\x01"
 CHUNK_BYTES = 1024**2

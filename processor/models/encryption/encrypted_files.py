@@ -9,18 +9,19 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
+from config import ModelSettings
 from pipeline.files import local_errors
-from processor.models.encryption import decrypted_dir
+from processor.models.encryption import SUFFIX, decrypted_dir
 from processor.models.encryption.key import read_key
 from processor.models.errors import DecryptionError
-from processor.models.options import SUFFIX, StoreOptions
 
 
 class EncryptedFiles:
     """Encrypts and decrypts files. The key is read when the first file needs it, and kept in memory."""
 
-    def __init__(self, options: StoreOptions) -> None:
-        self._options = options
+    def __init__(self, settings: ModelSettings) -> None:
+        self._settings = settings
+        self._plain_dir = settings.plain_dir.absolute()
 
     def encrypt(self, source: Path, target: Path, name: str) -> None:
         """Write the encrypted form of ``source``, durably. Raises DecryptionError and InfrastructureError."""
@@ -70,7 +71,7 @@ class EncryptedFiles:
         Raises as ``encrypt``.
         """
         number = hashlib.sha256(os.fsencode(destination.absolute())).hexdigest()[:16]
-        folder = decrypted_dir.user_dir(self._options.plain_dir) / f"incoming-{number}"
+        folder = decrypted_dir.user_dir(self._plain_dir) / f"incoming-{number}"
         with local_errors():
             folder.mkdir(mode=0o700, exist_ok=True)
         return folder
@@ -78,7 +79,7 @@ class EncryptedFiles:
     def sweep(self) -> None:
         """Remove the decrypted files of killed processes."""
         with suppress(DecryptionError):  # without a folder in memory there are no decrypted files
-            decrypted_dir.remove_leftovers(self._options.plain_dir)
+            decrypted_dir.remove_leftovers(self._plain_dir)
 
     def close(self) -> None:
         """Remove the folder in memory, if there is one."""
@@ -94,8 +95,8 @@ class EncryptedFiles:
 
     @cached_property
     def _key(self) -> bytes:
-        return read_key(self._options)
+        return read_key(self._settings)
 
     @cached_property
     def _folder(self) -> decrypted_dir.DecryptedDir:
-        return decrypted_dir.DecryptedDir(self._options.plain_dir)
+        return decrypted_dir.DecryptedDir(self._plain_dir)

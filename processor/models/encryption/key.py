@@ -11,9 +11,9 @@ import stat
 import subprocess
 from pathlib import Path
 
+from config import ModelSettings
 from pipeline.files import system_reason
 from processor.models.errors import DecryptionError
-from processor.models.options import StoreOptions
 
 KEY_BYTES = 32
 #: The time limit for the command, s.
@@ -24,12 +24,12 @@ _MAX_BYTES = 4096
 _TOO_OPEN = stat.S_IRWXO | stat.S_IWGRP | stat.S_IXGRP
 
 
-def read_key(options: StoreOptions) -> bytes:
+def read_key(settings: ModelSettings) -> bytes:
     """Return the key. Raises DecryptionError if there is none or it is invalid; no message contains the key."""
-    if options.key_command:
-        return _decode(_run(options.key_command), "MODEL_KEY_COMMAND")
-    if options.key_file:
-        return _decode(_read(options.key_file), "MODEL_KEY_FILE")
+    if settings.key_command:
+        return _decode(_run(settings.key_command), "MODEL_KEY_COMMAND")
+    if settings.key_file:
+        return _decode(_read(settings.key_file), "MODEL_KEY_FILE")
     raise DecryptionError("a sealed model needs its key: set MODEL_KEY_FILE or MODEL_KEY_COMMAND")
 
 

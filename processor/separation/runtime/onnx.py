@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +43,7 @@ def configured_sessions(options: DeviceOptions) -> Iterator[None]:
     def session_options() -> Any:
         created = upstream_options()
         # The default is one thread per core of the machine, pinned to it; a container may have fewer cores.
-        created.intra_op_num_threads = threads()
+        created.intra_op_num_threads = threads(os.environ)
         created.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return created
 

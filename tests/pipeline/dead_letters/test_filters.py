@@ -19,7 +19,7 @@ MINUTE, HOUR = 60.0, 3600.0
 def letter(offset: int, *, kind: str, code: str, age: float, topic: str = "uvr_tasks", key: str = "k") -> Letter:
     facts = {"original-topic": topic, "error-kind": kind, "error-code": code, "failed-at": f"{NOW - age}"}
     message = Message("uvr_dead_letters", key, b"", {name: fact.encode() for name, fact in facts.items()})
-    return Letter(StoredMessage(message, partition=0, offset=offset, published_at=0.0))
+    return Letter.of(StoredMessage(message, partition=0, offset=offset, published_at=0.0))
 
 
 LETTERS = [

@@ -155,7 +155,7 @@ def test_too_short_declared_length_does_not_bypass_the_limit(tmp_path: Path, dec
 
 
 def test_estimated_length_is_not_used(tmp_path: Path) -> None:
-    """ffmpeg estimates from the size and the first bit rate, which is the lowest if the song begins softly."""
+    """The container's estimate uses the first bit rate, which is the lowest if the song begins softly."""
     source = tmp_path / "song.mp3"
     soft = write_av(tmp_path / "soft", SONG, "libmp3lame", "mp3", bit_rate=32_000, options={"write_xing": "0"})
     loud = write_av(tmp_path / "loud", SONG, "libmp3lame", "mp3", bit_rate=320_000, options={"write_xing": "0"})

@@ -24,12 +24,13 @@ from pipeline.model_choice import Ensemble
 from processor.audio.decode import Mixture
 from processor.audio.wav import SAMPLE_RATE, write_wav
 from processor.engine.oom_fallback import CHUNK_SECONDS, OomFallback, fallback_steps
-from processor.ipc import ChildSettings, Done
+from processor.ipc import Done
 from processor.models.errors import load_errors
 from processor.separation.separator import OnProgress, ReducedSeparator, Write
 from processor.system.oom import is_out_of_memory
 from processor.workers import supervisor
 from processor.workers.supervisor import WorkerSupervisor
+from tests.processor.child_settings import child_settings
 from tests.processor.engine import memory_calls
 from tests.processor.engine.memory_calls import MIB, data_bytes
 from tests.processor.workers.test_real_child import pid_of
@@ -200,7 +201,7 @@ def small_child(
 ) -> Iterator[WorkerSupervisor]:
     folder = tmp_path_factory.mktemp("small")
     upstream_process.submit(tiny_models.write_demucs_models, folder / "models", MODELS).result(110)
-    process = WorkerSupervisor(ChildSettings(folder / "models", "wide.yaml", False, folder), COMMAND)
+    process = WorkerSupervisor(child_settings(folder / "models", "wide.yaml", folder), COMMAND)
     yield process
     process.close()
 

@@ -10,18 +10,20 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+from config import ModelSettings
 from pipeline.download import UrlGuard
-from processor.models import ModelDownloads, ModelStore, StoreOptions
+from processor.models import ModelDownloads, ModelStore
 from tests.support.source_server import Behaviour, Exchange
 
 ANYWHERE = UrlGuard(allow_private=True)
 DEADLINE = 20.0
 
 
-def store_in(folder: Path, **options: object) -> ModelStore:
+def store_in(folder: Path, **settings: Any) -> ModelStore:
     """Return a store that may download from this machine."""
-    return ModelStore(folder, ModelDownloads(ANYWHERE), StoreOptions(**options))  # type: ignore[arg-type]
+    return ModelStore(ModelSettings(model_dir=folder, **settings), ModelDownloads(ANYWHERE))
 
 
 def visible(folder: Path) -> list[str]:

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from config import ModelSettings
 from pipeline.errors import ErrorCode, InfrastructureError
-from processor.models import DecryptionError, StoreOptions
+from processor.models import DecryptionError
 from processor.models.encryption import cipher
 from processor.models.encryption.cipher import CHUNK_BYTES, HEADER_BYTES, TAG_BYTES, decrypt, decrypted_size, encrypt
 from processor.models.encryption.decrypted_dir import DecryptedDir, remove_leftovers, require_memory
@@ -109,11 +110,11 @@ def test_wrong_key_and_plain_file_have_their_own_errors() -> None:
 # --- keys ---
 
 
-def key_file(folder: Path, content: bytes, mode: int = 0o600) -> StoreOptions:
+def key_file(folder: Path, content: bytes, mode: int = 0o600) -> ModelSettings:
     path = folder / "key"
     path.write_bytes(content)
     path.chmod(mode)
-    return StoreOptions(key_file=path)
+    return ModelSettings(key_file=path)
 
 
 @pytest.mark.parametrize("text", [base64.b64encode(KEY), KEY.hex().encode(), KEY.hex().upper().encode() + b"\n"])
@@ -132,17 +133,17 @@ def test_file_without_a_valid_key_is_rejected(tmp_path: Path, text: bytes) -> No
 
 @pytest.mark.parametrize(("mode", "accepted"), [(0o400, True), (0o440, True), (0o604, False), (0o620, False)])
 def test_key_file_with_open_permissions_is_rejected(tmp_path: Path, mode: int, accepted: bool) -> None:
-    options = key_file(tmp_path, base64.b64encode(KEY), mode)
+    model_settings = key_file(tmp_path, base64.b64encode(KEY), mode)
     if accepted:
-        assert read_key(options) == KEY
+        assert read_key(model_settings) == KEY
         return
     with pytest.raises(DecryptionError, match=f"mode {mode:04o}"):
-        read_key(options)
+        read_key(model_settings)
 
 
 def test_key_from_a_command() -> None:
     program = f"print('{base64.b64encode(KEY).decode()}')"
-    assert read_key(StoreOptions(key_command=f'{sys.executable} -c "{program}"')) == KEY
+    assert read_key(ModelSettings(key_command=f'{sys.executable} -c "{program}"')) == KEY
 
 
 @pytest.mark.parametrize(
@@ -156,13 +157,13 @@ def test_key_from_a_command() -> None:
 )
 def test_command_without_a_key_is_rejected(command: str, reason: str) -> None:
     with pytest.raises(DecryptionError, match=reason) as caught:
-        read_key(StoreOptions(key_command=command))
+        read_key(ModelSettings(key_command=command))
     assert "42" not in str(caught.value)
 
 
 def test_missing_key_file_is_reported_without_its_path(tmp_path: Path) -> None:
     with pytest.raises(DecryptionError, match="MODEL_KEY_FILE cannot be read: No such file") as caught:
-        read_key(StoreOptions(key_file=tmp_path / "gone"))
+        read_key(ModelSettings(key_file=tmp_path / "gone"))
     assert str(tmp_path) not in str(caught.value)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from config import ModelSettings
 from pipeline.download import UrlGuard
 from pipeline.errors import ErrorCode, InfrastructureError, PipelineError, TransientError
 from processor.models import ModelDownloads, ModelStore, NotServedError, OfflineError
@@ -79,7 +80,7 @@ def test_refusing_address_raises_not_served_error(tmp_path: Path, source: Source
 
 
 def test_private_addresses_are_refused(tmp_path: Path, source: SourceServer) -> None:
-    store = ModelStore(tmp_path, ModelDownloads(UrlGuard(allow_private=False)))
+    store = ModelStore(ModelSettings(model_dir=tmp_path), ModelDownloads(UrlGuard(allow_private=False)))
     with pytest.raises(NotServedError):
         store.fetch(source.url("/model.onnx"), str(tmp_path / "model.onnx"))
     assert source.connections == 0

@@ -179,7 +179,7 @@ def test_ties_take_the_first_or_the_last_stem(tmp_path: Path, algorithm: str, nu
 
 
 def test_weights_of_the_wrong_number_are_ignored(tmp_path: Path) -> None:
-    """This happens for a stem that one of the models does not have."""
+    """The numbers differ for a stem that one of the models does not have."""
     stems = takes(1000, 2)
     files = [stem_file(tmp_path / f"{number}.wav", take) for number, take in enumerate(stems)]
     np.testing.assert_array_equal(

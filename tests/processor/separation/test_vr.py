@@ -132,7 +132,7 @@ def test_stems_equal_upstream_with_networks_of_version_5_0(harness: VrHarness, o
 
 
 def test_block_relative_resampler_nearly_equals_upstream(harness: VrHarness) -> None:
-    """resampy rounds its positions. Positions in a block are smaller, and rounded less."""
+    """Upstream's resampy rounds its positions. Positions in a block are smaller, and rounded less."""
     mixture = harness.mixture(noise(12 * SAMPLE_RATE))
     ours, upstream = harness.stems(mixture, LOW_RATE), harness.upstream(mixture, LOW_RATE)
     for name, samples in upstream.items():

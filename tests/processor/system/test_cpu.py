@@ -79,8 +79,9 @@ def test_thread_counts_are_parsed_like_openmp(value: str, meant: int | None) -> 
 
 #: Prints the settings of the libraries; for ONNX Runtime those that a new session would get.
 PRINT_THREADS = """
+import os
 from processor.system import cpu
-cpu.configure_threads()
+cpu.configure_threads(os.environ)
 import onnxruntime, torch
 from processor.separation.options import DeviceOptions
 from processor.separation.runtime.onnx import configured_sessions

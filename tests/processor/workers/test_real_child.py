@@ -175,9 +175,9 @@ import sys
 import threading
 from pathlib import Path
 from pipeline.cancellation import CancelToken
-from processor.ipc import ChildSettings
 from processor.workers.supervisor import WorkerSupervisor
-process = WorkerSupervisor(ChildSettings(Path(sys.argv[1]), sys.argv[2], False, Path(sys.argv[3])))
+from tests.processor.child_settings import child_settings
+process = WorkerSupervisor(child_settings(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))
 print(process._ensure_child().pid, flush=True)
 process.start(CancelToken())
 """
@@ -208,10 +208,10 @@ from multiprocessing import Pipe
 from pathlib import Path
 from processor.workers.child import ParentConnection, _set_up
 from processor.system.memory import MainMemory
-from processor.ipc import ChildSettings
+from tests.processor.child_settings import child_settings
 models, scratch, name = sys.argv[1:]
 parent = ParentConnection(Pipe()[0])
-engine = _set_up(ChildSettings(Path(models), name, False, Path(scratch)), parent)
+engine = _set_up(child_settings(Path(models), name, Path(scratch)), parent)
 print(gc.get_freeze_count(), len(gc.get_objects()))
 engine.cycle, reference = engine, weakref.ref(engine)
 del engine

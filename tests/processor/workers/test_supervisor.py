@@ -29,10 +29,11 @@ from pipeline.errors import (
 from pipeline.model_choice import Algorithm, Ensemble
 from pipeline.service.metrics import REGISTRY
 from processor.audio.decode import Mixture
-from processor.ipc import Cancel, ChildSettings, Done
+from processor.ipc import Cancel, Done
 from processor.workers import supervisor as supervisor_module
 from processor.workers.process import ChildProcess
 from processor.workers.supervisor import MAX_START_FAILURES, WorkerSupervisor
+from tests.processor.child_settings import child_settings
 from tests.processor.worker_threads import eventually, open_worker_threads
 from tests.processor.workers.children import scripted_command
 
@@ -96,7 +97,7 @@ def stage(tmp_path: Path) -> Iterator[Callable[..., Stage]]:
 
     def open_stage(*behaviours: str, load_timeout: float = DEADLINE) -> Stage:
         command = scripted_command(tmp_path, *behaviours)
-        process = WorkerSupervisor(ChildSettings(tmp_path, MODEL, False, tmp_path), command, load_timeout=load_timeout)
+        process = WorkerSupervisor(child_settings(tmp_path, MODEL, tmp_path), command, load_timeout=load_timeout)
         opened.append(Stage(tmp_path, process))
         return opened[-1]
 
@@ -238,7 +239,7 @@ def test_cancel_does_not_interrupt_loading(stage: Opener) -> None:
 
 
 def test_missing_program_is_an_infrastructure_error(tmp_path: Path) -> None:
-    process = WorkerSupervisor(ChildSettings(tmp_path, MODEL, False, tmp_path), [str(tmp_path / "no-program")])
+    process = WorkerSupervisor(child_settings(tmp_path, MODEL, tmp_path), [str(tmp_path / "no-program")])
     before = open_files()
     with pytest.raises(InfrastructureError, match="can be started: No such file or directory"):
         process.start(CancelToken())
@@ -461,7 +462,7 @@ def test_commands_to_an_exiting_child_reach_no_other_descriptor(tmp_path: Path) 
         sys.setswitchinterval(1e-5)
         try:
             for _ in range(100):
-                child = ChildProcess(ChildSettings(tmp_path, MODEL, False, tmp_path), ["true"], lambda child: None)
+                child = ChildProcess(child_settings(tmp_path, MODEL, tmp_path), ["true"], lambda child: None)
                 while child._thread.is_alive():
                     child.send(Cancel(1))
         finally:

@@ -19,10 +19,11 @@ from pipeline.messages import SeparationResult, from_message
 from pipeline.service.metrics import REGISTRY
 from pipeline.service.shutdown import StopSignal
 from processor.audio.decode import Mixture
-from processor.ipc import ChildSettings, Done
+from processor.ipc import Done
 from processor.workers.devices import Device
 from processor.workers.pool import WorkerPool
 from processor.workers.supervisor import WorkerSupervisor
+from tests.processor.child_settings import child_settings
 from tests.processor.pipeline_harness import RESULTS, running_processor
 from tests.processor.source_files import decoded, noise, write_pcm
 from tests.processor.worker_threads import eventually, open_worker_threads
@@ -38,8 +39,8 @@ SEEN = ("GPU-aaaa", "")
 @pytest.fixture(scope="module")
 def pair(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WorkerSupervisor, ...]]:
     """Yield two ready children. A missing GPU is no error for them, because no GPU is required."""
-    settings = ChildSettings(
-        model_dir, DEMO_MODEL_NAME, False, tmp_path_factory.mktemp("scratch"), on_device=1, in_all=2, threads=1
+    settings = child_settings(
+        model_dir, DEMO_MODEL_NAME, tmp_path_factory.mktemp("scratch"), on_device=1, in_all=2, threads=1
     )
     numbers = count(1)
     processes = tuple(

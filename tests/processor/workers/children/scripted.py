@@ -40,7 +40,7 @@ STEMS = ("vocals", "instrumental")
 def get_ready(parent: Connection) -> None:
     settings = parent.recv()
     assert isinstance(settings, ChildSettings)
-    parent.send(Ready(settings.model_name, "cpu", 0.0))
+    parent.send(Ready(settings.model.model_name, "cpu", 0.0))
 
 
 def next_job(parent: Connection) -> Separate:
@@ -50,7 +50,7 @@ def next_job(parent: Connection) -> Separate:
 
 
 def accept_job(parent: Connection) -> Separate:
-    """Accept a job, and create the file ``begun-1`` beside the folder, ``begun-2`` for the second job, …"""
+    """Accept a job, and create the file ``begun-1`` beside the folder (``begun-2`` for the second job)."""
     job = next_job(parent)
     parent.send(Started(job.job))
     sibling(f"begun-{job.job}").touch()
@@ -118,7 +118,7 @@ def get_ready_when_released(parent: Connection) -> None:
     while not sibling("go").exists():
         if parent.poll(0.02):
             parent.recv()  # raises EOFError if the parent has exited
-    parent.send(Ready(settings.model_name, "cpu", 0.0))
+    parent.send(Ready(settings.model.model_name, "cpu", 0.0))
     serve(parent)
 
 
