@@ -28,33 +28,10 @@ from settings.webhook import WebhookSettings
 from settings.worker import WorkerSettings
 
 __all__ = [
-    "GIB",
-    "KIB",
-    "MIB",
-    "SECRETS",
-    "SECTIONS",
-    "ApiSettings",
-    "Compile",
-    "ConfigError",
-    "DeviceSettings",
-    "DownloadSettings",
-    "KafkaSettings",
-    "LogFormat",
-    "LogSettings",
-    "ModelSettings",
-    "Precision",
-    "SaslMechanism",
-    "Section",
-    "SecurityProtocol",
-    "Settings",
-    "StateSettings",
-    "StorageEngine",
-    "StorageSettings",
-    "WebhookSettings",
-    "WorkerSettings",
-    "env_example",
-    "load",
-    "variable_names",
+    "GIB", "KIB", "MIB", "SECRETS", "SECTIONS", "ApiSettings", "Compile", "ConfigError", "DeviceSettings",
+    "DownloadSettings", "KafkaSettings", "LogFormat", "LogSettings", "ModelSettings", "Precision", "SaslMechanism",
+    "Section", "SecurityProtocol", "Settings", "StateSettings", "StorageEngine", "StorageSettings",
+    "WebhookSettings", "WorkerSettings", "env_example", "load", "variable_names",
 ]  # fmt: skip
 
 

@@ -133,6 +133,7 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Run one command: ``serve`` a file over HTTP/3 and HTTP/1.1, or ``fetch`` it."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     parser = argparse.ArgumentParser(prog=f"python -m {_MODULE}")
     commands = parser.add_subparsers(dest="command", required=True)

@@ -108,6 +108,7 @@ def _address(address: str) -> bytes:
 
 
 def main() -> None:
+    """Carry packets over the lossy line until the process is killed."""
     link = Link(open_device(), float(sys.argv[1]), float(sys.argv[2]))
     sys.stdout.write("up\n")
     sys.stdout.flush()

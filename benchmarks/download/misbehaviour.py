@@ -35,6 +35,7 @@ _SLICE = 64 * 1024
 
 
 def honest(request: Request, run: DownloadRun) -> Answer:
+    """Serve the file correctly."""
     return plan(request, run.old)
 
 

@@ -167,6 +167,7 @@ def _read_request(stream: BinaryIO) -> Request | None:
 
 
 def main() -> None:
+    """Serve until standard input is closed, and print the port."""
     server = FaultServer(Path(sys.argv[1]), sys.argv[2])
     bomb_file()  # built in advance, so that it does not look like a stall
     sys.stdout.write(f"{server.port}\n")

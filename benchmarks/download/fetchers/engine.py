@@ -51,6 +51,7 @@ def fetch_with_engine(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Download one file with the engine and report its figures."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     arguments = _arguments()
     try:

@@ -13,6 +13,7 @@ _FILES = 100
 
 
 def main() -> None:
+    """Download one file with hf_transfer and report its figures."""
     url, target = sys.argv[1:]
     with reported_figures():
         hf_transfer.download(

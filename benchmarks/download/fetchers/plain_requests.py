@@ -10,6 +10,7 @@ from benchmarks.download.fetchers.figures import reported_figures
 
 
 def fetch_with_requests(url: str, target: str, chunk_bytes: int, timeout: float | None) -> None:
+    """Download ``url`` into ``target`` over one connection, as most Python programs do. ``timeout`` in s."""
     with requests.get(url, stream=True, timeout=timeout) as response:
         response.raise_for_status()
         with open(target, "wb") as file:
@@ -18,6 +19,7 @@ def fetch_with_requests(url: str, target: str, chunk_bytes: int, timeout: float 
 
 
 def main() -> None:
+    """Download one file with requests and report its figures."""
     url, target, chunk_bytes, *timeout = sys.argv[1:]
     with reported_figures():
         fetch_with_requests(url, target, int(chunk_bytes), float(timeout[0]) if timeout else None)

@@ -115,26 +115,32 @@ def _check_head(response: requests.Response, subject: str, length: int | None, m
 
 
 def source_too_large(subject: str, max_bytes: int) -> PermanentError:
+    """Return the error for a source of more than ``max_bytes`` bytes."""
     return PermanentError(f"{subject} is larger than {max_bytes} bytes", code=ErrorCode.SOURCE_TOO_LARGE)
 
 
 def invalid_length(subject: str) -> PermanentError:
+    """Return the error for an impossible Content-Length or range."""
     return PermanentError(f"{subject} is announced with a length that makes no sense", code=ErrorCode.SOURCE_PROTOCOL)
 
 
 def source_incomplete(subject: str) -> TransientError:
+    """Return the error for a response that ended early."""
     return TransientError(f"{subject} ended before it was complete", code=ErrorCode.SOURCE_INCOMPLETE)
 
 
 def source_corrupt(subject: str) -> TransientError:
+    """Return the error for content with the wrong checksum."""
     return TransientError(f"{subject} does not have the checksum that it should have", code=ErrorCode.SOURCE_CORRUPT)
 
 
 def source_unstable(subject: str) -> TransientError:
+    """Return the error for a source that changes too often during a download."""
     return TransientError(f"{subject} keeps changing", code=ErrorCode.SOURCE_INCOMPLETE)
 
 
 def source_empty(subject: str) -> PermanentError:
+    """Return the error for an empty source."""
     return PermanentError(f"{subject} is empty", code=ErrorCode.AUDIO_EMPTY)
 
 

@@ -1,4 +1,4 @@
-"""One conditional request at the end: does the source still have the version that was downloaded?
+"""One conditional request at the end, which detects a source that changed during the download.
 
 The parts of a file all belong to one version when their responses begin. A file that is overwritten while it is being
 sent shows only in a request that the server answers after it has read the last bytes. For a distant source that request
