@@ -18,7 +18,7 @@ from kafka.structs import TopicPartition
 
 from pipeline.transport.kafka.assignor import StickyAssignor
 from pipeline.transport.kafka.network import create_client
-from pipeline.transport.kafka.refusal import BrokerRefusedError
+from pipeline.transport.kafka.refusal import BrokerRefusedError, describe_login, refusal_from
 from pipeline.transport.kafka.security import KafkaSecurity
 
 #: A poll returns all fetched records. In kafka-python 3.0.12, a partition that is paused while the client still holds
@@ -139,14 +139,20 @@ def force_close(producer: KafkaProducer) -> None:
         producer.close(timeout=0)
 
 
-def last_refusal(client: KafkaProducer | KafkaConsumer | KafkaAdminClient) -> BrokerRefusedError | None:
+def last_refusal(
+    client: KafkaProducer | KafkaConsumer | KafkaAdminClient, error: Exception | None = None
+) -> BrokerRefusedError | None:
     """Return the last refusal of the client by a broker that has not accepted it since; None if there is none.
 
-    The client's own calls raise only that no broker answered, or that one refused, but not which one.
+    The client's own calls raise only that no broker answered, or that one refused, but not which one. ``error``: such an
+    exception. It may reach the caller before the refusal is recorded; the advice then names all configured brokers.
     """
     network = client._sender._client if isinstance(client, KafkaProducer) else client._client
     refusals: list[BrokerRefusedError] = list(network._manager.refusals.values())
-    return refusals[-1] if refusals else None
+    if refusals:
+        return refusals[-1]
+    servers = ", ".join(client.config["bootstrap_servers"])
+    return refusal_from(error, f"the broker {servers}", describe_login(client.config))
 
 
 def has_coordinator(consumer: KafkaConsumer) -> bool:

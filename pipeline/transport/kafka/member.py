@@ -23,10 +23,11 @@ from kafka.structs import TopicPartition
 from pipeline.errors import ErrorCode, InfrastructureError, PipelineError
 from pipeline.service import metrics
 from pipeline.service.logs import get_logger
-from pipeline.transport.kafka.client import finish_interrupted_join, has_coordinator, is_joining
+from pipeline.transport.kafka.client import finish_interrupted_join, has_coordinator, is_joining, last_refusal
 from pipeline.transport.kafka.errors import CLIENT_ERRORS, translate_kafka_error
 from pipeline.transport.kafka.partitions import AssignedPartition, BufferedMessage, PartitionAssignment
 from pipeline.transport.kafka.reader import message_from_record
+from pipeline.transport.kafka.refusal import refusal_from
 from pipeline.transport.offsets import parse_metadata
 
 log = get_logger(__name__)
@@ -197,8 +198,11 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
                     done.set_exception(closed)
 
     def _on_error(self, error: Exception) -> None:
+        refusal = None
+        if self._consumer is not None and refusal_from(error):
+            refusal = last_refusal(self._consumer, error)  # names the broker and the login
         try:
-            fault = translate_kafka_error(error)
+            fault = translate_kafka_error(refusal or error)
         except Exception:
             log.error("kafka_client_failed", exc_info=error)
             fault = InfrastructureError("the Kafka client failed", code=ErrorCode.BROKER_UNAVAILABLE)

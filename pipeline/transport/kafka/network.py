@@ -18,7 +18,7 @@ from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaTCPTransport
 
 from pipeline.transport.kafka.errors import BrokerDisconnectedError
-from pipeline.transport.kafka.refusal import BrokerRefusedError, refusal_from
+from pipeline.transport.kafka.refusal import BrokerRefusedError, describe_login, refusal_from
 
 #: kafka-python's message for a connection that the other side has closed.
 _DISCONNECTED = "socket disconnected"
@@ -91,9 +91,7 @@ class _ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]
         if self.connection_delay(node.node_id) == 0:
             # kafka-python would reconnect to a broker that refuses without a pause.
             self.update_backoff(node.node_id)
-        user, mechanism = self.config["sasl_plain_username"], self.config["sasl_mechanism"]
-        login = f"the user {user!r} with {mechanism}" if mechanism else "this service"
-        refusal = refusal_from(error, f"the broker {node.host}:{node.port}", login)
+        refusal = refusal_from(error, f"the broker {node.host}:{node.port}", describe_login(self.config))
         if refusal is not None:
             self.refusals[node.node_id] = refusal
 

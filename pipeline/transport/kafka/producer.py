@@ -80,7 +80,7 @@ class Producer:
             raise _unavailable() from error
         except CLIENT_ERRORS as error:
             # After any rejected message, an idempotent producer rejects all further ones (kafka-python 3.0.12).
-            refusal = last_refusal(client)
+            refusal = last_refusal(client, error)
             self._discard(client)
             raise translate_kafka_error(refusal or error) from error
 

@@ -7,6 +7,8 @@ network or never answered is not a refusal, whatever its cause may be.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
+from typing import Any
 
 from kafka import errors as kafka_errors
 
@@ -73,6 +75,12 @@ def refusal_from(
     wrapped = (error.__context__, *error.args)
     tls_error = next((candidate for candidate in wrapped if isinstance(candidate, ssl.SSLError)), None)
     return None if tls_error is None else _tls_refusal(tls_error, broker)
+
+
+def describe_login(settings: Mapping[str, Any]) -> str:
+    """Return the login of a client with these ``settings`` of kafka-python, in words, without the password."""
+    user, mechanism = settings["sasl_plain_username"], settings["sasl_mechanism"]
+    return f"the user {user!r} with {mechanism}" if mechanism else "this service"
 
 
 def _tls_refusal(error: ssl.SSLError, broker: str) -> BrokerRefusedError | None:

@@ -125,7 +125,7 @@ class KafkaTransport:
                     self._admin = self._clients.admin()
                 yield self._admin
             except CLIENT_ERRORS as error:
-                refusal = None if self._admin is None else last_refusal(self._admin)
+                refusal = None if self._admin is None else last_refusal(self._admin, error)
                 self._discard_admin()
                 raise translate_kafka_error(refusal or error) from error
 

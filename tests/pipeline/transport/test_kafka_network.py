@@ -7,12 +7,15 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import KafkaTimeoutError, SaslAuthenticationFailedError
 
 from devstack.process import free_port
+from pipeline.transport.kafka.client import last_refusal
 from pipeline.transport.kafka.errors import BrokerDisconnectedError
 from pipeline.transport.kafka.network import NetworkClient, create_client
 from tests.support.kafka_litter import LEAVES_SOCKETS
@@ -93,3 +96,21 @@ def test_silent_broker_is_not_a_disconnect() -> None:
             connect(address)
         over.set()
     assert not isinstance(raised.value, BrokerDisconnectedError)
+
+
+def test_refusal_that_is_not_recorded_yet_names_the_configured_brokers() -> None:
+    settings = {
+        "bootstrap_servers": ["kafka-1:9092", "kafka-2:9092"],
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": "uvr",
+        "sasl_plain_password": "sesame",
+    }
+    client: Any = SimpleNamespace(_client=NetworkClient(bootstrap_servers=["127.0.0.1:9"]), config=settings)
+
+    assert last_refusal(client, KafkaTimeoutError()) is None
+    refusal = last_refusal(client, SaslAuthenticationFailedError())
+
+    assert refusal is not None
+    assert refusal.advice.startswith("the broker kafka-1:9092, kafka-2:9092 rejected the user 'uvr' with SCRAM-SHA-512")
+    assert "sesame" not in refusal.advice
+    client._client.close()
