@@ -144,8 +144,8 @@ def last_refusal(
 ) -> BrokerRefusedError | None:
     """Return the last refusal of the client by a broker that has not accepted it since; None if there is none.
 
-    The client's own calls raise only that no broker answered, or that one refused, but not which one. ``error``: such an
-    exception. It may reach the caller before the refusal is recorded; the advice then names all configured brokers.
+    The client's own calls raise only that no broker answered, or that one refused, but not which one. ``error`` is such
+    an exception. It may reach the caller before the refusal is recorded; the advice then names all configured brokers.
     """
     network = client._sender._client if isinstance(client, KafkaProducer) else client._client
     refusals: list[BrokerRefusedError] = list(network._manager.refusals.values())
