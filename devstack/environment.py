@@ -9,7 +9,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 
 from config import SECTIONS, KafkaSettings, Section, StorageSettings, variable_names
-from devstack.process import free_port
+from devstack.processes.process import free_port
 
 _ROOT = Path(__file__).resolve().parents[1]
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")

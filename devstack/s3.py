@@ -13,12 +13,12 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from devstack.errors import ToolUnavailableError
-from devstack.java import find_java, properties_text
-from devstack.maven import fetch_jars
-from devstack.pins import GO_MINIMUM, S3PROXY_JACKSON_ANNOTATIONS_VERSION, S3PROXY_VERSION, VERSITYGW_VERSION
-from devstack.process import ServerProcess, free_port
-from devstack.server import LocalServer, server_environment
-from devstack.tools import install_once, run_tool
+from devstack.processes.process import ServerProcess, free_port
+from devstack.processes.server import LocalServer, server_environment
+from devstack.tools.cache import install_once, run_tool
+from devstack.tools.java import find_java, properties_text
+from devstack.tools.maven import fetch_jars
+from devstack.tools.pins import GO_MINIMUM, S3PROXY_JACKSON_ANNOTATIONS_VERSION, S3PROXY_VERSION, VERSITYGW_VERSION
 
 logger = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from dotenv import dotenv_values
 from config import Settings, load
 from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
 from devstack.errors import DevstackError, ServerStartError
-from devstack.kafka import KafkaBroker, fetch_kafka
-from devstack.process import ServerProcess, free_port
+from devstack.kafka.broker import KafkaBroker, fetch_kafka
+from devstack.processes.process import ServerProcess, free_port
+from devstack.processes.server import LocalServer
 from devstack.s3 import S3Server, fetch_s3_server
-from devstack.server import LocalServer
-from devstack.tools import tools_folder
+from devstack.tools.cache import tools_folder
 from pipeline.storage.factory import s3_options
 from pipeline.storage.s3.store import S3Store
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import structlog
 
-from devstack.kafka import KafkaBroker
+from devstack.kafka.broker import KafkaBroker
 from devstack.s3 import S3Server, fetch_s3_server
-from devstack.tools import tools_folder
+from devstack.tools.cache import tools_folder
 from tests.support.kafka_litter import LEAVES_SOCKETS
 from tests.support.servers import require
 

@@ -16,10 +16,10 @@ from typing import Final
 from benchmarks.download.clients import Client, ClientLimits
 from benchmarks.download.laboratory import Job, Laboratory
 from benchmarks.download.measure import Measured
-from benchmarks.download.misbehaviour import BOMB_BYTES, LIE, bomb_file
-from benchmarks.download.profile import MIB, Profile
 from benchmarks.download.rows import log_progress
 from benchmarks.download.sandbox import has_namespaces, small_disk
+from benchmarks.download.server.misbehaviour import BOMB_BYTES, LIE, bomb_file
+from benchmarks.download.server.profile import MIB, Profile
 
 LIMITS: Final = ClientLimits(stall=3.0, total=10.0, max_bytes=64 * MIB)
 """Passed to every client that has an option for it."""

@@ -29,9 +29,9 @@ from benchmarks.download.fetchers.figures import reported_figures
 from benchmarks.download.laboratory import LOOPBACK, lossy_line
 from benchmarks.download.link import FAR
 from benchmarks.download.measure import measure
-from benchmarks.download.profile import MIB
 from benchmarks.download.rows import LOSS, ROUND_TRIP, log_progress
 from benchmarks.download.sandbox import congestion_controls, has_lossy_line, service, workspace, write_random
+from benchmarks.download.server.profile import MIB
 from benchmarks.page import markdown_table
 from config import DownloadSettings
 from pipeline.cancellation import CancelToken

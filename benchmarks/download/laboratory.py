@@ -17,8 +17,8 @@ from typing import Final
 from benchmarks.download.clients import Client, ClientLimits, Order, environment
 from benchmarks.download.link import FAR
 from benchmarks.download.measure import Measured, measure
-from benchmarks.download.profile import MIB, Profile
 from benchmarks.download.sandbox import has_namespaces, service, workspace, write_random
+from benchmarks.download.server.profile import MIB, Profile
 
 LOOPBACK: Final = "127.0.0.1"
 NAME: Final = "song.wav"
@@ -114,7 +114,7 @@ def laboratory(sizes: tuple[int, int]) -> Iterator[Laboratory]:
             write_random(folder / name, size, seed)
         # The lossy line has its own address; it exists only in a private network namespace.
         host = "0.0.0.0" if has_namespaces() else LOOPBACK
-        port = stack.enter_context(service("benchmarks.download.server", str(folder), host))
+        port = stack.enter_context(service("benchmarks.download.server.server", str(folder), host))
         yield Laboratory(folder, int(port))
 
 

@@ -11,8 +11,8 @@ from typing import Final
 from benchmarks.download.clients import CURL, ENGINE, WGET, Client
 from benchmarks.download.faults import FAULTS, LIMITS, PATIENCE, Ending, Verdict, summary
 from benchmarks.download.measure import bare_interpreter
-from benchmarks.download.profile import MIB
 from benchmarks.download.rows import DownloadRow, DownloadSample, Samples
+from benchmarks.download.server.profile import MIB
 from benchmarks.page import machine, markdown_table, marks
 
 BEGIN, END = marks("bench-download")

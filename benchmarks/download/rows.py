@@ -14,8 +14,8 @@ from typing import Final
 from benchmarks.download.clients import Client
 from benchmarks.download.laboratory import LOOPBACK, Laboratory, lossy_line
 from benchmarks.download.measure import Measured
-from benchmarks.download.profile import MIB, Profile
 from benchmarks.download.sandbox import congestion_controls, has_lossy_line
+from benchmarks.download.server.profile import MIB, Profile
 
 ROUND_TRIP: Final = 0.18
 LOSS: Final = 0.01

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from benchmarks.download.answer import ServedFile
-from benchmarks.download.pacing import Pacer
-from benchmarks.download.profile import Profile
+from benchmarks.download.server.answer import ServedFile
+from benchmarks.download.server.pacing import Pacer
+from benchmarks.download.server.profile import Profile
 
 
 class DownloadRun:

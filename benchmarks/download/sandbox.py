@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.download.link import DEVICE, bring_up
-from benchmarks.download.profile import MIB
+from benchmarks.download.server.profile import MIB
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 """The root of the repository."""

@@ -6,7 +6,7 @@ import math
 from importlib.metadata import version
 from statistics import median
 
-from benchmarks.download.profile import MIB
+from benchmarks.download.server.profile import MIB
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.networks import BenchmarkNetwork
 from benchmarks.gpu.variants import UPSTREAM, Variant

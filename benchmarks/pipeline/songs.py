@@ -20,9 +20,9 @@ import numpy as np
 import soundfile
 
 from benchmarks.download.laboratory import LOOPBACK
-from benchmarks.download.profile import Profile
 from benchmarks.download.sandbox import service
-from benchmarks.download.server import FaultServer
+from benchmarks.download.server.profile import Profile
+from benchmarks.download.server.server import FaultServer
 from demo.song import render_song
 
 #: Rate of each connection, bytes/s (20 Mbit/s), and its round trip, s.

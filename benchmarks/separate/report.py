@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from statistics import median
 
-from benchmarks.download.profile import MIB
+from benchmarks.download.server.profile import MIB
 from benchmarks.page import load_warning, machine, markdown_table, marks
 from benchmarks.separate.names import COMMAND, ENGINE, UPSTREAM
 from benchmarks.separate.rows import Samples, SeparationRow

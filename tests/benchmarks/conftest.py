@@ -9,7 +9,7 @@ from http.client import HTTPConnection, HTTPResponse
 import pytest
 
 from benchmarks.download.laboratory import LOOPBACK, Job, Laboratory, laboratory
-from benchmarks.download.profile import MIB, Profile
+from benchmarks.download.server.profile import MIB, Profile
 
 SIZE = 2 * MIB
 

@@ -13,9 +13,9 @@ from benchmarks.download.clients import CLIENTS, ENGINE, Client, Order
 from benchmarks.download.faults import Ending, Verdict, summary
 from benchmarks.download.laboratory import Laboratory
 from benchmarks.download.measure import measure
-from benchmarks.download.profile import MIB, Profile
 from benchmarks.download.report import BEGIN, END, Results, download_page
 from benchmarks.download.rows import ROWS, run_download_row
+from benchmarks.download.server.profile import MIB, Profile
 
 CARELESS = "careless"
 

@@ -11,8 +11,8 @@ from http.client import IncompleteRead
 import pytest
 
 from benchmarks.download.link import reflected
-from benchmarks.download.misbehaviour import BOMB_BYTES, FAULTS, LIE
-from benchmarks.download.profile import MIB, Profile
+from benchmarks.download.server.misbehaviour import BOMB_BYTES, FAULTS, LIE
+from benchmarks.download.server.profile import MIB, Profile
 from tests.benchmarks.conftest import SIZE, Visits
 
 

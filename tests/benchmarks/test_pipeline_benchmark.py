@@ -14,7 +14,7 @@ from benchmarks.pipeline.report import BEGIN, END, pipeline_page
 from benchmarks.pipeline.rows import ROWS, Pass, Passes, run_rows
 from benchmarks.pipeline.services import BusySample, busy_time
 from benchmarks.pipeline.songs import FORMATS, songs_served
-from devstack.kafka import fetch_kafka
+from devstack.kafka.broker import fetch_kafka
 from devstack.s3 import fetch_s3_server
 from tests.support.servers import require
 

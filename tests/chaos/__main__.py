@@ -16,15 +16,15 @@ from types import FrameType
 
 from devstack.errors import DevstackError
 from devstack.stack import LOCAL
-from devstack.tools import tools_folder
-from tests.chaos.audit import problems
-from tests.chaos.disk import in_namespace
-from tests.chaos.ledger import Command, Entry, Ledger, read
-from tests.chaos.report import page
+from devstack.tools.cache import tools_folder
+from tests.chaos.audit.audit import problems
+from tests.chaos.audit.ledger import Command, Entry, Ledger, read
+from tests.chaos.audit.report import page
 from tests.chaos.run import Run
 from tests.chaos.schedule import Schedule, plan
-from tests.chaos.settings import changed_settings
-from tests.chaos.system import SystemOptions
+from tests.chaos.system.disk import in_namespace
+from tests.chaos.system.settings import changed_settings
+from tests.chaos.system.system import SystemOptions
 
 _MODULE = "tests.chaos"
 

@@ -12,10 +12,10 @@ from typing import Protocol
 
 import psutil
 
-from tests.chaos.ledger import FaultBegan, FaultEnded, FaultSkipped, RunFailed
-from tests.chaos.proxy import Mode
+from tests.chaos.audit.ledger import FaultBegan, FaultEnded, FaultSkipped, RunFailed
 from tests.chaos.schedule import BROKERS, Fault, Kind, Schedule
-from tests.chaos.system import System
+from tests.chaos.system.proxy import Mode
+from tests.chaos.system.system import System
 
 #: Maximum wait for the recovery of the target from an earlier fault, s.
 _LOCK_TIMEOUT = 5.0

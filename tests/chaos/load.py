@@ -11,10 +11,10 @@ from typing import Any
 
 import requests
 
-from tests.chaos.ledger import Ledger, RequestSent, ResponseReceived
+from tests.chaos.audit.ledger import Ledger, RequestSent, ResponseReceived
 from tests.chaos.poison import POISON_MODEL
 from tests.chaos.schedule import POISON, SONGS, PlannedJob
-from tests.chaos.settings import CREDENTIALS
+from tests.chaos.system.settings import CREDENTIALS
 
 #: Maximum wait of a client for a response, s.
 _TIMEOUT = 8.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.chaos.counterparts import POISON_PATH
+from tests.chaos.system.counterparts import POISON_PATH
 
 POISON_MODEL = "poison.yaml"
 

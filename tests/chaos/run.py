@@ -6,14 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 
+from tests.chaos.audit.final_state import drain, record_final_state
+from tests.chaos.audit.ledger import Ledger, Phase, Reference, RunFailed
+from tests.chaos.audit.ledger_index import LedgerIndex, body_of
 from tests.chaos.faults import Injector
-from tests.chaos.final_state import drain, record_final_state
-from tests.chaos.ledger import Ledger, Phase, Reference, RunFailed
-from tests.chaos.ledger_index import LedgerIndex, body_of
 from tests.chaos.load import Load
 from tests.chaos.schedule import SONGS, PlannedJob, Schedule
-from tests.chaos.supervisor import Supervisor
-from tests.chaos.system import System, SystemOptions
+from tests.chaos.system.supervisor import Supervisor
+from tests.chaos.system.system import System, SystemOptions
 from tests.e2e.audio import check_stems, song
 
 _REFERENCE_SECONDS = 180.0

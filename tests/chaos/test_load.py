@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.ledger import Ledger, RequestSent, ResponseReceived
+from tests.chaos.audit.ledger import Ledger, RequestSent, ResponseReceived
 from tests.chaos.load import Load
 from tests.chaos.schedule import POISON, PlannedJob
 from tests.support.source_server import Behaviour, Exchange, SourceServer, answer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from devstack.kafka import fetch_kafka
+from devstack.kafka.broker import fetch_kafka
 from devstack.s3 import fetch_s3_server
 from tests.chaos.schedule import Kind, plan
 from tests.support.servers import require

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
-from devstack.process import free_port
+from devstack.processes.process import free_port
 from pipeline.service.shutdown import ExitCode
 from tests.deploy.compose import ComposeFile
 from tests.deploy.conftest import REQUIRED, ROOT

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from devstack.process import free_port
+from devstack.processes.process import free_port
 from devstack.s3 import S3Server
 from pipeline.service.shutdown import ExitCode
 from pipeline.storage.s3.store import S3Options, S3Store

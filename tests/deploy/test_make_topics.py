@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient
 
-from devstack.kafka import KafkaBroker
-from devstack.process import free_port
+from devstack.kafka.broker import KafkaBroker
+from devstack.processes.process import free_port
 from pipeline.service.shutdown import ExitCode
 from pipeline.transport.kafka.transport import KafkaTransport
 from tests.conformance.transport.backends import NEEDS_KAFKA

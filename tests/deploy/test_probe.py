@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Mapping
 
-from devstack.process import free_port
+from devstack.processes.process import free_port
 from pipeline.errors import ErrorCode, InfrastructureError
 from pipeline.service.health import HealthServer
 from tests.deploy.conftest import ROOT

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from devstack.java import find_java
-from devstack.kafka import fetch_kafka
-from devstack.process import ServerProcess, free_port
+from devstack.kafka.broker import fetch_kafka
+from devstack.processes.process import ServerProcess, free_port
+from devstack.processes.server import server_environment
 from devstack.s3 import fetch_s3_server
-from devstack.server import server_environment
+from devstack.tools.java import find_java
 from pipeline.errors import PipelineError
 from pipeline.storage.s3.store import S3Options, S3Store
 from pipeline.transport.kafka.transport import KafkaTransport

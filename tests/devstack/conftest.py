@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from devstack.tools import tools_folder
+from devstack.tools.cache import tools_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from devstack.errors import ToolUnavailableError
-from devstack.tools import install_once, run_tool, tools_folder
+from devstack.tools.cache import install_once, run_tool, tools_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -71,7 +71,7 @@ def test_killed_builder_leaves_no_lock_and_no_partial_tool(tmp_path: Path) -> No
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {str(REPOSITORY)!r})
-from devstack.tools import install_once
+from devstack.tools.cache import install_once
 def build(folder):
     (folder / "half").touch()
     os.kill(os.getpid(), signal.SIGKILL)

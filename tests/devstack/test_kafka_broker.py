@@ -9,7 +9,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 from devstack.errors import ServerStartError
-from devstack.kafka import KafkaBroker, fetch_kafka
+from devstack.kafka.broker import KafkaBroker, fetch_kafka
 from tests.support.servers import require
 
 # The first run on a machine fetches Kafka, which may take minutes.

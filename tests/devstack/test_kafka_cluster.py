@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer
 
-from devstack.kafka_cluster import KafkaCluster
-from devstack.process import free_port
+from devstack.kafka.cluster import KafkaCluster
+from devstack.processes.process import free_port
 from tests.support.servers import require
 from tests.support.topic_settings import topic_setting
 from tests.support.traffic import wait_until

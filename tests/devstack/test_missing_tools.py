@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from devstack.errors import ToolUnavailableError
-from devstack.java import find_java, parse_java_version
-from devstack.kafka import fetch_kafka
+from devstack.kafka.broker import fetch_kafka
 from devstack.s3 import fetch_s3_server
+from devstack.tools.java import find_java, parse_java_version
 from tests.support.servers import require
 
 

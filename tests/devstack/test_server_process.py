@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from devstack import process as process_module
 from devstack.errors import ServerStartError
-from devstack.process import ServerProcess, free_port
+from devstack.processes import process as process_module
+from devstack.processes.process import ServerProcess, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEADLINE = 30.0
@@ -289,7 +289,7 @@ import signal, sys
 from pathlib import Path
 sys.path.insert(0, {str(REPOSITORY)!r})
 from tests.devstack.test_server_process import SERVER, answers, python
-from devstack.process import ServerProcess
+from devstack.processes.process import ServerProcess
 server = ServerProcess(
     "echo", python(SERVER, "{port}", "deaf"), log_file=Path({str(tmp_path / "log")!r}), ready=lambda: answers({port})
 )

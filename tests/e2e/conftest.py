@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from devstack.kafka import fetch_kafka
+from devstack.kafka.broker import fetch_kafka
+from devstack.processes.server import LocalServer
 from devstack.s3 import fetch_s3_server
-from devstack.server import LocalServer
 from tests.e2e.audio import Recording, repeated, song
 from tests.e2e.logs import check_logs
 from tests.e2e.service import CREDENTIALS, WEBHOOK_SECRET, Service, files, service_in

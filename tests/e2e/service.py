@@ -18,7 +18,7 @@ from standardwebhooks import Webhook
 from config import Settings
 from demo.centre_model import DEMO_MODEL_NAME
 from devstack.environment import free_ports, isolated_environment
-from devstack.process import ServerProcess, free_port
+from devstack.processes.process import ServerProcess, free_port
 from devstack.stack import Plan, Stack, running
 from tests.e2e.logs import read_log
 from tests.e2e.watcher import PATIENCE, Watcher

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import soundfile
 
-from devstack.kafka import fetch_kafka
+from devstack.kafka.broker import fetch_kafka
 from devstack.s3 import fetch_s3_server
 from tests.e2e.checkout import Checkout
 from tests.e2e.service import files

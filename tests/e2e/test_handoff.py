@@ -11,8 +11,8 @@ from typing import Any
 import boto3
 import pytest
 
-from devstack.process import ServerProcess, free_port
-from devstack.server import LocalServer
+from devstack.processes.process import ServerProcess, free_port
+from devstack.processes.server import LocalServer
 from pipeline.storage.factory import s3_options
 from tests.e2e.audio import Recording
 from tests.e2e.endings import check_success

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devstack.server import LocalServer
+from devstack.processes.server import LocalServer
 from tests.e2e.audio import Recording
 from tests.e2e.endings import check_successes
 from tests.e2e.service import Service

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-from devstack.process import free_port
+from devstack.processes.process import free_port
 
 
 @dataclass(frozen=True)

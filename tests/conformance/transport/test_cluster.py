@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from devstack.kafka import KafkaBroker
-from devstack.kafka_cluster import KafkaCluster
+from devstack.kafka.broker import KafkaBroker
+from devstack.kafka.cluster import KafkaCluster
 from pipeline.errors import ErrorCode, InfrastructureError
 from pipeline.transport.kafka.transport import KafkaTransport
 from pipeline.transport.protocol import Message, Topic

@@ -24,7 +24,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.structs import TopicPartition
 from structlog.testing import capture_logs
 
-from devstack.kafka import KafkaBroker
+from devstack.kafka.broker import KafkaBroker
 from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, PermanentError
 from pipeline.transport.kafka import member
 from pipeline.transport.kafka.client import KafkaClientFactory, finish_interrupted_join, force_close, is_joining

@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from devstack.kafka import KafkaBroker
+from devstack.kafka.broker import KafkaBroker
 from pipeline.service import metrics
 from pipeline.transport.kafka.transport import KafkaTransport
 from pipeline.transport.protocol import Message, Topic

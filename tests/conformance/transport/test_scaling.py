@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from devstack.kafka import KafkaBroker
+from devstack.kafka.broker import KafkaBroker
 from pipeline.transport.protocol import Message
 from tests.conformance.transport import backends
 from tests.conformance.transport.backends import NEEDS_KAFKA, Backend, Member

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from config import KafkaSettings
-from devstack.kafka import KafkaBroker
-from devstack.kafka_access import Access, Tls
-from devstack.process import free_port
+from devstack.kafka.access import Access, Tls
+from devstack.kafka.broker import KafkaBroker
+from devstack.processes.process import free_port
 from pipeline.errors import ErrorCode, InfrastructureError, RefusedError
 from pipeline.transport.kafka.security import KafkaSecurity
 from pipeline.transport.kafka.transport import KafkaTransport

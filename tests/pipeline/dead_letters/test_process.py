@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from config import SECTIONS
-from devstack.process import free_port
+from devstack.processes.process import free_port
 from pipeline.consuming.retry_headers import dead_letter
 from pipeline.errors import ErrorCode, TransientError
 from pipeline.service.shutdown import ExitCode

@@ -14,7 +14,7 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaTimeoutError, SaslAuthenticationFailedError
 
-from devstack.process import free_port
+from devstack.processes.process import free_port
 from pipeline.transport.kafka.client import last_refusal
 from pipeline.transport.kafka.errors import BrokerDisconnectedError
 from pipeline.transport.kafka.network import NetworkClient, create_client

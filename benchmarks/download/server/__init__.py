@@ -1,0 +1,1 @@
+"""The benchmark's HTTP server, and its misbehaviour."""

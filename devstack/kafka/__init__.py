@@ -1,0 +1,1 @@
+"""Apache Kafka as local processes: one broker, or a cluster."""

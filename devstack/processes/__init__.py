@@ -1,0 +1,1 @@
+"""Local server processes that end with their parent."""

@@ -1,0 +1,1 @@
+"""Third-party programs: fetched once, kept in a cache."""
