@@ -21,13 +21,13 @@ from devstack.s3 import S3Server
 from tests.chaos.audit.ledger import Ledger, PoisonBegan
 from tests.chaos.poison import add_poison_model
 from tests.chaos.schedule import BROKERS, PROCESSORS, SERVICES
+from tests.chaos.system import settings
 from tests.chaos.system.counterparts import Receiver, Source
 from tests.chaos.system.disk import Disk
 from tests.chaos.system.kafka_view import KafkaView
 from tests.chaos.system.proxy import Proxy, ProxyLoop
 from tests.chaos.system.service import Service
 from tests.chaos.system.store_view import StoreView
-from tests.chaos.system import settings
 
 #: Maximum startup time, s: two processes load a model while three brokers start.
 _READY_SECONDS = 180.0
