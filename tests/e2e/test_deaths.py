@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -67,9 +69,13 @@ def test_uploader_is_killed_before_the_webhook(
 ) -> None:
     source.serve_bytes("/song", short_song.file)
     receiver.stop()
-    task_uuid = service.post(source.url("/song"), receiver.url)
-    service.watcher.wait_for_state(task_uuid, TaskState.NOTIFYING)
-    service.kill("uploader")
+    address = urlsplit(receiver.url)
+    # A socket that accepts nothing keeps the webhook waiting. If it were refused, the kill could fall between the retry
+    # message and the offset, and the webhook would arrive twice.
+    with socket.create_server((address.hostname or "", address.port or 0)):
+        task_uuid = service.post(source.url("/song"), receiver.url)
+        service.watcher.wait_for_state(task_uuid, TaskState.NOTIFYING)
+        service.kill("uploader")
     receiver.start()
     service.start("uploader")
     check_success(service, receiver, task_uuid, short_song)
