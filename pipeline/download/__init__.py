@@ -1,9 +1,10 @@
 """Downloads from URLs that clients supply, protected against server-side request forgery (SSRF).
 
 ``download``       the entry point; ``types`` has its limits and its result
-``strategy``       chooses between range requests and one stream, and between the ``sources``; ``mirrors`` orders them
+``strategy``       chooses between range requests and one stream, and between the ``sources``
 ``single_stream``  one file over one connection
-``parallel/``      one file over several connections, and resuming an interrupted download
+``parallel/``      one file over several connections
+``resume``         continues an interrupted download; ``journal`` records which bytes are on the disk
 ``ssrf/``          which URLs and addresses are allowed
 ``http/``          sessions that connect to the checked address, requests, deadlines, and translated exceptions
 ``part_file``      the file until it is complete; ``checksum`` verifies its content

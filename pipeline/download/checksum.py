@@ -6,15 +6,12 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 _HEX_DIGITS: Final = {"sha256": 64, "md5": 32}
 _ALGORITHM: Final = {"sha-256": "sha256", "md5": "md5"}
-_BLOCK: Final = 1024**2
-#: Bytes hashed per call, so that the caller can do other work in between.
-_STEP: Final = 16 * _BLOCK
 _MEMBER = re.compile(r"\s*([A-Za-z0-9-]+)\s*=\s*:?([A-Za-z0-9+/]+={0,2}):?\s*", re.ASCII)
 #: RFC 9530, RFC 3230 and Google Cloud Storage; with True, the header describes the body of this response only.
 _HEADERS: Final = (("x-goog-hash", False), ("Digest", False), ("Content-Digest", True), ("Repr-Digest", False))
@@ -53,31 +50,6 @@ class Checksum:
     def matches(self, hexdigest: str) -> bool:
         """Compare with ``hexdigest``, ignoring case."""
         return hexdigest.lower() == self.hexdigest.lower()
-
-
-class PrefixHash:
-    """Hashes the complete prefix of a file whose parts are written in any order."""
-
-    def __init__(self, read: Callable[[int, int], bytes], digest: Hash) -> None:
-        """``read``: returns up to a number of bytes (second argument) from an offset (first argument)."""
-        self._read = read
-        self._hash = digest
-        self.position = 0
-        """Number of bytes hashed so far."""
-
-    def advance(self, end: int, *, max_bytes: int = _STEP) -> None:
-        """Hash up to ``end``, at most ``max_bytes`` in one call. Stops early if the file is shorter."""
-        end = min(end, self.position + max_bytes)
-        while self.position < end:
-            data = self._read(self.position, min(end - self.position, _BLOCK))
-            if not data:
-                return
-            self._hash.update(data)
-            self.position += len(data)
-
-    def hexdigest(self) -> str:
-        """Return the hash of the first ``position`` bytes."""
-        return self._hash.hexdigest()
 
 
 def announced_checksum(headers: Mapping[str, str], *, whole_file: bool) -> Checksum | None:

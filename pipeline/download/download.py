@@ -13,9 +13,8 @@ from pipeline.download.checksum import Checksum
 from pipeline.download.http.request import HttpClient
 from pipeline.download.http.session import DIRECT, ConnectionOptions
 from pipeline.download.http.watchdog import Watchdog
-from pipeline.download.mirrors import order_sources
-from pipeline.download.parallel.resume import ResumeState
 from pipeline.download.progress import DownloadProgress, ProgressReporter
+from pipeline.download.resume import ResumeState
 from pipeline.download.sources import Source, Sources
 from pipeline.download.ssrf.url_guard import UrlGuard
 from pipeline.download.strategy import DownloadAttempts
@@ -44,7 +43,7 @@ def download(
 ) -> Downloaded:
     """Fetch ``url`` into ``target``, whose folder exists. Afterwards the whole file is there, or nothing.
 
-    ``mirrors`` are tried before ``url``, the fastest first, and require a ``checksum``. Without a checksum, a hash that
+    ``mirrors`` are tried before ``url``, in order, and require a ``checksum``. Without a checksum, a hash that
     the server announces is verified. With ``resume``, the bytes received before a transient failure stay beside
     ``target`` (``.part`` and ``.journal``) for the next call, and the file survives a power cut once this returns.
     ``rate`` is shared with other downloads.
@@ -65,7 +64,7 @@ def download(
     with Watchdog(subject, total=limits.total_timeout, stall=limits.stall_timeout, cancel=cancel) as watchdog:
         client = HttpClient(guard, limits, connection_options, rate, watchdog)
         reporter = ProgressReporter(on_progress, started, limits.progress_interval)
-        sources = Sources(order_sources(client, candidates))
+        sources = Sources(candidates)
         with closing(ResumeState(target, origin.url, checksum, resume=resume)) as resume_state:
             result = DownloadAttempts(client, target, sources, resume_state, reporter, checksum, durable=resume).run()
     source = sources.current.subject

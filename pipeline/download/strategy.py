@@ -11,13 +11,13 @@ from typing import Final
 from pipeline.download.checksum import Checksum, announced_checksum
 from pipeline.download.http.request import HttpClient, ResponseStream
 from pipeline.download.http.response import Head, read_head, read_part_head, source_unstable
-from pipeline.download.parallel.journal import Identity
+from pipeline.download.journal import Identity
 from pipeline.download.parallel.range_allocator import ByteRange, missing_ranges
 from pipeline.download.parallel.range_request import response_range
-from pipeline.download.parallel.resume import ResumeState
 from pipeline.download.parallel.scheduler import ParallelDownload
 from pipeline.download.parallel.throughput import Latency
 from pipeline.download.progress import ProgressReporter
+from pipeline.download.resume import ResumeState
 from pipeline.download.single_stream import StreamResult, save_stream
 from pipeline.download.sources import RangesLostError, Source, SourceChangedError, Sources
 from pipeline.download.validators import Agreement, ContentRange, Validator

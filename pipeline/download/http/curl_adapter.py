@@ -67,14 +67,14 @@ class CurlAdapter(HTTPAdapter):
     """Sends GET requests, one at a time, and reuses their connections.
 
     Plain http stays at HTTP/1.1. A host that does not offer the version is read with an older one. ``timeout`` (s): for
-    TCP or QUIC with TLS, and for a whole request.
+    TCP or QUIC with TLS, and for a whole request (None: no limit).
     """
 
     def __init__(
         self,
         guard: UrlGuard,
         connection_options: ConnectionOptions,
-        timeout: tuple[float, float],
+        timeout: tuple[float, float | None],
         watchdog: Watchdog | None,
     ) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class CurlAdapter(HTTPAdapter):
             CurlOpt.HTTP_VERSION: _HTTP_VERSIONS[options.http if is_https else "1.1"],
             CurlOpt.CONNECT_TO: ffi.gc(connect_to, lib.curl_slist_free_all),
             CurlOpt.CONNECTTIMEOUT_MS: round(connect_timeout * 1000),
-            CurlOpt.TIMEOUT_MS: round(self._total_timeout * 1000),
+            CurlOpt.TIMEOUT_MS: round((self._total_timeout or 0) * 1000),
             CurlOpt.NOSIGNAL: 1,
             CurlOpt.BUFFERSIZE: 128 * 1024,
             CurlOpt.PROTOCOLS_STR: "http,https",

@@ -61,7 +61,7 @@ class HttpClient:
                 guarded_session(
                     self.guard,
                     connect_timeout=self.limits.connect_timeout,
-                    read_timeout=self.limits.total_timeout,  # the watchdog is stricter
+                    read_timeout=None,  # the watchdog interrupts reads, and a timeout costs a system call for each
                     watchdog=watchdog,
                     connection_options=self.connection_options,
                 )

@@ -38,6 +38,9 @@ HttpVersion = Literal["1.1", "2", "3"]
 #: Opens a TCP connection: address, port, timeout in s.
 Dial = Callable[[Address, int, float], socket.socket]
 
+#: Connect timeout and read timeout, s.
+Timeouts = tuple[float, float | None]
+
 #: Connect timeout of the last of many addresses, at least, s; zero would make the socket non-blocking.
 _MIN_CONNECT_TIMEOUT = 0.1
 
@@ -104,19 +107,19 @@ def guarded_session(
     guard: UrlGuard,
     *,
     connect_timeout: float,
-    read_timeout: float,
+    read_timeout: float | None,
     watchdog: Watchdog | None = None,
     connection_options: ConnectionOptions = DIRECT,
 ) -> GuardedSession:
     """Return a session that connects to no address that ``guard`` refuses.
 
     It ignores proxies, ``.netrc`` and CA files of the environment, follows no redirects and keeps no cookies.
-    ``connect_timeout`` (s) limits name resolution with TCP, and again TLS; ``read_timeout`` (s) limits each wait for
-    data. ``watchdog`` guards the sockets. Requests raise the guard's PermanentError beside the exceptions of
-    ``requests``, which ``http_errors`` translates.
+    ``connect_timeout`` (s) limits name resolution with TCP, and again TLS; ``read_timeout`` (s; None: no limit)
+    limits each wait for data. ``watchdog`` guards the sockets. Requests raise the guard's PermanentError beside the
+    exceptions of ``requests``, which ``http_errors`` translates.
     """
     connector = None
-    timeouts = connect_timeout, read_timeout
+    timeouts: Timeouts = (connect_timeout, read_timeout)
     if connection_options.http == "1.1":
         proxy = connection_options.proxy
         dial = Proxy.from_url(proxy, connection_options.ssl_context()).dial if proxy else connection_options.dial
@@ -237,9 +240,7 @@ class _Connector:
 class _GuardedAdapter(HTTPAdapter):
     """A transport adapter that gets every connection from the connector."""
 
-    def __init__(
-        self, connector: _Connector, connection_options: ConnectionOptions, timeout: tuple[float, float]
-    ) -> None:
+    def __init__(self, connector: _Connector, connection_options: ConnectionOptions, timeout: Timeouts) -> None:
         self._connector = connector
         self._connection_options = connection_options
         self._timeout = timeout
@@ -282,4 +283,4 @@ class _GuardedAdapter(HTTPAdapter):
         if str(request.url).startswith("https:"):
             # Only now: loading the authorities takes time, which plain http can save.
             self.poolmanager.connection_pool_kw["ssl_context"] = self._connection_options.ssl_context()
-        return super().send(request, stream, timeout or self._timeout)
+        return super().send(request, stream, timeout or cast(Any, self._timeout))

@@ -80,12 +80,6 @@ class Watchdog:
         """Return a watchdog for one of several exchanges, with the deadline and the cancel token of this one."""
         return Branch(subject, self, stall=self._stall)
 
-    def cancel_branches(self) -> None:
-        """End all exchanges that are running now."""
-        with self._condition:
-            for branch in self._branches:
-                branch._fire(_Verdict.BRANCH_CANCELLED)
-
     def guard_socket(self, connection: socket.socket) -> None:
         """Shut ``connection`` down when the exchange ends. Starts the stall timer: call it right after connecting."""
         with self._condition:
@@ -193,26 +187,6 @@ class Branch(Watchdog):
         """End this exchange alone, now."""
         with self._condition:
             self._fire(_Verdict.BRANCH_CANCELLED)
-
-
-class Cancellation:
-    """Cancels the current exchange of another thread and those that it begins later."""
-
-    def __init__(self, watchdog: Branch | None = None) -> None:
-        self.requested = False
-        self._watchdog = watchdog
-
-    def cancel(self) -> None:
-        """Cancel. Called by the controlling thread."""
-        self.requested = True
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-
-    def attach(self, watchdog: Branch) -> None:
-        """Make ``watchdog`` the one to cancel. Called by the thread that begins an exchange."""
-        self._watchdog = watchdog
-        if self.requested:  # set in the meantime: whichever of the two threads comes second cancels
-            watchdog.cancel()
 
 
 def _call_if_alive(reference: weakref.WeakMethod[Callable[[], None]]) -> None:

@@ -1,1 +1,1 @@
-"""One file over several connections, and resuming an interrupted download."""
+"""One file over several connections."""

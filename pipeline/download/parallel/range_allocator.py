@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from config import KIB, MIB
+from config import KIB
 
 #: Boundaries are multiples of this, so that each page of the disk has one writer.
 ALIGNMENT = 64 * KIB
-MAX_PIECE = 16 * MIB
-_PIECES_PER_FILE = 64
 
 
 class ByteRange(NamedTuple):
@@ -31,11 +29,6 @@ class ByteRange(NamedTuple):
         return self.end - self.start
 
 
-def piece_size(total: int, minimum: int = MIB) -> int:
-    """Return the journal's piece size for a file of ``total`` bytes: 1/64 of it, ``minimum`` to 16 MiB, aligned."""
-    return _align(min(max(-(-total // _PIECES_PER_FILE), minimum), max(MAX_PIECE, minimum)))
-
-
 def missing_ranges(total: int, present: Iterable[ByteRange]) -> Iterator[ByteRange]:
     """Yield, in order, the gaps that ``present`` (in any order, overlapping or not) leaves in ``total`` bytes."""
     position = 0
@@ -47,18 +40,16 @@ def missing_ranges(total: int, present: Iterable[ByteRange]) -> Iterator[ByteRan
         yield ByteRange(position, total)
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class RangeSegment:
     """A part of the file that one worker fetches, or several concurrently (hedged requests)."""
 
     end: int
-    claimed: int
-    """All bytes before this were received, and one of the workers writes them."""
     written: int
     """All bytes before this are written."""
-    out_of_order: list[ByteRange] = field(default_factory=list)
-    """Ranges written beyond ``written``, while another worker still writes the bytes between."""
     workers: int = 1
+    shared_at: float = 0.0
+    """Time of the last hedged request, on the monotonic clock."""
 
 
 @dataclass(eq=False, slots=True)
@@ -75,8 +66,8 @@ class Assignment:
 
     @property
     def remaining(self) -> int:
-        """Bytes still expected from the connection; 0 once other workers have received them all."""
-        return self.end - self.position if self.segment.claimed < self.end else 0
+        """Bytes still expected from the connection; 0 once other workers have written them all."""
+        return self.end - self.position if self.segment.written < self.end else 0
 
 
 class RangeAllocator:
@@ -92,19 +83,12 @@ class RangeAllocator:
         self.lead = 0
         """Bytes that a busy connection delivers before a new one delivers its first."""
 
-    def low_water(self, total: int) -> int:
-        """Return the position up to which the file is written without a gap."""
-        written = (assignment.segment.written for assignment in self._assigned)
-        return min((*(span.start for span in self._free), *written, total))
-
     def take(self) -> Assignment | None:
         """Assign the first free range; None if there is none."""
         if not self._free:
             return None
-        span = self._free.pop(0)
-        assignment = Assignment(span.start, span.start, RangeSegment(span.end, span.start, span.start))
-        self._assigned.append(assignment)
-        return assignment
+        start, end = self._free.pop(0)
+        return self._assign(start, RangeSegment(end, start))
 
     def split(self, count: int, *, max_bytes: int | None = None) -> None:
         """Free ranges of busy workers until ``count`` are free, as far as ``min_split`` allows.
@@ -112,12 +96,11 @@ class RangeAllocator:
         The parts are sized so that all workers finish at the same time: a connection that already delivers keeps
         ``lead`` bytes more. ``max_bytes`` limits each freed range instead, taken from the end.
         """
-        candidates: list[tuple[Assignment, int]] = []
-        for assignment in self._assigned:
-            segment = assignment.segment
-            if segment.workers == 1 and assignment.position == segment.claimed:  # has, and had, no other worker
-                begun = assignment.position > assignment.start
-                candidates.append((assignment, assignment.remaining - self.lead * begun))
+        candidates = [
+            (assignment, assignment.remaining - self.lead * (assignment.position > assignment.start))
+            for assignment in self._assigned
+            if assignment.segment.workers == 1 and assignment.position >= assignment.segment.written
+        ]
         parts = [1] * len(candidates)
         for _ in range(count - len(self._free)):
             index = max(range(len(parts)), key=lambda index: candidates[index][1] / parts[index], default=None)
@@ -128,37 +111,27 @@ class RangeAllocator:
             if number > 1:
                 self._cut(assignment, number, size if max_bytes is None else min(size, max_bytes * number))
 
-    def share(self, assignment: Assignment) -> Assignment | None:
-        """Assign the unreceived rest of ``assignment`` to a second worker as well; None if nothing is left.
-
-        Each byte is written by the worker that receives it first.
-        """
+    def share(self, assignment: Assignment, now: float) -> Assignment:
+        """Assign the unwritten rest of ``assignment`` to a second worker as well. ``now``: on the monotonic clock."""
         segment = assignment.segment
-        if not assignment.remaining:
-            return None
         segment.workers += 1
-        shared = Assignment(segment.claimed, segment.claimed, segment)
-        self._assigned.append(shared)
-        return shared
+        segment.shared_at = now
+        return self._assign(segment.written, segment)
 
-    def claim(self, assignment: Assignment, received: int) -> ByteRange:
-        """Return which of the next ``received`` bytes of a connection are to be written.
+    def claim(self, assignment: Assignment, received: int) -> int:
+        """Return how many of the next ``received`` bytes of a connection are to be written.
 
-        These are fewer than were received if the end of the range was split off in the meantime, or if another worker
-        of the same segment has received some of them before.
+        These are fewer than were received if the end of the range was split off in the meantime.
         """
-        segment, assignment.position = assignment.segment, min(assignment.position + received, assignment.end)
-        span = ByteRange(segment.claimed, max(segment.claimed, assignment.position))
-        segment.claimed = span.end
-        return span
+        count = min(received, max(assignment.end - assignment.position, 0))
+        assignment.position += count
+        return count
 
-    def wrote(self, assignment: Assignment, span: ByteRange) -> None:
-        """Record that a claimed ``span`` is written."""
+    def wrote(self, assignment: Assignment, end: int) -> None:
+        """Record that all bytes of ``assignment`` before ``end`` are written."""
         segment = assignment.segment
-        self.missing -= span.size
-        insort(segment.out_of_order, span)
-        while segment.out_of_order and segment.out_of_order[0].start <= segment.written:
-            segment.written = max(segment.written, segment.out_of_order.pop(0).end)
+        self.missing -= max(end - segment.written, 0)
+        segment.written = max(segment.written, end)
 
     def release(self, assignment: Assignment) -> None:
         """End ``assignment``, and free what is not written unless another worker fetches it as well."""
@@ -167,7 +140,6 @@ class RangeAllocator:
         segment.workers -= 1
         if segment.workers or segment.written >= segment.end:
             return
-        self.missing += sum(span.size for span in segment.out_of_order)
         insort(self._free, ByteRange(segment.written, segment.end))
         merged: list[ByteRange] = []
         for start, end in self._free:
@@ -176,6 +148,11 @@ class RangeAllocator:
             else:
                 merged.append(ByteRange(start, end))
         self._free = merged
+
+    def _assign(self, start: int, segment: RangeSegment) -> Assignment:
+        assignment = Assignment(start, start, segment)
+        self._assigned.append(assignment)
+        return assignment
 
     def _cut(self, assignment: Assignment, parts: int, size: int) -> None:
         """Keep the first of ``parts`` equal parts of the last ``size`` bytes assigned, and free the others."""

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import suppress
 from queue import Empty
 from typing import Final
 
 from config import KIB, MIB
 from pipeline.backoff import Backoff
-from pipeline.download.checksum import Checksum, PrefixHash
+from pipeline.download.checksum import Checksum
 from pipeline.download.http.request import HttpClient, ResponseStream
 from pipeline.download.http.response import Head, source_corrupt
 from pipeline.download.parallel.concurrency import MAX_STEP, WINDOW, ConnectionScaler
-from pipeline.download.parallel.hedging import Hedger
-from pipeline.download.parallel.journal import Entry
-from pipeline.download.parallel.range_allocator import ALIGNMENT, RangeAllocator, missing_ranges, piece_size
+from pipeline.download.parallel.hedging import hedge_late_ranges
+from pipeline.download.parallel.range_allocator import ALIGNMENT, RangeAllocator, missing_ranges
 from pipeline.download.parallel.range_request import RangeClient
-from pipeline.download.parallel.resume import ResumeState
-from pipeline.download.parallel.revalidation import Revalidation
 from pipeline.download.parallel.throughput import Latency, ThroughputEstimator
-from pipeline.download.parallel.worker import Finished, RangeWorker, RangeWorkerPool, RangeWriter
+from pipeline.download.parallel.worker import RangeWorker, RangeWorkerPool, RangeWriter
 from pipeline.download.part_file import PartFile
 from pipeline.download.progress import ProgressReporter
+from pipeline.download.resume import ResumeState
 from pipeline.download.single_stream import StreamResult
 from pipeline.download.sources import RangesLostError, SourceChangedError, Sources
 from pipeline.errors import CancelledError, InfrastructureError, PermanentError, TransientError
@@ -59,6 +58,11 @@ _TICK: Final = 0.02
 _ROOM_INTERVAL: Final = 2.0
 #: A single response that took less time than this, s, is assumed to belong to one version.
 _SHORT: Final = 1.0
+#: Round trips before the expected end from which a distant source is asked for its version.
+_ASK_AHEAD: Final = 1.25
+#: Requests for the version per round trip, and connections that are kept open for them.
+_QUESTIONS: Final = 5
+_HASH_BLOCK: Final = MIB
 
 
 class ParallelDownload:
@@ -87,22 +91,24 @@ class ParallelDownload:
         self._is_far = latency.whole >= FAR
         self._watchdog = client.watchdog
         self._limits = limits = client.limits
-        self._journal = resume_state.journal
-        self._prefix = PrefixHash(file.read, checksum.new()) if checksum else None
+        self._durable = resume_state.journal is not None
         self._allocator = RangeAllocator(missing_ranges(total, resume_state.verified_ranges))
         self._resumed = total - self._allocator.missing
-        piece_bytes = piece_size(total, limits.min_piece_bytes) if self._journal else None
-        self._writer = RangeWriter(file, self._allocator, piece_bytes, self._resumed)
+        self._writer = RangeWriter(
+            file,
+            self._allocator,
+            resume_state.journal,
+            max_read=limits.chunk_bytes,
+            piece_bytes=limits.min_piece_bytes,
+        )
         ranges = RangeClient(client, total, verified=checksum is not None, keep_alive=self._is_far)
         self._pool = RangeWorkerPool(ranges, self._writer)
-        self._hedger = Hedger(self._pool, self._writer, round_trip=latency.round_trip, total=total)
-        self._revalidation = Revalidation(ranges, sources.current, latency.round_trip)
         self._started = self._room_checked = time.monotonic()
         max_step = limits.max_connections if self._is_far else MAX_STEP
         self._scaler = ConnectionScaler(limits.max_connections, max_step=max_step)
         self._throughput = ThroughputEstimator(self._started, self._resumed)
         self._requests = self._refusals = self._max_delivering = 0
-        self._not_before = 0.0
+        self._not_before = self._next_question = 0.0
 
     def run(self, first: tuple[ResponseStream, int] | None, head: Head) -> StreamResult:
         """Download. ``first``: a response that begins with the first missing byte, and the position of its end.
@@ -112,79 +118,76 @@ class ParallelDownload:
         self._reporter.total, self._reporter.resumed = self._total, self._resumed
         try:
             self._fetch(first)
-            if not self._is_intact():
-                raise source_corrupt(self._sources.current.subject)
+            sha256 = self._verified_sha256()
             if not self._checksum and (self._requests > 1 or time.monotonic() - self._started >= _SHORT):
-                self._revalidation.confirm(self._writer.last_byte_at)
-        finally:
-            self._revalidation.cancel()
+                self._revalidate()
+        finally:  # workers that are still busy hedge ranges that others have delivered
+            self._pool.stop()
         self._reporter.finish(self._total)
         self._watchdog.raise_if_fired()
-        self._file.commit(durable=self._journal is not None)
-        is_sha256 = self._checksum is not None and self._checksum.algorithm == "sha256"
-        sha256 = self._prefix.hexdigest() if self._prefix and is_sha256 else None
+        self._file.commit(durable=self._durable)
         return StreamResult(head, self._total, sha256, max(self._max_delivering, 1), self._resumed)
 
     def _fetch(self, first: tuple[ResponseStream, int] | None) -> None:
-        try:
-            if first is not None and (assignment := self._allocator.take()):
-                self._pool.submit(first[0].source, assignment, first)
-                self._requests = 1
-                if self._is_far:
-                    connections = min(self._limits.max_connections - 1, self._allocator.missing // _FAR_BYTES)
-                    self._pool.connect(first[0].source, connections)
-            while self._allocator.missing:
-                self._handle_events()
-                self._watchdog.raise_if_fired()
-                with self._writer.lock:
-                    missing, received = self._allocator.missing, self._writer.received
-                    low_water = self._allocator.low_water(self._total)
-                self._reporter.update(received)
-                if self._prefix:
-                    self._prefix.advance(low_water)
-                if missing:
-                    self._adjust(missing, received)
-        finally:  # workers that are still busy hedge ranges that others have delivered
-            self._pool.stop()
-            self._record(self._drain_events())
-
-    def _is_intact(self) -> bool:
-        """Hash the rest of the file and compare."""
-        if self._prefix is None or self._checksum is None:
-            return True
-        before = -1
-        while before < self._prefix.position < self._total:  # stops early if another process has truncated the file
+        if first is not None and (assignment := self._allocator.take()):
+            self._pool.submit(first[0].source, assignment, first)
+            self._requests = 1
+            if self._is_far:
+                connections = min(self._limits.max_connections - 1, self._allocator.missing // _FAR_BYTES)
+                self._pool.connect(first[0].source, connections + _QUESTIONS)
+        while self._allocator.missing:
+            self._handle_events()
             self._watchdog.raise_if_fired()
-            before = self._prefix.position
-            self._prefix.advance(self._total)
-        return self._prefix.position == self._total and self._checksum.matches(self._prefix.hexdigest())
+            with self._writer.lock:
+                missing = self._allocator.missing
+            self._reporter.update(self._total - missing)
+            if missing:
+                self._adjust(missing)
+
+    def _verified_sha256(self) -> str | None:
+        """Compare the hash of the whole file. Return it if it is a SHA-256."""
+        if self._checksum is None:
+            return None
+        digest, position = self._checksum.new(), 0
+        while data := self._file.read(position, _HASH_BLOCK):
+            self._watchdog.raise_if_fired()
+            digest.update(data)
+            position += len(data)
+        if not self._checksum.matches(digest.hexdigest()):
+            raise source_corrupt(self._sources.current.subject)
+        return digest.hexdigest() if self._checksum.algorithm == "sha256" else None
+
+    def _revalidate(self) -> None:
+        """Wait for a response that the source began after the last byte; raise SourceChangedError if it has changed.
+
+        The parts of a file all belong to one version when their responses begin. A file that is overwritten while it
+        is being sent shows only in a response that begins after the last bytes were read.
+        """
+        self._pool.revalidate(self._sources.current, self._latency.round_trip)
+        while self._writer.confirmed_until < self._writer.last_byte_at and self._pool.revalidating:
+            self._watchdog.raise_if_fired()
+            with suppress(Empty):
+                event = self._writer.events.get(timeout=_TICK)
+                self._pool.finished(event)
+                if isinstance(event.error, SourceChangedError):
+                    raise event.error
 
     def _handle_events(self) -> None:
-        """Wait for events, record written pieces in the journal, and process finished assignments."""
+        """Wait for workers that have ended their work."""
         try:
             events = [self._writer.events.get(timeout=_TICK)]
         except Empty:
             return
-        events += self._drain_events()
-        self._record(events)
-        finished = [event for event in events if isinstance(event, Finished)]
-        for event in finished:
+        events += [self._writer.events.get() for _ in range(self._writer.events.qsize())]
+        for event in events:
             self._pool.finished(event)
-        for event in finished:
+        for event in events:
             if event.error is not None and not event.worker.cancelled:
                 self._on_failure(event.worker, event.error)
 
-    def _drain_events(self) -> list[Finished | list[Entry]]:
-        return [self._writer.events.get() for _ in range(self._writer.events.qsize())]
-
-    def _record(self, events: list[Finished | list[Entry]]) -> None:
-        entries = [entry for event in events if isinstance(event, list) for entry in event]
-        if self._journal and entries:
-            self._journal.add(entries)
-
-    def _adjust(self, missing: int, received: int) -> None:
+    def _adjust(self, missing: int) -> None:
         """Adapt the number of connections to the measured rate, and assign work."""
-        now = time.monotonic()
+        now, received = time.monotonic(), self._total - missing
         active = self._pool.active
         delivering = sum(worker.delivering for worker in active)
         self._max_delivering = max(self._max_delivering, delivering)
@@ -204,14 +207,19 @@ class ParallelDownload:
                 worker.cancel()
         self._assign_work(now)
         if self._is_far and (self._scaler.decided or now - self._started > _MAX_UNUSED):
-            self._pool.close_unused()
-            if not self._checksum:
-                answers = (worker.active_at + self._latency.round_trip for worker in active if not worker.delivering)
-                waits = [max(answer - now, 0.0) for answer in answers]
-                self._revalidation.expect_end(self._throughput.time_left(missing, delivering, waits))
+            self._pool.close_unused(keep=_QUESTIONS)
+            if not self._checksum and missing <= rate * delivering * self._latency.round_trip * _ASK_AHEAD:
+                self._revalidate_ahead(now)
         if now - self._room_checked > _ROOM_INTERVAL:
             self._room_checked = now
             self._file.require_room(missing)
+
+    def _revalidate_ahead(self, now: float) -> None:
+        """Ask a distant source for its version again and again, so that an answer arrives soon after the last byte."""
+        source, round_trip = self._sources.current, self._latency.round_trip
+        if now >= self._next_question and self._pool.find_idle(source):
+            self._pool.revalidate(source, round_trip)
+            self._next_question = now + round_trip / _QUESTIONS
 
     def _assign_work(self, now: float) -> None:
         active = self._pool.active
@@ -230,7 +238,7 @@ class ParallelDownload:
             self._file.reserve()
             self._pool.submit(self._sources.current, assignment)
         if len(assignments) < idle:
-            self._hedger.hedge(now, self._scaler.level)
+            hedge_late_ranges(self._pool, self._writer, self._latency.round_trip, now)
             for worker in active:
                 if now - worker.active_at > SILENT:
                     worker.cancel()

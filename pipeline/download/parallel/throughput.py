@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 #: Minimum time of one measurement, s.
@@ -48,16 +46,3 @@ class ThroughputEstimator:
         rate = (received - before) / (now - since) / delivering
         self.per_connection += (rate - self.per_connection) * (_SMOOTHING if self.per_connection else 1.0)
         self._mark = (now, received)
-
-    def time_left(self, missing: int, delivering: int, waits: Sequence[float]) -> float:
-        """Return the time (s) until ``missing`` bytes arrive; infinite while unknown.
-
-        ``waits``: the times (s) until the other connections begin to deliver.
-        """
-        if not self.per_connection or not delivering:
-            return math.inf
-        mean_wait = sum(waits) / len(waits) if waits else 0.0
-        without_others = missing / self.per_connection / delivering
-        if without_others <= mean_wait:
-            return without_others
-        return (missing / self.per_connection + len(waits) * mean_wait) / (delivering + len(waits))

@@ -8,7 +8,7 @@ import hashlib
 import pytest
 from requests.structures import CaseInsensitiveDict
 
-from pipeline.download.checksum import Checksum, PrefixHash, announced_checksum
+from pipeline.download.checksum import Checksum, announced_checksum
 
 DATA = b"some bytes"
 SHA256 = hashlib.sha256(DATA)
@@ -60,14 +60,3 @@ def test_comparison_ignores_case() -> None:
 )
 def test_announced_checksums(headers: dict[str, str], whole_file: bool, found: Checksum | None) -> None:
     assert announced_checksum(CaseInsensitiveDict(headers), whole_file=whole_file) == found
-
-
-def test_prefix_hash_advances_in_steps() -> None:
-    prefix = PrefixHash(lambda offset, size: DATA[offset : offset + size], OF_SHA256.new())
-    prefix.advance(4)
-    prefix.advance(3)
-    assert prefix.position == 4
-    prefix.advance(100, max_bytes=2)
-    assert prefix.position == 6
-    prefix.advance(100)
-    assert (prefix.position, prefix.hexdigest()) == (len(DATA), SHA256.hexdigest())

@@ -9,33 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from config import MIB
 from pipeline.download.parallel.range_allocator import (
     ALIGNMENT,
-    MAX_PIECE,
     Assignment,
     ByteRange,
     RangeAllocator,
     missing_ranges,
-    piece_size,
 )
 
 spans = st.tuples(st.integers(0, 1000), st.integers(0, 1000)).map(lambda pair: ByteRange(min(pair), max(pair)))
-
-
-@given(st.integers(1, 10**13), st.integers(1, 64 * MIB))
-def test_piece_size_is_aligned_and_bounded(total: int, minimum: int) -> None:
-    size = piece_size(total, minimum)
-    assert size % ALIGNMENT == 0
-    assert size >= minimum
-    assert size < max(MAX_PIECE, minimum) + ALIGNMENT
-
-
-@pytest.mark.parametrize(
-    ("total", "size"), [(1, MIB), (64 * MIB, MIB), (512 * MIB, 8 * MIB), (4096 * MIB, 16 * MIB), (10**12, 16 * MIB)]
-)
-def test_piece_size_grows_with_the_file(total: int, size: int) -> None:
-    assert piece_size(total) == size
 
 
 @given(st.integers(0, 1000), st.lists(spans))
@@ -59,7 +41,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         self.allocator = RangeAllocator([ByteRange(0, self.total)])
         self.written: list[ByteRange] = []
         self.busy: list[Assignment] = []
-        self.claimed: dict[Assignment, ByteRange] = {}
+        self.claimed: dict[Assignment, int] = {}
         """Received, and not written yet."""
 
     @rule(
@@ -78,7 +60,7 @@ class AllocatorMachine(RuleBasedStateMachine):
 
     @rule(target=assignments, other=assignments)
     def share(self, other: Assignment) -> object:
-        return self._started(self.allocator.share(other) if other in self.busy else None)
+        return self._started(self.allocator.share(other, 0.0) if other in self.busy and other.remaining else None)
 
     def _started(self, assignment: Assignment | None) -> object:
         if assignment is None:
@@ -97,16 +79,16 @@ class AllocatorMachine(RuleBasedStateMachine):
         """Bytes arrive, and other workers may finish before these are written."""
         if assignment in self.busy and assignment not in self.claimed:
             begin = assignment.position
-            span = self.allocator.claim(assignment, received)
-            assert span.size == 0 or begin <= span.start < span.end <= begin + received
-            self.claimed[assignment] = span
+            count = self.allocator.claim(assignment, received)
+            assert 0 <= count <= received
+            assert assignment.position == begin + count <= max(begin, assignment.end)
+            self.claimed[assignment] = count
 
     @rule(assignment=assignments)
     def finish(self, assignment: Assignment) -> None:
-        span = self.claimed.pop(assignment, None)
-        if span is not None and span.size:
-            self.allocator.wrote(assignment, span)
-            self.written.append(span)
+        if count := self.claimed.pop(assignment, 0):
+            self.written.append(ByteRange(assignment.position - count, assignment.position))
+            self.allocator.wrote(assignment, assignment.position)
 
     @rule(assignment=assignments, received=st.integers(1, 6 * ALIGNMENT))
     def claim_and_fail(self, assignment: Assignment, received: int) -> None:
@@ -119,37 +101,30 @@ class AllocatorMachine(RuleBasedStateMachine):
         if assignment in self.busy:
             self.busy.remove(assignment)
             self.claimed.pop(assignment, None)
-            segment = assignment.segment
-            if segment.workers == 1:  # bytes written behind a gap that no worker fills are fetched again
-                self.written = [span for span in self.written if not segment.written <= span.start < segment.end]
             self.allocator.release(assignment)
 
     @invariant()
-    def no_byte_is_lost_or_written_twice(self) -> None:
+    def exactly_the_unwritten_bytes_are_free_or_assigned(self) -> None:
         segments = {id(assignment.segment): assignment.segment for assignment in self.busy}.values()
         in_progress = [ByteRange(segment.written, segment.end) for segment in segments if segment.written < segment.end]
-        within = [span for span in self.written if any(start <= span.start < end for start, end in in_progress)]
-        parts = sorted([*(set(self.written) - set(within)), *self.allocator._free, *in_progress])
-        assert [start for start, _ in parts] == [0, *(end for _, end in parts[:-1])][: len(parts)]
-        assert parts[-1].end == self.total
-        assert all(before.end <= after.start for before, after in pairwise(sorted(within)))
-        assert sorted(within) == sorted(span for segment in segments for span in segment.out_of_order)
+        unwritten = sorted([*self.allocator._free, *in_progress])
+        assert all(before.end <= after.start for before, after in pairwise(unwritten))
+        missing = {byte for span in missing_ranges(self.total, self.written) for byte in (span.start, span.end)}
+        edges = [byte for span in unwritten for byte in span]
+        assert missing == {byte for byte in edges if edges.count(byte) == 1}
 
     @invariant()
     def counts_are_right(self) -> None:
-        done = sum(span.size for span in self.written)
-        assert self.allocator.missing == self.total - done
-        low = self.allocator.low_water(self.total)
-        assert sum(min(span.end, low) - min(span.start, low) for span in self.written) == low
+        assert self.allocator.missing == sum(span.size for span in missing_ranges(self.total, self.written))
 
     def teardown(self) -> None:
         """After any sequence of events, one more worker completes the file."""
         for assignment in tuple(self.busy):
             self.release(assignment)
         while (last := self.allocator.take()) is not None:
-            while (span := self.allocator.claim(last, 10 * ALIGNMENT)).size:
-                self.allocator.wrote(last, span)
-                self.written.append(span)
+            while count := self.allocator.claim(last, 10 * ALIGNMENT):
+                self.allocator.wrote(last, last.position)
+                self.written.append(ByteRange(last.position - count, last.position))
             self.allocator.release(last)
         assert self.allocator.missing == 0
         assert list(missing_ranges(self.total, self.written)) == []
@@ -163,12 +138,6 @@ def taken(allocator: RangeAllocator) -> Assignment:
     """Return the next assignment, after a split if nothing is free."""
     allocator.split(1)
     assignment = allocator.take()
-    assert assignment is not None
-    return assignment
-
-
-def shared(allocator: RangeAllocator, other: Assignment) -> Assignment:
-    assignment = allocator.share(other)
     assert assignment is not None
     return assignment
 
@@ -235,36 +204,41 @@ def test_bytes_beyond_a_split_end_are_not_claimed() -> None:
     allocator = RangeAllocator([ByteRange(0, 4 * ALIGNMENT)])
     first = taken(allocator)
     taken(allocator)
-    assert allocator.claim(first, 3 * ALIGNMENT) == ByteRange(0, 2 * ALIGNMENT)
+    assert allocator.claim(first, 3 * ALIGNMENT) == 2 * ALIGNMENT
 
 
-def test_first_copy_of_a_shared_byte_is_claimed() -> None:
+def test_bytes_that_were_not_written_are_freed() -> None:
+    allocator = RangeAllocator([ByteRange(0, 10)])
+    first = taken(allocator)
+    allocator.claim(first, 4)
+    allocator.wrote(first, 4)
+    allocator.claim(first, 3)  # writing these fails
+    allocator.release(first)
+    second = taken(allocator)
+    assert (second.start, second.end, allocator.missing) == (4, 10, 6)
+
+
+def test_shared_byte_counts_once() -> None:
     allocator = RangeAllocator([ByteRange(0, 10)])
     late = taken(allocator)
-    allocator.wrote(late, allocator.claim(late, 2))
-    quick = shared(allocator, late)
+    allocator.claim(late, 2)
+    allocator.wrote(late, 2)
+    quick = allocator.share(late, 0.0)
     assert quick.start == 2
-    assert allocator.claim(quick, 5) == ByteRange(2, 7)
-    assert allocator.claim(late, 6) == ByteRange(7, 8), "of 2 to 8"
-    assert allocator.claim(quick, 3) == ByteRange(8, 10)
-    assert late.remaining == 0, "nothing that it could still receive is needed"
-
-
-def test_low_water_stops_at_a_gap_between_two_workers() -> None:
-    allocator = RangeAllocator([ByteRange(0, 10)])
-    one = taken(allocator)
-    other = shared(allocator, one)
-    first, second = allocator.claim(one, 4), allocator.claim(other, 7)
-    allocator.wrote(other, second)
-    assert (allocator.low_water(10), allocator.missing) == (0, 7)
-    allocator.wrote(one, first)
-    assert (allocator.low_water(10), allocator.missing) == (7, 3)
+    allocator.claim(quick, 5)
+    allocator.wrote(quick, 7)
+    allocator.claim(late, 3)
+    allocator.wrote(late, 5)
+    assert allocator.missing == 3
+    allocator.claim(quick, 3)
+    allocator.wrote(quick, 10)
+    assert (late.remaining, allocator.missing) == (0, 0), "nothing that it could still receive is needed"
 
 
 def test_shared_range_is_not_split_and_is_freed_with_its_last_worker() -> None:
     allocator = RangeAllocator([ByteRange(0, 40 * ALIGNMENT)])
     one = taken(allocator)
-    other = shared(allocator, one)
+    other = allocator.share(one, 0.0)
     allocator.split(1)
     assert allocator.take() is None
     allocator.release(one)

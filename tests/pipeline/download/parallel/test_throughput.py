@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from pipeline.download.parallel.throughput import Latency, ThroughputEstimator
@@ -28,26 +26,7 @@ def test_nothing_is_estimated_before_bytes_arrive() -> None:
     throughput = ThroughputEstimator(0.0, 0)
     throughput.update(1.0, 0, 0)
     throughput.update(0.001, MB, 1)
-    assert (throughput.per_connection, throughput.time_left(MB, 1, [])) == (0, math.inf)
-
-
-@pytest.mark.parametrize(
-    ("delivering", "waits", "expected"),
-    [
-        (1, [], 10.0),
-        (2, [], 5.0),
-        (1, [2.0], 6.0),  # 2 s over one connection, and 8 MB over two
-        (1, [10.0], 10.0),  # the second connection starts too late
-        (1, [1.0, 3.0], 14 / 3),
-        (0, [1.0], math.inf),
-    ],
-)
-def test_time_left_includes_connections_that_do_not_deliver_yet(
-    delivering: int, waits: list[float], expected: float
-) -> None:
-    throughput = ThroughputEstimator(0.0, 0)
-    throughput.update(1.0, MB, 1)
-    assert throughput.time_left(10 * MB, delivering, waits) == pytest.approx(expected)
+    assert throughput.per_connection == 0
 
 
 def test_round_trip_ignores_a_handshake_that_lost_a_packet() -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.download.checksum import Checksum
-from pipeline.download.parallel.journal import Entry, Identity, Journal
+from pipeline.download.journal import Identity, Journal, JournalEntry
 from pipeline.download.parallel.range_allocator import ByteRange
 from pipeline.download.part_file import PartFile, part_path
 from pipeline.download.validators import Validator
@@ -43,7 +43,7 @@ class ResumeState:
 
     def load(self, raise_if_cancelled: Callable[[], None]) -> Identity | None:
         """Verify the pieces of an interrupted download. Return its identity; None if nothing can be resumed."""
-        identity = self.journal.identity() if self.journal else None
+        identity, pieces = self.journal.load() if self.journal else (None, [])
         if self.journal is None or identity is None or not part_path(self._target).is_file():
             return None
         if self._checksum is not None:  # the file is the same from every source
@@ -52,20 +52,20 @@ class ResumeState:
             matches = identity.url == self._url and (identity.etag or identity.modified) is not None
         if not matches:
             return None
-        self.file = PartFile(self._target, identity.total, keep=True)
-        for entry in self.journal.entries():
-            if entry.span.end <= identity.total and _is_intact(self.file, entry, raise_if_cancelled):
-                self.verified_ranges.append(entry.span)
-            else:
-                self.journal.revoke(entry.span)
+        self.file = file = PartFile(self._target, identity.total, keep=True)
+        intact = [
+            piece for piece in pieces if piece.end <= identity.total and _is_intact(file, piece, raise_if_cancelled)
+        ]
+        self.journal.write(identity, intact)
+        self.verified_ranges = [ByteRange(piece.start, piece.end) for piece in intact]
         log.info("download_resumed", bytes=sum(span.size for span in self.verified_ranges), total=identity.total)
-        return identity if self.verified_ranges else None
+        return identity if intact else None
 
     def begin(self, total: int, validator: Validator) -> PartFile:
         """Start a new file of ``total`` bytes."""
         self.reset()
         if self.journal:
-            self.journal.begin(Identity(self._url, total, validator.etag, validator.modified, self._checksum))
+            self.journal.write(Identity(self._url, total, validator.etag, validator.modified, self._checksum))
         self.file = PartFile(self._target, total)
         return self.file
 
@@ -73,7 +73,7 @@ class ResumeState:
         """Discard all progress."""
         self.verified_ranges = []
         if self.journal:
-            self.journal.clear()
+            self.journal.write(None)
         if self.file:
             self.file.close()
             self.file = None
@@ -92,14 +92,13 @@ class ResumeState:
             self.journal.remove()
 
 
-def _is_intact(file: PartFile, entry: Entry, raise_if_cancelled: Callable[[], None]) -> bool:
-    position, end = entry.span
-    crc = 0
-    while position < end:
+def _is_intact(file: PartFile, piece: JournalEntry, raise_if_cancelled: Callable[[], None]) -> bool:
+    position, crc = piece.start, 0
+    while position < piece.end:
         raise_if_cancelled()
-        data = file.read(position, min(end - position, _BLOCK))
+        data = file.read(position, min(piece.end - position, _BLOCK))
         if not data:
             return False
         crc = zlib.crc32(data, crc)
         position += len(data)
-    return crc == entry.hash
+    return crc == piece.crc

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
+import tempfile
+import threading
 import zlib
 from pathlib import Path
 
@@ -15,48 +17,56 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.download.checksum import Checksum
-from pipeline.download.parallel.journal import Entry, EntryBuilder, Identity, Journal
+from pipeline.download.journal import Identity, Journal, JournalEntry, PieceRecorder
 from pipeline.download.parallel.range_allocator import ByteRange, missing_ranges
-from pipeline.download.parallel.resume import ResumeState, journal_path
+from pipeline.download.resume import ResumeState, journal_path
 from pipeline.download.validators import Validator
 from pipeline.errors import ErrorCode, InfrastructureError
 
 IDENTITY = Identity("u", 1000, '"v1"', None, None)
+PIECES = [JournalEntry(0, 10, 1), JournalEntry(20, 30, 2)]
 URL = "http://source.test/model"
 
 
-def entries(*spans: tuple[int, int]) -> list[Entry]:
-    return [Entry(ByteRange(*span), '"v1"', sum(span)) for span in spans]
-
-
-def test_entries_survive_reopening(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "j")
-    assert journal.identity() is None
-    journal.begin(IDENTITY)
-    journal.add(entries((0, 10), (20, 30)))
+def begun(path: Path, *pieces: JournalEntry) -> None:
+    """Leave a journal with ``pieces``."""
+    journal = Journal(path)
+    journal.write(IDENTITY, pieces)
     journal.close()
-    again = Journal(tmp_path / "j")
-    assert again.identity() == IDENTITY
-    assert again.entries() == entries((0, 10), (20, 30))
-    again.revoke(ByteRange(25, 26))
-    assert again.entries() == entries((0, 10))
-    again.add(entries((20, 27)))
-    assert again.entries() == entries((0, 10), (20, 27))
-    again.clear()
-    assert (again.identity(), again.entries()) == (None, [])
-    again.remove()
+
+
+def loaded(path: Path) -> tuple[Identity | None, list[JournalEntry]]:
+    journal = Journal(path)
+    try:
+        return journal.load()
+    finally:
+        journal.close()
+
+
+def test_pieces_survive_reopening(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    assert loaded(path) == (None, [])
+    begun(path, PIECES[0])
+    journal = Journal(path)
+    journal.add(PIECES[1])
+    assert journal.load() == (IDENTITY, PIECES)
+    journal.write(IDENTITY, PIECES[1:])
+    journal.close()
+    assert loaded(path) == (IDENTITY, PIECES[1:])
+    journal = Journal(path)
+    journal.write(None)
+    assert journal.load() == (None, [])
+    journal.remove()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_documented_columns_exist(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "j")
-    journal.begin(IDENTITY)
-    journal.add(entries((0, 10)))
-    journal.close()
-    with sqlite3.connect(tmp_path / "j") as database:
-        rows = database.execute("SELECT start, end, status, etag, hash FROM piece").fetchall()
-    database.close()
-    assert rows == [(0, 10, "done", '"v1"', 10)]
+def test_documented_lines_are_written(tmp_path: Path) -> None:
+    begun(tmp_path / "j", *PIECES)
+    assert (tmp_path / "j").read_text().splitlines() == [
+        '{"url": "u", "total": 1000, "etag": "\\"v1\\"", "modified": null, "checksum": null}',
+        "[0, 10, 1]",
+        "[20, 30, 2]",
+    ]
 
 
 def test_second_process_is_rejected(tmp_path: Path) -> None:
@@ -68,25 +78,22 @@ def test_second_process_is_rejected(tmp_path: Path) -> None:
     Journal(tmp_path / "j").close()
 
 
-@pytest.mark.parametrize("content", [b"no database at all" * 100, b"SQLite format 3\0" + bytes(4000)])
-def test_unreadable_journal_is_replaced(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [b"no journal at all" * 100, b"SQLite format 3\0" + bytes(4000), b"[]\n", b'{"url": 1}\n', b"\xff\n", b"1\n"],
+)
+def test_unreadable_journal_records_nothing(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "j").write_bytes(content)
-    journal = Journal(tmp_path / "j")
-    assert journal.identity() is None
-    journal.begin(IDENTITY)
-    journal.close()
+    assert loaded(tmp_path / "j") == (None, [])
+    begun(tmp_path / "j", *PIECES)
+    assert loaded(tmp_path / "j") == (IDENTITY, PIECES)
 
 
-def test_journal_of_another_version_is_replaced(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "j")
-    journal.begin(IDENTITY)
-    journal.close()
-    with sqlite3.connect(tmp_path / "j") as database:
-        database.execute("PRAGMA user_version = 99")
-    database.close()
-    journal = Journal(tmp_path / "j")
-    assert journal.identity() is None
-    journal.close()
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_line_that_was_cut_off_is_ignored(cut: int, tmp_path: Path) -> None:
+    begun(tmp_path / "j", *PIECES)
+    os.truncate(tmp_path / "j", (tmp_path / "j").stat().st_size - cut)
+    assert loaded(tmp_path / "j") == (IDENTITY, PIECES[:1])
 
 
 def test_missing_folder_is_a_storage_error(tmp_path: Path) -> None:
@@ -101,21 +108,25 @@ def test_missing_folder_is_a_storage_error(tmp_path: Path) -> None:
     st.integers(1, 50),
     st.lists(st.tuples(st.sampled_from([0, 0, 0, 7, 60]), st.binary(min_size=1, max_size=120)), max_size=8),
 )
-def test_entries_end_at_piece_boundaries_and_gaps(start: int, piece: int, blocks: list[tuple[int, bytes]]) -> None:
-    builder = EntryBuilder(start, piece, None)
-    position = start
-    found: list[Entry] = []
-    expected: dict[int, int] = {}
-    for gap, block in blocks:
-        position += gap
-        found += builder.add(position, memoryview(block))
-        expected |= dict(enumerate(block, position))
-        position += len(block)
-    found += builder.finish()
-    assert [byte for entry in found for byte in range(*entry.span)] == list(expected)
-    for entry in found:
-        assert entry.span.start // piece == (entry.span.end - 1) // piece
-        assert entry.hash == zlib.crc32(bytes(expected[byte] for byte in range(*entry.span)))
+def test_pieces_hold_exactly_the_written_bytes(start: int, size: int, blocks: list[tuple[int, bytes]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder) / "j")
+        journal.write(IDENTITY)
+        recorder, position = PieceRecorder(journal, start, size), start
+        expected: dict[int, int] = {}
+        for gap, block in blocks:
+            position += gap
+            recorder.add(position, memoryview(block))
+            expected |= dict(enumerate(block, position))
+            position += len(block)
+            _, pieces = journal.load()
+            assert len(expected) - sum(piece.end - piece.start for piece in pieces) < size
+        recorder.finish()
+        _, pieces = journal.load()
+        journal.close()
+    assert [byte for piece in pieces for byte in range(piece.start, piece.end)] == list(expected)
+    for piece in pieces:
+        assert piece.crc == zlib.crc32(bytes(expected[byte] for byte in range(piece.start, piece.end)))
 
 
 def resume_state(target: Path, url: str = URL, checksum: Checksum | None = None) -> ResumeState:
@@ -143,7 +154,7 @@ def test_only_intact_bytes_are_trusted_after_a_power_cut(
             file.write(span.start, chunk)
         if in_journal:
             assert before.journal is not None
-            before.journal.add([Entry(span, '"v1"', zlib.crc32(chunk))])
+            before.journal.add(JournalEntry(*span, zlib.crc32(chunk)))
     for position in damage:
         file.write(position, memoryview(b"\xff"))
     crash = shutil.copytree(folder, folder.with_suffix(".crash"))  # the state of the disk when the process ends
@@ -165,7 +176,7 @@ def begin_download(target: Path, checksum: Checksum | None = None, validator: Va
     file = before.begin(4, Validator('"v1"') if validator is None else validator)
     file.write(0, memoryview(b"ab"))
     assert before.journal is not None
-    before.journal.add([Entry(ByteRange(0, 2), None, zlib.crc32(b"ab"))])
+    before.journal.add(JournalEntry(0, 2, zlib.crc32(b"ab")))
     before.keep = True
     before.close()
 
@@ -213,15 +224,14 @@ def test_part_file_and_journal_are_both_required(loss: str, tmp_path: Path) -> N
     after.close()
 
 
-def test_kill_during_writes_leaves_complete_entries(tmp_path: Path) -> None:
-    """The killed process writes entries as fast as it can."""
+def test_kill_during_writes_leaves_complete_lines(tmp_path: Path) -> None:
+    """The killed process writes pieces as fast as it can."""
     program = (
         "import sys\nfrom pathlib import Path\n"
-        "from pipeline.download.parallel.journal import *\n"
-        "from pipeline.download.parallel.range_allocator import ByteRange\n"
-        "journal = Journal(Path(sys.argv[1]))\njournal.begin(Identity('u', 10**9, None, None, None))\n"
+        "from pipeline.download.journal import *\n"
+        "journal = Journal(Path(sys.argv[1]))\njournal.write(Identity('u', 10**9, None, None, None))\n"
         "for number in range(10**9):\n"
-        "    journal.add([Entry(ByteRange(number, number + 1), None, number)])\n"
+        "    journal.add(JournalEntry(number, number + 1, number))\n"
         "    print(number, flush=True)\n"
     )
     child = subprocess.Popen([sys.executable, "-c", program, tmp_path / "j"], stdout=subprocess.PIPE, text=True)
@@ -230,8 +240,28 @@ def test_kill_during_writes_leaves_complete_entries(tmp_path: Path) -> None:
         reported = [int(child.stdout.readline()) for _ in range(50)]
         child.kill()
         reported += [int(line) for line in child.stdout if line.endswith("\n")]
-    journal = Journal(tmp_path / "j")
-    found = journal.entries()
-    assert [entry.hash for entry in found] == list(range(len(found)))
-    assert len(found) > max(reported), "every reported entry exists"
+    _, found = loaded(tmp_path / "j")
+    assert [piece.crc for piece in found] == list(range(len(found)))
+    assert len(found) > max(reported), "every reported piece exists"
+
+
+def test_journal_removed_by_its_previous_owner_is_made_anew(tmp_path: Path) -> None:
+    """A lock on a file that has no name any more would not keep a third process away."""
+    owner = Journal(tmp_path / "j")
+    removed = threading.Event()
+    flock = fcntl.flock
+
+    def remove_before_lock(descriptor: int, operation: int) -> None:
+        if not removed.is_set():
+            removed.set()
+            owner.remove()
+        flock(descriptor, operation)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fcntl, "flock", remove_before_lock)
+        journal = Journal(tmp_path / "j")
+    journal.write(IDENTITY)
+    with pytest.raises(InfrastructureError, match="in use"):
+        Journal(tmp_path / "j")
     journal.close()
+    assert loaded(tmp_path / "j") == (IDENTITY, [])
