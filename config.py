@@ -61,6 +61,9 @@ SECRETS = tuple(
     if SecretStr.__name__ in str(field.annotation)
 )
 
+#: The variables by which other programs find certificate authorities, in the order in which they are tried.
+_USUAL_CA_BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
 
 def load(env_file: Path | None = Path(".env"), environment: Mapping[str, str] | None = None) -> Settings:
     """Read and check every setting. The environment overrides ``env_file``; an empty value counts as unset.
@@ -75,6 +78,7 @@ def load(env_file: Path | None = Path(".env"), environment: Mapping[str, str] | 
     values: dict[str, str] = {}
     for source in (of_file, os.environ if environment is None else environment):
         values |= {name.upper(): value for name, value in source.items() if value}
+    values.setdefault("CA_BUNDLE", next((values[name] for name in _USUAL_CA_BUNDLES if name in values), ""))
     known = _replace_secret_files({name: values[name] for name in variable_names(SECTIONS) if name in values})
     try:
         return Settings.model_validate(dict.fromkeys(Settings.model_fields, known))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import ssl
+from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -50,6 +52,15 @@ def _proxy(value: SecretStr) -> SecretStr:
         or parts.fragment
     ):
         raise wrong
+    return value
+
+
+def _ca_bundle(value: Path) -> Path:
+    """Check that the file holds certificates that OpenSSL can load."""
+    try:
+        ssl.create_default_context(cafile=value)
+    except OSError:  # ssl.SSLError is one
+        raise ValueError("must be a file that can be read, with certificates in PEM format") from None
     return value
 
 
@@ -150,6 +161,13 @@ class DownloadSettings(Section):
         "(one matching pin of the host is enough), or hex alone for every HTTPS download. The usual verification of "
         "certificates takes place as well.",
         json_schema_extra=ADVANCED,
+    )
+    ca_bundle: Annotated[Path, AfterValidator(_ca_bundle)] | None = Field(
+        None,
+        alias="CA_BUNDLE",
+        description="PEM file of the certificate authorities that are trusted for audio URLs, model files and "
+        "webhooks, instead of the public ones: for a private authority, a file that holds both, such as "
+        "/etc/ssl/certs/ca-certificates.crt. Unset: SSL_CERT_FILE, REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE.",
     )
     minimum_tls: Literal["1.2", "1.3"] = Field(
         "1.2",

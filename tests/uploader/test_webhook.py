@@ -183,6 +183,17 @@ def test_receiver_that_is_down_is_transient(receiver: WebhookReceiver) -> None:
     assert len(receiver.received) == 1
 
 
+def test_interim_responses_and_many_headers_do_not_fail_a_delivery(receiver: WebhookReceiver) -> None:
+    def hint(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+        traces = b"".join(b"X-Trace-%d: 1\r\n" % number for number in range(300))
+        exchange.send(b"HTTP/1.1 200 OK\r\n" + traces + b"Content-Length: 0\r\n\r\n")
+
+    receiver.answer(hint)
+    deliver(receiver.url)
+    assert len(receiver.received) == 1
+
+
 def test_endless_response_is_not_read_to_its_end(receiver: WebhookReceiver) -> None:
     def endless(exchange: Exchange) -> None:
         exchange.send(b"HTTP/1.1 200 OK\r\n\r\n")

@@ -13,6 +13,7 @@ import urllib3.exceptions as u3
 
 from pipeline.download.http.response import invalid_length, source_incomplete
 from pipeline.download.http.watchdog import Watchdog
+from pipeline.download.ssrf.url_guard import NO_SUCH_NAME
 from pipeline.errors import ErrorCode, PermanentError, PipelineError, TransientError
 from pipeline.service.logs import get_logger
 
@@ -39,8 +40,13 @@ def http_errors(subject: str, watchdog: Watchdog) -> Iterator[None]:
 
 
 def translate_http_error(error: BaseException, subject: str) -> PipelineError:
-    """Return the PipelineError for ``error``: ``source_unavailable`` unless a rule matches."""
+    """Return the PipelineError for ``error``: ``source_unavailable`` unless a rule matches.
+
+    A name that does not exist is permanent. A resolver that does not answer is not: it reports another error.
+    """
     chain = tuple(causes(error))
+    if any(isinstance(cause, socket.gaierror) and cause.errno in NO_SUCH_NAME for cause in chain):
+        return PermanentError(f"{subject} has a host name that does not exist", code=ErrorCode.SOURCE_NOT_FOUND)
     for kinds, make in _RULES:
         if any(isinstance(cause, kinds) for cause in chain):
             return make(subject)

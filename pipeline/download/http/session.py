@@ -7,6 +7,7 @@ certificate stay those of the URL.
 
 from __future__ import annotations
 
+import http.client
 import socket
 import ssl
 import time
@@ -37,6 +38,9 @@ HttpVersion = Literal["1.1", "2", "3"]
 
 #: Opens a TCP connection: address, port, timeout in s.
 Dial = Callable[[Address, int, float], socket.socket]
+
+#: Sources and receivers behind several proxies send more than http.client's limit of 100 header lines.
+http.client._MAXHEADERS = 1000  # type: ignore[attr-defined]
 
 #: Connect timeout and read timeout, s.
 Timeouts = tuple[float, float | None]
@@ -77,7 +81,7 @@ class ConnectionOptions:
     def for_webhooks(cls, settings: DownloadSettings) -> ConnectionOptions:
         """Return the options for webhooks: HTTP/1.1 without pins, which name hosts of downloads."""
         proxy = settings.proxy.get_secret_value() if settings.proxy else None
-        return cls(proxy=proxy, minimum_tls=settings.minimum_tls)
+        return cls(ca_bundle=settings.ca_bundle, proxy=proxy, minimum_tls=settings.minimum_tls)
 
     def ssl_context(self) -> ssl.SSLContext:
         """Return the context of TLS connections."""
@@ -237,6 +241,17 @@ class _Connector:
         raise failure or TimeoutError("timed out")
 
 
+class _Response(http.client.HTTPResponse):
+    """A response that skips every interim response (RFC 9110 section 15.2), where http.client knows 100 alone."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 102 <= status <= 199:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+
+
 class _GuardedAdapter(HTTPAdapter):
     """A transport adapter that gets every connection from the connector."""
 
@@ -251,10 +266,14 @@ class _GuardedAdapter(HTTPAdapter):
         connector, options = self._connector, self._connection_options
 
         class Plain(HTTPConnection):
+            response_class = _Response
+
             def _new_conn(self) -> socket.socket:
                 return connector.open_socket(self)
 
         class Secure(HTTPSConnection):
+            response_class = _Response
+
             def _new_conn(self) -> socket.socket:
                 return connector.open_socket(self)
 

@@ -7,7 +7,7 @@ Registries: an address that is not globally reachable there is not public.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
@@ -70,6 +70,11 @@ _NEVER_V6: tuple[IPv6Network, ...] = (
     IPv6Network("3fff::/20"),  # documentation, RFC 9637
 )
 
+#: Interface identifiers of ISATAP, RFC 5214 section 6.1, which end in an IPv4 address of the inside.
+_ISATAP = (0x00005EFE, 0x02005EFE)
+#: The addresses of ``ipv4only.arpa``, RFC 7050 section 2.2.
+_IPV4ONLY = (IPv4Address("192.0.0.170"), IPv4Address("192.0.0.171"))
+
 
 def address_scope(address: Address) -> AddressScope:
     """Return the scope of ``address``. Addresses that embed an IPv4 address are never reachable."""
@@ -82,8 +87,26 @@ def address_scope(address: Address) -> AddressScope:
     if isinstance(address, IPv4Address):
         is_global = not is_in(address, _NEVER_V4)
     else:
-        is_global = address in _GLOBAL_V6 and not is_in(address, _NEVER_V6)
+        is_isatap = int(address) >> 32 & 0xFFFFFFFF in _ISATAP
+        is_global = address in _GLOBAL_V6 and not is_in(address, _NEVER_V6) and not is_isatap
     return AddressScope.PUBLIC if is_global else AddressScope.NEVER
+
+
+def embedded_ipv4(address: IPv6Address, length: int) -> IPv4Address:
+    """Return the IPv4 address after a NAT64 prefix of ``length`` bits (RFC 6052 section 2.2)."""
+    octets = address.packed[length // 8 :] if length == 96 else address.packed[length // 8 : 8] + address.packed[9:]
+    return IPv4Address(octets[:4])
+
+
+def nat64_prefixes(answers: Iterable[Address]) -> frozenset[IPv6Network]:
+    """Return the NAT64 prefixes that the addresses of ``ipv4only.arpa`` show (RFC 7050 section 3)."""
+    return frozenset(
+        IPv6Network((address, length), strict=False)
+        for address in answers
+        if isinstance(address, IPv6Address)
+        for length in (32, 40, 48, 56, 64, 96)
+        if embedded_ipv4(address, length) in _IPV4ONLY
+    )
 
 
 def parse_address(text: str) -> Address | None:

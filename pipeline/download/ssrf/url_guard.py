@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import socket
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from ipaddress import ip_network
+from ipaddress import IPv6Address, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Any, Final
 
-from pipeline.download.ssrf.ip_ranges import Address, AddressScope, address_scope, is_in, parse_address
+from pipeline.download.ssrf.ip_ranges import (
+    Address,
+    AddressScope,
+    address_scope,
+    embedded_ipv4,
+    is_in,
+    nat64_prefixes,
+    parse_address,
+)
 from pipeline.download.ssrf.url_parser import ParsedUrl, parse_url
 from pipeline.download.timeout import call_bounded
 from pipeline.errors import ErrorCode, PermanentError, TransientError
@@ -26,13 +36,18 @@ RESOLVE_TIMEOUT: Final = 5.0
 #: The same sentence for every reason: "refused here, timed out there" would map the network behind the service.
 FORBIDDEN: Final = "the URL leads to a place that this service does not connect to"
 
+#: ``getaddrinfo``'s errors for a name that does not exist, or has no address. Other errors may be temporary.
+NO_SUCH_NAME: Final = (socket.EAI_NONAME, socket.EAI_NODATA)
+
+_NAT64_INTERVAL: Final = 3600.0
+
 #: Names with a meaning only inside a network (RFC 6761, RFC 6762, RFC 8375, ICANN's .internal and custom), among them
 #: metadata services of clouds. So are names without a dot, which the resolver's search domains complete.
 _LOCAL_SUFFIXES = (".localhost", ".local", ".localdomain", ".internal", ".intranet", ".lan", ".corp", ".home.arpa")
 
 
 class UrlGuard:
-    """Separates the public web from all other places. Immutable, thread-safe.
+    """Separates the public web from all other places. Thread-safe.
 
     ``allow_private`` opens loopback, private and CGNAT networks, names that have a meaning only inside them, and every
     port. ``allow_networks`` (``10.1.0.0/16`` …) opens only those networks, and such names if they lead there. Metadata
@@ -62,6 +77,7 @@ class UrlGuard:
         self._deny_networks = tuple(map(ip_network, deny_networks))
         self._resolver = resolver
         self._resolve_timeout = resolve_timeout
+        self._nat64: tuple[float, frozenset[IPv6Network]] = (-math.inf, frozenset())
 
     @classmethod
     def from_settings(
@@ -132,10 +148,29 @@ class UrlGuard:
     def _is_open_address(self, address: Address) -> bool:
         if is_in(address, self._deny_networks):
             return False
+        if isinstance(address, IPv6Address):
+            # A gateway of the operator's network translates these to IPv4, private addresses included.
+            for prefix in self._nat64_prefixes():
+                if address in prefix:
+                    return self._is_open_address(embedded_ipv4(address, prefix.prefixlen))
         scope = address_scope(address)
         if scope is not AddressScope.PRIVATE:
             return scope is AddressScope.PUBLIC
         return self._allow_private or is_in(address, self._allow_networks)
+
+    def _nat64_prefixes(self) -> frozenset[IPv6Network]:
+        """Discover the NAT64 prefixes of this network, once an hour (RFC 7050). Blocks."""
+        known_at, prefixes = self._nat64
+        if time.monotonic() - known_at < _NAT64_INTERVAL:
+            return prefixes
+        try:
+            results = self._resolver("ipv4only.arpa", 0, type=socket.SOCK_STREAM)
+            prefixes = nat64_prefixes(map(_address_of, results))
+        except OSError as error:
+            if error.errno not in NO_SUCH_NAME:
+                return prefixes  # ask again next time
+        self._nat64 = time.monotonic(), prefixes
+        return prefixes
 
 
 def forbidden() -> PermanentError:

@@ -24,6 +24,7 @@ from pipeline.errors import (
 from tests.pipeline.download.fetching import LIMITS, Fetcher
 from tests.support.source_server import (
     Behaviour,
+    Exchange,
     SourceServer,
     announced,
     answer,
@@ -142,7 +143,6 @@ def test_connections_are_not_reused(server: SourceServer, fetcher: Fetcher) -> N
         (599, TransientError, ErrorCode.SOURCE_UNAVAILABLE),
         (204, PermanentError, ErrorCode.AUDIO_EMPTY),
         (205, PermanentError, ErrorCode.AUDIO_EMPTY),
-        (103, PermanentError, ErrorCode.SOURCE_PROTOCOL),
         (202, PermanentError, ErrorCode.SOURCE_PROTOCOL),
         (206, PermanentError, ErrorCode.SOURCE_PROTOCOL),
         (300, PermanentError, ErrorCode.SOURCE_PROTOCOL),
@@ -153,7 +153,7 @@ def test_connections_are_not_reused(server: SourceServer, fetcher: Fetcher) -> N
 def test_statuses(
     status: int, kind: type[PipelineError], code: ErrorCode, server: SourceServer, fetcher: Fetcher
 ) -> None:
-    server.add("/song", answer(status, body=b"" if status in (103, 204, 304) else b"<html>sorry</html>"))
+    server.add("/song", answer(status, body=b"" if status in (204, 304) else b"<html>sorry</html>"))
     error = fetcher.fail(server.url("/song?token=secret"), kind, code)
     assert code is ErrorCode.AUDIO_EMPTY or str(status) in error.message
     assert server.url("/song") in error.message
@@ -470,3 +470,20 @@ def test_limits_come_from_the_settings() -> None:
         DOWNLOAD_CONNECTIONS=6,
     )
     assert DownloadLimits.from_settings(settings) == DownloadLimits(1, 2, 3, 4, 5, max_connections=6)
+
+
+def test_interim_responses_are_skipped(server: SourceServer, fetcher: Fetcher) -> None:
+    """RFC 9110 section 15.2: a client must be able to parse any number of them."""
+
+    def hint(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 102 Processing\r\n\r\n" * 3)
+        exchange.send(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\nContent-Length: 5\r\n\r\n")
+        exchange.respond(200, SONG)
+
+    server.add("/song", hint)
+    assert fetcher.fetch(server.url("/song")).path.read_bytes() == SONG
+
+
+def test_many_headers_are_read(server: SourceServer, fetcher: Fetcher) -> None:
+    server.add("/song", lambda exchange: exchange.respond(200, SONG, headers={f"X-Trace-{n}": "1" for n in range(300)}))
+    assert fetcher.fetch(server.url("/song")).path.read_bytes() == SONG

@@ -25,6 +25,7 @@ INCOMPLETE = (TRANSIENT, ErrorCode.SOURCE_INCOMPLETE)
 INVALID_HTTP = (TRANSIENT, ErrorCode.SOURCE_PROTOCOL)
 INVALID_LENGTH = (PERMANENT, ErrorCode.SOURCE_PROTOCOL)
 REFUSED = (PERMANENT, ErrorCode.SOURCE_REFUSED)
+NO_SUCH_NAME = (PERMANENT, ErrorCode.SOURCE_NOT_FOUND)
 INVALID = (PERMANENT, ErrorCode.URL_INVALID)
 
 Meaning = tuple[ErrorKind, ErrorCode]
@@ -92,7 +93,9 @@ STANDARD: list[tuple[BaseException, Meaning]] = [
     (ConnectionResetError(104, "reset"), UNAVAILABLE),
     (BrokenPipeError(32, "broken pipe"), UNAVAILABLE),
     (OSError(113, "no route to host"), UNAVAILABLE),
-    (socket.gaierror(socket.EAI_NONAME, "unknown name"), UNAVAILABLE),
+    (socket.gaierror(socket.EAI_NONAME, "unknown name"), NO_SUCH_NAME),
+    (socket.gaierror(socket.EAI_NODATA, "no address"), NO_SUCH_NAME),
+    (socket.gaierror(socket.EAI_AGAIN, "no answer from the resolver"), UNAVAILABLE),
     (TimeoutError("timed out"), TIMEOUT),
     (ssl.SSLCertVerificationError(1, "unknown authority"), REFUSED),
     (ssl.SSLEOFError(8, "eof"), UNAVAILABLE),

@@ -1,10 +1,11 @@
-"""Pinned certificates and the minimum TLS version: every refusal precedes the first byte of a request."""
+"""Authorities, pinned certificates and the minimum TLS version: every refusal precedes the first byte of a request."""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import requests
 import trustme
 
+from config import ConfigError, load
 from pipeline.download import ConnectionOptions, UrlGuard, guarded_session
 from pipeline.download.http.tls import TlsVersion, check_pin, client_context
 from pipeline.errors import ErrorCode, PermanentError
@@ -167,3 +169,24 @@ def test_verification_cannot_be_turned_off(serve: Serve, fetcher: Fetcher) -> No
         with pytest.raises(requests.exceptions.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
             session.get("https://public.test/song", verify=False)
     assert server.requests == []
+
+
+@pytest.mark.parametrize("name", ["CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_private_authority_of_the_settings_is_trusted(
+    name: str, serve: Serve, certificate: trustme.LeafCert, ca_bundle: Path, fetcher: Fetcher
+) -> None:
+    settings = load(None, {name: str(ca_bundle)}).download
+    for options in (ConnectionOptions.from_settings(settings), ConnectionOptions.for_webhooks(settings)):
+        options = replace(options, dial=Detour({443: serve(certificate)}))
+        assert fetcher.fetch("https://public.test/song", connection_options=options).bytes > 0
+
+
+def test_own_setting_overrides_the_usual_variables(ca_bundle: Path) -> None:
+    assert load(None, {"CA_BUNDLE": str(ca_bundle), "SSL_CERT_FILE": "/missing"}).download.ca_bundle == ca_bundle
+
+
+def test_file_without_certificates_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").write_text("no certificate")
+    for path in (tmp_path / "empty.pem", tmp_path / "missing.pem"):
+        with pytest.raises(ConfigError, match="CA_BUNDLE: must be a file that can be read, with certificates"):
+            load(None, {"SSL_CERT_FILE": str(path)})

@@ -34,7 +34,7 @@ SONG = b"a song"
 REFUSALS = {
     "block": (ErrorCode.URL_FORBIDDEN, ErrorCode.URL_INVALID),
     "refuse": (ErrorCode.SOURCE_REFUSED, ErrorCode.SOURCE_PROTOCOL, ErrorCode.AUDIO_EMPTY),
-    "away": (ErrorCode.SOURCE_UNAVAILABLE,),
+    "away": (ErrorCode.SOURCE_UNAVAILABLE, ErrorCode.SOURCE_NOT_FOUND),
 }
 
 

@@ -223,3 +223,23 @@ def test_private_networks_are_closed_by_default() -> None:
     for host, port in [("127.0.0.1", 80), ("10.0.0.1", 443), ("93.184.216.34", 8080)]:
         with pytest.raises(PermanentError):
             subject.addresses(host, port)
+
+
+@pytest.mark.parametrize(
+    ("address", "is_open"),
+    [
+        ("2a00:1:2:3:4:5:93.184.216.34", True),
+        ("2a00:1:2:3:4:5:10.0.0.1", False),
+        ("2a00:1:2:3:4:5:169.254.169.254", False),
+        ("2a00:1:2:3:4:6:10.0.0.1", True),
+    ],
+)
+def test_addresses_behind_the_networks_own_translator_are_checked_as_ipv4(address: str, is_open: bool) -> None:
+    names = Names({"song.test": [[address]], "ipv4only.arpa": [["2a00:1:2:3:4:5:192.0.0.170", "192.0.0.170"]]})
+    subject = UrlGuard(False, resolver=names)
+    for _ in range(2):
+        if is_open:
+            subject.check("http://song.test/")
+        else:
+            assert_forbidden(subject, "http://song.test/")
+    assert names.asked.count("ipv4only.arpa") == 1
