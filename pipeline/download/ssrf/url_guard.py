@@ -24,7 +24,10 @@ WEB_PORTS: Final = (80, 443)
 RESOLVE_TIMEOUT: Final = 5.0
 
 #: The same sentence for every reason: "refused here, timed out there" would map the network behind the service.
-FORBIDDEN: Final = "the URL leads to a place that this service does not connect to"
+FORBIDDEN: Final = "the URL leads to a place that does not exist or that this service does not connect to"
+
+#: ``getaddrinfo``'s errors for a name that does not exist, or has no address. Other errors may be temporary.
+_NO_SUCH_NAME: Final = (socket.EAI_NONAME, socket.EAI_NODATA)
 
 #: Names with a meaning only inside a network (RFC 6761, RFC 6762, RFC 8375, ICANN's .internal and custom), among them
 #: metadata services of clouds. So are names without a dot, which the resolver's search domains complete.
@@ -86,12 +89,17 @@ class UrlGuard:
         """Parse and check ``url``, with the present answer of the DNS. Blocks.
 
         Raises PermanentError (``url_invalid`` or ``url_forbidden``), or TransientError (``source_unavailable``) when
-        its name does not resolve. The answer may change at any time, so each connection checks its addresses again.
+        its name cannot be resolved now. A name that does not exist is forbidden, so that the error does not tell which
+        names exist in the private networks. The answer may change at any time, so each connection checks its addresses
+        again.
         """
         parsed = parse_url(url)
         try:
             call_bounded(lambda: self.addresses(parsed.host, parsed.port), timeout=self._resolve_timeout)
-        except (OSError, UnicodeError):
+        except (OSError, UnicodeError) as error:
+            no_such_name = isinstance(error, UnicodeError) or error.errno in _NO_SUCH_NAME
+            if no_such_name and not self._allow_private:
+                raise ForbiddenUrlError("the name does not exist") from None
             raise TransientError(
                 "the host name of the URL cannot be resolved", code=ErrorCode.SOURCE_UNAVAILABLE
             ) from None
@@ -105,8 +113,10 @@ class UrlGuard:
         """
         literal = parse_address(host)
         is_open_port = self._allow_private or port in self._allowed_ports
-        if not is_open_port or not self._is_open_host(host, literal):
-            raise forbidden()
+        if not is_open_port:
+            raise ForbiddenUrlError("the port is not in URL_ALLOW_PORTS")
+        if not self._is_open_host(host, literal):
+            raise ForbiddenUrlError("the host is in URL_DENY_HOSTS, not in URL_ALLOW_HOSTS, or a local name")
         if literal is not None:
             addresses: tuple[Address, ...] = (literal,)
         else:
@@ -116,7 +126,7 @@ class UrlGuard:
                 raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
         # One forbidden address condemns the name: an attacker who mixes it in hopes that a connection will use it.
         if not all(self._is_open_address(address) for address in addresses):
-            raise forbidden()
+            raise ForbiddenUrlError("an address of the host is private, reserved or in URL_DENY_NETWORKS")
         return addresses
 
     def _is_open_host(self, host: str, literal: Address | None) -> bool:
@@ -138,9 +148,12 @@ class UrlGuard:
         return self._allow_private or is_in(address, self._allow_networks)
 
 
-def forbidden() -> PermanentError:
-    """Return the one error for every forbidden place."""
-    return PermanentError(FORBIDDEN, code=ErrorCode.URL_FORBIDDEN)
+class ForbiddenUrlError(PermanentError):
+    """A URL that leads to a forbidden place. ``rule`` is for the operator's log; clients do not learn it."""
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(FORBIDDEN, code=ErrorCode.URL_FORBIDDEN)
+        self.rule = rule
 
 
 def _is_listed(name: str, hosts: Collection[str]) -> bool:
@@ -155,5 +168,5 @@ def _address_of(result: tuple[Any, ...]) -> Address:
     family, *_, location = result
     address = parse_address(str(location[0])) if family in (socket.AF_INET, socket.AF_INET6) else None
     if address is None:
-        raise forbidden()
+        raise ForbiddenUrlError("the host has an address that is no IP address")
     return address
