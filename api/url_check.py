@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from api.errors import ApiError
 from api.request_parsing import invalid_url
-from pipeline.download.ssrf.url_guard import ForbiddenUrlError, UrlGuard
+from pipeline.download.ssrf.url_guard import ForbiddenUrlError, UnknownHostError, UrlGuard
 from pipeline.download.ssrf.url_parser import ParsedUrl
-from pipeline.errors import ErrorCode, PermanentError, TransientError
+from pipeline.errors import PermanentError, TransientError
 from pipeline.service.logs import get_logger
 
 log = get_logger(__name__)
@@ -51,23 +51,20 @@ class UrlCheck:
         failures = {name: check.exception() for name, check in checks.items() if check.done() and not check.cancelled()}
         return {name: failure for name, failure in failures.items() if failure is not None}
 
-    @staticmethod
-    def _raise_refusal(name: str, url: ParsedUrl, error: BaseException) -> None:
+    def _raise_refusal(self, name: str, url: ParsedUrl, error: BaseException) -> None:
+        if isinstance(error, UnknownHostError) and not self._guard.allows_private:
+            # As for a name that leads into a private network: the difference would tell which names exist there.
+            error = ForbiddenUrlError("the name does not exist")
         if isinstance(error, TransientError):
             log.info("url_not_checked", field=name, host=url.host, error=error.message)
             return
         if not isinstance(error, PermanentError):
             raise error
-        if error.code is ErrorCode.URL_INVALID:
+        if not isinstance(error, ForbiddenUrlError):
             raise invalid_url(name, error.message)
         raise ApiError(
             403,
             f"{name} is refused: {error.message}",
             details={"field": name, "code": error.code},
-            log_details={
-                "field": name,
-                "host": url.host,
-                "port": url.port,
-                "rule": error.rule if isinstance(error, ForbiddenUrlError) else None,
-            },
+            log_details={"field": name, "host": url.host, "port": url.port, "rule": error.rule},
         )

@@ -26,7 +26,7 @@ def raw_error(status: HTTPStatus, sentence: str, **headers: str) -> bytes:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     response = error_response(status, sentence, headers={**names, "Connection": "close"})
     head = b"".join(b"%b: %b\r\n" % (name, value) for name, value in response.raw_headers)
-    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, status.phrase.encode(), head, response.body)
+    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, status.phrase.encode(), head, bytes(response.body))
 
 
 class LimitedConnection(H11Protocol):

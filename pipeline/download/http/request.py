@@ -16,7 +16,7 @@ from pipeline.download.http.errors import http_errors
 from pipeline.download.http.session import ConnectionOptions, GuardedSession, guarded_session
 from pipeline.download.http.watchdog import Branch, Watchdog
 from pipeline.download.sources import Source
-from pipeline.download.ssrf.url_guard import UrlGuard, ForbiddenUrlError
+from pipeline.download.ssrf.url_guard import ForbiddenUrlError, UrlGuard
 from pipeline.download.ssrf.url_parser import ParsedUrl, join_url
 from pipeline.download.types import DownloadLimits
 from pipeline.errors import CancelledError, ErrorCode, PermanentError

@@ -81,6 +81,11 @@ class UrlGuard:
             resolve_timeout=resolve_timeout,
         )
 
+    @property
+    def allows_private(self) -> bool:
+        """Return whether URLs may lead into every private network."""
+        return self._allow_private
+
     def check_syntax(self, url: str) -> ParsedUrl:
         """Parse ``url``. Raises PermanentError (``url_invalid``) unless it is a plain http(s) URL."""
         return parse_url(url)
@@ -89,18 +94,15 @@ class UrlGuard:
         """Parse and check ``url``, with the present answer of the DNS. Blocks.
 
         Raises PermanentError (``url_invalid`` or ``url_forbidden``), or TransientError (``source_unavailable``) when
-        its name cannot be resolved now. A name that does not exist is forbidden, so that the error does not tell which
-        names exist in the private networks. The answer may change at any time, so each connection checks its addresses
-        again.
+        its name does not resolve; UnknownHostError if it does not exist. The answer may change at any time, so each
+        connection checks its addresses again.
         """
         parsed = parse_url(url)
         try:
             call_bounded(lambda: self.addresses(parsed.host, parsed.port), timeout=self._resolve_timeout)
         except (OSError, UnicodeError) as error:
-            no_such_name = isinstance(error, UnicodeError) or error.errno in _NO_SUCH_NAME
-            if no_such_name and not self._allow_private:
-                raise ForbiddenUrlError("the name does not exist") from None
-            raise TransientError(
+            is_unknown = isinstance(error, UnicodeError) or error.errno in _NO_SUCH_NAME
+            raise (UnknownHostError if is_unknown else TransientError)(
                 "the host name of the URL cannot be resolved", code=ErrorCode.SOURCE_UNAVAILABLE
             ) from None
         return parsed
@@ -154,6 +156,10 @@ class ForbiddenUrlError(PermanentError):
     def __init__(self, rule: str) -> None:
         super().__init__(FORBIDDEN, code=ErrorCode.URL_FORBIDDEN)
         self.rule = rule
+
+
+class UnknownHostError(TransientError):
+    """The host of a URL does not exist now, or has no address."""
 
 
 def _is_listed(name: str, hosts: Collection[str]) -> bool:
