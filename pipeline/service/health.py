@@ -110,6 +110,7 @@ class _Readiness:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], checks: Mapping[str, Check], details: Mapping[str, Detail]) -> None:
         self.readiness = _Readiness(checks)
@@ -155,7 +156,7 @@ class _Server(ThreadingHTTPServer):
                 oldest = next(iter(self._waiting))
                 del self._waiting[oldest]
                 with suppress(OSError):
-                    oldest.shutdown(socket.SHUT_RDWR)  # Its thread closes it.
+                    oldest.shutdown(socket.SHUT_RD)  # Its thread reads the end, and closes it.
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.debug("probe_disconnected", exc_info=True)
