@@ -73,9 +73,10 @@ def _create_topics(transport: Transport, topics: Topics, stop: StopSignal) -> Fu
 
 def _run(app: FastAPI, operations: FastAPI | None, settings: Settings, stop: StopSignal) -> None:
     api = settings.api
+    total = available_connections(api.max_connections)
     limits = ConnectionLimits(
-        total=available_connections(api.max_connections),
-        per_address=api.max_connections_per_address,
+        total,
+        per_address=min(api.max_connections_per_address, max(total // 2, 1)),
         request_timeout=api.request_timeout,
         write_timeout=api.write_timeout,
         exempt=TrustedProxies(api.trusted_proxies),

@@ -6,7 +6,8 @@ import resource
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum
+from operator import attrgetter
 from typing import Protocol
 
 from api.server.addresses import TrustedProxies, client_group
@@ -20,13 +21,13 @@ _MAX_DESCRIPTORS = 65_536
 _EVICTED_SHARE = 16
 
 
-class Wait(IntEnum):
-    """What a connection waits for, if not for the service itself; the lowest values are closed first for new ones."""
+class Wait(Enum):
+    """What a connection waits for, if not for the service itself."""
 
-    REQUEST = 0
+    REQUEST = "request"
     """The rest of a header, or the next request."""
-    BODY = 1
-    READER = 2
+    BODY = "body"
+    READER = "reader"
     """The client reads the response too slowly, or not at all."""
 
 
@@ -116,9 +117,9 @@ class Connections:
 
     @staticmethod
     def _evict(candidates: Iterable[Connection], limit: int) -> bool:
-        waiting = [(wait, connection) for connection in candidates if (wait := connection.waits_for) is not None]
-        waiting.sort(key=lambda item: (item[0], item[1].waits_since))
-        for _, connection in waiting[: limit // _EVICTED_SHARE + 1]:
+        waiting = [connection for connection in candidates if connection.waits_for is not None]
+        waiting.sort(key=attrgetter("waits_since"))
+        for connection in waiting[: limit // _EVICTED_SHARE + 1]:
             connection.abort()
         return bool(waiting)
 

@@ -85,7 +85,7 @@ class LimitedConnection(H11Protocol):
         wait = self.waits_for
         has_begun = wait is Wait.BODY or bool(self.conn.trailing_data[0])
         if has_begun or wait is Wait.READER:
-            _overdue.write(log.info, "connection_overdue", peer=self.peer, waited_for=wait and wait.name.lower())
+            _overdue.write(log.info, "connection_overdue", peer=self.peer, waited_for=wait and wait.value)
         if wait is Wait.READER:
             self.abort()
         elif has_begun:
