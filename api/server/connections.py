@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from operator import attrgetter
@@ -18,7 +18,10 @@ RESERVED_DESCRIPTORS = 96
 _MAX_DESCRIPTORS = 65_536
 #: Part of a limit that is closed at once when the limit is reached, so that the search for the longest waiting
 #: connections costs little for each new connection.
-_EVICTED_SHARE = 16
+_EVICTED_SHARE = 64
+#: Time that each connection has in any case before it is closed for a new one, s: enough to send a small request. It
+#: limits how many connections others can displace in a second.
+GRACE = 0.02
 
 
 class Wait(Enum):
@@ -93,20 +96,22 @@ class Connections:
         if not self._by_group[group]:
             del self._by_group[group]
 
-    def make_room(self, peer: str) -> bool:
-        """Return whether ``peer`` may open one more connection.
+    def make_room(self, peer: str, now: float) -> float | None:
+        """Return the time after which ``peer`` may open one more connection, s: 0 now, None not in the near future.
 
         At a limit, the connections that have waited longest for their clients are closed, first those of the same
-        address. The answer is no if the service works on a request of every one of them.
+        address. The answer is None if the service works on a request of every one of them. ``now``: on the event
+        loop's clock, s.
         """
         group, limits = client_group(peer), self._limits
         if self._by_group[group] >= limits.per_address and peer not in limits.exempt:
-            return self._evict((item for item in self._open if client_group(item.peer) == group), limits.per_address)
-        return len(self._open) < limits.total or self.evict()
+            of_group = [item for item in self._open if client_group(item.peer) == group]
+            return self._evict(of_group, limits.per_address, now)
+        return 0.0 if len(self._open) < limits.total else self.evict(now)
 
-    def evict(self) -> bool:
-        """Close the connections that have waited longest, whatever their address; return whether there were any."""
-        return self._evict(self._open, self._limits.total)
+    def evict(self, now: float) -> float | None:
+        """Close the connections that have waited longest, whatever their address; the result is as above."""
+        return self._evict(self._open, self._limits.total, now)
 
     def close_overdue(self, now: float) -> None:
         """Close every connection that has waited longer than its limit. ``now``: on the event loop's clock, s."""
@@ -116,12 +121,15 @@ class Connections:
                 connection.time_out()
 
     @staticmethod
-    def _evict(candidates: Iterable[Connection], limit: int) -> bool:
+    def _evict(candidates: Collection[Connection], limit: int, now: float) -> float | None:
         waiting = [connection for connection in candidates if connection.waits_for is not None]
+        if not waiting:
+            return None
         waiting.sort(key=attrgetter("waits_since"))
-        for connection in waiting[: limit // _EVICTED_SHARE + 1]:
+        overdue = [item for item in waiting[: limit // _EVICTED_SHARE + 1] if now - item.waits_since >= GRACE]
+        for connection in overdue:
             connection.abort()
-        return bool(waiting)
+        return 0.0 if overdue else GRACE
 
 
 def available_connections(wanted: int) -> int:

@@ -65,19 +65,28 @@ class Listener:
             return  # The client is gone already.
         except OSError as error:
             _failed.write(log.warning, "accept_failed", error=error.strerror, connections=len(self._connections))
-            self._connections.evict()
-            self._loop.remove_reader(self._listening)
-            self._loop.call_later(_PAUSE, self._resume)
+            self._connections.evict(self._loop.time())
+            self._pause(_PAUSE)
             return
         connection.setblocking(False)
-        peer = str(address[0])
-        if not self._connections.make_room(peer):
+        self._admit(connection, str(address[0]))
+
+    def _admit(self, connection: socket.socket, peer: str) -> None:
+        delay = self._connections.make_room(peer, self._loop.time())
+        if delay is None:
             _refused.write(log.warning, "connection_refused", peer=peer, connections=len(self._connections))
             _refuse(connection)
-            return
-        opening = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
-        self._opening.add(opening)
-        opening.add_done_callback(self._opening.discard)
+        elif delay:
+            self._pause(delay)  # Nobody is accepted meanwhile, so that no more than this one has to be remembered.
+            self._loop.call_later(delay, self._admit, connection, peer)
+        else:
+            opening = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
+            self._opening.add(opening)
+            opening.add_done_callback(self._opening.discard)
+
+    def _pause(self, seconds: float) -> None:
+        self._loop.remove_reader(self._listening)
+        self._loop.call_later(seconds, self._resume)
 
     def _resume(self) -> None:
         if self._is_open:

@@ -52,7 +52,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-front-") as folder:
         results = []
         for attack in chosen(arguments.rows):
-            results.append(run_row(attack, Path(folder) / attack.name, arguments.tree, arguments.seconds))
+            results.append(run_row(attack, Path(folder) / attack.name, arguments.tree.resolve(), arguments.seconds))
             sys.stderr.write(f"{attack.label}: {results[-1].log_bytes} bytes of log\n")
     deliver(front_door_page(results), arguments.write, BEGIN, END)
     return 0
