@@ -53,7 +53,7 @@ class UrlCheck:
 
     def _raise_refusal(self, name: str, url: ParsedUrl, error: BaseException) -> None:
         if isinstance(error, UnknownHostError) and not self._guard.allows_private:
-            # As for a name that leads into a private network: the difference would tell which names exist there.
+            # As for a name that leads into a private network: the difference would reveal which names exist there.
             error = ForbiddenUrlError("the name does not exist")
         if isinstance(error, TransientError):
             log.info("url_not_checked", field=name, host=url.host, error=error.message)

@@ -44,7 +44,7 @@ class Connection(Protocol):
 
     @property
     def waits_for(self) -> Wait | None:
-        """What it waits for; None while the service works on a request."""
+        """Return what it waits for; None while the service works on a request."""
 
     def time_out(self) -> None:
         """Close the connection, with an answer if the protocol allows one."""

@@ -24,7 +24,7 @@ _RETRY_AFTER = 5
 _failed, _refused = LogLimit(), LogLimit()
 
 
-class Listener:
+class LimitedListener:
     """Accepts connections on a listening socket; it has the methods of asyncio's server that uvicorn calls.
 
     It accepts one connection in each turn of the event loop, so that each counts before the next is accepted, and the
@@ -77,7 +77,7 @@ class Listener:
             _refused.write(log.warning, "connection_refused", peer=peer, connections=len(self._connections))
             _refuse(connection)
         elif delay:
-            self._pause(delay)  # Nobody is accepted meanwhile, so that no more than this one has to be remembered.
+            self._pause(delay)  # No other is accepted meanwhile: only this one waits.
             self._loop.call_later(delay, self._admit, connection, peer)
         else:
             opening = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))

@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from api.server.connections import ConnectionLimits, Connections
-from api.server.listener import Listener
+from api.server.listener import LimitedListener
 from api.server.protocol import LimitedConnection
 from pipeline.errors import ErrorCode, InfrastructureError
 from pipeline.service.logs import get_logger
@@ -72,10 +72,10 @@ class ApiServer(uvicorn.Server):
         self.should_exit = self.should_exit or self._stop.is_set()
         return await super().on_tick(counter)
 
-    def _listener(self, listening: socket.socket, config: uvicorn.Config, connections: Connections) -> Listener:
+    def _listener(self, listening: socket.socket, config: uvicorn.Config, connections: Connections) -> LimitedListener:
         if not config.loaded:
             config.load()
-        return Listener(
+        return LimitedListener(
             listening,
             lambda: LimitedConnection(config, self.server_state, self.lifespan.state, connections),
             connections,

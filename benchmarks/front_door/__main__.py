@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.front_door.attacks import ATTACKS
-from benchmarks.front_door.rows import PATIENCE, Measurement, chosen, run_row, summary
+from benchmarks.front_door.rows import PATIENCE, Measurement, chosen, latency_summary, run_row
 from benchmarks.page import deliver, load_warning, machine, markdown_table, marks
 
 BEGIN, END = marks("bench-front")
@@ -39,7 +39,8 @@ def front_door_page(results: Sequence[Measurement]) -> str:
         "log kB",
     )
     rows = [
-        [row.attack.label, *summary(row.health), *summary(row.jobs), f"{row.log_bytes / 1000:.1f}"] for row in results
+        [row.attack.label, *latency_summary(row.health), *latency_summary(row.jobs), f"{row.log_bytes / 1000:.1f}"]
+        for row in results
     ]
     seconds = results[0].seconds if results else 0
     explanation = f"Each row took {seconds:g} s. A request without an answer within {PATIENCE:g} s counts as none."

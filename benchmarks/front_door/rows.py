@@ -29,7 +29,7 @@ PATIENCE = 10.0
 #: Pause between two rounds of requests, s.
 _INTERVAL = 0.25
 _STEM_BYTES = 64 * 1024 * 1024
-#: An address, so that no name is resolved. Nobody processes the jobs.
+#: An address, so that no name is resolved. No processor runs.
 _JOB = json.dumps({"audio": "https://93.184.215.14/a.mp3", "hook_url": "https://93.184.215.14/b"}).encode()
 
 
@@ -44,8 +44,11 @@ class Measurement:
     seconds: float
 
 
-def run_row(of: Attack, folder: Path, tree: Path, seconds: float) -> Measurement:
-    """Measure one attack for ``seconds``. ``tree``: the checkout whose API runs. ``folder``: for its files, created."""
+def run_row(of: Attack, folder: Path, tree: Path, seconds: float, *, head_start: float = 3.0) -> Measurement:
+    """Measure one attack for ``seconds``. ``tree``: the checkout whose API runs. ``folder``: for its files, created.
+
+    ``head_start``: time for the attackers to open their connections, s.
+    """
     folder.mkdir(parents=True)
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
@@ -56,7 +59,7 @@ def run_row(of: Attack, folder: Path, tree: Path, seconds: float) -> Measurement
         "DATA_DIR": str(folder / "data"),
     }
     target = Target(port, _AUTHORIZATION, _store_stem(folder, settings))
-    with _api(of, folder, tree, settings), _under_attack(of, target):
+    with _api(of, folder, tree, settings), _under_attack(of, target, head_start):
         health, jobs = _ask(port, seconds)
     return Measurement(of, health, jobs, (folder / "api.log").stat().st_size, seconds)
 
@@ -89,11 +92,11 @@ def _api(of: Attack, folder: Path, tree: Path, settings: dict[str, str]) -> Iter
 
 
 @contextmanager
-def _under_attack(of: Attack, target: Target) -> Iterator[None]:
+def _under_attack(of: Attack, target: Target, head_start: float) -> Iterator[None]:
     attacker = multiprocessing.get_context("spawn").Process(target=attack, args=(of, target), daemon=True)
     attacker.start()
     try:
-        time.sleep(3)  # The attacker starts and opens its connections.
+        time.sleep(head_start)
         yield
     finally:
         attacker.kill()
@@ -141,7 +144,7 @@ def chosen(names: list[str]) -> list[Attack]:
     return [item for item in ATTACKS if item.name in names]
 
 
-def summary(latencies: list[float | None]) -> tuple[str, str, str]:
+def latency_summary(latencies: list[float | None]) -> tuple[str, str, str]:
     """Return the answered share, and the median and the longest latency of the answers in ms."""
     answered = [latency * 1000 for latency in latencies if latency is not None]
     share = f"{len(answered)} of {len(latencies)}"

@@ -300,7 +300,7 @@ def test_idle_connections_are_closed_for_new_ones() -> None:
             assert connection.getresponse().read() == b'"healthy"'
 
 
-def test_shutdown_does_not_wait_for_clients_that_say_nothing(make_settings: Callable[..., Settings]) -> None:
+def test_shutdown_does_not_wait_for_silent_clients(make_settings: Callable[..., Settings]) -> None:
     with ExitStack() as stack, front_door(application(), limits(request_timeout=0.2)) as client:
         for beginning in BEGINNINGS.values():
             stack.enter_context(connect(client.port)).sendall(beginning)
