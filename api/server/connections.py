@@ -77,7 +77,7 @@ class Connections:
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self._limits = limits
-        self._open: set[Connection] = set()
+        self._open: dict[Connection, str] = {}  # With the group of its client.
         self._by_group: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -85,13 +85,12 @@ class Connections:
 
     def add(self, connection: Connection) -> None:
         """Count a connection that was made."""
-        self._open.add(connection)
-        self._by_group[client_group(connection.peer)] += 1
+        group = self._open[connection] = client_group(connection.peer)
+        self._by_group[group] += 1
 
     def discard(self, connection: Connection) -> None:
         """Forget a connection that was closed."""
-        self._open.discard(connection)
-        group = client_group(connection.peer)
+        group = self._open.pop(connection)
         self._by_group[group] -= 1
         if not self._by_group[group]:
             del self._by_group[group]
@@ -105,13 +104,13 @@ class Connections:
         """
         group, limits = client_group(peer), self._limits
         if self._by_group[group] >= limits.per_address and peer not in limits.exempt:
-            of_group = [item for item in self._open if client_group(item.peer) == group]
+            of_group = [connection for connection, its_group in self._open.items() if its_group == group]
             return self._evict(of_group, limits.per_address, now)
         return 0.0 if len(self._open) < limits.total else self.evict(now)
 
     def evict(self, now: float) -> float | None:
         """Close the connections that have waited longest, whatever their address; the result is as above."""
-        return self._evict(self._open, self._limits.total, now)
+        return self._evict(self._open.keys(), self._limits.total, now)
 
     def close_overdue(self, now: float) -> None:
         """Close every connection that has waited longer than its limit. ``now``: on the event loop's clock, s."""
