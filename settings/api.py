@@ -77,17 +77,17 @@ class ApiSettings(Section):
         "X-Forwarded-For names the client, for the limits and the log. Unset: the header is ignored.",
     )
     max_connections: Count = Field(
-        1000,
+        4000,
         alias="API_MAX_CONNECTIONS",
         description="Largest number of open connections of clients. At the limit, those that have waited longest for "
         "their client are closed. A low limit of open files (ulimit -n) lowers it.",
         json_schema_extra=ADVANCED,
     )
     max_connections_per_address: Count = Field(
-        200,
+        2000,
         alias="API_MAX_CONNECTIONS_PER_ADDRESS",
         description="Largest number of open connections of one IPv4 address or one IPv6 network (/64), except "
-        "TRUSTED_PROXIES.",
+        "TRUSTED_PROXIES; at most half of all connections.",
         json_schema_extra=ADVANCED,
     )
     request_timeout: Seconds = Field(
