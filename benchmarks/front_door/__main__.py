@@ -44,8 +44,7 @@ def front_door_page(results: Sequence[Measurement]) -> str:
     ]
     seconds = results[0].seconds if results else 0
     explanation = f"Each row took {seconds:g} s. A request without an answer within {PATIENCE:g} s counts as none."
-    paragraphs = [machine(), *load_warning(), explanation, markdown_table(head, rows)]
-    return "\n\n{}\n\n".format("\n\n".join(paragraphs))
+    return "\n\n".join([machine(), *load_warning(), explanation, markdown_table(head, rows)])
 
 
 def main() -> int:
