@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import resource
 import socket
 import subprocess
 import threading
@@ -334,6 +335,21 @@ def test_a_process_with_few_descriptors_survives_many_connections(tmp_path: Path
         _, log = running.communicate(timeout=DEADLINE)
     assert len(log) < 100_000
     assert "Traceback" not in log
+
+
+def test_a_lack_of_descriptors_closes_waiting_connections(tmp_path: Path) -> None:
+    with process(tmp_path, **credentials()) as running, ExitStack() as stack:
+        client = Client(lines_until(running, "listening")[-1]["port"], PROCESS_CREDENTIALS)
+        assert client.get("/ready").status == 200
+        open_files = len(list(Path(f"/proc/{running.pid}/fd").iterdir()))
+        resource.prlimit(running.pid, resource.RLIMIT_NOFILE, (open_files + 10, open_files + 10))
+        for _ in range(40):
+            stack.enter_context(connect(client.port))
+        assert client.get("/health").status == 200
+        running.terminate()
+        _, log = running.communicate(timeout=DEADLINE)
+    assert "accept_failed" in log
+    assert len(log) < 20_000
 
 
 def test_the_operators_port_serves_what_the_clients_port_does_not(tmp_path: Path) -> None:
