@@ -113,7 +113,7 @@ def test_name_without_addresses_is_a_transient_error(answers: list[list[str]] | 
     assert caught.value.code is ErrorCode.SOURCE_UNAVAILABLE
 
 
-def test_unknown_name_is_told_from_one_that_cannot_be_resolved_now() -> None:
+def test_unknown_name_differs_from_one_that_cannot_be_resolved_now() -> None:
     def unavailable(*_: object, **__: object) -> list[tuple[object, ...]]:
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
