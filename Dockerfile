@@ -94,6 +94,7 @@ COPY api/ api/
 RUN chmod -R a+rX api && python -m compileall -q --invalidation-mode unchecked-hash api \
     && python -c "import api.__main__"
 ENV API_HOST=0.0.0.0 \
+    OPERATIONS_HOST=0.0.0.0 \
     API_PORT=8000
 EXPOSE 8000
 USER 10001:10001

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import socket
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from dataclasses import replace
 
-import uvicorn
 from fastapi import FastAPI
 
-from api.app import create_app
+from api.app import create_app, create_operations_app
+from api.server.addresses import TrustedProxies
+from api.server.connections import ConnectionLimits, available_connections
+from api.server.server import ApiServer, Endpoint, bind
 from api.url_check import RESOLVE_TIMEOUT
 from config import Settings
 from pipeline.consuming.retry import RetryPolicy
 from pipeline.consuming.worker_process import ensure_topics
 from pipeline.download.ssrf.url_guard import UrlGuard
-from pipeline.errors import ErrorCode, InfrastructureError
-from pipeline.service.logs import get_logger
 from pipeline.service.run import run_service
 from pipeline.service.shutdown import ExitCode, StopSignal
 from pipeline.storage.factory import open_store
@@ -28,32 +25,11 @@ from pipeline.topics import Topics
 from pipeline.transport import Transport
 from pipeline.transport.factory import open_transport
 
-log = get_logger("api")
-
 #: Required by Kafka's clients. The API consumes nothing.
 _NO_CONSUMER_MS = 300_000
 
-
-class ApiServer(uvicorn.Server):
-    """A uvicorn server that a ``StopSignal`` stops, like every other service."""
-
-    def __init__(self, config: uvicorn.Config, stop: StopSignal) -> None:
-        super().__init__(config)
-        self._stop = stop
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listener in (listener for server in self.servers for listener in server.sockets):
-            host, port, *_ = listener.getsockname()
-            log.info("listening", host=host, port=port)
-
-    async def on_tick(self, counter: int) -> bool:
-        self.should_exit = self.should_exit or self._stop.is_set()
-        return await super().on_tick(counter)
+#: Largest number of open connections on the operators' port.
+_OPERATIONS_CONNECTIONS = 32
 
 
 def main() -> ExitCode:
@@ -63,14 +39,17 @@ def main() -> ExitCode:
 
 def _serve(settings: Settings, stop: StopSignal) -> None:
     settings.api.require_credentials()
+    settings.api.require_no_private_networks_on_a_public_address(settings.download.allow_private_networks)
     transport = open_transport(
         settings, max_poll_interval_ms=_NO_CONSUMER_MS, publish_timeout=settings.api.accept_timeout
     )
     try:
         guard = UrlGuard.from_settings(settings.download, resolve_timeout=RESOLVE_TIMEOUT)
-        app = create_app(settings, transport, open_store(settings), guard)
+        store = open_store(settings)
+        app = create_app(settings, transport, store, guard)
+        operations = create_operations_app(settings, app, transport, store)
         created = _create_topics(transport, Topics.from_settings(settings), stop)
-        _run(app, settings, stop)
+        _run(app, operations, settings, stop)
         if created.done():
             created.result()  # Raises the error that stopped the server, if any.
     finally:
@@ -92,29 +71,22 @@ def _create_topics(transport: Transport, topics: Topics, stop: StopSignal) -> Fu
     return created
 
 
-def _run(app: FastAPI, settings: Settings, stop: StopSignal) -> None:
-    server = ApiServer(
-        uvicorn.Config(
-            app,
-            host=settings.api.host,
-            port=settings.api.port,
-            log_config=None,  # Logging is configured already.
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            ws="none",
-            timeout_graceful_shutdown=math.ceil(settings.worker.shutdown_grace),
-        ),
-        stop,
+def _run(app: FastAPI, operations: FastAPI | None, settings: Settings, stop: StopSignal) -> None:
+    api = settings.api
+    total = available_connections(api.max_connections)
+    limits = ConnectionLimits(
+        total,
+        per_address=min(api.max_connections_per_address, max(total // 2, 1)),
+        request_timeout=api.request_timeout,
+        write_timeout=api.write_timeout,
+        exempt=TrustedProxies(api.trusted_proxies),
     )
-    try:
-        server.run()
-    except SystemExit:
-        # uvicorn would exit with its own status.
-        raise InfrastructureError(
-            f"API_HOST={settings.api.host}, API_PORT={settings.api.port} cannot be bound: set another address or port",
-            code=ErrorCode.INTERNAL,
-        ) from None
+    endpoints = [Endpoint(app, bind(api.host, api.port, "API"), limits)]
+    if operations is not None and api.operations_port is not None:
+        # Few connections, but of their own: this port answers while clients occupy all of theirs.
+        limits = replace(limits, total=_OPERATIONS_CONNECTIONS, per_address=_OPERATIONS_CONNECTIONS)
+        endpoints.append(Endpoint(operations, bind(api.operations_host, api.operations_port, "OPERATIONS"), limits))
+    ApiServer(endpoints, stop, settings.worker.shutdown_grace).run()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from api import __version__
 from api.auth import BasicAuth
@@ -17,6 +18,7 @@ from api.generate import generate_router
 from api.health import health_router
 from api.job_queue import JobQueue
 from api.metrics import RequestCount, metrics_router
+from api.server.framing import UnambiguousLength
 from api.url_check import UrlCheck
 from pipeline.download.ssrf.url_guard import UrlGuard
 from pipeline.progress import EventReporter
@@ -49,21 +51,46 @@ def create_app(settings: Settings, transport: Transport, store: ObjectStore, gua
     topics = Topics.from_settings(settings)
     rate_limit = ClientRateLimit(settings.api.client_burst, settings.api.client_refill)
     queue = JobQueue(transport, topics, rate_limit, EventReporter(transport, topics.events))
+    has_operations_port = settings.api.operations_port is not None
+    app = _new_app(with_docs=not has_operations_port)
+    install_error_handlers(app)
+    app.add_middleware(BodyLimit, limit=settings.api.max_request_bytes)
+    app.add_middleware(UnambiguousLength)
+    app.add_middleware(RequestCount)
+    if settings.api.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.api.trusted_proxies))
+    app.include_router(generate_router(queue, UrlCheck(guard), auth))
+    app.include_router(health_router(transport, store))
+    if not has_operations_port:
+        app.include_router(metrics_router())
+    if isinstance(store, LocalStore):
+        app.include_router(files_router(store, LinkSigner(load_or_create_key(settings.state.link_key_file))))
+    return app
+
+
+def create_operations_app(settings: Settings, app: FastAPI, transport: Transport, store: ObjectStore) -> FastAPI | None:
+    """Return the application of the operators' port, with the documentation of ``app``; None if none is set."""
+    if settings.api.operations_port is None:
+        return None
+    operations = _new_app(with_docs=True)
+    install_error_handlers(operations)
+    operations.add_middleware(UnambiguousLength)
+    operations.include_router(health_router(transport, store))
+    operations.include_router(metrics_router())
+    operations.openapi = app.openapi  # type: ignore[method-assign]
+    return operations
+
+
+def _new_app(*, with_docs: bool) -> FastAPI:
     # The scripts of the documentation page are served locally, so that it works without internet access.
-    app = FastAPIOffline(
+    create = FastAPIOffline if with_docs else FastAPI
+    return create(
         title="UVR-API",
         version=__version__,
         description=_DESCRIPTION,
         openapi_tags=_TAGS,
+        openapi_url="/openapi.json" if with_docs else None,
+        docs_url="/docs" if with_docs else None,
         redoc_url=None,
         redirect_slashes=False,
     )
-    install_error_handlers(app)
-    app.add_middleware(BodyLimit, limit=settings.api.max_request_bytes)
-    app.add_middleware(RequestCount)
-    app.include_router(generate_router(queue, UrlCheck(guard), auth))
-    app.include_router(health_router(transport, store))
-    app.include_router(metrics_router())
-    if isinstance(store, LocalStore):
-        app.include_router(files_router(store, LinkSigner(load_or_create_key(settings.state.link_key_file))))
-    return app

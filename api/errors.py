@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -15,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from api import metrics
 from api.models import ErrorBody
 from pipeline.errors import InfrastructureError
+from pipeline.service.log_limit import LogLimit
 from pipeline.service.logs import get_logger
 
 log = get_logger(__name__)
@@ -29,7 +31,8 @@ _DESCRIPTIONS: dict[int, str] = {
     404: "Not found.",
     413: "The body is too large.",
     416: "The range lies outside the file.",
-    422: "A value is out of range.",
+    422: "A value is out of range, or a field is unknown.",
+    429: "Too many wrong credentials were sent from this address. Try again after `Retry-After`.",
     500: "An unexpected error of the service.",
     503: f"A part of the service does not answer. Try again after {RETRY_AFTER} s.",
 }
@@ -41,12 +44,13 @@ _REASONS: dict[int, str] = {
     404: "not_found",
     413: "too_large",
     422: "out_of_range",
+    429: "throttled",
     503: "unavailable",
 }
 
 
 class ApiError(Exception):
-    """An error response. ``error`` is one clear sentence for the client."""
+    """An error response. ``error`` is one clear sentence for the client; ``log_details`` are for the log only."""
 
     def __init__(
         self,
@@ -55,12 +59,14 @@ class ApiError(Exception):
         *,
         details: dict[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        log_details: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(error)
         self.status = status
         self.error = error
         self.details = details
         self.headers = dict(headers or {})
+        self.log_details = dict(log_details or {})
 
     @property
     def reason(self) -> str:
@@ -89,12 +95,24 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def install_error_handlers(app: FastAPI) -> None:
     """Give every error of ``app`` the form of ``ErrorBody``."""
+    refusals: defaultdict[int, LogLimit] = defaultdict(LogLimit)
 
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> JSONResponse:
         # The raw path is percent-encoded, so it cannot inject another log line.
         path = request.scope.get("raw_path", b"").decode("ascii", "replace")
-        log.info("request_refused", method=request.method, path=path, status=error.status, error=error.error)
+        peer = request.client.host if request.client else None
+        refusals[error.status].write(
+            log.info,
+            "request_refused",
+            method=request.method,
+            path=path,
+            status=error.status,
+            error=error.error,
+            peer=peer,
+            client=request.headers.get("x-client-id"),
+            **error.log_details,
+        )
         metrics.refused.labels(metrics.route_of(request.scope), error.reason).inc()
         return error_response(error.status, error.error, details=error.details, headers=error.headers)
 

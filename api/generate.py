@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 
 from api.auth import BasicAuth
 from api.errors import documented
 from api.job_queue import JobQueue
 from api.models import Accepted, GenerateRequest
-from api.request_parsing import CLIENT_HEADER, CLIENT_PATTERN, client_name, read_fields, required_urls, validate
+from api.request_parsing import (
+    CLIENT_HEADER,
+    CLIENT_PATTERN,
+    client_name,
+    is_lenient,
+    read_fields,
+    reject_unknown_fields,
+    require_deliverable,
+    required_urls,
+    validate,
+)
 from api.url_check import UrlCheck
 from pipeline.messages import SeparationTask
 from pipeline.service.logs import get_logger, loggable_url
@@ -29,7 +39,14 @@ _DOCUMENTATION = {
             "others go to the bulk queue, which has the share of the lowest priority, so that many jobs of one client "
             "do not delay a single job of another.",
             "schema": {"type": "string", "pattern": CLIENT_PATTERN},
-        }
+        },
+        {
+            "name": "Prefer",
+            "in": "header",
+            "required": False,
+            "description": "`handling=lenient` (RFC 7240): unknown fields are ignored instead of refused.",
+            "schema": {"type": "string"},
+        },
     ],
     "requestBody": {
         "required": True,
@@ -47,17 +64,22 @@ def generate_router(queue: JobQueue, urls: UrlCheck, auth: BasicAuth) -> APIRout
         status_code=202,
         summary="Separate a song",
         response_description="The job is durable and will be processed.",
-        responses=documented(400, 401, 403, 413, 422, 500, 503),
+        responses=documented(400, 401, 403, 413, 422, 429, 500, 503),
         openapi_extra=_DOCUMENTATION,
     )
-    async def generate(request: Request) -> Accepted:
+    async def generate(request: Request, response: Response) -> Accepted:
         """Fetches the song at `audio`, separates it, and posts links to the stems to `hook_url`.
 
         Every accepted job has exactly one outcome, which is delivered to the webhook at least once.
         """
         fields = await read_fields(request)
         await urls.require_allowed(required_urls(fields))
+        if is_lenient(request.headers.getlist("Prefer")):
+            response.headers["Preference-Applied"] = "handling=lenient"
+        else:
+            reject_unknown_fields(fields)
         task = SeparationTask(task_uuid=uuid4(), **validate(fields).model_dump())
+        require_deliverable(task)
         client = client_name(request.headers.getlist(CLIENT_HEADER), task.hook_url)
         topic = await queue.put(task, client)
         log.info(

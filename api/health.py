@@ -12,6 +12,7 @@ from fastapi import APIRouter, Response
 from api import __version__
 from api.models import Component, Components, Health, Readiness
 from pipeline.errors import PipelineError
+from pipeline.service.health import READY_FOR, UNAVAILABLE_FOR
 from pipeline.service.logs import get_logger
 from pipeline.storage import ObjectStore
 from pipeline.transport import Transport
@@ -25,7 +26,8 @@ CHECK_TIMEOUT = 2.0
 class Probe:
     """A blocking check that runs in a thread, with a timeout.
 
-    Requests that arrive while a check runs share it. A component that hangs therefore occupies one thread only.
+    Requests that arrive while a check runs, or soon after, share its result. A component that hangs therefore occupies
+    one thread only, and many requests write no more to the store than a few.
     """
 
     def __init__(self, name: str, check: Callable[[], None], timeout: float = CHECK_TIMEOUT) -> None:
@@ -33,10 +35,11 @@ class Probe:
         self._check = check
         self._timeout = timeout
         self._running: asyncio.Task[str | None] | None = None
+        self._expires = 0.0
 
     async def component(self) -> Component:
         """Return the state of the component, within the timeout."""
-        if self._running is None or self._running.done():
+        if self._running is None or (self._running.done() and time.monotonic() >= self._expires):
             self._running = asyncio.create_task(self._run())
         done, _ = await asyncio.wait({self._running}, timeout=self._timeout)
         error = self._running.result() if done else f"no answer within {self._timeout:g} s"
@@ -44,6 +47,11 @@ class Probe:
 
     async def _run(self) -> str | None:
         """Run the check and return the error in one sentence, or None."""
+        error = await self._check_once()
+        self._expires = time.monotonic() + (UNAVAILABLE_FOR if error else READY_FOR)
+        return error
+
+    async def _check_once(self) -> str | None:
         try:
             await anyio.to_thread.run_sync(self._check, abandon_on_cancel=True)
         except PipelineError as error:
@@ -60,10 +68,12 @@ def health_router(transport: Transport, store: ObjectStore) -> APIRouter:
     router = APIRouter(tags=["health"])
     broker, storage = Probe("broker", transport.check), Probe("storage", store.check)
 
+    @router.head("/health", include_in_schema=False)
     @router.get("/health", summary="Is the process alive?")
     async def health() -> Health:
         return Health(timestamp=int(time.time()), version=__version__)
 
+    @router.head("/ready", include_in_schema=False)
     @router.get(
         "/ready",
         summary="Can jobs be accepted now?",

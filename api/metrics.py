@@ -61,6 +61,7 @@ def metrics_router() -> APIRouter:
     """Return the route ``GET /metrics``, which needs no credentials."""
     router = APIRouter(tags=["health"])
 
+    @router.head("/metrics", include_in_schema=False)
     @router.get(
         "/metrics",
         summary="Metrics for Prometheus",

@@ -97,7 +97,7 @@ _Model = Annotated[
 
 
 class GenerateRequest(BaseModel):
-    """A job. Unknown fields are ignored."""
+    """A job. Unknown fields are refused, unless the header ``Prefer: handling=lenient`` is sent."""
 
     model_config = ConfigDict(
         extra="ignore",

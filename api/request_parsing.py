@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fastapi import Request
@@ -13,8 +14,9 @@ from pydantic_core import from_json
 from api.errors import ApiError
 from api.models import MAX_METADATA_BYTES, GenerateRequest
 from pipeline.download.ssrf.url_parser import parse_url
-from pipeline.messages import PRIORITIES, OutputFormat
-from pipeline.model_choice import LARGEST_WEIGHT, MAX_MEMBERS, SMALLEST_WEIGHT, Algorithm
+from pipeline.errors import ErrorCode, PermanentError
+from pipeline.messages import PRIORITIES, OutputFormat, SeparationResult, SeparationTask, from_message, to_message
+from pipeline.model_choice import LARGEST_WEIGHT, MAX_MEMBERS, SMALLEST_WEIGHT, Algorithm, Ensemble
 
 #: Names the client.
 CLIENT_HEADER = "X-Client-Id"
@@ -22,6 +24,9 @@ CLIENT_HEADER = "X-Client-Id"
 CLIENT_PATTERN = "^[ -~]{1,128}$"
 
 _JSON = "application/json"
+
+#: Unknown fields that an error names, and the characters of each that it shows.
+_NAMED_FIELDS, _SHOWN_CHARACTERS = 5, 64
 
 #: The error sentence of each optional field.
 _SENTENCES = {
@@ -46,15 +51,21 @@ async def read_fields(request: Request) -> dict[str, Any]:
         raise ApiError(400, f"Content-Type must be {_JSON}")
     body = await request.body()
     if not body.strip():
-        raise ApiError(400, "Request body is required")
+        raise _body_missing()
     try:
         # Stricter than the standard library: bounded depth, valid UTF-8, no lone surrogates, no NaN.
         fields = from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise ApiError(400, "Request body must be valid JSON", details={"problem": str(error)}) from None
+    if fields in (None, {}, []):
+        raise _body_missing()
     if not isinstance(fields, dict):
         raise ApiError(400, "Request body must be a JSON object")
     return fields
+
+
+def _body_missing() -> ApiError:
+    return ApiError(400, "Request body is required")
 
 
 def required_urls(fields: dict[str, Any]) -> dict[str, str]:
@@ -71,6 +82,52 @@ def required_urls(fields: dict[str, Any]) -> dict[str, str]:
 def invalid_url(name: str, problem: str) -> ApiError:
     """Return the error for a field that is not a valid URL, for the reason ``problem``."""
     return ApiError(400, f"{name} must be a valid HTTP(S) URL", details={"field": name, "problem": problem})
+
+
+def is_lenient(preferences: Sequence[str]) -> bool:
+    """Return whether the values of ``Prefer`` ask for ``handling=lenient`` (RFC 7240): unknown fields are ignored."""
+    wanted = (item.partition(";")[0].replace(" ", "") for value in preferences for item in value.split(","))
+    handling = [item.lower() for item in wanted if item.lower().startswith("handling=")]
+    return handling[:1] in (["handling=lenient"], ['handling="lenient"'])
+
+
+def reject_unknown_fields(fields: Mapping[str, Any]) -> None:
+    """Raise ApiError 422 if the request, or its ensemble, has a field that is unknown."""
+    problems = _unknown(fields, GenerateRequest.model_fields)
+    if isinstance(model := fields.get("model"), dict):
+        problems += _unknown(model, Ensemble.model_fields, prefix="model.")
+    if problems:
+        raise ApiError(
+            422,
+            "; ".join(item["problem"] for item in problems[:_NAMED_FIELDS]),
+            details={"field": problems[0]["field"], "problems": problems[:_NAMED_FIELDS]},
+        )
+
+
+def _unknown(fields: Mapping[str, Any], known: Collection[str], *, prefix: str = "") -> list[dict[str, str]]:
+    problems = []
+    for name in fields:
+        if name in known:
+            continue
+        shown = prefix + name[:_SHOWN_CHARACTERS]
+        nearest = difflib.get_close_matches(name[:_SHOWN_CHARACTERS].lower(), known, n=1)
+        hint = f"did you mean {prefix}{nearest[0]}?" if nearest else f"known are: {', '.join(known)}"
+        problems.append({"field": shown, "problem": f"{shown} is not a known field, {hint}"})
+    return problems
+
+
+def require_deliverable(task: SeparationTask) -> None:
+    """Raise ApiError 422 unless every service can read the task from its messages.
+
+    The result that contains the task is one level deeper than the request, and its readers have a limit of the depth.
+    """
+    failure = PermanentError("", code=ErrorCode.INTERNAL)
+    try:
+        from_message(SeparationResult, to_message("", SeparationResult.failed(task, failure)))
+    except PermanentError:
+        raise ApiError(
+            422, "metadata is nested too deeply", details={"field": "metadata", "problem": "is nested too deeply"}
+        ) from None
 
 
 def validate(fields: dict[str, Any]) -> GenerateRequest:

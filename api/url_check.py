@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from api.errors import ApiError
 from api.request_parsing import invalid_url
-from pipeline.download.ssrf.url_guard import UrlGuard
-from pipeline.errors import ErrorCode, PermanentError, TransientError
+from pipeline.download.ssrf.url_guard import ForbiddenUrlError, UnknownHostError, UrlGuard
+from pipeline.download.ssrf.url_parser import ParsedUrl
+from pipeline.errors import PermanentError, TransientError
 from pipeline.service.logs import get_logger
 
 log = get_logger(__name__)
@@ -30,13 +31,15 @@ class UrlCheck:
 
     async def require_allowed(self, urls: Mapping[str, str]) -> None:
         """Check ``urls``, by field name. Raises ApiError 400 for an invalid URL, 403 for one that the guard refuses."""
-        for name, url in urls.items():
-            try:
-                self._guard.check_syntax(url)
-            except PermanentError as error:
-                raise invalid_url(name, error.message) from None
+        parsed = {name: self._parsed(name, url) for name, url in urls.items()}
         for name, failure in (await self._failures(urls)).items():
-            self._raise_refusal(name, failure)
+            self._raise_refusal(name, parsed[name], failure)
+
+    def _parsed(self, name: str, url: str) -> ParsedUrl:
+        try:
+            return self._guard.check_syntax(url)
+        except PermanentError as error:
+            raise invalid_url(name, error.message) from None
 
     async def _failures(self, urls: Mapping[str, str]) -> dict[str, BaseException]:
         """Return the exceptions of the guard, by field name."""
@@ -48,13 +51,20 @@ class UrlCheck:
         failures = {name: check.exception() for name, check in checks.items() if check.done() and not check.cancelled()}
         return {name: failure for name, failure in failures.items() if failure is not None}
 
-    @staticmethod
-    def _raise_refusal(name: str, error: BaseException) -> None:
+    def _raise_refusal(self, name: str, url: ParsedUrl, error: BaseException) -> None:
+        if isinstance(error, UnknownHostError) and not self._guard.allows_private:
+            # As for a name that leads into a private network: the difference would reveal which names exist there.
+            error = ForbiddenUrlError("the name does not exist")
         if isinstance(error, TransientError):
-            log.info("url_not_checked", field=name, error=error.message)
+            log.info("url_not_checked", field=name, host=url.host, error=error.message)
             return
         if not isinstance(error, PermanentError):
             raise error
-        if error.code is ErrorCode.URL_INVALID:
+        if not isinstance(error, ForbiddenUrlError):
             raise invalid_url(name, error.message)
-        raise ApiError(403, f"{name} is refused: {error.message}", details={"field": name, "code": error.code})
+        raise ApiError(
+            403,
+            f"{name} is refused: {error.message}",
+            details={"field": name, "code": error.code},
+            log_details={"field": name, "host": url.host, "port": url.port, "rule": error.rule},
+        )

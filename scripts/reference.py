@@ -157,9 +157,9 @@ def attribute_docstrings(model: type[BaseModel]) -> dict[str, str]:
 
 def _metrics() -> str:
     lines = [
-        "Each service answers `GET /metrics` in Prometheus' text format: the API on `API_PORT`, the processor on "
-        "`PROCESSOR_HEALTH_PORT`, the uploader on `UPLOADER_HEALTH_PORT`. Histograms also have `_bucket`, `_sum` and "
-        "`_count`.",
+        "Each service answers `GET /metrics` in Prometheus' text format: the API on `API_PORT` or, if it is set, on "
+        "`OPERATIONS_PORT`, the processor on `PROCESSOR_HEALTH_PORT`, the uploader on `UPLOADER_HEALTH_PORT`. "
+        "Histograms also have `_bucket`, `_sum` and `_count`.",
     ]
     groups: Mapping[str, object] = {
         "Workers (processor and uploader)": pipeline.service.metrics,

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
@@ -19,8 +20,14 @@ from pipeline.service.logs import get_logger
 
 log = get_logger(__name__)
 
-#: Interval at which the server checks for its shutdown, s.
+#: Interval at which the server checks for its shutdown, and pause after a failed ``accept``, s.
 _POLL_INTERVAL = 0.1
+#: How long an answer of ``/ready`` is reused, s. Each check uses the broker and the store, and anyone may ask.
+READY_FOR, UNAVAILABLE_FOR = 2.0, 0.5
+#: Longest wait for checks that another request has begun, s.
+_CHECK_TIMEOUT = 2.0
+#: Largest number of connections that wait for their client; beyond it, the oldest of them is closed.
+MAX_WAITING = 32
 
 Check = Callable[[], None]
 """Raises a PipelineError unless its component is ready."""
@@ -77,12 +84,39 @@ class HealthServer:
         return int(self._server.server_address[1]) if self._server else self._address[1]
 
 
+class _Readiness:
+    """The result of the checks, shared by the requests that arrive while they run and for a while after."""
+
+    def __init__(self, checks: Mapping[str, Check]) -> None:
+        self._checks = checks
+        self._running = threading.Lock()
+        self._latest: tuple[HTTPStatus, dict[str, object]] | None = None
+        self._expires = 0.0
+
+    def get(self) -> tuple[HTTPStatus, dict[str, object]]:
+        """Return the status and the body of the answer."""
+        if not self._running.acquire(timeout=_CHECK_TIMEOUT):
+            components = {name: {"status": "unavailable", "error": "the check takes too long"} for name in self._checks}
+            return HTTPStatus.SERVICE_UNAVAILABLE, {"status": "unavailable", "components": components}
+        try:
+            if self._latest is None or time.monotonic() >= self._expires:
+                self._latest = readiness(self._checks)
+                reused_for = READY_FOR if self._latest[0] == HTTPStatus.OK else UNAVAILABLE_FOR
+                self._expires = time.monotonic() + reused_for
+            return self._latest
+        finally:
+            self._running.release()
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], checks: Mapping[str, Check], details: Mapping[str, Detail]) -> None:
-        self.checks = checks
+        self.readiness = _Readiness(checks)
         self.details = details
+        self._waiting: dict[socket.socket, None] = {}  # The oldest first.
+        self._lock = threading.Lock()
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Handler)
 
@@ -90,6 +124,39 @@ class _Server(ThreadingHTTPServer):
         # HTTPServer would resolve a host name that is not needed, and block where no name server answers.
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except OSError:
+            # Most likely a lack of descriptors. The server would try again at once, in an endless loop.
+            time.sleep(_POLL_INTERVAL)
+            self._make_room(0)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._make_room(MAX_WAITING - 1)
+        with self._lock:
+            self._waiting[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.stop_waiting(request)
+        super().shutdown_request(request)
+
+    def stop_waiting(self, request: Any) -> None:
+        """Note that the client of this connection has sent its request, or is gone."""
+        with self._lock:
+            self._waiting.pop(request, None)
+
+    def _make_room(self, allowed: int) -> None:
+        """Close the oldest waiting connections, except ``allowed`` of them."""
+        with self._lock:
+            while len(self._waiting) > allowed:
+                oldest = next(iter(self._waiting))
+                del self._waiting[oldest]
+                with suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RD)  # Its thread reads the end, and closes it.
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.debug("probe_disconnected", exc_info=True)
@@ -100,6 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 5.0
 
     def do_GET(self) -> None:
+        self.server.stop_waiting(self.connection)
         path = self.path.partition("?")[0]
         status, media_type = HTTPStatus.OK, "application/json"
         if path == "/metrics":
@@ -107,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path in ("/health", "/ready"):
             body: dict[str, object] = {"status": "healthy", "timestamp": int(time.time())}
             if path == "/ready":
-                status, body = readiness(self.server.checks)
+                status, body = self.server.readiness.get()
             details = {name: detail() for name, detail in self.server.details.items()}
             content = json.dumps({**body, **details}).encode()
         else:
@@ -117,7 +185,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def log_message(self, format: str, *args: object) -> None:
         """Log nothing: probes arrive every few seconds."""

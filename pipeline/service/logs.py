@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: Libraries whose INFO lines would outnumber those of the service.
 _VERBOSE_LIBRARIES = ("botocore", "boto3", "urllib3", "s3transfer", "uvicorn.access", "audio_separator", "numba")
 
+#: Longest value of a log line, characters: some come from clients, such as paths. Tracebacks are not cut.
+MAX_VALUE = 1000
+
 
 def configure_logging(service: str, settings: LogSettings) -> None:
     """Send all log lines of this process to standard error in the configured format. Call once, at the start."""
@@ -27,6 +30,7 @@ def configure_logging(service: str, settings: LogSettings) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
+        _cut_values,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     structlog.configure(
@@ -67,6 +71,13 @@ def configure_logging(service: str, settings: LogSettings) -> None:
     # kafka-python repeats an error ten times a second during an outage; the transport logs it once per try.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
+
+
+def _cut_values(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    for name, value in event.items():
+        if isinstance(value, str) and len(value) > MAX_VALUE:
+            event[name] = f"{value[:MAX_VALUE]}… ({len(value)} characters)"
+    return event
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

@@ -30,14 +30,17 @@ ADDRESSES = {
     "app.example.com": "93.184.215.15",
     "private.example.com": "10.0.0.7",
     "metadata.example.com": "169.254.169.254",
+    **{f"{name}.example.com": "93.184.215.16" for name in ("one", "two", "a", "b", "c")},
 }
 
 
 def resolve(host: str, port: int, **_hints: object) -> list[tuple[Any, ...]]:
     """Resolve like ``socket.getaddrinfo``."""
-    if host not in ADDRESSES:
+    if host == "later.example.com":
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    if host.rstrip(".") not in ADDRESSES:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ADDRESSES[host], port))]
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ADDRESSES[host.rstrip(".")], port))]
 
 
 @dataclass

@@ -71,7 +71,7 @@ def serving(app: FastAPI, credentials: tuple[str, str]) -> Iterator[Client]:
     """Run ``app`` behind a real server on a free port of loopback."""
     # The socket listens before the server runs, so the first request waits in its backlog.
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none"))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none", proxy_headers=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="api-under-test")
     thread.start()
     try:

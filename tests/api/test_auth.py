@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import hmac
+import http.client
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.auth import BasicAuth
+from api.auth import GUESSES_PER_ADDRESS, GUESSES_PER_USER, BasicAuth, GuessLimit
+from api.server.addresses import client_group
 from config import ConfigError, Settings
 from tests.api.conftest import CREDENTIALS, Service, serve
-from tests.api.http_client import Client
+from tests.api.http_client import DEADLINE, Client
 
 USERNAME, PASSWORD = CREDENTIALS
 
@@ -64,7 +67,7 @@ def test_invalid_credentials_are_refused(service: Service, job: dict[str, Any], 
 
 
 def test_credentials_may_be_any_text(make_settings: Callable[..., Settings], job: dict[str, Any]) -> None:
-    settings = make_settings(BASIC_AUTH_USERNAME="Jürgen", BASIC_AUTH_PASSWORD="пароль: 🔑")
+    settings = make_settings(BASIC_AUTH_USERNAME="Jürgen", BASIC_AUTH_PASSWORD="длинный пароль: 🔑")
 
     with serve(settings) as service:
         assert service.client.post(job).status == 202
@@ -102,6 +105,90 @@ def test_the_api_requires_credentials_to_start(make_settings: Callable[..., Sett
 
     with pytest.raises(ConfigError, match="BASIC_AUTH_PASSWORD"):
         create()
+
+
+def status_from(client: Client, source: str, authorization: str | None) -> tuple[int, int]:
+    """Post a job from the address ``source`` of loopback; return the status and ``Retry-After``."""
+    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=DEADLINE, source_address=(source, 0))
+    with closing(connection):
+        headers = {"Content-Type": "application/json"}
+        connection.request(
+            "POST", "/generate", b"{}", headers | ({"Authorization": authorization} if authorization else {})
+        )
+        response = connection.getresponse()
+        return response.status, int(response.headers.get("Retry-After", "0"))
+
+
+def test_guesses_are_throttled_for_one_address_and_user(own_service: Service) -> None:
+    client, wrong, right = own_service.client, basic(USERNAME, "wrong"), basic(USERNAME, PASSWORD)
+
+    guesses = [status_from(client, "127.0.0.9", wrong) for _ in range(GUESSES_PER_USER + 5)]
+
+    assert [status for status, _ in guesses] == [401] * GUESSES_PER_USER + [429] * 5
+    assert all(1 <= wait <= 60 for status, wait in guesses if status == 429)
+    # A right guess does not show itself either.
+    assert status_from(client, "127.0.0.9", right)[0] == 429
+    # Other addresses, and requests without credentials, are as before.
+    assert status_from(client, "127.0.0.10", right)[0] == 400
+    assert status_from(client, "127.0.0.9", None)[0] == 401
+
+
+def test_guesses_of_many_user_names_are_throttled_as_well(own_service: Service) -> None:
+    statuses = [
+        status_from(own_service.client, "127.0.0.9", basic(f"user{number}", "wrong"))[0]
+        for number in range(GUESSES_PER_ADDRESS + 5)
+    ]
+
+    assert statuses == [401] * GUESSES_PER_ADDRESS + [429] * 5
+
+
+def test_right_credentials_are_never_throttled(own_service: Service, job: dict[str, Any]) -> None:
+    statuses = {own_service.client.post(job).status for _ in range(2 * GUESSES_PER_ADDRESS)}
+
+    assert statuses == {202}
+
+
+def test_a_guess_is_allowed_again_after_a_while() -> None:
+    now = 100.0
+    limit = GuessLimit(3, 6.0, clock=lambda: now)
+    for _ in range(3):
+        assert limit.wait("a") == 0
+        limit.count("a")
+    assert limit.wait("a") == 6
+    assert limit.wait("b") == 0
+    now += 6
+    assert limit.wait("a") == 0
+    limit.count("a")
+    assert limit.wait("a") == 6
+    now += 1000
+    for _ in range(3):
+        assert limit.wait("a") == 0
+        limit.count("a")
+    assert limit.wait("a") == 6
+
+
+def test_the_memory_of_guesses_is_bounded() -> None:
+    limit = GuessLimit(1, 6.0, max_keys=10, clock=lambda: 0.0)
+    for number in range(1000):
+        limit.count(number)
+        limit.count("often")
+
+    assert [key for key in (*range(1000), "often") if limit.wait(key)] == [*range(991, 1000), "often"]
+
+
+@pytest.mark.parametrize(
+    ("host", "group"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_addresses_that_share_a_limit(host: str, group: str) -> None:
+    assert client_group(host) == group
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/docs", "/openapi.json"])

@@ -10,7 +10,8 @@ from uuid import UUID
 import pytest
 
 from api.models import MAX_METADATA_BYTES
-from pipeline.messages import OutputFormat, TaskState
+from pipeline.errors import ErrorCode, PermanentError
+from pipeline.messages import OutputFormat, SeparationResult, SeparationTask, TaskState, from_message, to_message
 from pipeline.model_choice import Algorithm, Ensemble
 from pipeline.transport.embedded.transport import EmbeddedTransport
 from tests.api.conftest import MAX_REQUEST_BYTES, Service
@@ -74,12 +75,42 @@ def test_defaults_without_options(service: Service, job: Job) -> None:
         assert task.priority == 3
 
 
-def test_unknown_fields_are_ignored(service: Service, job: Job) -> None:
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        ({"format": "flac"}, "format is not a known field, did you mean output_format?"),
+        ({"Model": "a.onnx"}, "Model is not a known field, did you mean model?"),
+        ({"webhook_url": "x"}, "webhook_url is not a known field, did you mean hook_url?"),
+        ({"xyzzy": None}, "xyzzy is not a known field, known are: audio, hook_url, model, stems, "),
+        ({"x" * 5000: 1}, f"{'x' * 64} is not a known field"),
+        (
+            {"model": {"ensemble": ["a.onnx", "b.onnx"], "weight": [1, 2]}},
+            "model.weight is not a known field, did you mean model.weights?",
+        ),
+        ({f"f{number}": 1 for number in range(1000)}, "f0 is not a known field"),
+    ],
+)
+def test_an_unknown_field_is_refused_with_the_nearest_known_one(
+    service: Service, job: Job, extra: Job, sentence: str
+) -> None:
+    answer = service.client.post({**job, **extra})
+
+    assert answer.status == 422
+    assert answer.json["error"].startswith(sentence)
+    assert len(answer.body) < 5000
+    assert service.queued() == []
+
+
+@pytest.mark.parametrize(
+    "preference", ["handling=lenient", "respond-async, Handling = lenient; x", 'handling="lenient"']
+)
+def test_unknown_fields_are_ignored_on_request(service: Service, job: Job, preference: str) -> None:
     extras = {"bitrate": -1, "callback": {"x": []}, "task_uuid": "mine", "submitted_at": 0, "separations": 2}
 
-    answer = service.client.post({**job, **extras}, {"Idempotency-Key": "k"})
+    answer = service.client.post({**job, **extras}, {"Prefer": preference})
 
     assert answer.status == 202
+    assert answer.headers["preference-applied"] == "handling=lenient"
     (task,) = service.queued()
     assert str(task.task_uuid) == answer.json["task_uuid"] != "mine"
     assert task.submitted_at > 0
@@ -137,7 +168,15 @@ def test_another_content_type_is_refused(service: Service, job: Job, content_typ
     assert service.queued() == []
 
 
-@pytest.mark.parametrize("body", [b"", b" \r\n\t"])
+@pytest.mark.parametrize("preference", ["handling=strict", "handling=strict, handling=lenient", "lenient"])
+def test_other_preferences_change_nothing(client: Client, job: Job, preference: str) -> None:
+    answer = client.post({**job, "unknown": 1}, {"Prefer": preference})
+
+    assert answer.status == 422
+    assert "preference-applied" not in answer.headers
+
+
+@pytest.mark.parametrize("body", [b"", b" \r\n\t", b"null", b"{}", b"[]", b" { } "])
 def test_a_body_is_required(client: Client, body: bytes) -> None:
     answer = client.post(body)
 
@@ -164,7 +203,7 @@ def test_a_body_that_is_not_json_is_refused(client: Client, body: bytes) -> None
     assert (answer.status, answer.json["error"]) == (400, "Request body must be valid JSON")
 
 
-@pytest.mark.parametrize("body", [b"[]", b"null", b'"text"', b"1", b"true"])
+@pytest.mark.parametrize("body", [b"[7]", b'"text"', b"1", b"0", b"true", b"false"])
 def test_a_body_that_is_no_object_is_refused(client: Client, body: bytes) -> None:
     answer = client.post(body)
 
@@ -245,6 +284,16 @@ def test_a_url_into_a_private_network_is_refused(service: Service, job: Job, fie
     assert service.queued() == []
 
 
+@pytest.mark.parametrize("field", ["audio", "hook_url"])
+def test_a_private_name_is_answered_like_one_that_does_not_exist(client: Client, job: Job, field: str) -> None:
+    private, unknown = (
+        client.post({**job, field: f"https://{name}.example.com/"}) for name in ("private", "no-such-name")
+    )
+
+    assert private.status == 403
+    assert (private.status, private.body) == (unknown.status, unknown.body)
+
+
 def test_a_name_that_does_not_resolve_now_is_accepted(service: Service, job: Job) -> None:
     answer = service.client.post({**job, "audio": "https://later.example.com/song.mp3"})
 
@@ -299,6 +348,33 @@ def test_metadata_with_a_number_beyond_json_is_refused(client: Client, job: Job)
     body = json.dumps({**job, "metadata": {"n": 0}}).replace('"n": 0', '"n": 1e999').encode()
 
     assert client.post(body).status == 422
+
+
+@pytest.mark.parametrize("depth", [1, 100, *range(195, 201)])
+@pytest.mark.parametrize("brackets", ['{"a":,}', "[,]"])
+def test_accepted_metadata_can_be_read_by_every_service(service: Service, job: Job, depth: int, brackets: str) -> None:
+    start, _, end = brackets.partition(",")
+    nested = f'{{"a":{start * depth}1{end * depth}}}'
+    body = json.dumps({**job, "metadata": {}}).replace("{}", nested).encode()
+
+    answer = service.client.post(body)
+
+    messages = service.tasks.drain()
+    assert (answer.status, len(messages)) in ((202, 1), (422, 0), (400, 0))
+    assert answer.status == 202 or depth > 150
+    for message in messages:
+        task = from_message(SeparationTask, message)
+        result = SeparationResult.failed(task, PermanentError("no", code=ErrorCode.NOT_AUDIO))
+        assert from_message(SeparationResult, to_message("results", result)).task.metadata == json.loads(nested)
+
+
+def test_metadata_that_is_nested_too_deeply_is_named(client: Client, job: Job) -> None:
+    body = json.dumps({**job, "metadata": {}}).replace("{}", '{"a":' * 199 + "1" + "}" * 199).encode()
+
+    answer = client.post(body)
+
+    assert answer.json["error"] == "metadata is nested too deeply"
+    assert (answer.status, answer.json["details"]["field"]) == (422, "metadata")
 
 
 @pytest.mark.parametrize("model", ["vocal_balanced", {"ensemble": ["a.onnx", "b.ckpt"]}])

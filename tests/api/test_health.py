@@ -6,10 +6,12 @@ import asyncio
 import threading
 import time
 
+import pytest
+
 from api.health import Probe
 from pipeline.errors import ErrorCode, InfrastructureError
 from tests.api.conftest import Service
-from tests.api.http_client import DEADLINE, Client
+from tests.api.http_client import DEADLINE, Answer, Client
 from tests.api.test_failures import broken_queue
 
 
@@ -33,6 +35,14 @@ def test_ready_when_everything_answers(client: Client) -> None:
     }
 
 
+def ready_with(status: int, client: Client) -> Answer:
+    """Ask for the readiness until it has this status: an answer is reused for a while."""
+    deadline = time.monotonic() + DEADLINE
+    while (answer := client.get("/ready")).status != status:
+        assert time.monotonic() < deadline
+    return answer
+
+
 def test_a_broken_store_is_named(own_service: Service) -> None:
     folder = own_service.settings.state.stems_dir
     own_service.client.get("/ready")
@@ -40,7 +50,7 @@ def test_a_broken_store_is_named(own_service: Service) -> None:
         path.rmdir()
     folder.write_text("a file where the folder should be")
 
-    answer = own_service.client.get("/ready")
+    answer = ready_with(503, own_service.client)
 
     assert (answer.status, answer.json["status"]) == (503, "unavailable")
     assert answer.json["components"]["broker"] == {"status": "ready"}
@@ -56,7 +66,29 @@ def test_readiness_recovers(own_service: Service) -> None:
 
     folder.unlink()
 
-    assert own_service.client.get("/ready").status == 200
+    ready_with(200, own_service.client)
+
+
+def test_many_readiness_requests_check_each_component_once() -> None:
+    checks: list[None] = []
+
+    async def ask() -> None:
+        probe = Probe("storage", lambda: checks.append(None))
+        await asyncio.gather(*(probe.component() for _ in range(50)))
+        for _ in range(50):
+            assert (await probe.component()).status == "ready"
+
+    asyncio.run(ask())
+    assert len(checks) == 1
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])
+def test_head_is_answered_like_get(client: Client, path: str) -> None:
+    head, get = client.request("HEAD", path), client.get(path)
+
+    assert (head.status, head.headers["content-type"]) == (200, get.headers["content-type"])
+    assert int(head.headers["content-length"]) > 0
+    assert head.body == b""
 
 
 def test_health_does_not_depend_on_the_broker(own_service: Service) -> None:

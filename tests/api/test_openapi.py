@@ -17,7 +17,7 @@ from tests.api.http_client import Client
 
 #: The statuses of each call, from the contract.
 CALLS = {
-    ("post", "/generate"): {202, 400, 401, 403, 413, 422, 500, 503},
+    ("post", "/generate"): {202, 400, 401, 403, 413, 422, 429, 500, 503},
     ("get", "/health"): {200},
     ("get", "/ready"): {200, 503},
     ("get", "/metrics"): {200},
@@ -97,7 +97,7 @@ def test_the_examples_of_the_body_are_valid(document: dict[str, Any]) -> None:
 
 
 def test_the_pattern_of_the_client_name_matches_its_validation(document: dict[str, Any]) -> None:
-    (header,) = document["paths"]["/generate"]["post"]["parameters"]
+    header, _ = document["paths"]["/generate"]["post"]["parameters"]
 
     assert (header["name"], header["in"], header["required"]) == ("X-Client-Id", "header", False)
     for name in ("a", "~" * 128, "Team 7 (night shift)", "", "~" * 129, "käse", "a\tb"):

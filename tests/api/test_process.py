@@ -74,7 +74,10 @@ def test_a_job_from_start_to_stop_leaves_no_secret_in_the_log(tmp_path: Path) ->
     assert acceptance["task_uuid"] == accepted.json["task_uuid"]
     assert acceptance["audio"] == "https://93.184.215.14/song.mp3"
     assert (acceptance["client"], acceptance["topic"]) == ("93.184.215.14", "uvr_tasks")
-    assert [line["status"] for line in lines if line["event"] == "request_refused"] == [403, 401]
+    refusals = [line for line in lines if line["event"] == "request_refused"]
+    assert [line["status"] for line in refusals] == [403, 401]
+    assert (refusals[0]["field"], refusals[0]["host"], refusals[0]["peer"]) == ("audio", "127.0.0.1", "127.0.0.1")
+    assert refusals[0]["rule"] == "an address of the host is private, reserved or in URL_DENY_NETWORKS"
     text = json.dumps(lines)
     for secret in ("secret", CREDENTIALS[1], client.authorization, "d3Jvbmc6"):
         assert secret not in text
@@ -130,6 +133,11 @@ def test_without_a_broker_the_api_runs_and_answers_503(tmp_path: Path) -> None:
         ({}, "BASIC_AUTH_USERNAME and BASIC_AUTH_PASSWORD must be set: the API does not start without credentials."),
         ({"BASIC_AUTH_USERNAME": "operator"}, "BASIC_AUTH_PASSWORD must be set"),
         ({**credentials(), "API_PORT": "eighty"}, "API_PORT: "),
+        ({**credentials(), "BASIC_AUTH_PASSWORD": "short"}, "BASIC_AUTH_PASSWORD is too short"),
+        (
+            {**credentials(), "API_HOST": "0.0.0.0", "ALLOW_PRIVATE_NETWORKS": "true"},
+            "ALLOW_PRIVATE_NETWORKS must not be set",
+        ),
     ],
 )
 def test_invalid_settings_are_named(
@@ -181,9 +189,9 @@ def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
 
     assert status == ExitCode.UNAVAILABLE
     events = [json.loads(line) for line in stderr.splitlines()]
-    assert any("address already in use" in event["event"] for event in events)
     assert events[-1]["event"] == "startup_failed"
     assert "API_PORT" in events[-1]["error"]
+    assert "Address already in use" in events[-1]["error"]
 
 
 #: The API on a broker whose ``ensure_topics`` fails once the API listens.

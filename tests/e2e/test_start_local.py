@@ -90,7 +90,7 @@ def check_welcome(output: str, env_file: Path) -> None:
 
 
 def test_stop_from_another_terminal_during_the_start(checkout: Checkout) -> None:
-    own = "BASIC_AUTH_USERNAME=me\nBASIC_AUTH_PASSWORD=my own\nMODEL_NAME=uvr_demo_centre_vocals.onnx"
+    own = "BASIC_AUTH_USERNAME=me\nBASIC_AUTH_PASSWORD=my own password\nMODEL_NAME=uvr_demo_centre_vocals.onnx"
     (checkout.root / ".env").write_text(own)
     with checkout.start(**free_ports()) as foreground:
         output_until(foreground, "is ready")  # the first service; the processor still loads its model

@@ -296,6 +296,11 @@ class TestCredentials:
         named = [name for name in ("BASIC_AUTH_USERNAME", "BASIC_AUTH_PASSWORD") if name in str(caught.value)]
         assert named == missing
 
+    def test_a_short_password_is_refused_without_showing_it(self) -> None:
+        with pytest.raises(ConfigError, match=r"BASIC_AUTH_PASSWORD is too short: .* at least 8 characters") as caught:
+            read(BASIC_AUTH_USERNAME="user", BASIC_AUTH_PASSWORD="hunter2").api.require_credentials()
+        assert "hunter2" not in str(caught.value)
+
     def test_both_are_returned(self) -> None:
         settings = read(BASIC_AUTH_USERNAME="user", BASIC_AUTH_PASSWORD=SECRET)
         assert settings.api.require_credentials() == ("user", SECRET)
@@ -459,3 +464,18 @@ def test_tensorrt_with_float32_is_rejected(precision: str) -> None:
 def test_tensorrt_with_compilation_is_rejected() -> None:
     message = error_of(TENSORRT="true", PRECISION="fp16", TORCH_COMPILE="inductor")
     assert "TENSORRT and TORCH_COMPILE cannot both be set" in message
+
+
+class TestPrivateNetworks:
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "stems.lan", "203.0.113.7"])
+    def test_they_are_refused_on_an_address_that_others_reach(self, host: str) -> None:
+        settings = read(API_HOST=host, ALLOW_PRIVATE_NETWORKS="true")
+        with pytest.raises(ConfigError, match=r"ALLOW_PRIVATE_NETWORKS .* API_HOST"):
+            settings.api.require_no_private_networks_on_a_public_address(settings.download.allow_private_networks)
+
+    @pytest.mark.parametrize(
+        ("host", "allowed"), [("127.0.0.1", "true"), ("::1", "true"), ("localhost", "true"), ("0.0.0.0", "false")]
+    )
+    def test_each_alone_is_allowed(self, host: str, allowed: str) -> None:
+        settings = read(API_HOST=host, ALLOW_PRIVATE_NETWORKS=allowed)
+        settings.api.require_no_private_networks_on_a_public_address(settings.download.allow_private_networks)

@@ -16,7 +16,7 @@ from pipeline.download.http.errors import http_errors
 from pipeline.download.http.session import ConnectionOptions, GuardedSession, guarded_session
 from pipeline.download.http.watchdog import Branch, Watchdog
 from pipeline.download.sources import Source
-from pipeline.download.ssrf.url_guard import UrlGuard, forbidden
+from pipeline.download.ssrf.url_guard import ForbiddenUrlError, UrlGuard
 from pipeline.download.ssrf.url_parser import ParsedUrl, join_url
 from pipeline.download.types import DownloadLimits
 from pipeline.errors import CancelledError, ErrorCode, PermanentError
@@ -131,7 +131,7 @@ class PendingRequest:
             target = join_url(url, location)
         except PermanentError:
             # The client's URL was valid; its redirect is not, and counts as forbidden.
-            raise forbidden() from None
+            raise ForbiddenUrlError("the redirect has no valid URL") from None
         if url.scheme == "https" and target.scheme == "http":
             raise PermanentError(f"{self.source.subject} redirects from https to http", code=ErrorCode.SOURCE_REFUSED)
         return target

@@ -34,7 +34,7 @@ WEB_PORTS: Final = (80, 443)
 RESOLVE_TIMEOUT: Final = 5.0
 
 #: The same sentence for every reason: "refused here, timed out there" would map the network behind the service.
-FORBIDDEN: Final = "the URL leads to a place that this service does not connect to"
+FORBIDDEN: Final = "the URL leads to a place that does not exist or that this service does not connect to"
 
 #: ``getaddrinfo``'s errors for a name that does not exist, or has no address. Other errors may be temporary.
 NO_SUCH_NAME: Final = (socket.EAI_NONAME, socket.EAI_NODATA)
@@ -94,6 +94,11 @@ class UrlGuard:
             resolve_timeout=resolve_timeout,
         )
 
+    @property
+    def allows_private(self) -> bool:
+        """Return whether URLs may lead into every private network."""
+        return self._allow_private
+
     def check_syntax(self, url: str) -> ParsedUrl:
         """Parse ``url``. Raises PermanentError (``url_invalid``) unless it is a plain http(s) URL."""
         return parse_url(url)
@@ -102,13 +107,15 @@ class UrlGuard:
         """Parse and check ``url``, with the present answer of the DNS. Blocks.
 
         Raises PermanentError (``url_invalid`` or ``url_forbidden``), or TransientError (``source_unavailable``) when
-        its name does not resolve. The answer may change at any time, so each connection checks its addresses again.
+        its name does not resolve; UnknownHostError if it does not exist. The answer may change at any time, so each
+        connection checks its addresses again.
         """
         parsed = parse_url(url)
         try:
             call_bounded(lambda: self.addresses(parsed.host, parsed.port), timeout=self._resolve_timeout)
-        except (OSError, UnicodeError):
-            raise TransientError(
+        except (OSError, UnicodeError) as error:
+            is_unknown = isinstance(error, UnicodeError) or error.errno in NO_SUCH_NAME
+            raise (UnknownHostError if is_unknown else TransientError)(
                 "the host name of the URL cannot be resolved", code=ErrorCode.SOURCE_UNAVAILABLE
             ) from None
         return parsed
@@ -121,8 +128,10 @@ class UrlGuard:
         """
         literal = parse_address(host)
         is_open_port = self._allow_private or port in self._allowed_ports
-        if not is_open_port or not self._is_open_host(host, literal):
-            raise forbidden()
+        if not is_open_port:
+            raise ForbiddenUrlError("the port is not in URL_ALLOW_PORTS")
+        if not self._is_open_host(host, literal):
+            raise ForbiddenUrlError("the host is in URL_DENY_HOSTS, not in URL_ALLOW_HOSTS, or a local name")
         if literal is not None:
             addresses: tuple[Address, ...] = (literal,)
         else:
@@ -132,7 +141,7 @@ class UrlGuard:
                 raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
         # One forbidden address condemns the name: an attacker who mixes it in hopes that a connection will use it.
         if not all(self._is_open_address(address) for address in addresses):
-            raise forbidden()
+            raise ForbiddenUrlError("an address of the host is private, reserved or in URL_DENY_NETWORKS")
         return addresses
 
     def _is_open_host(self, host: str, literal: Address | None) -> bool:
@@ -173,9 +182,16 @@ class UrlGuard:
         return prefixes
 
 
-def forbidden() -> PermanentError:
-    """Return the one error for every forbidden place."""
-    return PermanentError(FORBIDDEN, code=ErrorCode.URL_FORBIDDEN)
+class ForbiddenUrlError(PermanentError):
+    """A URL that leads to a forbidden place. ``rule`` is for the operator's log; clients do not learn it."""
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(FORBIDDEN, code=ErrorCode.URL_FORBIDDEN)
+        self.rule = rule
+
+
+class UnknownHostError(TransientError):
+    """The host of a URL does not exist now, or has no address."""
 
 
 def _is_listed(name: str, hosts: Collection[str]) -> bool:
@@ -190,5 +206,5 @@ def _address_of(result: tuple[Any, ...]) -> Address:
     family, *_, location = result
     address = parse_address(str(location[0])) if family in (socket.AF_INET, socket.AF_INET6) else None
     if address is None:
-        raise forbidden()
+        raise ForbiddenUrlError("the host has an address that is no IP address")
     return address

@@ -8,12 +8,14 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from pipeline.errors import ErrorCode, InfrastructureError
-from pipeline.service.health import Check, HealthServer
+from pipeline.service.health import MAX_WAITING, Check, HealthServer
 
 DEADLINE = 20.0
 
@@ -74,12 +76,43 @@ def test_unavailable_component_gives_its_error(check: Check, error: str) -> None
         )
 
 
-def test_checks_run_for_each_probe() -> None:
+def test_readiness_follows_the_components_after_a_while() -> None:
     state = [unavailable]
     with server({"broker": lambda: state[0]()}) as at:
         assert ask(at, "/ready")[0] == 503
         state[0] = ready
-        assert ask(at, "/ready")[0] == 200
+        deadline = time.monotonic() + DEADLINE
+        while ask(at, "/ready")[0] != 200:
+            assert time.monotonic() < deadline
+
+
+def test_many_probes_run_each_check_once() -> None:
+    checks: list[None] = []
+    with server({"storage": lambda: checks.append(None)}) as at, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: ask(at, "/ready")[0], range(40)))
+    assert answers == [200] * 40
+    assert len(checks) == 1
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])
+def test_head_is_answered_like_get(path: str) -> None:
+    with server() as at:
+        connection = http.client.HTTPConnection("127.0.0.1", at.port, timeout=DEADLINE)
+        connection.request("HEAD", path)
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (200, b"")
+        assert int(response.getheader("Content-Length", "0")) > 0
+        connection.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost:"])
+def test_silent_connections_do_not_keep_probes_out(sent: bytes) -> None:
+    with server() as at, ExitStack() as stack:
+        for _ in range(3 * MAX_WAITING):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", at.port), timeout=DEADLINE))
+            connection.sendall(sent)
+        assert ask(at, "/health")[0] == 200
+        assert sum(thread.name.endswith("(process_request_thread)") for thread in threading.enumerate()) < 96
 
 
 def test_details_are_included_in_any_state() -> None:

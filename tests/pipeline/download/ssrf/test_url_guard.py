@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from typing import Any
 
 import pytest
 
 from config import DownloadSettings
-from pipeline.download.ssrf.url_guard import FORBIDDEN, UrlGuard
+from pipeline.download.ssrf.url_guard import FORBIDDEN, ForbiddenUrlError, UnknownHostError, UrlGuard
 from pipeline.errors import ErrorCode, PermanentError, TransientError
 from tests.pipeline.download.network import PUBLIC, Names
 
@@ -110,6 +111,31 @@ def test_name_without_addresses_is_a_transient_error(answers: list[list[str]] | 
     with pytest.raises(TransientError) as caught:
         subject.check("http://unknown.test/")
     assert caught.value.code is ErrorCode.SOURCE_UNAVAILABLE
+
+
+def test_unknown_name_differs_from_one_that_cannot_be_resolved_now() -> None:
+    def unavailable(*_: object, **__: object) -> list[tuple[object, ...]]:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    with pytest.raises(UnknownHostError):
+        guard().check("http://unknown.test/")
+    with pytest.raises(TransientError) as caught:
+        UrlGuard(False, resolver=unavailable).check("http://unknown.test/")
+    assert not isinstance(caught.value, UnknownHostError)
+
+
+@pytest.mark.parametrize(
+    ("url", "rule"),
+    [
+        ("http://public.test:22/", "the port is not in URL_ALLOW_PORTS"),
+        ("http://nas/", "the host is in URL_DENY_HOSTS, not in URL_ALLOW_HOSTS, or a local name"),
+        ("http://10.0.0.1/", "an address of the host is private, reserved or in URL_DENY_NETWORKS"),
+    ],
+)
+def test_the_rule_is_known_to_the_operator_only(url: str, rule: str) -> None:
+    with pytest.raises(ForbiddenUrlError) as caught:
+        guard().check(url)
+    assert (caught.value.rule, caught.value.message) == (rule, FORBIDDEN)
 
 
 def test_hanging_dns_does_not_block_the_check() -> None:
