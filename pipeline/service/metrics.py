@@ -29,6 +29,9 @@ circuit_open = Gauge(
 )
 circuit_openings = Counter("uvr_circuit_openings", "Times that the circuit opened.", ["code"], registry=REGISTRY)
 rebalances = Counter("uvr_partitions", "Partitions assigned and revoked.", ["change"], registry=REGISTRY)
+log_restarts = Counter(
+    "uvr_log_restarts", "Partitions whose log went back or was replaced.", ["topic"], registry=REGISTRY
+)
 
 engine_busy_seconds = Counter(
     "uvr_engine_busy_seconds",

@@ -1,13 +1,15 @@
 """Offset bookkeeping of one partition for one consumer, without a broker.
 
-The committed offset is the contiguous low-water mark: the first message whose outcome is not durable yet. Two facts
-that the mark alone would lose are stored in the commit's metadata string, so that they survive the consumer's death:
-the number of attempts at each outstanding message, and the messages above the mark that are settled already.
+The committed offset is the contiguous low-water mark: the first message whose outcome is not durable yet. What the mark
+alone would lose is stored in the commit's metadata string, so that it survives the consumer's death: the number of
+attempts at each outstanding message, the messages above the mark that are settled already, and which log the mark
+belongs to. A topic that is deleted and created again has a new log, in which the old mark means nothing.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -24,6 +26,10 @@ class CommitMetadata:
     """Number of attempts at outstanding messages, by offset."""
     settled: tuple[range, ...] = ()
     """Offsets above the low-water mark whose outcome is durable."""
+    topic_id: str | None = None
+    """The id that the topic had; None if it was not recorded."""
+    written_at: int | None = None
+    """Time of the commit, s since the epoch; None if it was not recorded."""
 
 
 class OffsetTracker:
@@ -32,8 +38,12 @@ class OffsetTracker:
     Messages are received in the order of their offsets. They may be settled in any order.
     """
 
-    def __init__(self, committed: CommitMetadata) -> None:
-        """``committed``: the result of ``parse_metadata`` for the partition's last commit."""
+    def __init__(self, committed: CommitMetadata, topic_id: str | None = None) -> None:
+        """``committed``: the result of ``parse_metadata`` for the partition's last commit.
+
+        ``topic_id``: the id of the topic, which the metadata records with the present time; None: neither is recorded.
+        """
+        self._topic_id = topic_id
         self._attempts = dict(committed.attempts)
         self._settled = {offset for offsets in committed.settled for offset in offsets}
         self._outstanding: set[int] = set()
@@ -41,7 +51,7 @@ class OffsetTracker:
 
     def receive(self, offset: int) -> bool:
         """Record a fetched message. Return False if it is known already, or was settled by the previous owner."""
-        if self._next is not None and offset < self._next:
+        if self.is_known(offset):
             return False
         self._next = offset + 1
         if offset in self._settled:
@@ -70,6 +80,10 @@ class OffsetTracker:
         """Take back an attempt that ended without an outcome for a reason other than the message."""
         self._attempts[offset] = max(0, self._attempts.get(offset, 0) - 1)
 
+    def is_known(self, offset: int) -> bool:
+        """Return True if the message, or one behind it, was received before."""
+        return self._next is not None and offset < self._next
+
     @property
     def low_water(self) -> int | None:
         """The offset to commit; None before the first message."""
@@ -91,8 +105,9 @@ class OffsetTracker:
                 ranges[-1] = (ranges[-1][0], offset)
             else:
                 ranges.append((offset, offset))
+        log = {"topic": self._topic_id, "at": int(time.time())} if self._topic_id else {}
         while True:
-            content = {name: value for name, value in (("attempts", attempts), ("settled", ranges)) if value}
+            content = log | {name: value for name, value in (("attempts", attempts), ("settled", ranges)) if value}
             text = json.dumps(content, separators=(",", ":")) if content else ""
             if len(text) <= METADATA_LIMIT or not ranges:
                 return text
@@ -105,6 +120,9 @@ def parse_metadata(metadata: str | None) -> CommitMetadata:
         content = json.loads(metadata or "{}")
         attempts = {int(offset): int(count) for offset, count in content.get("attempts", {}).items()}
         settled = tuple(range(int(first), int(last) + 1) for first, last in content.get("settled", []))
+        topic_id, written_at = content.get("topic"), content.get("at")
+        if not isinstance(topic_id, str | None) or not isinstance(written_at, int | None):
+            return CommitMetadata()
     except (ValueError, TypeError, AttributeError):
         return CommitMetadata()
-    return CommitMetadata(attempts, settled)
+    return CommitMetadata(attempts, settled, topic_id, written_at)

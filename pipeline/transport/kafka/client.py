@@ -174,6 +174,29 @@ def has_coordinator(consumer: KafkaConsumer) -> bool:
     return responds and not coordinator.coordinator_unknown()
 
 
+def topic_id(consumer: KafkaConsumer, topic: str) -> str | None:
+    """Return the id of ``topic`` in the client's last metadata, in hexadecimal; None if it does not exist there.
+
+    A topic that is deleted and created again has another id (KIP-516).
+    """
+    found = consumer._client.cluster.topic_id(topic)
+    return None if found is None else found.hex
+
+
+def current_position(consumer: KafkaConsumer, topic_partition: TopicPartition) -> int | None:
+    """Return the offset that the client fetches next, without a request; None if it is not known now.
+
+    When the log has been truncated, the client goes back to the end of what it recognises, and says so nowhere else.
+    """
+    state = consumer._subscription.assignment.get(topic_partition)
+    return None if state is None or state._position is None else int(state._position.offset)
+
+
+def has_topic(consumer: KafkaConsumer, topic: str) -> bool:
+    """Return True if ``topic`` exists in the client's last metadata."""
+    return bool(consumer._client.cluster.partitions_for_topic(topic))
+
+
 def is_joining(consumer: KafkaConsumer) -> bool:
     """Return True while a join of the group is in progress or due: poll without pauses, and long, until it is done.
 

@@ -23,12 +23,20 @@ from kafka.structs import TopicPartition
 from pipeline.errors import ErrorCode, InfrastructureError, PipelineError
 from pipeline.service import metrics
 from pipeline.service.logs import get_logger
-from pipeline.transport.kafka.client import finish_interrupted_join, has_coordinator, is_joining, last_refusal
+from pipeline.transport.kafka.client import (
+    current_position,
+    finish_interrupted_join,
+    has_coordinator,
+    has_topic,
+    is_joining,
+    last_refusal,
+    topic_id,
+)
 from pipeline.transport.kafka.errors import CLIENT_ERRORS, translate_kafka_error
 from pipeline.transport.kafka.partitions import AssignedPartition, BufferedMessage, PartitionAssignment
 from pipeline.transport.kafka.reader import message_from_record
 from pipeline.transport.kafka.refusal import refusal_from
-from pipeline.transport.offsets import parse_metadata
+from pipeline.transport.offsets import CommitMetadata, parse_metadata
 
 log = get_logger(__name__)
 
@@ -40,6 +48,10 @@ POLL_MS = 5
 JOIN_POLL_MS = 500
 #: Timeout of a request during which no polls are made, ms: well below ``max_poll_interval_ms``.
 REQUEST_MS = 2000
+#: Time for which a topic that was just created may be unknown to a broker, s.
+YOUNG_TOPIC = 5.0
+#: How much the clocks of this machine and of the brokers may differ, s.
+CLOCK_TOLERANCE = 3600
 #: Pause after an exception of the client, s.
 ERROR_PAUSE = 0.5
 #: Time without a responding group coordinator after which ``receive`` raises, s.
@@ -79,6 +91,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer: KafkaConsumer | None = None
         self._last_response = self._last_step = time.monotonic()
         self._stall_logged = False
+        self._missing_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="kafka-member", daemon=True)
         self._thread.start()
 
@@ -141,9 +154,10 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
                 if not self._consumer.subscription():
                     # A group leader that joins before it knows the partitions assigns none, and may not notice later
                     # that there are some (kafka-python 3.0.12): the group then stalls.
-                    missing = [topic for topic in self._topics if not self._consumer.partitions_for_topic(topic)]
-                    if missing:
-                        raise kafka_errors.UnknownTopicOrPartitionError(", ".join(missing))
+                    if not all(self._consumer.partitions_for_topic(topic) for topic in self._topics):
+                        self._assignment.set_fault(self._missing_topics(self._consumer))
+                        self._closing.wait(ERROR_PAUSE)
+                        continue
                     self._consumer.subscribe(self._topics, listener=self)
                 self._step(self._consumer)
             except Exception as error:  # noqa: BLE001  the boundary: without this thread the consumer would hang
@@ -160,18 +174,74 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
         timeout_ms = JOIN_POLL_MS if is_joining(consumer) else POLL_MS
         for topic_partition, records in consumer.poll(timeout_ms=timeout_ms).items():
             messages = [BufferedMessage(record.offset, message_from_record(record)) for record in records]
-            self._assignment.add_fetched(topic_partition, messages)
+            if not self._assignment.add_fetched(topic_partition, messages):
+                self._restart(consumer, topic_partition)
         finish_interrupted_join(consumer)
-        for partition in self._assignment.awaiting_commit():
-            committed = consumer.committed(partition.topic_partition, metadata=True, timeout_ms=REQUEST_MS)
-            self._assignment.set_committed(partition, parse_metadata(committed.metadata if committed else None))
+        for partition in self._assignment.owned:
+            current = topic_id(consumer, partition.topic_partition.topic)
+            if partition.topic_id is None:
+                partition.topic_id = current
+            elif current not in (None, partition.topic_id) or self._went_back(consumer, partition):
+                self._restart(consumer, partition.topic_partition)
+        if not is_joining(consumer):
+            self._read_commits(consumer, self._assignment.awaiting_commit())
         # Polls do not raise when the broker stops responding.
         if has_coordinator(consumer):
             self._last_response = time.monotonic()
-        fault = None
+        fault = self._missing_topics(consumer)
         if time.monotonic() - self._last_response >= COORDINATOR_TIMEOUT:
             fault = InfrastructureError("the broker does not answer", code=ErrorCode.BROKER_UNAVAILABLE)
         self._assignment.set_fault(fault)
+
+    def _went_back(self, consumer: KafkaConsumer, partition: AssignedPartition) -> bool:
+        """Return True if the client reads again, or skips, offsets that were fetched before."""
+        position = current_position(consumer, partition.topic_partition)
+        return partition.commit_read and position is not None and partition.offsets.is_known(position)
+
+    def _restart(self, consumer: KafkaConsumer, topic_partition: TopicPartition) -> None:
+        """Begin anew with a partition whose log went back or was replaced."""
+        log.warning("log_restarted", partition=_names([topic_partition])[0])
+        metrics.log_restarts.labels(topic_partition.topic).inc()
+        self._assignment.restart(topic_partition, topic_id(consumer, topic_partition.topic))
+        consumer.seek_to_beginning(topic_partition)
+
+    def _read_commits(self, consumer: KafkaConsumer, partitions: Sequence[AssignedPartition]) -> None:
+        """Read the group's last commit for each partition, and check that it belongs to the log of today."""
+        commits = {
+            partition.topic_partition: consumer.committed(
+                partition.topic_partition, metadata=True, timeout_ms=REQUEST_MS
+            )
+            for partition in partitions
+        }
+        found = [key for key, committed in commits.items() if committed]
+        ends = consumer.end_offsets(found, timeout_ms=REQUEST_MS) if found else {}
+        for partition in partitions:
+            key, committed = partition.topic_partition, commits[partition.topic_partition]
+            metadata = parse_metadata(committed.metadata if committed else None)
+            is_other = None not in (metadata.topic_id, partition.topic_id) and metadata.topic_id != partition.topic_id
+            if committed and (is_other or committed.offset > ends[key]):
+                since = None if is_other else metadata.written_at
+                start = _seek_unread(consumer, key, since, ends[key])
+                log.warning("commit_outdated", partition=_names([key])[0], committed=committed.offset, start=start)
+                self._assignment.set_committed(partition, CommitMetadata(), sought=True)
+                continue
+            if committed and partition.restarted:
+                consumer.seek(key, committed.offset)
+            self._assignment.set_committed(partition, metadata, sought=bool(committed) and partition.restarted)
+
+    def _missing_topics(self, consumer: KafkaConsumer) -> InfrastructureError | None:
+        """Return an error if a topic does not exist; None also for a while after its creation, or its deletion."""
+        missing = [topic for topic in self._topics if not has_topic(consumer, topic)]
+        if not missing:
+            self._missing_since = None
+            return None
+        self._missing_since = self._missing_since or time.monotonic()
+        if time.monotonic() - self._missing_since < YOUNG_TOPIC:
+            return None
+        return InfrastructureError(
+            f"the topic {', '.join(missing)} does not exist: create it with python -m deploy.make_topics",
+            code=ErrorCode.BROKER_UNAVAILABLE,
+        )
 
     def _run_commits(self, consumer: KafkaConsumer, pause: float) -> None:
         """Send all requested commits; if there are none, wait ``pause`` s for a request."""
@@ -242,7 +312,8 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
         """Add the new partitions."""
         topic_partitions = tuple(assigned)
         metrics.rebalances.labels("assigned").inc(len(topic_partitions))
-        self._assignment.assign(topic_partitions)
+        topics = {topic_partition.topic for topic_partition in topic_partitions} if self._consumer else ()
+        self._assignment.assign(topic_partitions, {topic: topic_id(self._consumer, topic) for topic in topics})
         log.info("partitions_assigned", partitions=_names(topic_partitions))
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
@@ -262,6 +333,22 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
         metrics.rebalances.labels("lost").inc(len(topic_partitions))
         self._assignment.drop(topic_partitions)
         log.warning("partitions_lost", partitions=_names(topic_partitions))
+
+
+def _seek_unread(consumer: KafkaConsumer, topic_partition: TopicPartition, since: int | None, end: int) -> int:
+    """Seek to the first message that the group cannot have read, and return its offset.
+
+    ``since``: the time (s) of a commit to the same log, which went back since: all messages before it were read. None:
+    the log is another one.
+    """
+    if since is None:
+        consumer.seek_to_beginning(topic_partition)
+        return 0
+    timestamps = {topic_partition: max(0, since - CLOCK_TOLERANCE) * 1000}
+    later = consumer.offsets_for_times(timestamps, timeout_ms=REQUEST_MS)[topic_partition]
+    start = end if later is None else later.offset
+    consumer.seek(topic_partition, start)
+    return start
 
 
 def _names(topic_partitions: Iterable[TopicPartition]) -> list[str]:

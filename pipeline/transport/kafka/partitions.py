@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kafka.structs import OffsetAndMetadata, TopicPartition
@@ -28,11 +28,24 @@ class BufferedMessage:
     message: Message
 
 
+@dataclass(frozen=True, slots=True)
+class HeldMessage:
+    """A message without a durable outcome, from a log that may have vanished."""
+
+    topic_partition: TopicPartition
+    offset: int
+    message: Message
+
+
 @dataclass(eq=False)
 class AssignedPartition:
     """A partition for as long as this member owns it; each assignment creates a new object."""
 
     topic_partition: TopicPartition
+    topic_id: str | None = None
+    """The id of the topic whose log is read; None while it is unknown."""
+    restarted: bool = False
+    """True if the log went back or was replaced, so that the client's position means nothing."""
     offsets: OffsetTracker = field(default_factory=lambda: OffsetTracker(CommitMetadata()))
     commit_read: bool = False
     """True once ``offsets`` contains the group's last commit; messages are only buffered before."""
@@ -55,6 +68,13 @@ class AssignedPartition:
             return None
         open_keys = {delivery.message.key for delivery in self.open.values()}
         return next((buffered for buffered in self.buffer if buffered.message.key not in open_keys), None)
+
+    @property
+    def held(self) -> list[HeldMessage]:
+        """The messages in memory without a durable outcome."""
+        begun = [(offset, item.message) for offset, item in self.open.items() if offset not in self.published]
+        waiting = [(buffered.offset, buffered.message) for buffered in self.buffer]
+        return [HeldMessage(self.topic_partition, offset, message) for offset, message in [*begun, *waiting]]
 
     def close(self, delivery: Delivery, *, count_attempt: bool = True) -> None:
         """Remove an open delivery, and take its attempt back unless ``count_attempt``."""
@@ -79,6 +99,7 @@ class PartitionAssignment:
         self._changed = threading.Condition()
         self._scheduler = StrideScheduler(weights)
         self._owned: dict[TopicPartition, AssignedPartition] = {}
+        self._unverified: list[HeldMessage] = []
         self._fault: PipelineError | None = None
 
     # --- called by the worker thread ---
@@ -137,6 +158,17 @@ class PartitionAssignment:
                 raise delivery_lost()
             return partition
 
+    def take_unverified(self) -> list[HeldMessage]:
+        """Return, and forget, the messages that may no longer be in their log."""
+        with self._changed:
+            held, self._unverified = self._unverified, []
+            return held
+
+    def return_unverified(self, held: Iterable[HeldMessage]) -> None:
+        """Keep messages that could not be verified yet."""
+        with self._changed:
+            self._unverified.extend(held)
+
     def requeue(self, partition: AssignedPartition, delivery: Delivery, *, count_attempt: bool) -> None:
         """Return a delivery to its place in the buffer, if this member still owns it."""
         with self._changed:
@@ -173,18 +205,38 @@ class PartitionAssignment:
         with self._changed:
             partition.overcounted = True
 
-    def assign(self, topic_partitions: Iterable[TopicPartition]) -> None:
-        """Add newly assigned partitions."""
+    def assign(
+        self, topic_partitions: Iterable[TopicPartition], topic_ids: Mapping[str, str | None] | None = None
+    ) -> None:
+        """Add newly assigned partitions. ``topic_ids``: the present ids of the topics, by name."""
         with self._changed:
             for topic_partition in topic_partitions:
-                self._owned.setdefault(topic_partition, AssignedPartition(topic_partition))
+                topic_id = (topic_ids or {}).get(topic_partition.topic)
+                self._owned.setdefault(topic_partition, AssignedPartition(topic_partition, topic_id))
 
-    def add_fetched(self, topic_partition: TopicPartition, messages: Iterable[BufferedMessage]) -> None:
-        """Buffer fetched messages that are not known yet; messages of partitions no longer owned are dropped."""
+    def restart(self, topic_partition: TopicPartition, topic_id: str | None) -> None:
+        """Give up everything known of a partition, because its log went back or was replaced."""
+        self.drop([topic_partition])
+        with self._changed:
+            self._owned[topic_partition] = AssignedPartition(topic_partition, topic_id, restarted=True)
+
+    @property
+    def owned(self) -> tuple[AssignedPartition, ...]:
+        """All assigned partitions."""
+        with self._changed:
+            return tuple(self._owned.values())
+
+    def add_fetched(self, topic_partition: TopicPartition, messages: Sequence[BufferedMessage]) -> bool:
+        """Buffer fetched messages; messages of partitions no longer owned are dropped.
+
+        Returns False, and buffers nothing, if the log went back: its messages have offsets that were fetched before.
+        """
         with self._changed:
             partition = self._owned.get(topic_partition)
             if partition is None:
-                return
+                return True
+            if partition.commit_read and messages and partition.offsets.is_known(messages[0].offset):
+                return False
             for buffered in messages:
                 if partition.commit_read:
                     new = partition.offsets.receive(buffered.offset)
@@ -193,16 +245,22 @@ class PartitionAssignment:
                 if new:
                     partition.buffer.append(buffered)
             self._changed.notify_all()
+            return True
 
     def awaiting_commit(self) -> list[AssignedPartition]:
-        """Return the partitions with buffered messages for which the group's last commit has not been read yet."""
+        """Return the partitions for which the group's last commit has not been read yet."""
         with self._changed:
-            return [owned for owned in self._owned.values() if owned.buffer and not owned.commit_read]
+            return [owned for owned in self._owned.values() if not owned.commit_read]
 
-    def set_committed(self, partition: AssignedPartition, committed: CommitMetadata) -> None:
-        """Set the partition's offsets from the group's last commit."""
-        offsets = OffsetTracker(committed)
+    def set_committed(self, partition: AssignedPartition, committed: CommitMetadata, *, sought: bool = False) -> None:
+        """Set the partition's offsets from the group's last commit.
+
+        ``sought``: the client reads from another position from now on; what is buffered is dropped.
+        """
+        offsets = OffsetTracker(committed, partition.topic_id)
         with self._changed:
+            if sought:
+                partition.buffer.clear()
             partition.buffer = deque(buffered for buffered in partition.buffer if offsets.receive(buffered.offset))
             partition.offsets, partition.commit_read = offsets, True
             self._changed.notify_all()
@@ -234,6 +292,8 @@ class PartitionAssignment:
             partitions = [self._owned[key] for key in topic_partitions if key in self._owned]
             deliveries = [(partition, delivery) for partition in partitions for delivery in partition.open.values()]
             for partition, delivery in deliveries:
+                if delivery.offset not in partition.published:
+                    self._unverified.append(HeldMessage(partition.topic_partition, delivery.offset, delivery.message))
                 partition.close(delivery, count_attempt=False)
             commits = {owned.topic_partition: owned.committable for owned in partitions if owned.overcounted}
             self._changed.notify_all()
@@ -243,9 +303,13 @@ class PartitionAssignment:
         return commits
 
     def drop(self, topic_partitions: Iterable[TopicPartition]) -> None:
-        """Remove partitions that this member no longer owns, and cancel their open deliveries."""
+        """Remove partitions that this member no longer owns, and cancel their open deliveries.
+
+        The messages without an outcome are kept until they are verified: their log may have vanished.
+        """
         with self._changed:
             dropped = [self._owned.pop(key) for key in tuple(topic_partitions) if key in self._owned]
+            self._unverified += [held for partition in dropped for held in partition.held]
             deliveries = [delivery for partition in dropped for delivery in partition.open.values()]
             self._changed.notify_all()
         for delivery in deliveries:

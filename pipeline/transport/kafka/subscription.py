@@ -9,32 +9,39 @@ from kafka import KafkaConsumer
 from kafka.structs import TopicPartition
 
 from pipeline.errors import CancelledError, InfrastructureError
+from pipeline.service.logs import get_logger
 from pipeline.transport.kafka.member import GroupMember
-from pipeline.transport.kafka.partitions import PartitionAssignment
+from pipeline.transport.kafka.partitions import HeldMessage, PartitionAssignment
 from pipeline.transport.protocol import Delivery, Message
+
+log = get_logger(__name__)
 
 
 class KafkaSubscription:
     """A ``Subscription`` (see ``pipeline.transport.protocol``) on Kafka.
 
     ``connect`` creates the client; its argument returns the partitions with jobs in progress. ``publish`` stores
-    messages durably. ``commit_timeout`` bounds the wait for the confirmation of a commit, s.
+    messages durably. ``find_missing`` returns the messages that are no longer in their log, see ``reader``.
+    ``commit_timeout`` bounds the wait for the confirmation of a commit, s.
     """
 
     def __init__(
         self,
         connect: Callable[[Callable[[], Iterable[TopicPartition]]], KafkaConsumer],
         publish: Callable[..., None],
+        find_missing: Callable[[Sequence[HeldMessage]], list[Message] | None],
         topics: Sequence[str],
         weights: Mapping[str, int],
         commit_timeout: float,
     ) -> None:
         self._publish = publish
+        self._find_missing = find_missing
         self._assignment = PartitionAssignment(weights)
         self._member = GroupMember(lambda: connect(self._assignment.busy), topics, self._assignment, commit_timeout)
 
     def receive(self, timeout: float) -> Delivery | None:
         """Return the next delivery, after its attempt has been committed. Raises InfrastructureError."""
+        self._restore_vanished()
         deadline = time.monotonic() + timeout
         while True:
             taken = self._assignment.take(deadline - time.monotonic())
@@ -72,6 +79,27 @@ class KafkaSubscription:
                 self._member.commit(partition)
         except CancelledError:
             pass  # another member owns it already
+
+    def _restore_vanished(self) -> None:
+        """Publish the messages again that this member holds without an outcome and whose log has vanished.
+
+        A topic that was deleted and created again, or a broker that was restored from an older copy, no longer has
+        messages that were confirmed before.
+        """
+        held = self._assignment.take_unverified()
+        if not held:
+            return
+        try:
+            missing = self._find_missing(held)
+            if missing:
+                self._publish(*missing)
+        except BaseException:
+            self._assignment.return_unverified(held)
+            raise
+        if missing is None:
+            self._assignment.return_unverified(held)
+        elif missing:
+            log.warning("messages_restored", count=len(missing), topics=sorted({item.topic for item in missing}))
 
     def close(self) -> None:
         """Return open deliveries uncounted, and leave the group."""

@@ -10,8 +10,9 @@ from kafka import KafkaAdminClient
 
 from pipeline.transport.kafka.client import KafkaClientFactory, last_refusal
 from pipeline.transport.kafka.errors import CLIENT_ERRORS, translate_kafka_error, translated_kafka_errors
+from pipeline.transport.kafka.partitions import HeldMessage
 from pipeline.transport.kafka.producer import Producer, ReportSender
-from pipeline.transport.kafka.reader import read_topic
+from pipeline.transport.kafka.reader import find_missing, read_topic
 from pipeline.transport.kafka.security import KafkaSecurity
 from pipeline.transport.kafka.subscription import KafkaSubscription
 from pipeline.transport.kafka.topics import TopicLayout, create_missing_topics, reconcile_topic
@@ -85,6 +86,7 @@ class KafkaTransport:
         subscription = KafkaSubscription(
             lambda busy: self._clients.consumer(group, busy),
             self.publish,
+            self._find_missing,
             topics,
             weights or {},
             self._clients.publish_timeout,
@@ -99,6 +101,15 @@ class KafkaTransport:
         try:
             with translated_kafka_errors():
                 yield from read_topic(reader, topic, self._clients.publish_timeout)
+        finally:
+            reader.close(autocommit=False)
+
+    def _find_missing(self, held: Sequence[HeldMessage]) -> list[Message] | None:
+        with translated_kafka_errors():
+            reader = self._clients.reader()
+        try:
+            with translated_kafka_errors():
+                return find_missing(reader, held, self._clients.publish_timeout)
         finally:
             reader.close(autocommit=False)
 
