@@ -186,7 +186,7 @@ def topic_id(consumer: KafkaConsumer, topic: str) -> str | None:
 def current_position(consumer: KafkaConsumer, topic_partition: TopicPartition) -> int | None:
     """Return the offset that the client fetches next, without a request; None if it is not known now.
 
-    When the log has been truncated, the client goes back to the end of what it recognises, and says so nowhere else.
+    When the log has been truncated, the client goes back to the end of the part that it recognises, without a notice.
     """
     state = consumer._subscription.assignment.get(topic_partition)
     return None if state is None or state._position is None else int(state._position.offset)
