@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import Request
 from pydantic import ValidationError
@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from api.errors import ApiError
 from api.models import MAX_METADATA_BYTES, GenerateRequest
 from pipeline.download.ssrf.url_parser import parse_url
-from pipeline.messages import PRIORITIES, OutputFormat
+from pipeline.messages import PRIORITIES, OutputFormat, StemRate
 from pipeline.model_choice import LARGEST_WEIGHT, MAX_MEMBERS, SMALLEST_WEIGHT, Algorithm
 
 #: Names the client.
@@ -34,6 +34,7 @@ _SENTENCES = {
     f"{' or '.join(item for item in Algorithm if item.is_weighted)}",
     "stems": 'stems must be a list of stem names, such as ["vocals", "instrumental"]',
     "output_format": f"output_format must be one of: {', '.join(OutputFormat)}",
+    "sample_rate": f"sample_rate must be one of: source, {', '.join(map(str, get_args(StemRate)))}",
     "priority": f"priority must be a whole number from {min(PRIORITIES)} (can wait) to {max(PRIORITIES)} (urgent)",
     "metadata": f"metadata must be a JSON object of at most {MAX_METADATA_BYTES} bytes",
 }

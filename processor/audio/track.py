@@ -17,6 +17,7 @@ from av.container import InputContainer
 from pipeline.cancellation import CancelToken
 from processor.audio.container import open_container, size_of
 from processor.audio.declared_size import declared_size
+from processor.audio.depth import source_bits
 from processor.audio.errors import (
     audio_corrupt,
     audio_empty,
@@ -27,7 +28,7 @@ from processor.audio.errors import (
 )
 from processor.audio.gapless import trim_padding
 from processor.audio.truncation import ends_complete
-from processor.audio.wav import SAMPLE_RATE, Samples
+from processor.audio.wav import Samples
 
 #: Containers whose header declares the exact length of the audio, not an estimate.
 _EXACT = frozenset({"wav", "w64", "aiff", "caf", "flac", "tta", "ogg", "mov", "matroska"})
@@ -79,6 +80,8 @@ class Track:
         self._declared = _declared_seconds(container, self._stream) if self._formats & _EXACT else None
         self._start = float((self._stream.start_time or 0) * (self._stream.time_base or 0))
         self._end = self._start
+        self.sample_rate = 0
+        """The rate of ``blocks``, Hz: that of the first decoded frame; 0 before it."""
         self._frames = 0
         self._channels = 0
         self._damaged = 0
@@ -103,7 +106,7 @@ class Track:
             raise audio_too_long(max_seconds)
 
     def blocks(self, max_seconds: float, cancel: CancelToken) -> Iterator[Samples]:
-        """Yield stereo blocks ``(frames, 2)``, float32, at ``SAMPLE_RATE`` until the end of the stream.
+        """Yield stereo blocks ``(frames, 2)``, float32, at ``sample_rate`` until the end of the stream.
 
         Raises PermanentError if the track is corrupt or longer than ``max_seconds``, CancelledError.
         """
@@ -111,11 +114,16 @@ class Track:
         for frame in self._resampled(cancel):
             block = frame.to_ndarray()
             self._frames += block.shape[1]
-            if self._frames > max_seconds * SAMPLE_RATE:
+            if self._frames > max_seconds * self.sample_rate:
                 raise audio_too_long(max_seconds)
             if not np.isfinite(block).all():
                 raise audio_corrupt("the source has samples that are not finite numbers")
             yield np.ascontiguousarray(np.broadcast_to(block, (2, block.shape[1])).T, dtype=np.float32)
+
+    @property
+    def bits(self) -> int | None:
+        """``source_bits`` of the track, once it is decoded."""
+        return source_bits(self._stream.codec_context)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -149,7 +157,7 @@ class Track:
 
     @property
     def _seconds(self) -> float:
-        return self._frames / SAMPLE_RATE
+        return self._frames / self.sample_rate if self._frames else 0.0
 
     def _resampled(self, cancel: CancelToken) -> Iterator[av.AudioFrame]:
         """Yield frames of float32 planes, mono or stereo. The format may change within the stream (joined files)."""
@@ -165,9 +173,10 @@ class Track:
                     channels = frame.layout.nb_channels
                     _require_layout(frame.sample_rate, channels)
                     self._channels = max(self._channels, channels)
+                    self.sample_rate = self.sample_rate or frame.sample_rate
                     # ffmpeg mixes mono into stereo at -3 dB. Mono therefore stays mono here, and ``blocks`` doubles it.
                     layout = "mono" if channels == 1 else "stereo"
-                    resampler = AudioResampler(format="fltp", layout=layout, rate=SAMPLE_RATE)
+                    resampler = AudioResampler(format="fltp", layout=layout, rate=self.sample_rate)
                 assert resampler is not None
                 yield from resampler.resample(frame)
             yield from _flush(resampler)
