@@ -34,7 +34,7 @@ _SENTENCES = {
     f"{' or '.join(item for item in Algorithm if item.is_weighted)}",
     "stems": 'stems must be a list of stem names, such as ["vocals", "instrumental"]',
     "output_format": f"output_format must be one of: {', '.join(OutputFormat)}",
-    "sample_rate": f"sample_rate must be one of: source, {', '.join(map(str, get_args(StemRate)))}",
+    "sample_rate": f"sample_rate must be one of: {', '.join(map(str, get_args(StemRate)))}",
     "priority": f"priority must be a whole number from {min(PRIORITIES)} (can wait) to {max(PRIORITIES)} (urgent)",
     "metadata": f"metadata must be a JSON object of at most {MAX_METADATA_BYTES} bytes",
 }
