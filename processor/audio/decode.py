@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.cancellation import CancelToken
 from pipeline.files import disk_error
-from processor.audio.depth import default_bits
+from processor.audio.depth import stem_depth
 from processor.audio.errors import audio_corrupt
 from processor.audio.resampler import Resampler, resampled_frames
 from processor.audio.track import open_track
@@ -76,13 +76,15 @@ def decode(source: Path, folder: Path, *, max_seconds: float, cancel: CancelToke
             track.require_whole()
             assert resampler is not None  # or the track would be empty
             _append(file, resampler.flush())
-            notes, bits = track.notes, track.bits
+            notes, bit_depth = track.notes, track.form.bit_depth
         frames, peak = file.written.frames, file.written.peak
         write_wav(mixture, _scaled(raw, peak, cancel), channels=2)
         raw.unlink()
     except OSError as error:
         raise disk_error(error) from error
-    return Mixture(mixture, peak, frames, notes, track.sample_rate, resampler.received, bits=default_bits(bits, peak))
+    return Mixture(
+        mixture, peak, frames, notes, track.sample_rate, resampler.received, bits=stem_depth(bit_depth, peak)
+    )
 
 
 def _append(file: WavWriter, block: Samples) -> None:

@@ -17,7 +17,6 @@ from av.container import InputContainer
 from pipeline.cancellation import CancelToken
 from processor.audio.container import open_container, size_of
 from processor.audio.declared_size import declared_size
-from processor.audio.depth import source_bits
 from processor.audio.errors import (
     audio_corrupt,
     audio_empty,
@@ -60,6 +59,8 @@ class SampleFormat:
     """Frames per second, Hz; 0 if the header does not declare it."""
     seconds: float | None
     """The length in s; None if the header does not declare it, or declares an estimate only."""
+    bit_depth: int | None = None
+    """The resolution of lossless samples, bits; None for lossy codecs."""
 
 
 class Track:
@@ -96,6 +97,7 @@ class Track:
             channels=codec.layout.nb_channels,
             sample_rate=codec.sample_rate or 0,
             seconds=self._declared,
+            bit_depth=codec.format.bits if codec.codec.lossless else None,
         )
 
     def require_supported(self, max_seconds: float) -> None:
@@ -119,11 +121,6 @@ class Track:
             if not np.isfinite(block).all():
                 raise audio_corrupt("the source has samples that are not finite numbers")
             yield np.ascontiguousarray(np.broadcast_to(block, (2, block.shape[1])).T, dtype=np.float32)
-
-    @property
-    def bits(self) -> int | None:
-        """``source_bits`` of the track, once it is decoded."""
-        return source_bits(self._stream.codec_context)
 
     @property
     def notes(self) -> tuple[str, ...]:
