@@ -5,8 +5,8 @@ decoding x = n / 2ᵇ⁻¹, so unchanged samples of b bits are reproduced exactl
 half a step, or up to one step just below +1, which b bits cannot represent.
 
 Dither, at 16 bits and on request only, adds noise of triangular distribution (TPDF) between −1 and +1 step before the
-rounding, which makes the error independent of the signal: Lipshitz, Wannamaker and Vanderkooy, "Quantization and
-Dither: A Theoretical Survey", J. Audio Eng. Soc. 40 (1992). The noise derives from a seed, so that in all cases the
+rounding, which makes the error independent of the signal: Lipshitz, Wannamaker and Vanderkooy, J. Audio Eng. Soc. 40
+(1992), 355-375. The noise derives from a seed, so that in all cases the
 same input gives the same bytes.
 
 Separated stems can exceed full scale although their mixture does not. Clipping would be audible, and attenuating one

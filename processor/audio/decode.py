@@ -82,9 +82,8 @@ def decode(source: Path, folder: Path, *, max_seconds: float, cancel: CancelToke
         raw.unlink()
     except OSError as error:
         raise disk_error(error) from error
-    return Mixture(
-        mixture, peak, frames, notes, track.sample_rate, resampler.received, bits=stem_depth(bit_depth, peak)
-    )
+    bits = stem_depth(bit_depth, peak)
+    return Mixture(mixture, peak, frames, notes, track.sample_rate, resampler.received, bits)
 
 
 def _append(file: WavWriter, block: Samples) -> None:

@@ -27,7 +27,8 @@ def noise(frames: int, seed: int = 0) -> Samples:
 
 def converted(samples: Samples, rates: tuple[int, int], sizes: list[int], frames: int | None = None) -> Samples:
     """Convert in blocks of these sizes, in turn."""
-    resampler, parts, at = Resampler(*rates, channels=2), [], 0
+    resampler, at = Resampler(*rates, channels=2), 0
+    parts: list[Samples] = []
     while at < len(samples):
         size = sizes[len(parts) % len(sizes)]
         parts.append(resampler.process(samples[at : at + size]))
