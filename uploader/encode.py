@@ -6,8 +6,7 @@ half a step, or up to one step just below +1, which b bits cannot represent.
 
 Dither, at 16 bits and on request only, adds noise of triangular distribution (TPDF) between −1 and +1 step before the
 rounding, which makes the error independent of the signal: Lipshitz, Wannamaker and Vanderkooy, J. Audio Eng. Soc. 40
-(1992), 355-375. The noise derives from a seed, so that in all cases the
-same input gives the same bytes.
+(1992), 355-375. The noise derives from a seed, so that in all cases the same input gives the same bytes.
 
 Separated stems can exceed full scale although their mixture does not. Clipping would be audible, and attenuating one
 stem alone would break the property that the stems sum to the mixture. So ``common_gain`` attenuates all stems of a job

@@ -97,7 +97,8 @@ class Track:
             channels=codec.layout.nb_channels,
             sample_rate=codec.sample_rate or 0,
             seconds=self._declared,
-            bit_depth=codec.format.bits if codec.codec.lossless else None,
+            # PyAV promises a sample format, but a damaged header may not declare one.
+            bit_depth=getattr(codec.format, "bits", None) if codec.codec.lossless else None,
         )
 
     def require_supported(self, max_seconds: float) -> None:
