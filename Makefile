@@ -9,7 +9,7 @@ SOURCES := config.py settings api processor uploader pipeline demo devstack depl
 # Cached byte code saves seconds at every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install lint mypy prose docs reference format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline bench-front demo lock
+.PHONY: help install lint mypy prose docs reference format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline bench-front bench-resampling demo lock
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -78,6 +78,9 @@ bench-pipeline: install ## compare the services on a real Kafka and S3 with a se
 
 bench-front: install ## measure the API while clients occupy it; writes docs/BENCHMARKS.md (5 minutes)
 	$(PYTHON) -m benchmarks.front_door --write docs/BENCHMARKS.md $(ARGS)
+
+bench-resampling: install ## measure the sample-rate conversion and compare it with others; writes docs/AUDIO.md (a minute)
+	$(PYTHON) -m benchmarks.resampling --write docs/AUDIO.md
 
 demo: ## separate a demo song with all services
 	@./start_local.sh demo

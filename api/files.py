@@ -15,11 +15,10 @@ from starlette.types import Message, Receive, Scope, Send
 from api.errors import ApiError, documented, error_response
 from api.models import ErrorBody
 from pipeline.errors import PermanentError
-from pipeline.messages import OutputFormat
 from pipeline.storage.local.store import LocalStore
 from pipeline.storage.signed_links import LinkSigner
 
-_CONTENT_TYPES = {f".{OutputFormat.WAV}": "audio/wav", f".{OutputFormat.FLAC}": "audio/flac"}
+_CONTENT_TYPES = {".wav": "audio/wav", ".flac": "audio/flac"}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": {kind: {} for kind in _CONTENT_TYPES.values()}, "description": "The stem."},
     206: {"description": "The requested ranges of the stem."},

@@ -92,6 +92,7 @@ def generate_router(queue: JobQueue, urls: UrlCheck, auth: BasicAuth) -> APIRout
             model=task.model and str(task.model),
             stems=task.stems,
             output_format=task.output_format,
+            sample_rate=task.sample_rate,
         )
         return Accepted(task_uuid=task.task_uuid)
 

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
-from pipeline.messages import DEFAULT_PRIORITY, PRIORITIES, OutputFormat, StemName
+from pipeline.messages import DEFAULT_PRIORITY, PRIORITIES, OutputFormat, StemName, StemRate
 from pipeline.model_choice import (
     LARGEST_WEIGHT,
     MAX_MEMBERS,
@@ -133,7 +133,19 @@ class GenerateRequest(BaseModel):
         Field(min_length=1, max_length=MAX_STEMS, description="Names of the stems to keep. Default: all of them."),
         AfterValidator(_without_repeats),
     ] = None
-    output_format: Annotated[_Format, Field(description="File format of the stems.")] = OutputFormat.WAV
+    output_format: Annotated[
+        _Format,
+        Field(
+            description="File format of the stems. `wav` and `flac` have the depth of the source, 16 or 24 bits; "
+            "`wav32f` is 32-bit float."
+        ),
+    ] = OutputFormat.WAV
+    sample_rate: Annotated[
+        StemRate,
+        Field(
+            description="Sample rate of the stems, Hz. `source`: that of the source, with as many samples as it has."
+        ),
+    ] = "source"
     priority: Annotated[
         StrictInt,
         Field(
@@ -148,7 +160,7 @@ class GenerateRequest(BaseModel):
         Field(description=f"Any object; returned in the webhook. At most {MAX_METADATA_BYTES} bytes of JSON."),
     ] = None
 
-    @field_validator("output_format", "priority", mode="before")
+    @field_validator("output_format", "sample_rate", "priority", mode="before")
     @classmethod
     def _null_is_default(cls, value: Any, field: ValidationInfo) -> Any:
         return cls.model_fields[str(field.field_name)].default if value is None else value

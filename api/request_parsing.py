@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import Request
 from pydantic import ValidationError
@@ -15,7 +15,15 @@ from api.errors import ApiError
 from api.models import MAX_METADATA_BYTES, GenerateRequest
 from pipeline.download.ssrf.url_parser import parse_url
 from pipeline.errors import ErrorCode, PermanentError
-from pipeline.messages import PRIORITIES, OutputFormat, SeparationResult, SeparationTask, from_message, to_message
+from pipeline.messages import (
+    PRIORITIES,
+    OutputFormat,
+    SeparationResult,
+    SeparationTask,
+    StemRate,
+    from_message,
+    to_message,
+)
 from pipeline.model_choice import LARGEST_WEIGHT, MAX_MEMBERS, SMALLEST_WEIGHT, Algorithm, Ensemble
 
 #: Names the client.
@@ -39,6 +47,7 @@ _SENTENCES = {
     f"{' or '.join(item for item in Algorithm if item.is_weighted)}",
     "stems": 'stems must be a list of stem names, such as ["vocals", "instrumental"]',
     "output_format": f"output_format must be one of: {', '.join(OutputFormat)}",
+    "sample_rate": f"sample_rate must be one of: {', '.join(map(str, get_args(StemRate)))}",
     "priority": f"priority must be a whole number from {min(PRIORITIES)} (can wait) to {max(PRIORITIES)} (urgent)",
     "metadata": f"metadata must be a JSON object of at most {MAX_METADATA_BYTES} bytes",
 }

@@ -25,10 +25,24 @@ DEFAULT_PRIORITY = 3
 
 
 class OutputFormat(StrEnum):
-    """File formats of the finished stems; the value is the file extension."""
+    """File formats of the finished stems. ``wav`` and ``flac`` have the depth of the source."""
 
     WAV = "wav"
+    WAV16 = "wav16"
+    WAV24 = "wav24"
+    WAV32F = "wav32f"
     FLAC = "flac"
+    FLAC16 = "flac16"
+    FLAC24 = "flac24"
+
+    @property
+    def extension(self) -> str:
+        """The file extension, without a dot."""
+        return "flac" if self.value.startswith("flac") else "wav"
+
+
+#: Sample rate of the stems: that of the source, or a rate in Hz.
+StemRate = Literal["source", 44_100, 48_000]
 
 
 class TaskState(StrEnum):
@@ -69,6 +83,7 @@ class SeparationTask(TaskMessage):
     """None: the MODEL_NAME of the processor."""
     stems: tuple[StemName, ...] | None = None
     output_format: OutputFormat = OutputFormat.WAV
+    sample_rate: StemRate = "source"
     priority: int = Field(default=DEFAULT_PRIORITY, ge=min(PRIORITIES), le=max(PRIORITIES))
     metadata: dict[str, JsonValue] | None = None
     submitted_at: float = Field(default_factory=time.time)
@@ -99,6 +114,15 @@ class StemFile(WireModel):
     """Largest absolute sample value; 1.0 is full scale."""
 
 
+class SourceAudio(WireModel):
+    """Properties of the decoded source."""
+
+    sample_rate: int
+    """Frames per second, Hz."""
+    bits: int
+    """Depth of the stems in ``wav`` and ``flac``: 16 or 24."""
+
+
 class Failure(WireModel):
     """The reason of a failure, as the client sees it."""
 
@@ -119,6 +143,8 @@ class SeparationResult(TaskMessage):
     task: SeparationTask
     status: Literal["success", "failed"]
     stems: tuple[StemFile, ...] = ()
+    source: SourceAudio | None = None
+    """None: from an older processor, whose stems have 16 bits."""
     model: str | None = None
     """Name of the model, or ``str`` of an ensemble, with presets expanded."""
     device: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.consuming.handler import JobContext, Outcome
 from pipeline.download import ConnectionOptions, Downloaded, DownloadLimits, UrlGuard, download
@@ -13,8 +13,8 @@ from pipeline.download.http.rate_limit import RateLimit
 from pipeline.download.http.session import DIRECT
 from pipeline.download_progress import watch_download
 from pipeline.errors import PipelineError
-from pipeline.files import local_errors
-from pipeline.messages import SeparationResult, SeparationTask, StemFile, TaskState, to_message
+from pipeline.files import file_sha256, local_errors
+from pipeline.messages import SeparationResult, SeparationTask, SourceAudio, StemFile, TaskState, to_message
 from pipeline.progress import EventReporter
 from pipeline.service.logs import get_logger
 from pipeline.service.workdir import WorkDir
@@ -22,6 +22,7 @@ from pipeline.storage import ObjectStore
 from pipeline.storage.object_keys import handoff_key
 from processor.audio.decode import Mixture, decode, max_decoded_bytes
 from processor.audio.probe import Hints, probe
+from processor.audio.resampler import resample_file, stem_rate
 from processor.cancellable import run_cancellable
 from processor.disk_budget import DiskBudget
 from processor.ipc import Done, Stem
@@ -109,13 +110,14 @@ class SeparationRun:
         separated = self._separated or self._separate(mixture)
         with self._timed("handoff"):
             for stem in separated.stems[len(self._handed_off) :]:
-                self._handed_off.append(self._hand_off(stem))
+                self._handed_off.append(self._hand_off(stem, mixture))
         log.info("separated", duration=round(mixture.duration, 3), **self._timings)
         result = SeparationResult(
             task_uuid=self._task.task_uuid,
             task=self._task,
             status="success",
             stems=tuple(self._handed_off),
+            source=SourceAudio(sample_rate=mixture.source_rate, bits=mixture.bits),
             model=separated.model,
             device=separated.device,
             timings=self._timings,
@@ -212,7 +214,10 @@ class SeparationRun:
                 on_progress=lambda fraction: reporter.progress(task_uuid, TaskState.SEPARATING, fraction),
             )
 
-    def _hand_off(self, stem: Stem) -> StemFile:
+    def _hand_off(self, stem: Stem, mixture: Mixture) -> StemFile:
+        wanted = self._task.sample_rate
+        rate = stem_rate(mixture.source_rate) if wanted == "source" else wanted
+        stem = self._at_rate(stem, rate, mixture.frames_at(rate))
         key = handoff_key(self._task.task_uuid, self._task.run, stem.name, stem.sha256)
         store = self._handler.handoff
         # A put that continues after a cancellation is harmless: any other member would store the same content under
@@ -229,6 +234,23 @@ class SeparationRun:
             channels=stem.channels,
             peak=stem.peak,
         )
+
+    def _at_rate(self, stem: Stem, rate: int, frames: int) -> Stem:
+        """Return the stem at ``rate`` Hz. It is converted here, where its job no longer occupies the device."""
+        if rate == stem.sample_rate:
+            return stem
+        path = self._folder / "stem.resampled.wav"  # no stem of this name: it has a dot
+        with local_errors():
+            written = resample_file(stem.path, path, (stem.sample_rate, rate), frames, self._cancel)
+            return replace(
+                stem,
+                path=path,
+                sha256=file_sha256(path),
+                bytes=path.stat().st_size,
+                frames=written.frames,
+                sample_rate=rate,
+                peak=written.peak,
+            )
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -87,6 +87,13 @@ class WorkerSettings(Section):
     uploader_concurrency: Count = Field(
         4, alias="UPLOADER_CONCURRENCY", description="Number of results that one uploader processes at a time."
     )
+    dither: bool = Field(
+        False,
+        alias="DITHER",
+        description="Add dither (TPDF noise of one step) to stems that are encoded with 16 bits. Repeats of a job give "
+        "the same bytes. Without it, samples are rounded, and 16-bit samples that a model did not change stay exact.",
+        json_schema_extra=ADVANCED,
+    )
     job_timeout: Seconds = Field(
         7200.0,
         alias="JOB_TIMEOUT",

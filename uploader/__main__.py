@@ -42,7 +42,7 @@ def _run(settings: Settings, stop: StopSignal) -> None:
         workdir = resources.enter_context(closing(WorkDir(settings.state.work_dir)))
         topics = Topics.from_settings(settings)
         handler = UploadHandler(
-            publisher=StemPublisher(handoff, store, workdir),
+            publisher=StemPublisher(handoff, store, workdir, dither=worker.dither),
             outcomes=OutcomeStore(store),
             webhook=WebhookSender(
                 UrlGuard.from_settings(settings.download),

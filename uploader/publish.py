@@ -19,7 +19,7 @@ from pipeline.service.logs import get_logger
 from pipeline.service.workdir import WorkDir
 from pipeline.storage.object_keys import staged_key, stem_key
 from pipeline.storage.protocol import ObjectStore
-from uploader.encode import CONTENT_TYPES, encode
+from uploader.encode import CONTENT_TYPES, encode, stem_bits
 from uploader.outcome_store import StagedStem
 from uploader.webhook_payload import PublishedStem
 
@@ -38,10 +38,12 @@ class EncodedStem:
 class StemPublisher:
     """Encodes stems, stages them and publishes them; deletes its working files. Thread-safe."""
 
-    def __init__(self, handoff: ObjectStore, store: ObjectStore, workdir: WorkDir) -> None:
+    def __init__(self, handoff: ObjectStore, store: ObjectStore, workdir: WorkDir, *, dither: bool = False) -> None:
+        """``dither``: whether stems of 16 bits are dithered."""
         self._handoff = handoff
         self._store = store
         self._workdir = workdir
+        self._dither = dither
 
     def require_complete(self, result: SeparationResult) -> None:
         """Raise PermanentError (code ``handoff_missing``) unless the hand-off has every stem in its full length."""
@@ -58,9 +60,11 @@ class StemPublisher:
         """
         output_format = result.task.output_format
         key = stem_key(result.task_uuid, stem.name, output_format)
-        staged = StagedStem(staged=_staged_key(result, stem), key=key, content_type=CONTENT_TYPES[output_format])
+        staged = StagedStem(
+            staged=self._staged_key(result, stem), key=key, content_type=CONTENT_TYPES[output_format.extension]
+        )
         with local_errors(), self._workdir.job() as folder:
-            raw, encoded = folder / "raw.wav", folder / f"stem.{output_format.value}"
+            raw, encoded = folder / "raw.wav", folder / f"stem.{output_format.extension}"
             try:
                 self._handoff.get(stem.key, raw)
             except PermanentError as error:
@@ -69,7 +73,9 @@ class StemPublisher:
                 raise
             if file_sha256(raw) != stem.sha256:
                 raise _lost(stem)
-            file = encode(raw, encoded, output_format, gain)
+            bits, seed = stem_bits(result), f"{result.task_uuid} {stem.name}"
+            dither = seed if self._dither else None
+            file = encode(raw, encoded, output_format.extension, bits=bits, gain=gain, dither=dither)
             self._store.put(staged.staged, encoded, content_type=staged.content_type)
         published = PublishedStem(
             name=stem.name,
@@ -79,7 +85,8 @@ class StemPublisher:
             duration=stem.duration,
             sample_rate=stem.sample_rate,
             channels=stem.channels,
-            format=output_format.value,
+            bits=bits,
+            format=output_format.extension,
         )
         return EncodedStem(published, staged)
 
@@ -104,7 +111,7 @@ class StemPublisher:
         These are its stems in the hand-off, and the staged stems that are not among ``published``.
         """
         kept = {stem.staged for stem in published}
-        staged = [_staged_key(result, stem) for stem in result.stems]
+        staged = [self._staged_key(result, stem) for stem in result.stems]
         objects = [(self._handoff, key) for key in {*result.task.left_behind, *(stem.key for stem in result.stems)}]
         objects += [(self._store, key) for key in staged if key not in kept]
         for store, key in objects:
@@ -113,14 +120,13 @@ class StemPublisher:
             except PipelineError as error:
                 log.warning("stem_delete_failed", key=key, error=error.message)
 
-
-def _staged_key(result: SeparationResult, stem: StemFile) -> str:
-    """Derive the staging key from everything that determines the encoded content, without encoding the stem."""
-    task = result.task
-    stems = [(stem.name, stem.sha256) for stem in result.stems]  # the gain depends on all of them
-    content = json.dumps([task.run, task.separations, stems])
-    digest = hashlib.sha256(content.encode()).hexdigest()
-    return staged_key(result.task_uuid, stem.name, digest, task.output_format)
+    def _staged_key(self, result: SeparationResult, stem: StemFile) -> str:
+        """Derive the staging key from everything that determines the encoded content, without encoding the stem."""
+        task = result.task
+        stems = [(stem.name, stem.sha256) for stem in result.stems]  # the gain depends on all of them
+        content = json.dumps([task.run, task.separations, stems, *(["dither"] if self._dither else [])])
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        return staged_key(result.task_uuid, stem.name, digest, task.output_format)
 
 
 def _lost(stem: StemFile) -> PermanentError:

@@ -21,7 +21,7 @@ from pipeline.messages import Failure, SeparationResult, SeparationTask, TaskSta
 from pipeline.progress import EventReporter
 from pipeline.service.logs import get_logger
 from pipeline.transport.protocol import Message
-from uploader.encode import common_gain, gain_note
+from uploader.encode import common_gain, gain_note, stem_bits
 from uploader.outcome_store import OutcomeRecord, OutcomeStore
 from uploader.publish import EncodedStem, StemPublisher
 from uploader.webhook import WebhookSender
@@ -146,7 +146,7 @@ class UploadRun:
         started = time.monotonic()
         reporter.report(result.task_uuid, TaskState.UPLOADING)
         publisher.require_complete(result)
-        gain = common_gain(stem.peak for stem in result.stems)
+        gain = common_gain((stem.peak for stem in result.stems), stem_bits(result))
         for stem in result.stems[len(self._staged) :]:
             self._cancel.raise_if_set()
             self._staged.append(publisher.stage(result, stem, gain))

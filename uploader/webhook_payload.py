@@ -26,7 +26,10 @@ class PublishedStem:
     sample_rate: int
     """Frames per second, Hz."""
     channels: int
+    bits: int
+    """Bits of one sample: 16, 24, or 32 for float."""
     format: str
+    """File extension."""
 
 
 def success_body(result: SeparationResult, stems: Sequence[PublishedStem], *, at: float) -> bytes:

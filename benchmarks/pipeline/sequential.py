@@ -19,7 +19,6 @@ import requests
 from benchmarks.engines import offline_engine
 from config import LogSettings
 from pipeline.cancellation import CancelToken
-from pipeline.messages import OutputFormat
 from pipeline.service.logs import configure_logging
 from processor.audio.decode import decode
 from processor.ipc import Separate
@@ -44,9 +43,9 @@ def main(model_dir: str, folder: str, bucket: str, endpoint_url: str | None = No
         order = Separate(1, mixture.path, mixture.peak, mixture.frames, work, job["model"], None)
         stems = engine.separate(order, lambda _fraction: None)
         busy = time.monotonic() - started
-        gain = common_gain(stem.peak for stem in stems)
+        gain = common_gain((stem.peak for stem in stems), bits=16)
         for stem in stems:
-            encode(stem.path, work / "stem.wav", OutputFormat.WAV, gain)
+            encode(stem.path, work / "stem.wav", "wav", gain=gain)
             store.upload_file(str(work / "stem.wav"), bucket, f"sequential/{job['task']}/{stem.name}.wav")
         body = {"task_uuid": job["task"], "status": "success"}
         requests.post(job["hook_url"], json=body, timeout=60).raise_for_status()

@@ -21,13 +21,13 @@ _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def stem_key(task_uuid: UUID, stem: str, format: OutputFormat) -> str:
-    """Return the key of a finished stem: ``{task_uuid}_{stem}.{format}``."""
-    return check_key(f"{task_uuid}_{_segment(stem)}.{format.value}")
+    """Return the key of a finished stem: ``{task_uuid}_{stem}.{extension}``."""
+    return check_key(f"{task_uuid}_{_segment(stem)}.{format.extension}")
 
 
 def staged_key(task_uuid: UUID, stem: str, digest: str, format: OutputFormat) -> str:
     """Return the key of a finished stem before the task's outcome is decided; ``digest`` is that of its source."""
-    return check_key(f"staged/{task_uuid}_{_segment(stem)}-{_segment(digest[:16])}.{format.value}")
+    return check_key(f"staged/{task_uuid}_{_segment(stem)}-{_segment(digest[:16])}.{format.extension}")
 
 
 def handoff_key(task_uuid: UUID, run: str, stem: str, sha256: str) -> str:

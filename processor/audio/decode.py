@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,11 @@ import numpy as np
 
 from pipeline.cancellation import CancelToken
 from pipeline.files import disk_error
+from processor.audio.depth import stem_depth
+from processor.audio.errors import audio_corrupt
+from processor.audio.resampler import Resampler, resampled_frames
 from processor.audio.track import open_track
-from processor.audio.wav import SAMPLE_RATE, Samples, read_blocks, write_wav
+from processor.audio.wav import SAMPLE_RATE, Samples, WavWriter, read_blocks, write_wav
 
 #: One frame of the written files: two channels of float32.
 _FRAME_BYTES = 8
@@ -32,11 +36,23 @@ class Mixture:
     frames: int
     notes: tuple[str, ...]
     """The changes and losses while decoding, in sentences for the client."""
+    source_rate: int = SAMPLE_RATE
+    """The source's rate, Hz."""
+    source_frames: int | None = None
+    """The length at the source's rate; None: ``frames``."""
+    bits: int = 16
+    """The default depth of the stems: 16 or 24."""
 
     @property
     def duration(self) -> float:
         """The length in s."""
         return self.frames / SAMPLE_RATE
+
+    def frames_at(self, rate: int) -> int:
+        """Return the length in frames at ``rate`` Hz; at the source's rate, the source's own."""
+        if rate == SAMPLE_RATE or self.source_frames is None:
+            return resampled_frames(self.frames, SAMPLE_RATE, rate)
+        return resampled_frames(self.source_frames, self.source_rate, rate)
 
 
 def max_decoded_bytes(max_seconds: float) -> int:
@@ -52,15 +68,27 @@ def decode(source: Path, folder: Path, *, max_seconds: float, cancel: CancelToke
     """
     raw, mixture = folder / "decoded.wav", folder / "mixture.wav"
     try:
-        with open_track(source) as track:
-            written = write_wav(raw, track.blocks(max_seconds, cancel), channels=2)
+        with open_track(source) as track, WavWriter(raw, channels=2) as file:
+            resampler = None
+            for block in track.blocks(max_seconds, cancel):
+                resampler = resampler or Resampler(track.sample_rate, SAMPLE_RATE, channels=2)
+                _append(file, resampler.process(block))
             track.require_whole()
-            notes = track.notes
-        write_wav(mixture, _scaled(raw, written.peak, cancel), channels=2)
+            assert resampler is not None  # or the track would be empty
+            _append(file, resampler.flush())
+            notes, bit_depth = track.notes, track.form.bit_depth
+        frames, peak = file.written.frames, file.written.peak
+        write_wav(mixture, _scaled(raw, peak, cancel), channels=2)
         raw.unlink()
     except OSError as error:
         raise disk_error(error) from error
-    return Mixture(mixture, written.peak, written.frames, notes)
+    bits = stem_depth(bit_depth, peak)
+    return Mixture(mixture, peak, frames, notes, track.sample_rate, resampler.received, bits)
+
+
+def _append(file: WavWriter, block: Samples) -> None:
+    if not math.isfinite(file.write(block)):  # the conversion of the rate can exceed the range of float32
+        raise audio_corrupt("the source has samples that are too large")
 
 
 def _scaled(raw: Path, peak: float, cancel: CancelToken) -> Iterator[Samples]:

@@ -27,7 +27,7 @@ from processor.audio.errors import (
 )
 from processor.audio.gapless import trim_padding
 from processor.audio.truncation import ends_complete
-from processor.audio.wav import SAMPLE_RATE, Samples
+from processor.audio.wav import Samples
 
 #: Containers whose header declares the exact length of the audio, not an estimate.
 _EXACT = frozenset({"wav", "w64", "aiff", "caf", "flac", "tta", "ogg", "mov", "matroska"})
@@ -59,6 +59,8 @@ class SampleFormat:
     """Frames per second, Hz; 0 if the header does not declare it."""
     seconds: float | None
     """The length in s; None if the header does not declare it, or declares an estimate only."""
+    bit_depth: int | None = None
+    """The resolution of lossless samples, bits; None for lossy codecs."""
 
 
 class Track:
@@ -79,6 +81,8 @@ class Track:
         self._declared = _declared_seconds(container, self._stream) if self._formats & _EXACT else None
         self._start = float((self._stream.start_time or 0) * (self._stream.time_base or 0))
         self._end = self._start
+        self.sample_rate = 0
+        """The rate of ``blocks``, Hz: that of the first decoded frame; 0 before it."""
         self._frames = 0
         self._channels = 0
         self._damaged = 0
@@ -93,6 +97,8 @@ class Track:
             channels=codec.layout.nb_channels,
             sample_rate=codec.sample_rate or 0,
             seconds=self._declared,
+            # PyAV promises a sample format, but a damaged header may not declare one.
+            bit_depth=getattr(codec.format, "bits", None) if codec.codec.lossless else None,
         )
 
     def require_supported(self, max_seconds: float) -> None:
@@ -103,7 +109,7 @@ class Track:
             raise audio_too_long(max_seconds)
 
     def blocks(self, max_seconds: float, cancel: CancelToken) -> Iterator[Samples]:
-        """Yield stereo blocks ``(frames, 2)``, float32, at ``SAMPLE_RATE`` until the end of the stream.
+        """Yield stereo blocks ``(frames, 2)``, float32, at ``sample_rate`` until the end of the stream.
 
         Raises PermanentError if the track is corrupt or longer than ``max_seconds``, CancelledError.
         """
@@ -111,7 +117,7 @@ class Track:
         for frame in self._resampled(cancel):
             block = frame.to_ndarray()
             self._frames += block.shape[1]
-            if self._frames > max_seconds * SAMPLE_RATE:
+            if self._frames > max_seconds * self.sample_rate:
                 raise audio_too_long(max_seconds)
             if not np.isfinite(block).all():
                 raise audio_corrupt("the source has samples that are not finite numbers")
@@ -149,7 +155,7 @@ class Track:
 
     @property
     def _seconds(self) -> float:
-        return self._frames / SAMPLE_RATE
+        return self._frames / self.sample_rate if self._frames else 0.0
 
     def _resampled(self, cancel: CancelToken) -> Iterator[av.AudioFrame]:
         """Yield frames of float32 planes, mono or stereo. The format may change within the stream (joined files)."""
@@ -165,9 +171,10 @@ class Track:
                     channels = frame.layout.nb_channels
                     _require_layout(frame.sample_rate, channels)
                     self._channels = max(self._channels, channels)
+                    self.sample_rate = self.sample_rate or frame.sample_rate
                     # ffmpeg mixes mono into stereo at -3 dB. Mono therefore stays mono here, and ``blocks`` doubles it.
                     layout = "mono" if channels == 1 else "stereo"
-                    resampler = AudioResampler(format="fltp", layout=layout, rate=SAMPLE_RATE)
+                    resampler = AudioResampler(format="fltp", layout=layout, rate=self.sample_rate)
                 assert resampler is not None
                 yield from resampler.resample(frame)
             yield from _flush(resampler)

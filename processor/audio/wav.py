@@ -1,4 +1,4 @@
-"""Read and write the working files between the stages, in blocks: 44.1 kHz float32 WAV."""
+"""Read and write the working files between the stages, in blocks: float32 WAV."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class _WorkingFile(soundfile.SoundFile):  # type: ignore[misc]
 class WavWriter:
     """Writes a file block by block; the file is complete once it is closed. A context manager."""
 
-    def __init__(self, path: Path, channels: int) -> None:
-        """Raises OSError."""
+    def __init__(self, path: Path, channels: int, rate: int = SAMPLE_RATE) -> None:
+        """``rate``: in Hz. Raises OSError."""
         self.path, self.channels = path, channels
         self._frames, self._peak = 0, 0.0
         with _system_errors():
-            self._file = _WorkingFile(path, "w", SAMPLE_RATE, channels, subtype="FLOAT", format=CONTAINER)
+            self._file = _WorkingFile(path, "w", rate, channels, subtype="FLOAT", format=CONTAINER)
 
     def write(self, block: Samples) -> float:
         """Append ``(frames, channels)`` and return their largest absolute sample, NaN if any is NaN. Raises OSError."""
@@ -83,9 +83,9 @@ class WavWriter:
         self.close()
 
 
-def write_wav(path: Path, blocks: Iterable[Samples], channels: int) -> Written:
-    """Write blocks ``(frames, channels)`` to a file. Raises OSError."""
-    with WavWriter(path, channels) as file:
+def write_wav(path: Path, blocks: Iterable[Samples], channels: int, rate: int = SAMPLE_RATE) -> Written:
+    """Write blocks ``(frames, channels)`` to a file; ``rate`` in Hz. Raises OSError."""
+    with WavWriter(path, channels, rate) as file:
         for block in blocks:
             file.write(block)
     return file.written

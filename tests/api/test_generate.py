@@ -38,7 +38,8 @@ def test_the_queued_task_has_the_requested_options(service: Service, job: Job) -
     options = {
         "model": "UVR-MDX-NET-Voc_FT.onnx",
         "stems": ["vocals", "instrumental"],
-        "output_format": "flac",
+        "output_format": "flac24",
+        "sample_rate": 44100,
         "priority": 2,
         "metadata": {"album": 7, "nested": {"käse": [1, 2.5, None, True]}},
     }
@@ -50,7 +51,8 @@ def test_the_queued_task_has_the_requested_options(service: Service, job: Job) -
     assert (task.audio, task.hook_url) == (job["audio"], job["hook_url"])
     assert task.model == options["model"]
     assert task.stems == ("vocals", "instrumental")
-    assert task.output_format is OutputFormat.FLAC
+    assert task.output_format is OutputFormat.FLAC24
+    assert task.sample_rate == 44100
     assert task.priority == 2
     assert task.metadata == options["metadata"]
 
@@ -64,7 +66,7 @@ def test_repeated_stem_names_are_merged(service: Service, job: Job) -> None:
 
 def test_defaults_without_options(service: Service, job: Job) -> None:
     service.client.post(job)
-    nothing = dict.fromkeys(("model", "stems", "output_format", "priority", "metadata"))
+    nothing = dict.fromkeys(("model", "stems", "output_format", "sample_rate", "priority", "metadata"))
     service.client.post({**job, **nothing})
 
     tasks = service.queued()
@@ -72,6 +74,7 @@ def test_defaults_without_options(service: Service, job: Job) -> None:
     for task in tasks:
         assert (task.model, task.stems, task.metadata) == (None, None, None)
         assert task.output_format is OutputFormat.WAV
+        assert task.sample_rate == "source"
         assert task.priority == 3
 
 
@@ -318,9 +321,13 @@ def test_a_name_that_does_not_resolve_now_is_accepted(service: Service, job: Job
         ("stems", ["../vocals"], "stems must be a list of stem names"),
         ("stems", [None], "stems must be a list of stem names"),
         ("stems", ["vocals"] * 33, "stems must be a list of stem names"),
-        ("output_format", "mp3", "output_format must be one of: wav, flac"),
-        ("output_format", "WAV", "output_format must be one of: wav, flac"),
-        ("output_format", 1, "output_format must be one of: wav, flac"),
+        ("output_format", "mp3", "output_format must be one of: wav, wav16, wav24, wav32f, flac, flac16, flac24"),
+        ("output_format", "WAV", "output_format must be one of: wav, wav16, wav24, wav32f, flac, flac16, flac24"),
+        ("output_format", 1, "output_format must be one of: wav, wav16, wav24, wav32f, flac, flac16, flac24"),
+        ("sample_rate", 22050, "sample_rate must be one of: source, 44100, 48000"),
+        ("sample_rate", "44100", "sample_rate must be one of: source, 44100, 48000"),
+        ("sample_rate", "Source", "sample_rate must be one of: source, 44100, 48000"),
+        ("sample_rate", [], "sample_rate must be one of: source, 44100, 48000"),
         ("priority", 0, "priority must be a whole number from 1 (can wait) to 5 (urgent)"),
         ("priority", 6, "priority must be a whole number from 1 (can wait) to 5 (urgent)"),
         ("priority", -(10**30), "priority must be a whole number from 1 (can wait) to 5 (urgent)"),

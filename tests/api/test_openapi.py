@@ -84,7 +84,9 @@ def test_the_examples_of_the_body_are_valid(document: dict[str, Any]) -> None:
     schema = document["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
 
     assert schema["required"] == ["audio", "hook_url"]
-    assert schema["properties"]["output_format"]["enum"] == ["wav", "flac"]
+    formats = ["wav", "wav16", "wav24", "wav32f", "flac", "flac16", "flac24"]
+    assert schema["properties"]["output_format"]["enum"] == formats
+    assert schema["properties"]["sample_rate"]["enum"] == ["source", 44100, 48000]
     priority = schema["properties"]["priority"]
     assert (priority["type"], priority["minimum"], priority["maximum"], priority["default"]) == ("integer", 1, 5, 3)
     assert all("description" in field for field in schema["properties"].values())

@@ -28,7 +28,7 @@ class Recording:
     """`(frames, channels)`."""
     sample_rate: int
     file: bytes
-    """16-bit FLAC."""
+    """FLAC."""
 
 
 def song(seconds: float) -> Recording:
@@ -45,9 +45,9 @@ def silence(seconds: float) -> Recording:
     return recording(np.zeros((round(seconds * 44_100), 1)), 44_100)
 
 
-def recording(samples: npt.ArrayLike, sample_rate: int) -> Recording:
+def recording(samples: npt.ArrayLike, sample_rate: int, subtype: str = "PCM_16") -> Recording:
     file = io.BytesIO()
-    soundfile.write(file, samples, sample_rate, subtype="PCM_16", format="FLAC")
+    soundfile.write(file, samples, sample_rate, subtype=subtype, format="FLAC")
     return Recording(*decoded(file.getvalue()), file.getvalue())
 
 
@@ -75,7 +75,7 @@ def fetched(stem: dict[str, Any]) -> Samples:
     file = answer.content
     assert (hashlib.sha256(file).hexdigest(), len(file)) == (stem["sha256"], stem["bytes"])
     about = soundfile.info(io.BytesIO(file))
-    assert (about.format.lower(), about.subtype) == (stem["format"], "PCM_16")
+    assert (about.format.lower(), about.subtype) == (stem["format"], f"PCM_{stem['bits']}")
     assert (about.samplerate, about.channels, about.duration) == (
         stem["sample_rate"],
         stem["channels"],

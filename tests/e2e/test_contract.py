@@ -11,12 +11,13 @@ import uuid
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 import requests
 import soundfile
 
 from demo.random_network import Metadata, Shape, install_random_model
-from tests.e2e.audio import Recording, check_stems
+from tests.e2e.audio import Recording, check_stems, fetched, recording
 from tests.e2e.service import CREDENTIALS, WEBHOOK_SECRET, Service
 from tests.e2e.watcher import PATIENCE
 from tests.support.source_server import SourceServer
@@ -81,14 +82,32 @@ def test_new_fields_extend_the_old_ones(service: Service, audio: str, receiver: 
     assert body["degraded"] == []
     assert {"download", "separate", "upload"} <= body["timings"].keys()
     for stem in body["stems"]:
-        assert stem.keys() == {"name", "url", "sha256", "bytes", "duration", "sample_rate", "channels", "format"}
-        assert (stem["duration"], stem["sample_rate"], stem["channels"], stem["format"]) == (2.0, 44_100, 2, "wav")
+        assert " ".join(stem) == "name url sha256 bytes duration sample_rate channels bits format"
+        assert (stem["duration"], stem["sample_rate"], stem["channels"]) == (2.0, 44_100, 2)
+        assert (stem["bits"], stem["format"]) == (16, "wav")
 
 
 def test_flac(service: Service, audio: str, receiver: WebhookReceiver, short_song: Recording) -> None:
     body = webhook_body(service, receiver, audio=audio, output_format="flac")
     assert {stem["format"] for stem in body["stems"]} == {"flac"}
     check_stems(body, short_song)
+
+
+@pytest.mark.parametrize("output_format", ["wav", "flac"])
+def test_quiet_24_bit_song_at_48_khz_stays_audible(
+    service: Service, source: SourceServer, receiver: WebhookReceiver, output_format: str
+) -> None:
+    """At -84 dBFS, 16 bits would leave two steps of it."""
+    loud = np.random.default_rng(0).normal(size=(70_001, 2)).cumsum(axis=0)
+    loud -= np.linspace(loud[0], loud[-1], len(loud))
+    quiet = recording(10 ** (-84 / 20) * loud / np.abs(loud).max(), 48_000, "PCM_24")
+    source.serve_bytes("/quiet.flac", quiet.file)
+    body = webhook_body(service, receiver, audio=source.url("/quiet.flac"), output_format=output_format)
+    assert {(stem["sample_rate"], stem["bits"]) for stem in body["stems"]} == {(48_000, 24)}
+    total = np.sum([fetched(stem) for stem in body["stems"]], axis=0)
+    assert total.shape == quiet.samples.shape
+    middle = slice(500, -500)
+    assert np.abs(total - quiet.samples)[middle].max() < 3 / 2**23
 
 
 def test_one_stem(service: Service, audio: str, receiver: WebhookReceiver, short_song: Recording) -> None:

@@ -54,6 +54,7 @@ tasks = st.builds(
     model=st.none() | st.just("UVR-MDX-NET-Inst_HQ_4.onnx") | ensembles,
     stems=st.none() | st.lists(stem_names, max_size=3).map(tuple),
     output_format=st.sampled_from(OutputFormat),
+    sample_rate=st.sampled_from(["source", 44_100, 48_000]),
     metadata=metadata,
     submitted_at=finite,
 )
@@ -259,3 +260,11 @@ class TestEvents:
 def test_only_permanent_failures_are_not_retryable(kind: type[PipelineError]) -> None:
     failure = Failure.from_error(kind("why", code=ErrorCode.INTERNAL))
     assert failure.retryable is (kind is not PermanentError)
+
+
+def test_messages_of_older_services_are_read() -> None:
+    """They have neither a wanted rate nor the properties of the source."""
+    task = {"task_uuid": str(TASK), "audio": "http://a/song", "hook_url": "http://b/hook", "output_format": "flac"}
+    result = {"task_uuid": str(TASK), "task": task, "status": "success", "stems": []}
+    read = from_message(SeparationResult, Message("results", str(TASK), json.dumps(result).encode()))
+    assert (read.task.output_format, read.task.sample_rate, read.source) == (OutputFormat.FLAC, "source", None)

@@ -11,10 +11,11 @@ from uuid import uuid4
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
 from demo.centre_model import DEMO_MODEL_NAME
 from pipeline.errors import ErrorCode, ErrorKind
-from pipeline.messages import OutputFormat, SeparationResult, TaskState, from_message
+from pipeline.messages import OutputFormat, SeparationResult, SourceAudio, StemRate, TaskState, from_message
 from pipeline.service.metrics import REGISTRY
 from pipeline.storage.object_keys import handoff_key
 from processor.workers.supervisor import WorkerSupervisor
@@ -68,6 +69,41 @@ def test_song_becomes_stems_in_the_hand_off(processor: RunningProcessor, source:
     np.testing.assert_allclose(total.T, noise(2.0, peak=0.4), atol=1e-5)
     states = [event.status for event in processor.events()]
     assert list(dict.fromkeys(states)) == [TaskState.DOWNLOADING, TaskState.SEPARATING]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "rate", "frames"), [("source", 48_000, 96_001), (44_100, 44_100, 88_201), (48_000, 48_000, 96_001)]
+)
+def test_stems_have_the_rate_and_the_length_of_their_source(
+    processor: RunningProcessor, source: SourceServer, tmp_path: Path, wanted: StemRate, rate: int, frames: int
+) -> None:
+    """They are aligned with it to the sample, and sum to it."""
+    truth = noise(96_001 / 48_000, rate=48_000, peak=0.4)
+    source.serve_bytes("/song", write_pcm(tmp_path / "song.flac", truth, rate=48_000, subtype="PCM_24").read_bytes())
+    result = processor.separate(source.url("/song"), sample_rate=wanted)
+
+    assert result.source == SourceAudio(sample_rate=48_000, bits=24)
+    total = np.zeros((frames, 2))
+    for stem in result.stems:
+        path = processor.handoff.path_of(stem.key)
+        assert path is not None
+        samples, found = soundfile.read(path, dtype="float32")
+        assert (found, stem.sample_rate, stem.duration) == (rate, rate, frames / rate)
+        assert stem.peak == np.max(np.abs(samples))
+        assert stem.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        total += samples
+    expected = truth.T if rate == 48_000 else soxr.resample(truth.T, 48_000, rate, "VHQ")
+    middle = slice(1_000, -1_000)  # the source ends abruptly, with frequencies that 44.1 kHz does not have
+    np.testing.assert_allclose(total[middle], expected[middle], atol=1e-5)
+
+
+def test_source_far_above_the_rate_of_players_gives_stems_at_192_khz(
+    processor: RunningProcessor, source: SourceServer, tmp_path: Path
+) -> None:
+    song = write_pcm(tmp_path / "song.wav", noise(0.25, rate=384_000), rate=384_000)
+    source.serve_bytes("/song", song.read_bytes())
+    result = processor.separate(source.url("/song"), stems=("vocals",))
+    assert [(stem.sample_rate, stem.duration) for stem in result.stems] == [(192_000, 0.25)]
 
 
 def test_redelivered_task_gives_the_same_stems(processor: RunningProcessor, source: SourceServer, song: bytes) -> None:

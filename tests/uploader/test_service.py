@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from standardwebhooks import Webhook
 
 from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, TransientError
-from pipeline.messages import OutputFormat, TaskState
+from pipeline.messages import OutputFormat, SourceAudio, TaskState
 from pipeline.storage.local.store import LocalStore
 from pipeline.storage.object_keys import stem_key
 from tests.uploader.conftest import SECRET, Bench
@@ -31,6 +31,8 @@ from tests.uploader.outcomes import (
     terminal_event,
     webhook_body,
 )
+from uploader.encode import common_gain
+from uploader.publish import StemPublisher
 
 METADATA: dict[str, JsonValue] = {"order": 17, "title": "Gäste", "tags": ["a", None]}
 
@@ -68,6 +70,7 @@ def test_stored_stems_match_the_webhook(bench: Bench, song: Song) -> None:
             "duration": 0.1,
             "sample_rate": rate,
             "channels": 2,
+            "bits": 16,
             "format": "wav",
         }
 
@@ -105,6 +108,44 @@ def test_flac_output(bench: Bench, song: Song) -> None:
     assert {stem["format"] for stem in webhook_body(bench)["stems"]} == {"flac"}
     file = published_file(bench, result.task_uuid, "vocals", OutputFormat.FLAC)
     assert soundfile.info(io.BytesIO(file)).format == "FLAC"
+
+
+@pytest.mark.parametrize(
+    ("output_format", "extension", "subtype"),
+    [("wav", "wav", "PCM_24"), ("flac16", "flac", "PCM_16"), ("flac24", "flac", "PCM_24"), ("wav32f", "wav", "FLOAT")],
+)
+def test_stems_have_the_requested_depth_or_that_of_the_source(
+    bench: Bench, song: Song, output_format: str, extension: str, subtype: str
+) -> None:
+    requested = OutputFormat(output_format)
+    source = SourceAudio(sample_rate=44_100, bits=24)
+    loud = {name: 1.5 / np.abs(stem).max() * stem for name, stem in song.items()}
+    result = bench.hand_off(loud, bench.task(output_format=requested), source=source)
+    handle(bench.uploader, result)
+
+    body = webhook_body(bench)
+    for stem in body["stems"]:
+        file = published_file(bench, result.task_uuid, stem["name"], requested)
+        info = soundfile.info(io.BytesIO(file))
+        assert (info.format, info.subtype) == (extension.upper(), subtype)
+        bits = 32 if subtype == "FLOAT" else int(subtype[-2:])
+        assert (stem["format"], stem["bits"]) == (extension, bits)
+        gain = 1.0 if subtype == "FLOAT" else common_gain([1.5], bits)
+        wanted = gain * loud[stem["name"]].astype(np.float32)
+        np.testing.assert_allclose(soundfile.read(io.BytesIO(file))[0], wanted, atol=0.51 / 2 ** (min(bits, 24) - 1))
+    assert len(body["degraded"]) == (0 if subtype == "FLOAT" else 1)  # the note about the gain
+
+
+def test_dithered_stems_are_the_same_in_a_repeat(bench: Bench, song: Song) -> None:
+    task = bench.task()
+    files = []
+    for dither in (True, True, False):
+        publisher = StemPublisher(bench.handoff, bench.store, bench.workdir, dither=dither)
+        result = bench.hand_off(song, task)
+        stems = [publisher.stage(result, stem, 1.0) for stem in result.stems]
+        files.append([(stem.staged.staged, stem.published.sha256) for stem in stems])
+    assert files[0] == files[1]
+    assert not set(files[0]) & set(files[2])
 
 
 def test_other_stems_are_only_in_the_list(bench: Bench, song: Song) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from audio_separator.separator.uvr_lib_v5 import spec_utils
 
 from processor.audio.wav import SAMPLE_RATE
-from processor.separation.dsp.resampling import Resampler
+from processor.separation.dsp.resampling import LibrosaResampler
 from processor.separation.dsp.streaming import Array, StreamAligner, StreamingTransform
 
 #: The resampler from a model's highest rate to the song's: librosa's default, which audio-separator uses.
@@ -82,12 +82,12 @@ class MultibandAnalysis:
 
     def __init__(self, layout: BandLayout) -> None:
         self._layout = layout
-        self._resamplers: dict[int, Resampler] = {}
+        self._resamplers: dict[int, LibrosaResampler] = {}
         self._transforms: dict[int, StreamingTransform] = {}
         self._aligner = StreamAligner()
         rate = SAMPLE_RATE
         for band in reversed(layout.bands):
-            self._resamplers[band.number] = Resampler(rate, band.rate, band.resampler)
+            self._resamplers[band.number] = LibrosaResampler(rate, band.rate, band.resampler)
             transform = partial(
                 spec_utils.wave_to_spectrogram,
                 hop_length=band.hop,
@@ -120,7 +120,7 @@ class MultibandSynthesis:
             kind = _TO_SONG_RATE if band == layout.bands[-1] else spec_utils.wav_resolution
             inverse = StreamingTransform(partial(_inverse, layout, band), (1, band.hop), band.reach)
             bins = band.crop.stop - band.crop.start
-            self._steps.append((bins, inverse, StreamAligner(), Resampler(band.rate, rate, kind)))
+            self._steps.append((bins, inverse, StreamAligner(), LibrosaResampler(band.rate, rate, kind)))
 
     def push(self, spectra: Array, *, last: bool = False) -> Array:
         """Return the next samples at 44.1 kHz, float64, for the next spectra."""

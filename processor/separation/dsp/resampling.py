@@ -19,7 +19,7 @@ from processor.separation.dsp.streaming import Array, StreamingTransform
 _REACH = {"polyphase": 10, "kaiser_fast": 24, "kaiser_best": 50}
 
 
-class Resampler:
+class LibrosaResampler:
     """Converts the sample rate of one song."""
 
     def __init__(self, rate: int, target: int, kind: str) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.processor.source_files import RATE, decoded, lag, noise, write_av, write_pcm
+from pipeline.errors import ErrorCode
+from tests.processor.source_files import RATE, decoded, lag, noise, refusal, write_av, write_pcm
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
@@ -31,11 +32,12 @@ def test_every_sample_rate_is_resampled_to_44_1_khz_without_delay(tmp_path: Path
 
     song = decoded(write_pcm(tmp_path / "song.wav", signal, rate=rate, subtype="FLOAT"))
 
-    assert abs(song.mixture.frames - 2 * RATE) <= 1
+    assert song.mixture.frames == 2 * RATE
+    assert (song.mixture.source_rate, song.mixture.source_frames) == (rate, 2 * rate)
     assert lag(truth, song.signal) == 0
     middle = slice(RATE // 2, RATE)
     error = song.signal[:, middle] - truth[:, middle]
-    assert np.mean(error**2) < 1e-5 * np.mean(truth[:, middle] ** 2)
+    assert np.mean(error**2) < 1e-10 * np.mean(truth[:, middle] ** 2)
 
 
 def _resampled(signal: np.ndarray, rate: int) -> np.ndarray:
@@ -129,6 +131,41 @@ def test_silence_stays_silence(tmp_path: Path) -> None:
 def test_short_songs_keep_their_length(tmp_path: Path, frames: int) -> None:
     song = decoded(write_pcm(tmp_path / "song.wav", noise(0.1)[:, :frames]))
     assert song.mixture.frames == frames
+
+
+@pytest.mark.parametrize(
+    ("frames", "rate", "expected"), [(1, 48_000, 1), (5, 48_000, 5), (1, 192_000, 1), (3, 192_000, 1)]
+)
+def test_a_few_samples_at_any_rate_are_a_song(tmp_path: Path, frames: int, rate: int, expected: int) -> None:
+    mixture = decoded(write_pcm(tmp_path / "song.wav", noise(0.1)[:, :frames], rate=rate)).mixture
+    assert (mixture.frames, mixture.frames_at(rate)) == (expected, frames)
+
+
+def test_samples_that_only_overflow_when_resampled_are_refused(tmp_path: Path) -> None:
+    loud = np.where(noise(0.1) > 0, 3.4e38, -3.4e38).astype(np.float32)
+    error = refusal(write_pcm(tmp_path / "song.wav", loud, rate=48_000, subtype="FLOAT"))
+    assert (error.code, error.message) == (ErrorCode.AUDIO_CORRUPT, "the source has samples that are too large")
+
+
+@pytest.mark.parametrize(
+    ("subtype", "bits"), [("PCM_U8", 16), ("ULAW", 16), ("PCM_16", 16), ("PCM_24", 24), ("PCM_32", 24), ("FLOAT", 24)]
+)
+def test_depth_of_the_stems_is_that_of_the_source(tmp_path: Path, subtype: str, bits: int) -> None:
+    assert decoded(write_pcm(tmp_path / "song.wav", noise(0.1), subtype=subtype)).mixture.bits == bits
+
+
+@pytest.mark.parametrize(("container", "subtype", "bits"), [("FLAC", "PCM_16", 16), ("FLAC", "PCM_24", 24)])
+def test_depth_of_lossless_codecs_is_kept(tmp_path: Path, container: str, subtype: str, bits: int) -> None:
+    assert decoded(write_pcm(tmp_path / "song", noise(0.1), subtype=subtype, container=container)).mixture.bits == bits
+
+
+@pytest.mark.parametrize(("codec", "container"), [("libmp3lame", "mp3"), ("aac", "mp4"), ("libopus", "ogg")])
+@pytest.mark.parametrize(("peak", "bits"), [(0.5, 16), (0.02, 24)])
+def test_lossy_sources_get_16_bits_unless_they_are_quiet(
+    tmp_path: Path, codec: str, container: str, peak: float, bits: int
+) -> None:
+    source = write_av(tmp_path / "song", noise(0.5, rate=48_000, peak=peak), codec, container, rate=48_000)
+    assert decoded(source).mixture.bits == bits
 
 
 def test_same_source_gives_identical_bytes(tmp_path: Path) -> None:

@@ -112,10 +112,13 @@ LONG = """
 import resource, sys
 from pathlib import Path
 from pipeline.cancellation import CancelToken
+from processor.audio.resampler import Resampler
 from processor.audio.track import open_track
 for name in sys.argv[1:]:
     with open_track(Path(name)) as track:
-        print(sum(map(len, track.blocks(4 * 3600, CancelToken()))))
+        resampler = Resampler(8000, 44_100, channels=2)
+        frames = sum(len(resampler.process(block)) for block in track.blocks(4 * 3600, CancelToken()))
+        print(frames + len(resampler.flush()))
         track.require_whole()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

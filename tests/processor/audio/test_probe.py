@@ -45,7 +45,7 @@ def test_declared_format_is_returned(tmp_path: Path, kind: str) -> None:
     container, codec, seconds = FORMS[kind]
     assert (form.seconds is None) == (seconds is None)
     assert form.seconds == pytest.approx(seconds, abs=0.05)
-    assert form == SampleFormat(container, codec, 2, 44_100, form.seconds)
+    assert form == SampleFormat(container, codec, 2, 44_100, form.seconds, form.bit_depth)
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts", "avi"])
