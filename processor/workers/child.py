@@ -164,7 +164,7 @@ def _set_up(settings: ChildSettings, parent: ParentConnection) -> SeparationEngi
     except PipelineError as error:
         parent.send(SetupFailed(error.code, error.message))
         return None
-    except Exception as error:  # the boundary between the library's exceptions and ours
+    except (Exception, SystemExit) as error:  # the boundary between the library's exceptions and ours
         disk_full = isinstance(error, OSError) and disk_error(error).code is ErrorCode.DISK_FULL
         if not disk_full:
             log.exception("setup_failed")
@@ -197,9 +197,9 @@ def _separate(engine: SeparationEngine, job: Separate, cancel: CancelToken, pare
 
     try:
         stems = engine.separate(job, on_progress, loading)
-    except Exception as error:  # the boundary between the library's exceptions and ours
+    except (Exception, SystemExit) as error:  # the boundary between the library's exceptions and ours
         known = classify(error)
-        if known is None:
+        if known is None or (known is not error and not engine.is_healthy()):
             log.exception("separation_crashed")
             return Fatal(job.job, f"the separation ended with {type(error).__name__}")
         if known is not error and known.code is not ErrorCode.DISK_FULL:
