@@ -22,14 +22,20 @@ def write_list(model_dir: Path, **lists: dict[str, Any]) -> None:
 
 
 def write_mdxc(
-    model_dir: Path, instruments: list[str], target: str | None = None, *, name: str = "tiny", overlap: int = 2
+    model_dir: Path,
+    instruments: list[str],
+    target: str | None = None,
+    *,
+    name: str = "tiny",
+    overlap: int = 2,
+    channels: int = 2,
 ) -> str:
-    """Add an MDX23C model with these stems; return its name."""
+    """Add an MDX23C model with these stems; return its name. ``channels``: 1 for a mono network."""
     import torch
     from audio_separator.separator.uvr_lib_v5.tfc_tdf_v3 import TFC_TDF_net
     from ml_collections import ConfigDict  # type: ignore[import-untyped]
 
-    audio = {"chunk_size": 65536, "dim_f": 1024, "hop_length": 1024, "n_fft": 2048, "num_channels": 2}
+    audio = {"chunk_size": 65536, "dim_f": 1024, "hop_length": 1024, "n_fft": 2048, "num_channels": channels}
     network = {"act": "gelu", "bottleneck_factor": 4, "growth": 8, "norm": "InstanceNorm", "num_blocks_per_scale": 1}
     config = {
         "audio": {**audio, "sample_rate": 44100},

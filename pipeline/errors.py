@@ -82,6 +82,9 @@ class ErrorCode(StrEnum):
     SOURCE_IS_IMAGE = "source_is_image"
     AUDIO_MISSING = "audio_missing"
     AUDIO_PROTECTED = "audio_protected"
+    # Models that cannot be loaded, and models that the settings exclude.
+    MODEL_INVALID = "model_invalid"
+    MODEL_NOT_ALLOWED = "model_not_allowed"
 
 
 class PipelineError(Exception):

@@ -106,8 +106,8 @@ def _create_pool(settings: Settings, stop: StopSignal, workdir: WorkDir, command
         scratch_dir=workdir.path,
         download=settings.download,
         log=settings.log,
-        on_device=per_device,
-        in_all=count,
+        children_on_device=per_device,
+        children_on_machine=count,
         # More threads than cores make all children slower.
         threads=None if count == 1 else max(1, usable_cores() // count),
         device=DeviceOptions.from_settings(settings.device, keep_engines=not settings.model.encrypts),

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import FiniteFloat, NonNegativeInt
+
 from config import DownloadSettings, LogSettings, ModelSettings
 from pipeline.errors import ErrorCode, ErrorKind
 from pipeline.model_choice import Ensemble
 from processor.separation.options import DeviceOptions
+from processor.system.channel import Schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +24,9 @@ class ChildSettings:
     download: DownloadSettings = field(default_factory=DownloadSettings)
     """Settings for downloads of model files."""
     log: LogSettings = field(default_factory=LogSettings)
-    on_device: int = 1
+    children_on_device: int = 1
     """Number of children on the child's device, this one included."""
-    in_all: int = 1
+    children_on_machine: int = 1
     """Number of children on the machine, this one included."""
     threads: int | None = None
     """Threads for networks on the CPU; None: the libraries' default."""
@@ -38,11 +41,11 @@ class Stem:
     name: str
     path: Path
     sha256: str
-    bytes: int
-    frames: int
-    sample_rate: int
-    channels: int
-    peak: float
+    bytes: NonNegativeInt
+    frames: NonNegativeInt
+    sample_rate: NonNegativeInt
+    channels: NonNegativeInt
+    peak: FiniteFloat
 
 
 # --- to the child ---
@@ -81,7 +84,7 @@ class Ready:
 
     model: str
     device: str
-    seconds: float
+    seconds: FiniteFloat
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,7 @@ class Progress:
     """``fraction`` (0 to 1) of the job is done."""
 
     job: int
-    fraction: float
+    fraction: FiniteFloat
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,11 @@ class Fatal:
     message: str
 
 
-Command = Separate | Cancel
+Command = ChildSettings | Separate | Cancel
 JobReport = Started | ModelLoaded | Progress | Done | Failed | Fatal
 Report = Ready | SetupFailed | LoadedModels | JobReport
+
+COMMANDS = Schema[Command]("worker command", 1, ChildSettings, Separate, Cancel)
+REPORTS = Schema[Report](
+    "worker report", 1, Ready, SetupFailed, LoadedModels, Started, ModelLoaded, Progress, Done, Failed, Fatal
+)

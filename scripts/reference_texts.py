@@ -45,6 +45,8 @@ CODES = {
     ErrorCode.AUDIO_CORRUPT: ("permanent", "The file is truncated, or damaged beyond what players tolerate."),
     ErrorCode.MODEL_UNKNOWN: ("permanent", "No known model, preset or ensemble has this name."),
     ErrorCode.MODEL_UNAVAILABLE: ("transient", "The model's files could not be fetched or opened."),
+    ErrorCode.MODEL_INVALID: ("permanent", "The model's files are damaged, do not fit together, or contain code."),
+    ErrorCode.MODEL_NOT_ALLOWED: ("permanent", "`MODEL_ALLOW` does not include the model."),
     ErrorCode.STEM_UNKNOWN: ("permanent", "The model has no stem of a requested name."),
     ErrorCode.STEM_MISSING: ("permanent", "The model ended without an error and without one of its stems."),
     ErrorCode.SEPARATION_FAILED: ("permanent", "The model cannot separate this song."),

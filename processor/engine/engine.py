@@ -27,6 +27,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
+import soundfile
 import torch
 from audio_separator.separator import Separator as AudioSeparator
 
@@ -43,13 +44,14 @@ from processor.models.presets import resolved
 from processor.separation.ensemble.separator import EnsembleSeparator
 from processor.separation.options import DeviceOptions
 from processor.separation.registry import architecture, separator_for
+from processor.separation.runtime.checkpoints import restrict_loading
 from processor.separation.runtime.onnx import configured_sessions, require_tensorrt
 from processor.separation.runtime.precision import set_baseline
 from processor.separation.separator import OnProgress, Separator, monotonic_progress
 from processor.separation.stems import StemMissingError, require_known
 from processor.system.ffmpeg import put_ffmpeg_on_path
 from processor.system.memory import memory_in_use
-from processor.system.oom import is_out_of_memory
+from processor.system.oom import is_device_error, is_out_of_memory
 
 log = get_logger(__name__)
 
@@ -82,6 +84,7 @@ class SeparationEngine:
         self._options = device or DeviceOptions()
         require_tensorrt(self._options)
         set_baseline(self._options.precision)
+        restrict_loading()
         # audio-separator prefers this variable to the folder that it is given.
         os.environ.pop("AUDIO_SEPARATOR_MODEL_DIR", None)
         put_ffmpeg_on_path(scratch_dir)
@@ -187,6 +190,17 @@ class SeparationEngine:
             )
         log.info("model_warmed_up", model=name, seconds=round(time.monotonic() - started, 3))
 
+    def is_healthy(self) -> bool:
+        """Return whether the device still computes, after an exception of a library."""
+        if not torch.cuda.is_available():
+            return True
+        try:
+            torch.cuda.synchronize()
+            return bool(torch.ones(1, device="cuda").sum().item() == 1.0)
+        except RuntimeError as error:
+            log.error("device_failed", error=str(error)[:200])
+            return False
+
     # --- choose ---
 
     def _choose(self, job: Separate, fallback: OomFallback, loading: Loading) -> Separator:
@@ -251,8 +265,13 @@ def _device_name(separator: Separator) -> str:
     return kinds.replace("cuda", f"cuda ({torch.cuda.get_device_name(0)})") if "cuda" in kinds else kinds
 
 
-def classify(error: Exception) -> PipelineError | None:
-    """Return the job's error for an exception of audio-separator or torch; None if the child must be replaced."""
+def classify(error: BaseException) -> PipelineError | None:
+    """Return the job's error for an exception of the libraries; None if the device failed and the child must be
+    replaced.
+
+    What has not to do with memory, files or the device depends on the song and the model only: it would be raised
+    again, and is permanent.
+    """
     match error:
         case PipelineError():
             return error
@@ -264,7 +283,14 @@ def classify(error: Exception) -> PipelineError | None:
             return disk_error(error)
         case OSError():  # raised by a package whose shared library is not installed
             return PermanentError("the model cannot be run on this machine", code=ErrorCode.SEPARATION_FAILED)
+        case soundfile.LibsndfileError():
+            return TransientError("the decoded song cannot be read", code=ErrorCode.STORAGE_UNAVAILABLE)
         case ValueError():  # including InvalidAudioDataError
             return PermanentError("the model cannot separate this audio", code=ErrorCode.SEPARATION_FAILED)
-        case _:
+        case _ if is_device_error(error):
             return None
+        case _:
+            return PermanentError(
+                f"the model cannot separate this song ({type(error).__name__}): it would fail in the same way again",
+                code=ErrorCode.SEPARATION_FAILED,
+            )

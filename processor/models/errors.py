@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.errors import ErrorCode, PermanentError, PipelineError, TransientError
 from pipeline.service.logs import get_logger
-from processor.system.oom import is_out_of_memory
+from processor.system.oom import causes, is_device_error, is_out_of_memory
 
 log = get_logger(__name__)
 
@@ -47,7 +49,9 @@ def unknown_model(name: str) -> PermanentError:
 def load_errors(name: str) -> Iterator[None]:
     """Translate the exceptions of downloading and loading the model ``name`` into errors with sentences for the client.
 
-    The log has the details. Raises TransientError; a PipelineError of another kind passes unchanged.
+    The log has the details. Raises TransientError for what may be different later, PermanentError (``model_invalid``)
+    for all that the libraries refuse, because they would refuse the same files again. A PipelineError of another kind
+    passes unchanged, as does a failure of the device.
     """
     try:
         yield
@@ -70,8 +74,23 @@ def load_errors(name: str) -> Iterator[None]:
         if is_out_of_memory(error):
             message = f"there is not enough memory to load the model {name}"
             raise TransientError(message, code=ErrorCode.OUT_OF_MEMORY) from error
-        raise TransientError(
-            f"the model {name} cannot be loaded ({type(error).__name__}): if its files in MODEL_FILE_DIR are damaged, "
-            "remove them to have them fetched again",
-            code=ErrorCode.MODEL_UNAVAILABLE,
-        ) from error
+        if is_device_error(error):
+            raise
+        # Reading beyond the end of a truncated file is an invalid argument for the system.
+        if any(isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL) for cause in causes(error)):
+            message = f"the files of the model {name} cannot be read"
+            raise TransientError(message, code=ErrorCode.MODEL_UNAVAILABLE) from error
+        raise PermanentError(f"the model {name} {_defect(error)}", code=ErrorCode.MODEL_INVALID) from error
+
+
+def _defect(error: BaseException) -> str:
+    """Return what is wrong with the files of a model, for a client and for the operator."""
+    chain = list(causes(error))
+    if any(isinstance(cause, pickle.UnpicklingError) and "unsupported global" in str(cause).lower() for cause in chain):
+        return "is refused: its file contains other things than weights, which could run code when it is loaded"
+    if any("Error(s) in loading state_dict" in str(cause) for cause in chain):
+        return "cannot be loaded: its weights are not those of the network that its parameters describe"
+    return (
+        f"cannot be loaded ({type(chain[-1]).__name__}): its files are damaged, incomplete or of a kind that is not "
+        "supported; if they are damaged, remove them from MODEL_FILE_DIR to have them downloaded again"
+    )

@@ -90,13 +90,13 @@ def memory_in_use() -> Memory:
     return DeviceMemory() if torch.cuda.is_available() else MainMemory()
 
 
-def pool_limit(memory: Memory, wanted: int | None, *, on_device: int, in_all: int) -> int:
+def pool_limit(memory: Memory, wanted: int | None, *, children_on_device: int, children_on_machine: int) -> int:
     """Return the limit for the models of one child, bytes: its part of ``wanted``, or of the memory's default limit.
 
-    ``on_device``: the number of children on its device, which share the device's memory; ``in_all``: the number of
-    children on the machine, which share the main memory.
+    ``children_on_device``: the number of children on its device, which share the device's memory;
+    ``children_on_machine``: the number of children on the machine, which share the main memory.
     """
-    children = on_device if isinstance(memory, DeviceMemory) else in_all
+    children = children_on_device if isinstance(memory, DeviceMemory) else children_on_machine
     return (memory.share if wanted is None else wanted) // children
 
 

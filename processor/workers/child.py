@@ -25,8 +25,11 @@ from pipeline.files import disk_error
 from pipeline.service.logs import configure_logging, get_logger, log_context
 from pipeline.service.shutdown import ExitCode
 from processor.ipc import (
+    COMMANDS,
+    REPORTS,
     Cancel,
     ChildSettings,
+    Command,
     Done,
     Failed,
     Fatal,
@@ -41,6 +44,7 @@ from processor.ipc import (
     Started,
 )
 from processor.system import cpu
+from processor.system.channel import Channel, ProtocolError
 
 if TYPE_CHECKING:
     from processor.engine.engine import SeparationEngine
@@ -56,8 +60,8 @@ OOM_SCORE = "500"
 class ParentConnection:
     """The connection to the parent. A reader thread receives commands, so that a cancel arrives during the work."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, channel: Channel[Report, Command]) -> None:
+        self._channel = channel
         self._send_lock = threading.Lock()
         self._jobs: queue.SimpleQueue[tuple[Separate, CancelToken]] = queue.SimpleQueue()
         self._tokens: dict[int, CancelToken] = {}
@@ -73,12 +77,12 @@ class ParentConnection:
     def send(self, report: Report) -> None:
         """Send a report."""
         with self._send_lock:
-            self._connection.send(report)
+            self._channel.send(report)
 
     def _read(self) -> None:
         try:
             while True:
-                match self._connection.recv():
+                match self._channel.receive():
                     case Separate() as job:
                         self._tokens = {job.job: CancelToken()}
                         self._jobs.put((job, self._tokens[job.job]))
@@ -103,13 +107,15 @@ def main(descriptor: int) -> int:
     # Disable the telemetry of onnxruntime.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     cpu.configure_threads(os.environ)
-    connection = Connection(descriptor)
+    channel: Channel[Report, Command] = Channel(Connection(descriptor), sends=REPORTS, receives=COMMANDS)
     try:
-        settings: ChildSettings = connection.recv()
+        settings = channel.receive()
     except EOFError:
         return ExitCode.OK
+    if not isinstance(settings, ChildSettings):
+        raise ProtocolError("the settings were expected first")
     configure_logging("processor-child", settings.log)
-    parent = ParentConnection(connection)
+    parent = ParentConnection(channel)
     parent.start()
     started = time.monotonic()
     engine = _set_up(settings, parent)
@@ -143,7 +149,10 @@ def _set_up(settings: ChildSettings, parent: ParentConnection) -> SeparationEngi
             require_gpu=model.require_gpu,
             preferred=model.model_name,
             pool_bytes=pool_limit(
-                memory_in_use(), model.pool_bytes, on_device=settings.on_device, in_all=settings.in_all
+                memory_in_use(),
+                model.pool_bytes,
+                children_on_device=settings.children_on_device,
+                children_on_machine=settings.children_on_machine,
             ),
             device=settings.device,
         )
@@ -155,7 +164,7 @@ def _set_up(settings: ChildSettings, parent: ParentConnection) -> SeparationEngi
     except PipelineError as error:
         parent.send(SetupFailed(error.code, error.message))
         return None
-    except Exception as error:  # the boundary between the library's exceptions and ours
+    except (Exception, SystemExit) as error:  # the boundary between the library's exceptions and ours
         disk_full = isinstance(error, OSError) and disk_error(error).code is ErrorCode.DISK_FULL
         if not disk_full:
             log.exception("setup_failed")
@@ -188,9 +197,9 @@ def _separate(engine: SeparationEngine, job: Separate, cancel: CancelToken, pare
 
     try:
         stems = engine.separate(job, on_progress, loading)
-    except Exception as error:  # the boundary between the library's exceptions and ours
+    except (Exception, SystemExit) as error:  # the boundary between the library's exceptions and ours
         known = classify(error)
-        if known is None:
+        if known is None or (known is not error and not engine.is_healthy()):
             log.exception("separation_crashed")
             return Fatal(job.job, f"the separation ended with {type(error).__name__}")
         if known is not error and known.code is not ErrorCode.DISK_FULL:

@@ -15,8 +15,10 @@ from multiprocessing import Pipe
 
 from pipeline.service.logs import get_logger
 from processor.ipc import (
-    Cancel,
+    COMMANDS,
+    REPORTS,
     ChildSettings,
+    Command,
     Done,
     Failed,
     JobReport,
@@ -26,6 +28,8 @@ from processor.ipc import (
     Separate,
     SetupFailed,
 )
+from processor.system.channel import Channel, ProtocolError
+from processor.system.child_environment import BASIC, NETWORKS, allowed_environment
 from processor.system.cpu import THREADS
 from processor.workers.devices import ANY, Device
 
@@ -72,9 +76,10 @@ class ChildProcess:
         self._current_job: Separate | None = None
         # Without these locks, a descriptor that is closed during a write could by then be the number of another file.
         self._send_lock, self._shutdown_lock = threading.Lock(), threading.Lock()
-        self._connection, child_end = Pipe()
+        parent_end, child_end = Pipe()
+        self._channel: Channel[Command, Report] = Channel(parent_end, sends=COMMANDS, receives=REPORTS)
         # A second descriptor of the pipe: a Connection cannot be shut down while a thread reads it.
-        self._socket = socket.socket(fileno=os.dup(self._connection.fileno()))
+        self._socket = socket.socket(fileno=os.dup(self._channel.fileno()))
         try:
             with child_end:
                 self._process = _spawn(command, child_end.fileno(), settings, device)
@@ -86,12 +91,12 @@ class ChildProcess:
         self._thread = threading.Thread(target=self._run, name=f"child-{self.pid}", daemon=True)
         self._thread.start()
 
-    def send(self, command: Separate | Cancel | ChildSettings) -> None:
+    def send(self, command: Command) -> None:
         """Send a command. If the child has exited, do nothing: the next report is ``Exited``."""
         if isinstance(command, Separate):
             self._current_job = command
         with self._send_lock, suppress(OSError):
-            self._connection.send(command)
+            self._channel.send(command)
 
     def setup_result(self) -> Ready | SetupFailed | Exited | None:
         """Return the result of the setup, which stays available; None if there is none within a tick."""
@@ -114,11 +119,11 @@ class ChildProcess:
     def _run(self) -> None:
         try:
             while True:
-                self._handle(self._connection.recv())
+                self._handle(self._channel.receive())
         except (EOFError, OSError):
             pass  # the child has exited
-        except Exception:  # the boundary: unpickling the output of a broken child may raise anything
-            log.exception("worker_protocol_error", pid=self.pid)
+        except ProtocolError as error:
+            log.error("worker_protocol_error", pid=self.pid, error=str(error))
             self._process.kill()
         status = self._reap()
         about = {"task_uuid": self._current_job.task_uuid} if self._current_job else {}
@@ -168,11 +173,14 @@ class ChildProcess:
         self._shut_down_pipe()
         with self._send_lock, self._shutdown_lock:
             self._socket.close()
-            self._connection.close()
+            self._channel.close()
 
 
 def _spawn(command: Sequence[str], descriptor: int, settings: ChildSettings, device: Device) -> subprocess.Popen[bytes]:
-    """Start the child with its device and its share of the cores, unless the operator has set the number of threads."""
+    """Start the child with its device and its share of the cores, unless the operator has set the number of threads.
+
+    It inherits the variables of an allowlist only: it runs code that reads files from elsewhere, and no credential.
+    """
     threads = {} if settings.threads is None else {THREADS: str(settings.threads)}
     # Its own process group: signals to the group of the service are for the parent, even before the child ignores them.
     return subprocess.Popen(
@@ -180,5 +188,5 @@ def _spawn(command: Sequence[str], descriptor: int, settings: ChildSettings, dev
         pass_fds=[descriptor],
         stdin=subprocess.DEVNULL,
         process_group=0,
-        env={**threads, **os.environ, **device.environment},
+        env={**threads, **allowed_environment(os.environ, *BASIC, *NETWORKS), **device.environment},
     )

@@ -268,7 +268,8 @@ class WorkerSupervisor:
                 )
             )
             with suppress(_NotStartedError):
-                return _RunningJob(child, job, cancel, self._load_timeout, timeout, self._busy).wait(on_progress)
+                running = _RunningJob(child, job, folder, cancel, self._load_timeout, timeout, self._busy)
+                return running.wait(on_progress)
         raise WorkerUnavailableError("the separation process ends before it begins", code=ErrorCode.WORKER_DIED)
 
     def _replace(self, child: ChildProcess) -> None:
@@ -309,6 +310,8 @@ class _RunningJob:
 
     child: ChildProcess
     number: int
+    folder: Path
+    """The folder of the job's files."""
     cancel: CancelToken
     load_timeout: float
     timeout: float
@@ -340,11 +343,19 @@ class _RunningJob:
                 case Progress() as progress:
                     on_progress(progress.fraction)
                 case Done() as done:
-                    return done
+                    return self._checked(done)
                 case None:
                     pass
                 case failure:
                     raise self._error(failure)
+
+    def _checked(self, done: Done) -> Done:
+        """Return ``done``. A child that names files outside of the job's folder, which would be read, is replaced."""
+        if all(stem.path.parent == self.folder for stem in done.stems):
+            return done
+        log.error("worker_protocol_error", pid=self.child.pid, error="a stem is not in the folder of its job")
+        self.child.kill()
+        raise PoisonError("the separation process named a file that is not its own", code=ErrorCode.WORKER_DIED)
 
     def _enforce_timeout(self) -> None:
         limits = {

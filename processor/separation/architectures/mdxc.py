@@ -7,6 +7,7 @@ less than ten seconds. The other stem of a model with one target is the mixture 
 * a Roformer's transform omits the end of a song that is shorter than a segment and not a whole number of hops long, and
   fails below half a transform: such a song is padded with zeros;
 * where the step of an MDX23C model does not divide its segment length, see ``padded_segmentation``;
+* a Roformer that takes one channel separates the channels one after the other, where audio-separator fails;
 * the other stem of a target among three or more instruments does not get the name of one of them.
 """
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from pipeline.errors import ErrorCode, PermanentError
 from processor.audio.wav import SAMPLE_RATE
 from processor.separation.dsp.mixture import CHANNELS, open_mixture
 from processor.separation.dsp.segmentation import Segmentation, anchored_segmentation, padded_segmentation
@@ -57,6 +59,11 @@ class MdxcSeparator(BaseSeparator):
         defaults of both depend on the device."""
         self._model = model
         self._config = model.model_data_cfgdict
+        if not model.is_roformer and self._config.audio.num_channels != CHANNELS:
+            raise PermanentError(
+                "the model is not for stereo, and audio-separator's networks of its kind are for stereo only",
+                code=ErrorCode.MODEL_INVALID,
+            )
         target, instruments = self._config.training.target_instrument, self._config.training.instruments
         self._outputs = tuple(map(normalise_stem_name, (target,) if target else instruments))
         self._rest: str | None = None
@@ -122,6 +129,8 @@ class MdxcNetwork:
         ``options``, ``batch``: see ``MdxcSeparator``."""
         self._module = model.model_run
         self._stems = stems
+        #: Channels that the network takes at once: one of a mono network, which each channel passes by itself.
+        self._channels = 1 if model.is_roformer and not self._module.stereo else CHANNELS
         self.device: torch.device = next(self._module.parameters()).device
         self.batch = batch or batch_for(self.device, options)
         # The input's length must be a multiple of ``_multiple`` frames, and at least ``_min_frames``.
@@ -164,8 +173,11 @@ class MdxcNetwork:
     @torch.inference_mode()
     def _run(self, waves: Tensor) -> Tensor:
         """Return ``(batch, stems, channels, frames)`` for ``(batch, channels, frames)``."""
-        output = self._context(self._module, waves)
-        return output.to(self.device).reshape(len(waves), -1, CHANNELS, output.shape[-1])
+        batch, channels, frames = waves.shape
+        output = self._context(self._module, waves.reshape(-1, self._channels, frames)).to(self.device)
+        passes = channels // self._channels
+        stems = output.reshape(batch, passes, -1, self._channels, output.shape[-1])
+        return stems.transpose(1, 2).reshape(batch, -1, channels, output.shape[-1])
 
 
 def _repeated_layers(module: torch.nn.Module) -> list[torch.nn.Module]:

@@ -237,10 +237,10 @@ def test_damaged_model_is_an_error(harness: Harness) -> None:
     )
     refusal = harness.call(calls.load, model_dir, harness.scratch, "damaged.onnx")
     assert refusal == Refusal(
-        ErrorKind.TRANSIENT,
-        ErrorCode.MODEL_UNAVAILABLE,
-        "the model damaged.onnx cannot be loaded (InvalidProtobuf): if its files in MODEL_FILE_DIR are damaged, remove "
-        "them to have them fetched again",
+        ErrorKind.PERMANENT,
+        ErrorCode.MODEL_INVALID,
+        "the model damaged.onnx cannot be loaded (InvalidProtobuf): its files are damaged, incomplete or of a kind "
+        "that is not supported; if they are damaged, remove them from MODEL_FILE_DIR to have them downloaded again",
     )
 
 
@@ -252,5 +252,5 @@ def test_model_without_matching_metadata_is_an_error(harness: Harness) -> None:
     (model_dir / DEMO_MODEL_NAME).write_bytes(model[:-100])
     assert model_hash(model[:-100]) not in (model_dir / "mdx_model_data.json").read_text()
     refusal = harness.call(calls.load, model_dir, harness.scratch, DEMO_MODEL_NAME)
-    assert refusal.code == ErrorCode.MODEL_UNAVAILABLE
+    assert (refusal.kind, refusal.code) == (ErrorKind.PERMANENT, ErrorCode.MODEL_INVALID)
     assert refusal.message.startswith(f"the model {DEMO_MODEL_NAME} cannot be loaded (ValueError): ")

@@ -198,9 +198,9 @@ def test_unknown_model_evicts_nothing() -> None:
 
 def test_children_share_memory_equally() -> None:
     """The children on a GPU share its memory; all children share the main memory."""
-    assert pool_limit(DeviceMemory(), 900, on_device=2, in_all=6) == 450
-    assert pool_limit(MainMemory(), 900, on_device=2, in_all=6) == 150
-    assert pool_limit(MainMemory(), None, on_device=1, in_all=3) == MainMemory().share // 3
+    assert pool_limit(DeviceMemory(), 900, children_on_device=2, children_on_machine=6) == 450
+    assert pool_limit(MainMemory(), 900, children_on_device=2, children_on_machine=6) == 150
+    assert pool_limit(MainMemory(), None, children_on_device=1, children_on_machine=3) == MainMemory().share // 3
 
 
 class TestMainMemory:

@@ -224,7 +224,7 @@ def test_network_with_a_wrong_hash_is_rejected(harness: DemucsHarness, tmp_path:
     weights.write_bytes(weights.read_bytes() + b"more")
     refusal = harness.call(calls.load, models, harness.scratch, "light.yaml")
     assert isinstance(refusal, Refusal)
-    assert (refusal.kind, refusal.code) == (ErrorKind.TRANSIENT, ErrorCode.MODEL_UNAVAILABLE)
+    assert (refusal.kind, refusal.code) == (ErrorKind.PERMANENT, ErrorCode.MODEL_INVALID)
     assert "(ModelLoadingError)" in refusal.message
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from demo import tiny_models
-from pipeline.errors import ErrorCode
+from pipeline.errors import ErrorCode, ErrorKind
 from processor.audio.decode import Mixture
 from processor.audio.wav import SAMPLE_RATE, Samples
 from tests.processor.separation import upstream_calls as calls
@@ -221,7 +221,7 @@ def test_damaged_weights_are_reported_when_the_model_is_loaded(harness: VrHarnes
     harness.call(tiny_models.damage_vr, folder, f"{ONE}.pth")
     refusal = harness.call(calls.load, folder, harness.scratch, f"{ONE}.pth")
     assert isinstance(refusal, Refusal)
-    assert refusal.code == ErrorCode.MODEL_UNAVAILABLE
+    assert (refusal.kind, refusal.code) == (ErrorKind.PERMANENT, ErrorCode.MODEL_INVALID)
 
 
 @pytest.mark.parametrize("second", [0, 8])

@@ -33,7 +33,7 @@ class Stage:
     processes: Sequence[WorkerSupervisor]
     pool: WorkerPool
     cancel: CancelToken
-    lanes: WorkerThreads
+    threads: WorkerThreads
 
     def start(self, ready: int | None = None) -> None:
         """Start the pool, and wait until ``ready`` children are ready; by default all."""
@@ -68,7 +68,7 @@ Opener = Callable[..., Stage]
 def stage(tmp_path: Path) -> Iterator[Opener]:
     """``stage(("work",), …)``: the successive behaviours of each child; ``labels``: of their devices."""
     with ExitStack() as stack:
-        lanes = stack.enter_context(open_worker_threads())
+        threads = stack.enter_context(open_worker_threads())
 
         def open_stage(*children: Sequence[str], labels: Sequence[str] = "012345") -> Stage:
             processes = [
@@ -76,7 +76,7 @@ def stage(tmp_path: Path) -> Iterator[Opener]:
                 for slot, (behaviours, label) in enumerate(zip(children, labels, strict=False))
             ]
             stop = StopSignal(DEADLINE)
-            opened = Stage(tmp_path, processes, WorkerPool(processes, stop), CancelToken(), lanes)
+            opened = Stage(tmp_path, processes, WorkerPool(processes, stop), CancelToken(), threads)
             stack.callback(opened.pool.close)
             stack.callback(opened.cancel.cancel, ErrorCode.SHUTTING_DOWN)
             stack.callback(stop.request, "the test is over")

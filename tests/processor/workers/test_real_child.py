@@ -206,11 +206,13 @@ SETUP_PROGRAM = """
 import gc, sys, weakref
 from multiprocessing import Pipe
 from pathlib import Path
+from processor.ipc import COMMANDS, REPORTS
+from processor.system.channel import Channel
 from processor.workers.child import ParentConnection, _set_up
 from processor.system.memory import MainMemory
 from tests.processor.child_settings import child_settings
 models, scratch, name = sys.argv[1:]
-parent = ParentConnection(Pipe()[0])
+parent = ParentConnection(Channel(Pipe()[0], sends=REPORTS, receives=COMMANDS))
 engine = _set_up(child_settings(Path(models), name, Path(scratch)), parent)
 print(gc.get_freeze_count(), len(gc.get_objects()))
 engine.cycle, reference = engine, weakref.ref(engine)

@@ -256,6 +256,7 @@ def test_missing_program_is_an_infrastructure_error(tmp_path: Path) -> None:
         ("die_in_job", "the separation process was ended by signal 9"),
         ("report_fatal_in_job", "the device has fallen off"),
         ("send_garbage_in_job", "the separation process was ended by signal 9"),
+        ("name_foreign_file_in_job", "the separation process named a file that is not its own"),
     ],
 )
 def test_child_killed_by_a_job_is_replaced_immediately(stage: Opener, behaviour: str, message: str) -> None:
@@ -457,8 +458,8 @@ def test_commands_to_an_exiting_child_reach_no_other_descriptor(tmp_path: Path) 
     """The system reuses the number of a closed descriptor for the next file that is opened."""
     finished = threading.Event()
     interval = sys.getswitchinterval()
-    with open_worker_threads() as lanes:
-        watch = lanes.start(count_stray_bytes, finished)
+    with open_worker_threads() as threads:
+        watch = threads.start(count_stray_bytes, finished)
         sys.setswitchinterval(1e-5)
         try:
             for _ in range(100):

@@ -34,13 +34,27 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parents[3]
 DEADLINE = 60.0
 SEEN = ("GPU-aaaa", "")
+CREDENTIALS = (
+    "AWS_SECRET_ACCESS_KEY",
+    "S3_SECRET_KEY",
+    "KAFKA_SASL_PASSWORD",
+    "BASIC_AUTH_PASSWORD",
+    "WEBHOOK_SECRET",
+    "DOWNLOAD_PROXY",
+    "HF_TOKEN",
+)
 
 
 @pytest.fixture(scope="module")
 def pair(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WorkerSupervisor, ...]]:
     """Yield two ready children. A missing GPU is no error for them, because no GPU is required."""
     settings = child_settings(
-        model_dir, DEMO_MODEL_NAME, tmp_path_factory.mktemp("scratch"), on_device=1, in_all=2, threads=1
+        model_dir,
+        DEMO_MODEL_NAME,
+        tmp_path_factory.mktemp("scratch"),
+        children_on_device=1,
+        children_on_machine=2,
+        threads=1,
     )
     numbers = count(1)
     processes = tuple(
@@ -49,8 +63,11 @@ def pair(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     )
     cancel = CancelToken()
     pool = WorkerPool(processes, StopSignal(DEADLINE))
-    pool.start(cancel)
-    eventually(lambda: all(process.ready for process in processes), DEADLINE)
+    with pytest.MonkeyPatch.context() as environment:
+        for name in CREDENTIALS:
+            environment.setenv(name, "secret")
+        pool.start(cancel)
+        eventually(lambda: all(process.ready for process in processes), DEADLINE)
     cancel.cancel(ErrorCode.SHUTTING_DOWN)  # the tests have their own pools
     yield processes
     pool.close()
@@ -94,6 +111,14 @@ def test_each_child_has_its_device_and_its_share_of_the_cores(pair: tuple[Worker
     assert [process.models for process in pair] == [{DEMO_MODEL_NAME}] * 2
 
 
+def test_children_inherit_no_credential(pair: tuple[WorkerSupervisor, ...]) -> None:
+    for process in pair:
+        environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+        assert b"PATH=" in environment
+        assert b"secret" not in environment
+        assert not [name for name in CREDENTIALS if name.encode() in environment]
+
+
 def test_one_child_dies_while_both_work(pair: tuple[WorkerSupervisor, ...], songs: list[Mixture]) -> None:
     """The survivor's result is not affected; the dead child is replaced."""
     doomed, other = pair
@@ -115,10 +140,10 @@ def test_one_child_dies_while_both_work(pair: tuple[WorkerSupervisor, ...], song
             assert died.wait(DEADLINE)
         progress.append(fraction)
 
-    with open_worker_threads() as lanes:
+    with open_worker_threads() as threads:
         one, two = (
-            lanes.start(separate, doomed, songs[0], kill_it),
-            lanes.start(separate, other, songs[1], wait_for_it),
+            threads.start(separate, doomed, songs[0], kill_it),
+            threads.start(separate, other, songs[1], wait_for_it),
         )
         assert isinstance(one.exception(DEADLINE), PoisonError)
         survivor_result = two.result(DEADLINE)

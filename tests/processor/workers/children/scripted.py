@@ -14,13 +14,17 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from pipeline.errors import ErrorCode, ErrorKind
 from processor.ipc import (
+    COMMANDS,
+    REPORTS,
     Cancel,
     ChildSettings,
+    Command,
     Done,
     Failed,
     Fatal,
@@ -28,28 +32,32 @@ from processor.ipc import (
     ModelLoaded,
     Progress,
     Ready,
+    Report,
     Separate,
     SetupFailed,
     Started,
     Stem,
 )
+from processor.system.channel import Channel
+
+Parent = Channel[Report, Command]
 
 STEMS = ("vocals", "instrumental")
 
 
-def get_ready(parent: Connection) -> None:
-    settings = parent.recv()
+def get_ready(parent: Parent) -> None:
+    settings = parent.receive()
     assert isinstance(settings, ChildSettings)
     parent.send(Ready(settings.model.model_name, "cpu", 0.0))
 
 
-def next_job(parent: Connection) -> Separate:
-    while not isinstance(command := parent.recv(), Separate):
+def next_job(parent: Parent) -> Separate:
+    while not isinstance(command := parent.receive(), Separate):
         assert isinstance(command, Cancel)
     return command
 
 
-def accept_job(parent: Connection) -> Separate:
+def accept_job(parent: Parent) -> Separate:
     """Accept a job, and create the file ``begun-1`` beside the folder (``begun-2`` for the second job)."""
     job = next_job(parent)
     parent.send(Started(job.job))
@@ -77,12 +85,12 @@ def stem(job: Separate, name: str) -> Stem:
     return Stem(name, path, hashlib.sha256(content).hexdigest(), len(content), job.frames, 44_100, 2, 1.0)
 
 
-def work(parent: Connection) -> None:
+def work(parent: Parent) -> None:
     get_ready(parent)
     serve(parent)
 
 
-def serve(parent: Connection) -> None:
+def serve(parent: Parent) -> None:
     while True:
         job = accept_job(parent)
         parent.send(ModelLoaded(job.job))
@@ -91,57 +99,58 @@ def serve(parent: Connection) -> None:
         parent.send(done(job))
 
 
-def exit_in_setup(parent: Connection) -> None:
-    parent.recv()
+def exit_in_setup(parent: Parent) -> None:
+    parent.receive()
     sys.exit(3)
 
 
-def refuse_setup(parent: Connection) -> None:
-    parent.recv()
+def refuse_setup(parent: Parent) -> None:
+    parent.receive()
     parent.send(SetupFailed(ErrorCode.MODEL_UNAVAILABLE, "there is no model today"))
     hang()  # like a process that is slow to exit
 
 
-def report_full_disk(parent: Connection) -> None:
-    parent.recv()
+def report_full_disk(parent: Parent) -> None:
+    parent.receive()
     parent.send(SetupFailed(ErrorCode.DISK_FULL, "the disk is full"))
 
 
-def hang_in_setup(parent: Connection) -> None:
-    parent.recv()
+def hang_in_setup(parent: Parent) -> None:
+    parent.receive()
     hang()
 
 
-def get_ready_when_released(parent: Connection) -> None:
+def get_ready_when_released(parent: Parent) -> None:
     """Wait for the file ``go`` beside the folder."""
-    settings = parent.recv()
+    settings = parent.receive()
+    assert isinstance(settings, ChildSettings)
     while not sibling("go").exists():
         if parent.poll(0.02):
-            parent.recv()  # raises EOFError if the parent has exited
+            parent.receive()  # raises EOFError if the parent has exited
     parent.send(Ready(settings.model.model_name, "cpu", 0.0))
     serve(parent)
 
 
-def die_before_the_job(parent: Connection) -> None:
+def die_before_the_job(parent: Parent) -> None:
     get_ready(parent)
     next_job(parent)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def stop_before_the_job(parent: Connection) -> None:
+def stop_before_the_job(parent: Parent) -> None:
     get_ready(parent)
     next_job(parent)
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def hang_while_loading(parent: Connection) -> None:
+def hang_while_loading(parent: Parent) -> None:
     """Hang while loading the job's model."""
     get_ready(parent)
     accept_job(parent)
     hang()
 
 
-def load_slowly(parent: Connection) -> None:
+def load_slowly(parent: Parent) -> None:
     """Load as slowly as a model that must be downloaded first."""
     get_ready(parent)
     while True:
@@ -151,7 +160,7 @@ def load_slowly(parent: Connection) -> None:
         parent.send(done(job))
 
 
-def load_two_models(parent: Connection) -> None:
+def load_two_models(parent: Parent) -> None:
     """Act like an ensemble of two models, each of which needs some time for the song."""
     get_ready(parent)
     job = accept_job(parent)
@@ -163,8 +172,8 @@ def load_two_models(parent: Connection) -> None:
     hang()
 
 
-def in_job(act: Callable[[Connection, Separate], None]) -> Callable[[Connection], None]:
-    def behave(parent: Connection) -> None:
+def in_job(act: Callable[[Parent, Separate], None]) -> Callable[[Parent], None]:
+    def behave(parent: Parent) -> None:
         get_ready(parent)
         while True:
             job = accept_job(parent)
@@ -175,42 +184,48 @@ def in_job(act: Callable[[Connection, Separate], None]) -> Callable[[Connection]
     return behave
 
 
-def die(_parent: Connection, _job: Separate) -> None:
+def die(_parent: Parent, _job: Separate) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_for_deadly_model(parent: Connection, job: Separate) -> None:
+def die_for_deadly_model(parent: Parent, job: Separate) -> None:
     """Die if the model's name is ``deadly``."""
     if job.model == "deadly":
         die(parent, job)
     parent.send(done(job))
 
 
-def stop(_parent: Connection, _job: Separate) -> None:
+def stop(_parent: Parent, _job: Separate) -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def report_fatal(parent: Connection, job: Separate) -> None:
+def report_fatal(parent: Parent, job: Separate) -> None:
     parent.send(Fatal(job.job, "the device has fallen off"))
     hang()
 
 
-def send_garbage(parent: Connection, _job: Separate) -> None:
-    parent.send_bytes(b"this is no pickle")
+def send_garbage(parent: Parent, _job: Separate) -> None:
+    Connection(os.dup(parent.fileno())).send_bytes(b"this is no message")
     hang()
 
 
-def honour_cancel(parent: Connection, job: Separate) -> None:
-    assert parent.recv() == Cancel(job.job)
+def name_foreign_file(parent: Parent, job: Separate) -> None:
+    """Report a stem in a file that the job did not write."""
+    parent.send(Done(job.job, (replace(stem(job, "vocals"), path=job.folder / "../secrets.env"),), "model", "cpu"))
+    hang()
+
+
+def honour_cancel(parent: Parent, job: Separate) -> None:
+    assert parent.receive() == Cancel(job.job)
     parent.send(Failed(job.job, ErrorKind.CANCELLED, ErrorCode.SHUTTING_DOWN, "stopped"))
 
 
-def finish_despite_cancel(parent: Connection, job: Separate) -> None:
-    assert parent.recv() == Cancel(job.job)
+def finish_despite_cancel(parent: Parent, job: Separate) -> None:
+    assert parent.receive() == Cancel(job.job)
     parent.send(done(job))
 
 
-def finish_when_released(parent: Connection, job: Separate) -> None:
+def finish_when_released(parent: Parent, job: Separate) -> None:
     """Wait for the file ``go-1`` beside the folder for the first job, ``go-2`` for the second, …, or for a cancel."""
     while not sibling(f"go-{job.job}").exists():
         if parent.poll(0.02):
@@ -219,7 +234,7 @@ def finish_when_released(parent: Connection, job: Separate) -> None:
     parent.send(done(job))
 
 
-def hold(parent: Connection, job: Separate) -> None:
+def hold(parent: Parent, job: Separate) -> None:
     """Keep the models of all jobs loaded, like the real child while there is memory."""
     held.add(str(job.model))
     parent.send(LoadedModels(tuple(sorted(held))))
@@ -229,17 +244,17 @@ def hold(parent: Connection, job: Separate) -> None:
 held: set[str] = set()
 
 
-def ignore_cancel(_parent: Connection, _job: Separate) -> None:
+def ignore_cancel(_parent: Parent, _job: Separate) -> None:
     hang()
 
 
-def send_stale_report(parent: Connection, job: Separate) -> None:
+def send_stale_report(parent: Parent, job: Separate) -> None:
     """Send a report about the previous job first."""
     parent.send(Fatal(job.job - 1, "yesterday's trouble"))
     parent.send(done(job))
 
 
-def fail(parent: Connection, job: Separate) -> None:
+def fail(parent: Parent, job: Separate) -> None:
     """Fail with the kind of error that the model's name names."""
     parent.send(Failed(job.job, ErrorKind(str(job.model)), ErrorCode.SEPARATION_FAILED, f"{job.model} it is"))
 
@@ -248,7 +263,7 @@ def hang() -> None:
     threading.Event().wait()
 
 
-BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
+BEHAVIOURS: dict[str, Callable[[Parent], None]] = {
     behaviour.__name__: behaviour
     for behaviour in (
         work,
@@ -271,6 +286,7 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
         stop,
         report_fatal,
         send_garbage,
+        name_foreign_file,
         honour_cancel,
         finish_despite_cancel,
         finish_when_released,
@@ -293,9 +309,9 @@ def register(folder: Path) -> int:
 
 def main(folder: Path, *behaviours: str) -> None:
     number = register(folder)
-    *_, descriptor = sys.argv
+    parent: Parent = Channel(Connection(int(sys.argv[-1])), sends=REPORTS, receives=COMMANDS)
     try:
-        BEHAVIOURS[behaviours[min(number, len(behaviours) - 1)]](Connection(int(descriptor)))
+        BEHAVIOURS[behaviours[min(number, len(behaviours) - 1)]](parent)
     except EOFError:
         sys.exit(0)  # the parent has exited
 
