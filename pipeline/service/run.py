@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ def run_service(name: str, serve: Callable[[Settings, StopSignal], None]) -> Exi
     ``serve`` may raise ConfigError for unusable settings, InfrastructureError for a dependency that is missing or
     rejects the service, and CancelledError if the shutdown began during its start-up.
     """
+    os.umask(0o077)  # queue, stems and working files contain clients' URLs and songs
     try:
         settings = load()
         configure_logging(name, settings.log)

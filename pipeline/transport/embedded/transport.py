@@ -176,15 +176,12 @@ class EmbeddedSubscription:
         self._group = group
         self._lease = lease
         self._owner = uuid.uuid4().hex
+        self._generation = database.generation
         self._open: dict[int, Delivery] = {}
         self._open_lock = threading.Lock()
         self._closed = threading.Event()
         self._lease_thread = threading.Thread(target=self._renew_until_closed, name=f"lease-{group}", daemon=True)
-        with database.transaction() as connection:
-            connection.executemany(
-                "INSERT OR IGNORE INTO low_water_marks (grp, topic, seq) VALUES (?, ?, 0)",
-                [(group, topic) for topic in self._topics],
-            )
+        self._join_group()
         self._lease_thread.start()
 
     def receive(self, timeout: float) -> Delivery | None:
@@ -192,6 +189,7 @@ class EmbeddedSubscription:
         deadline = time.monotonic() + timeout
         while not self._closed.is_set():
             with self._take_lock:
+                self._follow_database()
                 delivery = self._take()
             if delivery is not None:
                 return delivery
@@ -243,6 +241,23 @@ class EmbeddedSubscription:
                 self.release(delivery, count_attempt=False)
         self._database.close()
 
+    def _join_group(self) -> None:
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO low_water_marks (grp, topic, seq) VALUES (?, ?, 0)",
+                [(self._group, topic) for topic in self._topics],
+            )
+
+    def _follow_database(self) -> None:
+        """Begin anew in a file that has replaced the one before: its offsets name other messages."""
+        if self._database.generation == self._generation:
+            return
+        self._join_group()
+        self._generation, self._owner = self._database.generation, uuid.uuid4().hex
+        for delivery in self._open_deliveries():
+            self._forget(delivery)
+            delivery.cancel.cancel(ErrorCode.DELIVERY_LOST)
+
     def _take(self) -> Delivery | None:
         """Lease the next ready message, or return None."""
 
@@ -260,6 +275,8 @@ class EmbeddedSubscription:
         if not any(self._database.query(_READY, parameters(topic)) for topic in self._topics):
             return None
         with self._database.transaction() as connection:
+            if self._database.generation != self._generation:
+                return None  # in another file, the offsets of open deliveries name other messages
             found = {topic: connection.execute(_READY, parameters(topic)).fetchone() for topic in self._topics}
             heads = {topic: row for topic, row in found.items() if row is not None}
             if not heads:
@@ -301,6 +318,8 @@ class EmbeddedSubscription:
         next_purge = 0.0
         while not self._closed.wait(self._lease / 4):
             try:
+                with self._take_lock:
+                    self._follow_database()
                 self._renew_leases()
                 if time.monotonic() >= next_purge:
                     self._purge()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -400,3 +402,120 @@ class TestHousekeeping:
         while count_rows(path)["messages"]:
             assert time.monotonic() < deadline
             threading.Event().wait(0.02)
+
+
+OPENERS = """
+import sys
+from pathlib import Path
+from pipeline.transport.embedded.database import Database
+print("ready", flush=True)
+for line in sys.stdin:
+    Database(Path(line.strip()), durable=True).close()
+    print("opened", flush=True)
+"""
+
+
+class TestFile:
+    """The file is opened by many, held by others, removed, replaced."""
+
+    def test_new_file_can_be_opened_by_several_processes_at_once(self, tmp_path: Path) -> None:
+        command = [sys.executable, "-c", OPENERS]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+        processes = [subprocess.Popen(command, **pipes) for _ in range(3)]  # type: ignore[call-overload]
+        try:
+            for process in processes:
+                assert process.stdout.readline() == "ready\n"
+            for number in range(60):
+                for process in processes:
+                    process.stdin.write(f"{tmp_path}/{number}.sqlite\n")
+                    process.stdin.flush()
+                for process in processes:
+                    assert process.stdout.readline() == "opened\n"
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
+
+    def test_calls_wait_no_longer_than_the_timeout_together(self, path: Path, transport: EmbeddedTransport) -> None:
+        """Another process holds the lock: each of many callers has its own deadline, whoever is before it."""
+        front_door = EmbeddedTransport(path, publish_timeout=0.3)
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        waits: list[float] = []
+
+        def publish() -> None:
+            started = time.monotonic()
+            with pytest.raises(InfrastructureError):
+                front_door.publish(*jobs(1))
+            waits.append(time.monotonic() - started)
+
+        threads = [threading.Thread(target=publish) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        other.execute("ROLLBACK")
+        other.close()
+        front_door.close()
+        assert len(waits) == 20
+        assert max(waits) < 20 * 0.3 / 2, "they do not queue behind each other"
+
+    @pytest.mark.parametrize("way", ["removed", "removed with its log", "folder removed", "replaced", "older copy"])
+    def test_vanished_file_loses_nothing(self, way: str, path: Path, transport: EmbeddedTransport) -> None:
+        other = EmbeddedTransport(path, lease=LEASE)  # as another process has it
+        subscription = other.subscribe([JOBS], "group")
+        transport.publish(*jobs(6))
+        subscription.settle(receive(subscription), Message(RESULTS, "r", b"of the first"))
+        in_hand = receive(subscription)
+        copy = path.with_name("copy")
+        if way == "older copy":
+            with sqlite3.connect(path) as source, sqlite3.connect(copy) as target:
+                source.backup(target)
+            source.close()
+            target.close()
+            subscription.settle(in_hand)
+            transport.publish(Message(JOBS, "key-6", b""))
+        match way:
+            case "removed":
+                path.unlink()
+            case "removed with its log":
+                for name in path.parent.glob("broker.sqlite*"):
+                    name.unlink()
+            case "folder removed":
+                shutil.rmtree(path.parent)
+            case "replaced":
+                EmbeddedTransport(copy).close()
+                copy.replace(path)
+            case "older copy":
+                copy.replace(path)
+        transport.publish(Message(JOBS, "key-last", b""))
+        done = {"key-0"} | ({"key-1"} if way == "older copy" else set())
+        expected = {message.key for message in jobs(7 if way == "older copy" else 6)} - done | {"key-last"}
+        keys: set[str] = set()
+        while not expected <= keys:
+            delivery = receive(subscription)
+            with suppress(CancelledError):
+                subscription.settle(delivery)
+                keys.add(delivery.message.key)
+        assert in_hand.cancel.is_set() or way == "older copy"
+        with pytest.raises(CancelledError):
+            subscription.settle(in_hand)
+        assert [stored.message.value for stored in transport.browse(RESULTS)] == [b"of the first"]
+        other.close()
+        transport.publish(Message(RESULTS, "r", b"later"))
+        with sqlite3.connect(path) as current:
+            assert current.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            assert current.execute("SELECT count(*) FROM messages WHERE value = 'later'").fetchone() is not None
+        current.close()
+
+    def test_message_is_on_the_disk_under_the_path_when_publish_returns(
+        self, path: Path, transport: EmbeddedTransport
+    ) -> None:
+        """The file is removed between the beginning of the transaction and its commit."""
+        with transport._database.transaction() as connection:
+            for name in path.parent.glob("broker.sqlite*"):
+                name.unlink()
+            connection.execute(
+                "INSERT INTO messages (topic, key, value, headers, published) VALUES ('jobs', 'k', x'01', '{}', 0)"
+            )
+        assert rows(path, "SELECT topic, key FROM messages") == [("jobs", "k")]
