@@ -437,7 +437,7 @@ class TestFile:
                 process.communicate()
 
     def test_calls_wait_no_longer_than_the_timeout_together(self, path: Path, transport: EmbeddedTransport) -> None:
-        """Another process holds the lock: each of many callers has its own deadline, whoever is before it."""
+        """Another process holds the lock: each of many callers has its own deadline, however many are before it."""
         front_door = EmbeddedTransport(path, publish_timeout=0.3)
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
