@@ -10,7 +10,8 @@ import numpy as np
 
 from pipeline.cancellation import CancelToken
 from pipeline.files import disk_error
-from processor.audio.track import open_track
+from processor.audio.resampler import Resampler
+from processor.audio.track import Track, open_track
 from processor.audio.wav import SAMPLE_RATE, Samples, read_blocks, write_wav
 
 #: One frame of the written files: two channels of float32.
@@ -53,7 +54,7 @@ def decode(source: Path, folder: Path, *, max_seconds: float, cancel: CancelToke
     raw, mixture = folder / "decoded.wav", folder / "mixture.wav"
     try:
         with open_track(source) as track:
-            written = write_wav(raw, track.blocks(max_seconds, cancel), channels=2)
+            written = write_wav(raw, _resampled(track, max_seconds, cancel), channels=2)
             track.require_whole()
             notes = track.notes
         write_wav(mixture, _scaled(raw, written.peak, cancel), channels=2)
@@ -61,6 +62,15 @@ def decode(source: Path, folder: Path, *, max_seconds: float, cancel: CancelToke
     except OSError as error:
         raise disk_error(error) from error
     return Mixture(mixture, written.peak, written.frames, notes)
+
+
+def _resampled(track: Track, max_seconds: float, cancel: CancelToken) -> Iterator[Samples]:
+    resampler: Resampler | None = None
+    for block in track.blocks(max_seconds, cancel):
+        resampler = resampler or Resampler(track.sample_rate, SAMPLE_RATE, channels=2)
+        yield resampler.process(block)
+    if resampler is not None:
+        yield resampler.flush()
 
 
 def _scaled(raw: Path, peak: float, cancel: CancelToken) -> Iterator[Samples]:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.audio.declared_size import declared_size
-from processor.audio.truncation import ends_complete
+from processor.audio.formats.declared_size import declared_size
+from processor.audio.formats.truncation import ends_complete
 
 MAGIC = (
     b"RIFF\0\0\0\0WAVE",

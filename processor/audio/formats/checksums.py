@@ -1,0 +1,96 @@
+"""Verify the checksums of Ogg and Matroska.
+
+ffmpeg omits an Ogg page with a wrong checksum without an error, and does not compare those of Matroska's clusters.
+
+Sources: RFC 3533, 6, for the pages of Ogg; RFC 8794, 11.3.1, for CRC-32 elements; RFC 9559, 5.1, for their parents.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from processor.audio.formats.byte_ranges import find, size_of
+from processor.audio.formats.ebml import element_at
+
+_PAGE_HEADER = 27
+#: The flag of the first page of a logical stream.
+_FIRST_PAGE = 2
+#: Every byte with its bits in the opposite order: Ogg's CRC begins with the highest bit, zlib's with the lowest.
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+_EBML = b"\x1a\x45\xdf\xa3"
+_SEGMENT = b"\x18\x53\x80\x67"
+_CLUSTER = b"\x1f\x43\xb6\x75"
+_CRC32 = b"\xbf\x84"
+_CRC32_SIZE = 6
+#: The largest cluster that is verified, bytes: it is read at once.
+_MAX_CLUSTER = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class OggPage:
+    """One page of an Ogg."""
+
+    offset: int
+    is_first: bool
+    """The first page of its logical stream."""
+    is_intact: bool
+    """Complete, and its checksum is right."""
+
+
+def ogg_pages(file: BinaryIO) -> Iterator[OggPage]:
+    """Yield the pages of an Ogg in order. Moves the file's position."""
+    offset, size = 0, size_of(file)
+    while offset < size:
+        file.seek(offset)
+        header = file.read(_PAGE_HEADER)
+        if header[:4] != b"OggS" or len(header) < _PAGE_HEADER:
+            offset = find(file, b"OggS", offset + 1)
+            continue
+        lengths = file.read(header[26])
+        page = header + lengths + file.read(sum(lengths))
+        is_intact = len(page) == _PAGE_HEADER + len(lengths) + sum(lengths) and _ogg_checksum(page) == page[22:26]
+        yield OggPage(offset, bool(header[5] & _FIRST_PAGE), is_intact)
+        # The length of a damaged page may be wrong too.
+        offset = offset + len(page) if is_intact else find(file, b"OggS", offset + 4)
+
+
+def damaged_parts(file: BinaryIO) -> int:
+    """Return the number of Ogg pages or Matroska clusters whose checksum is wrong; 0 for other formats.
+
+    Moves the file's position.
+    """
+    file.seek(0)
+    head = file.read(4)
+    if head == b"OggS":
+        return sum(not page.is_intact for page in ogg_pages(file))
+    return sum(not is_intact for is_intact in _clusters(file)) if head == _EBML else 0
+
+
+def _ogg_checksum(page: bytes) -> bytes:
+    """Return the checksum as it is stored: CRC-32 without inversion, of the page with zeros in the checksum's place."""
+    content = (page[:22] + bytes(4) + page[26:]).translate(_REVERSED)
+    crc = zlib.crc32(content, 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return crc.to_bytes(4, "little").translate(_REVERSED)[::-1]
+
+
+def _clusters(file: BinaryIO) -> Iterator[bool]:
+    """Yield for each cluster of known size, and for each place where no element begins, whether it is intact."""
+    offset, end = 0, size_of(file)
+    while offset < end:
+        element = element_at(file, offset)
+        if element is None:
+            yield False
+            offset = find(file, _CLUSTER, offset + 1)
+            continue
+        if element.kind == _CLUSTER and element.size is not None and element.size < _MAX_CLUSTER:
+            file.seek(element.start)
+            content = file.read(element.size)
+            if content.startswith(_CRC32) and len(content) == element.size:
+                yield zlib.crc32(content[_CRC32_SIZE:]).to_bytes(4, "little") == content[2:_CRC32_SIZE]
+        # The children of a segment, or of an element of unknown size, follow directly.
+        inside = element.kind == _SEGMENT or element.size is None
+        offset = element.start if inside else element.start + (element.size or 0)
