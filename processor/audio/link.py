@@ -66,7 +66,7 @@ class SampleFormat:
     """The resolution of lossless samples, bits; None for lossy codecs."""
 
 
-class Link:
+class ChainLink:
     """The first audio stream of one container: a whole file, or one link of a chained one. Consume ``blocks`` first."""
 
     def __init__(self, file: BinaryIO, container: InputContainer) -> None:
@@ -136,8 +136,9 @@ class Link:
     def missing(self) -> float:
         """The length of the sound that the header declares and that the file ends before, s."""
         if self._formats & _MEASURED:
-            share = (declared_size(self._file) or 0) / size_of(self._file)
-            return self.end * max(share - 1, 0.0)
+            size = declared_size(self._file)
+            if size is not None:
+                return self.end * max(size / size_of(self._file) - 1, 0.0)
         if self._declared is None or self.timeline.recounts:
             return 0.0
         return max(self._declared - self.end, 0.0)

@@ -140,6 +140,7 @@ class PacketDecoder:
         seconds = float((packet.duration or 0) * (packet.time_base or 0))
         if abs(seconds - self._frame_seconds) < 0.002 or not seconds:  # the durations of some containers are rounded
             seconds = self._frame_seconds
-        if self._is_elementary and self._bytes:
-            seconds = max(seconds, packet.size * self._seconds / self._bytes)
+        if self._is_elementary and self._bytes and self._frame_seconds:
+            frames = packet.size * self._seconds / self._bytes / self._frame_seconds
+            seconds = max(round(frames), 1) * self._frame_seconds
         return seconds

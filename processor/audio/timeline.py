@@ -1,4 +1,4 @@
-"""Place decoded sound where its time stamps say, with silence where sound is missing.
+"""Place decoded sound by its time stamps, with silence where sound is missing.
 
 Time stamps are not believed without limit: those of some containers are rounded or jitter, and a damaged one may be
 hours away from its neighbours.
@@ -17,6 +17,8 @@ _MAX_OVERLAP = 10.0
 _SUDDEN, _GRADUAL = 0.015, 0.1
 #: The difference of stamps that count samples, s.
 _EXACT = 0.0005
+#: The rounding error of the difference between two stamps in ms, s.
+_ROUNDED = 0.0011
 #: The distance to the first stamp, s, within which stamps that go back begin a new count.
 _RESTART = 0.5
 
@@ -102,7 +104,9 @@ class Timeline:
             return self._recount(stamp, lost)
         if drift < 0 and (drift < -_MAX_OVERLAP or stamp < (self._first or 0.0) + _RESTART):
             return self._recount(stamp, lost)
-        return drift
+        # Where stamps are rounded to milliseconds, whole frames are more exact.
+        frames = round(drift / seconds) * seconds if seconds else drift
+        return frames if abs(drift - frames) < _ROUNDED else drift
 
     def _tolerance(self, jump: float) -> float:
         if self.clock.counts_samples:

@@ -18,7 +18,7 @@ from processor.audio.formats.links import links
 from processor.audio.formats.tags import sound_ranges
 from processor.audio.formats.truncation import ends_complete
 from processor.audio.gapless import Block
-from processor.audio.link import Link, SampleFormat
+from processor.audio.link import ChainLink, SampleFormat
 from processor.audio.resampler import Resampler
 from processor.audio.wav import Samples
 
@@ -41,7 +41,7 @@ class Track:
     Consume ``blocks`` before ``notes`` and ``require_whole``.
     """
 
-    def __init__(self, file: BinaryIO, first: Link, others: Iterator[Link]) -> None:
+    def __init__(self, file: BinaryIO, first: ChainLink, others: Iterator[ChainLink]) -> None:
         self._file = file
         self._first = first
         self._others = others
@@ -101,7 +101,8 @@ class Track:
 
     def require_whole(self) -> None:
         """Raise PermanentError if the track is empty, too damaged, or ends earlier than its file declares."""
-        if not self._frames:
+        # A QuickTime file that refers to another one declares a length too.
+        if not self._frames and (self._missing <= _SHORTFALL or self.form.container == "mov"):
             raise audio_corrupt() if self._lost or any(link.had_errors for link in self._links) else audio_empty()
         seconds = self._frames / self.sample_rate
         if self._missing > _SHORTFALL:
@@ -190,11 +191,11 @@ def open_track(source: Path) -> Iterator[Track]:
         ranges = links(file)
         first = part_of(file, ranges[:1])
         with open_container(first) as container:
-            yield Track(file, Link(first, container), _further_links(file, ranges[1:]))
+            yield Track(file, ChainLink(first, container), _further_links(file, ranges[1:]))
 
 
-def _further_links(file: BinaryIO, ranges: list[tuple[int, int]]) -> Iterator[Link]:
+def _further_links(file: BinaryIO, ranges: list[tuple[int, int]]) -> Iterator[ChainLink]:
     for part in ranges:
         link = part_of(file, [part])
         with open_container(link) as container:
-            yield Link(link, container)
+            yield ChainLink(link, container)

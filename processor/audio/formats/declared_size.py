@@ -6,7 +6,8 @@ a file that is not audio.
 Sources: Multimedia Programming Interface and Data Specifications 1.0 (IBM and Microsoft, 1991) and EBU Tech 3306 for
 WAV and AVI; ISO/IEC 14496-12, 4.2, for MP4; ID3v2.4.0 structure, 3.1 and 5, and the layout of the "Xing" frame, which
 LAME calls "Info" where the bit rate is constant, for MP3; Sony Wave64 1.0; Apple Core Audio Format Specification 1.0,
-"Chunk Header"; au(5) of NeXT and Sun; Advanced Systems Format Specification 01.20.03, 3.2.
+"Chunk Header"; au(5) of NeXT and Sun; Advanced Systems Format Specification 01.20.03, 3.2; Adobe Flash Video
+File Format Specification 10.1, E.5.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ def declared_size(file: BinaryIO) -> int | None:
         return _caf_size(file)
     if head[:16] == _ASF_HEADER:
         return _asf_size(file)
+    if head[:3] == b"FLV":
+        return _flv_size(file)
     if is_mp4(head):
         ends = [end for _, end in boxes(file)]
         return None if None in ends else ends[-1]
@@ -139,6 +142,15 @@ def _asf_size(file: BinaryIO) -> int | None:
             return None
         file.seek(end)
     return None
+
+
+def _flv_size(file: BinaryIO) -> int | None:
+    """Return the number ``filesize`` of the ``onMetaData`` object, near the start."""
+    file.seek(0)
+    name = b"\0\x08filesize\0"
+    _, found, number = file.read(4096).partition(name)
+    size = struct.unpack(">d", number[:8])[0] if found and len(number) >= 8 else 0.0
+    return int(size) if 0 < size < _MIN_LONG_PLACEHOLDER else None
 
 
 def _mp3_size(file: BinaryIO) -> int | None:

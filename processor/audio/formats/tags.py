@@ -97,7 +97,7 @@ def _ape_size(head: bytes) -> int:
     if len(head) < _APE_HEADER or not head.startswith(b"APETAGEX"):
         return 0
     size, flags = int.from_bytes(head[12:16], "little"), int.from_bytes(head[20:24], "little")
-    has_header = flags >> 31 or flags >> 29 & 1  # as a header itself, the flag says so
+    has_header = flags >> 31 or flags >> 29 & 1  # as a header itself, the flag states it
     return size + (_APE_HEADER if has_header else 0)
 
 
