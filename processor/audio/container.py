@@ -14,7 +14,7 @@ from av.container import InputContainer
 
 from processor.audio.errors import audio_empty, audio_truncated, not_audio, playlist_refused
 from processor.audio.formats.byte_ranges import size_of
-from processor.audio.formats.declared_size import declared_size
+from processor.audio.formats.declared_size import declared_size, has_sound_after_its_data
 
 #: The allowlist of demuxers. Each of them reads one file only. Playlists and similar formats are not in it, because
 #: they make ffmpeg open the files or addresses that the source names.
@@ -32,11 +32,12 @@ def open_container(file: BinaryIO) -> InputContainer:
     """
     if not size_of(file):
         raise audio_empty()
-    file.seek(0)
     _limit_allocations()
+    options = _OPTIONS | {"ignore_length": "1"} if has_sound_after_its_data(file) else _OPTIONS
+    file.seek(0)
     try:
         container = av.open(
-            _Reader(file), mode="r", container_options=_OPTIONS, metadata_errors="replace", io_open=_refuse_to_open
+            _Reader(file), mode="r", container_options=options, metadata_errors="replace", io_open=_refuse_to_open
         )
     except (av.error.FFmpegError, ValueError) as error:
         if (declared_size(file) or 0) > size_of(file):

@@ -15,7 +15,7 @@ from pipeline.cancellation import CancelToken
 from processor.audio.downmix import to_stereo
 from processor.audio.errors import no_audio_track, not_audio
 from processor.audio.formats.byte_ranges import size_of
-from processor.audio.formats.checksums import damaged_parts
+from processor.audio.formats.checksums import Damage, find_damage
 from processor.audio.formats.declared_size import declared_size
 from processor.audio.gapless import Block, trim_last_packet, trim_to_length
 from processor.audio.packets import Loss, PacketDecoder
@@ -90,8 +90,7 @@ class ChainLink:
         self._decoder = PacketDecoder(container, self._stream)
         self._origin = self._first_stamp()
         self.timeline = Timeline(self._clock(damaged=False))
-        self.damaged_parts = 0
-        """The parts of the file with a wrong checksum."""
+        self._damage = Damage()
 
     @property
     def form(self) -> SampleFormat:
@@ -110,9 +109,9 @@ class ChainLink:
         """Yield the sound and the silence between, in order. Raises PermanentError, CancelledError."""
         if self._formats & _CHECKED:
             position = self._file.tell()  # ffmpeg continues to read there
-            self.damaged_parts = damaged_parts(self._file)
+            self._damage = find_damage(self._file)
             self._file.seek(position)
-        self.timeline = Timeline(self._clock(damaged=self.damaged_parts > 0))
+        self.timeline = Timeline(self._clock(damaged=self._damage.parts > 0))
         blocks = self._placed(cancel)
         if self._formats & _PADDED:
             blocks = trim_last_packet(blocks, self._declared)
@@ -126,6 +125,11 @@ class ChainLink:
     def had_errors(self) -> bool:
         """Parts of the container could not be read."""
         return self._decoder.had_errors
+
+    @property
+    def damaged_parts(self) -> int:
+        """The number of parts of the file with a wrong checksum."""
+        return self._damage.parts
 
     @property
     def rounding(self) -> float:
@@ -166,7 +170,7 @@ class ChainLink:
 
     def _placed(self, cancel: CancelToken) -> Iterator[Block]:
         timeline, rate = self.timeline, 0
-        for item in self._decoder.decode(cancel):
+        for item in self._decoder.decode(cancel, self._damage.resumptions):
             if isinstance(item, Loss):
                 timeline.lose(item.seconds)
                 continue

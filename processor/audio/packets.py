@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ class PacketDecoder:
         self._is_elementary = container.format.name in _ELEMENTARY
         self.had_errors = False
         """The container is damaged at a place where a packet should begin."""
+        self._position: int | None = None
         self._bytes = 0
         self._seconds = 0.0
         self._frame_seconds = 0.0
@@ -57,8 +58,27 @@ class PacketDecoder:
         if self._codec.name in _SKIPS_TOO_MUCH:
             self._codec.options = {"flags2": "+skip_manual"}
 
-    def decode(self, cancel: CancelToken) -> Iterator[av.AudioFrame | Loss]:
-        """Yield the frames and losses in the order of the file. Raises CancelledError."""
+    def decode(self, cancel: CancelToken, resumptions: Collection[int] = ()) -> Iterator[av.AudioFrame | Loss]:
+        """Yield the frames and losses in the order of the file. Raises CancelledError.
+
+        ``resumptions``: the offsets of the Ogg pages before which a page is missing. ffmpeg gives the packets of such a
+        page the stamps of the missing ones, and corrects itself at its end.
+        """
+        held: list[av.AudioFrame] = []
+        for item in self._decoded(cancel):
+            if isinstance(item, Loss):
+                yield item
+                continue
+            if held and self._position not in resumptions:
+                yield from _moved_to(held, item)
+                held = []
+            if self._position in resumptions:
+                held.append(item)
+            else:
+                yield item
+        yield from held
+
+    def _decoded(self, cancel: CancelToken) -> Iterator[av.AudioFrame | Loss]:
         skip = 1 if self._codec.name in _SKIPS_TOO_MUCH else 0
         zeros = 0.0
         for packet in self._packets():
@@ -76,6 +96,7 @@ class PacketDecoder:
                 yield Loss(zeros)
                 zeros = 0.0
             self._measure(packet, frames)
+            self._position = packet.pos if packet else None
             yield from frames[skip:]
             skip = max(skip - len(frames), 0)
 
@@ -115,7 +136,7 @@ class PacketDecoder:
     def _split(self, packet: _Packet) -> Iterator[_Packet]:
         """Yield the frames of a packet of FLAC one by one, if it has several."""
         content = bytes(packet)
-        starts = list(frame_starts(content, self._codec.extradata or b""))
+        starts = frame_starts(content, self._codec.extradata or b"")
         if len(starts) < 2:
             yield packet
             return
@@ -144,3 +165,14 @@ class PacketDecoder:
             frames = packet.size * self._seconds / self._bytes / self._frame_seconds
             seconds = max(round(frames), 1) * self._frame_seconds
         return seconds
+
+
+def _moved_to(frames: list[av.AudioFrame], following: av.AudioFrame) -> list[av.AudioFrame]:
+    """Return ``frames`` with stamps that end where the ``following`` one begins, if there is a gap."""
+    last = frames[-1]
+    if following.pts is None or last.pts is None or last.time_base is None:
+        return frames
+    gap = following.pts - last.pts - round(last.samples / last.sample_rate / last.time_base)
+    for frame in frames if gap > 0 else ():
+        frame.pts = None if frame.pts is None else frame.pts + gap
+    return frames

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-#: The longest gap that is filled with silence, s, unless the file declares a length that includes it.
+#: The longest gap that is filled with silence, s, in files that declare no length; in others, a gap ends before it.
 MAX_GAP = 300.0
+_BEYOND_END = 0.5
 #: The longest overlap that is cut, s. Stamps that go back further begin a new count, as in joined files.
 _MAX_OVERLAP = 10.0
 #: The difference to the place so far that counts as a gap or an overlap, s: at once, if it appears between two frames,
@@ -57,6 +58,8 @@ class Timeline:
     _first: float | None = None
     _expected: float | None = None
     _pending: float = 0.0
+    _is_cutting: bool = False
+    """The last frame was left out at least in part; the next ones are as long as they overlap."""
 
     def __post_init__(self) -> None:
         self._origin = self.clock.origin
@@ -84,13 +87,13 @@ class Timeline:
             self._expected = stamp + seconds
         elif self._expected is not None:
             self._expected += lost + seconds
-        self._count(offset, lost)
+        self._count(offset, lost, seconds)
         return offset
 
     def flush(self) -> float:
         """Return the silence instead of damaged sound at the end of the stream, s."""
         lost, self._pending = self._pending, 0.0
-        self._count(lost, lost)
+        self._count(lost, lost, 0.0)
         return lost
 
     def _offset(self, stamp: float, seconds: float, lost: float) -> float:
@@ -100,7 +103,7 @@ class Timeline:
         jump = drift if self._expected is None else stamp - self._expected
         if abs(drift - lost) <= self._tolerance(jump - lost):
             return lost
-        if drift > MAX_GAP and stamp + seconds > (self.clock.declared_end or 0.0) + 1:
+        if drift > 0 and not self._is_credible(drift, stamp):
             return self._recount(stamp, lost)
         if drift < 0 and (drift < -_MAX_OVERLAP or stamp < (self._first or 0.0) + _RESTART):
             return self._recount(stamp, lost)
@@ -108,8 +111,12 @@ class Timeline:
         frames = round(drift / seconds) * seconds if seconds else drift
         return frames if abs(drift - frames) < _ROUNDED else drift
 
+    def _is_credible(self, gap: float, stamp: float) -> bool:
+        end = self.clock.declared_end
+        return gap <= MAX_GAP if end is None else stamp <= end + _BEYOND_END
+
     def _tolerance(self, jump: float) -> float:
-        if self.clock.counts_samples:
+        if self.clock.counts_samples or self._is_cutting:
             return _EXACT
         return _SUDDEN if abs(jump) > _SUDDEN else _GRADUAL
 
@@ -120,9 +127,10 @@ class Timeline:
         self.recounts += 1
         return lost
 
-    def _count(self, offset: float, lost: float) -> None:
+    def _count(self, offset: float, lost: float, seconds: float) -> None:
+        self._is_cutting = offset < 0
         if offset < 0:
-            self.overlaps -= offset
+            self.overlaps += min(-offset, seconds)
             return
         is_loss = lost > 0 or (self.clock.gaps_are_damage and self._has_begun)
         if is_loss:

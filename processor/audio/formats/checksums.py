@@ -58,16 +58,33 @@ def ogg_pages(file: BinaryIO) -> Iterator[OggPage]:
         offset = offset + len(page) if is_intact else find(file, b"OggS", offset + 4)
 
 
-def damaged_parts(file: BinaryIO) -> int:
-    """Return the number of Ogg pages or Matroska clusters whose checksum is wrong; 0 for other formats.
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """The parts of a file whose checksum is wrong."""
 
-    Moves the file's position.
-    """
+    parts: int = 0
+    """The number of Ogg pages or Matroska clusters."""
+    resumptions: frozenset[int] = frozenset()
+    """The offsets of the intact Ogg pages that follow damaged ones."""
+
+
+def find_damage(file: BinaryIO) -> Damage:
+    """Verify the checksums of an Ogg or a Matroska; other formats have no damage. Moves the file's position."""
     file.seek(0)
     head = file.read(4)
     if head == b"OggS":
-        return sum(not page.is_intact for page in ogg_pages(file))
-    return sum(not is_intact for is_intact in _clusters(file)) if head == _EBML else 0
+        return _ogg_damage(file)
+    return Damage(sum(not is_intact for is_intact in _clusters(file))) if head == _EBML else Damage()
+
+
+def _ogg_damage(file: BinaryIO) -> Damage:
+    parts, resumptions, was_intact = 0, set(), True
+    for page in ogg_pages(file):
+        if page.is_intact and not was_intact:
+            resumptions.add(page.offset)
+        parts += not page.is_intact
+        was_intact = page.is_intact
+    return Damage(parts, frozenset(resumptions))
 
 
 def _ogg_checksum(page: bytes) -> bytes:

@@ -49,6 +49,24 @@ def declared_size(file: BinaryIO) -> int | None:
     return _size_in_head(head) or _mp3_size(file)
 
 
+def has_sound_after_its_data(file: BinaryIO) -> bool:
+    """Return True for a WAV whose declared size is too small: no further chunk begins where its data ends.
+
+    Moves the file's position.
+    """
+    file.seek(0)
+    head = file.read(12)
+    size = _wav_size(file) if head[:4] == b"RIFF" and head[8:] == b"WAVE" else None
+    if size is None or size >= file.seek(0, os.SEEK_END):
+        return False
+    for end in (size, size + size % 2):
+        file.seek(end)
+        rest = file.read(8)
+        if len(rest) < 8 or not any(rest) or (rest[:4].isascii() and rest[:4].decode("latin-1").isprintable()):
+            return False
+    return True
+
+
 def is_mp4(head: bytes) -> bool:
     """Return True if ``head``, the first 8 bytes or more, begins an MP4."""
     return head[4:8] == b"ftyp"

@@ -6,21 +6,39 @@ Source: RFC 9639, 9.1, for the header of a frame; 8.2 for STREAMINFO.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 #: Sync code and block strategy; then everything but reserved values of block size, sample rate, channels and depth.
 _HEADER = re.compile(rb"(?=\xff[\xf8\xf9][\x10-\xff][\x00-\xaf])", re.DOTALL)
+#: The number of frames that one damaged packet can extend over.
+_MAX_FRAMES = 64
 
 
-def frame_starts(packet: bytes, streaminfo: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the offset in ``packet`` of each frame header with a valid checksum, and its first sample in the stream."""
+def frame_starts(packet: bytes, streaminfo: bytes) -> list[tuple[int, int]]:
+    """Return the offset in ``packet`` of each frame, and its first sample in the stream.
+
+    Sound may look like a header with a valid checksum: a frame must have the format and nearly the number of the first.
+    """
     block_size = int.from_bytes(streaminfo[2:4], "big")
+    starts: list[tuple[int, int]] = []
+    first = b""
     for match in _HEADER.finditer(packet):
         header = packet[match.start() : match.start() + 17]
         number = _frame_number(header)
-        if number is not None:
-            is_variable = header[1] & 1
-            yield match.start(), number if is_variable else number * block_size
+        if number is None:
+            continue
+        is_variable = header[1] & 1
+        sample = number if is_variable else number * block_size
+        if not starts:
+            first = header
+        elif _form(header) != _form(first) or not 0 < sample - starts[-1][1] <= _MAX_FRAMES * block_size:
+            continue
+        starts.append((match.start(), sample))
+    return starts
+
+
+def _form(header: bytes) -> tuple[int, int, int]:
+    """Return what is the same in all frames of a stream: block strategy, sample rate and sample size."""
+    return header[1], header[2] & 0x0F, header[3] & 0x0E
 
 
 def _frame_number(header: bytes) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import av
 import numpy as np
@@ -41,10 +41,15 @@ def delayed(file: bytes, *, container: str, seconds: float) -> bytes:
     return remuxed(file, container, lambda stamp: seconds)
 
 
-def remuxed(file: bytes, container: str, shift: Callable[[float], float | None]) -> bytes:
+def remuxed(
+    file: bytes, container: str, shift: Callable[[float], float | None], options: Mapping[str, str] | None = None
+) -> bytes:
     """Write the packets again. ``shift`` returns how much later each becomes, s, by its time; None drops it."""
     result = io.BytesIO()
-    with av.open(io.BytesIO(file), "r") as source, av.open(result, "w", format=container) as target:
+    with (
+        av.open(io.BytesIO(file), "r") as source,
+        av.open(result, "w", format=container, options=dict(options or {})) as target,
+    ):
         stream = source.streams.audio[0]
         copy = target.add_stream_from_template(stream)
         first: float | None = None
