@@ -181,8 +181,9 @@ class ChainLink:
             yield from self._silence(offset, rate)
             samples = samples[max(round(-offset * rate), 0) :]
             yield self._advance(samples, rate, round(item.duration * (item.time_base or 0) * rate))
+        lost = timeline.flush()
         if rate:
-            yield from self._silence(timeline.flush(), rate)
+            yield from self._silence(lost, rate)
 
     def _stamp(self, frame: av.AudioFrame) -> float | None:
         if frame.pts is None or frame.time_base is None or not self._formats & _STAMPED:

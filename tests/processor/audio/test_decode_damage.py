@@ -116,6 +116,14 @@ def test_too_many_damaged_packets_are_corrupt(tmp_path: Path) -> None:
     assert error.message.startswith("the source's audio is corrupt: ")
 
 
+@pytest.mark.parametrize(("codec", "container"), [("wavpack", "wv"), ("tta", "tta"), ("flac", "flac")])
+def test_source_whose_only_frame_is_damaged_is_corrupt_and_not_empty(
+    tmp_path: Path, codec: str, container: str
+) -> None:
+    source = write_av(tmp_path / "song", noise(0.05), codec, container)
+    assert refusal(overwritten(source, 0.8, 100)).code is ErrorCode.AUDIO_CORRUPT
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("position", [0, 100_000, -1])
 def test_non_finite_samples_are_corrupt(tmp_path: Path, bad: float, position: int) -> None:
