@@ -15,7 +15,7 @@ from pipeline.cancellation import CancelToken
 from processor.audio.downmix import to_stereo
 from processor.audio.errors import no_audio_track, not_audio
 from processor.audio.formats.byte_ranges import size_of
-from processor.audio.formats.checksums import Damage, find_damage
+from processor.audio.formats.damage import Damage, find_damage
 from processor.audio.formats.declared_size import declared_size
 from processor.audio.gapless import Block, trim_last_packet, trim_to_length
 from processor.audio.packets import Loss, PacketDecoder
@@ -32,8 +32,8 @@ _STAMPED = frozenset({"mov", "matroska", "mpegts", "mpeg", "flv", "asf", "ogg", 
 _FROM_ZERO = frozenset({"mov", "matroska", "flac"})
 #: Of these, the ones whose stamps count samples.
 _COUNTED = frozenset({"ogg", "flac"})
-#: Containers with checksums that ffmpeg does not report.
-_CHECKED = frozenset({"ogg", "matroska"})
+#: Containers with damage that ffmpeg does not report.
+_CHECKED = frozenset({"ogg", "matroska", "aac"})
 #: Containers that lose nothing of a declared length to rounding, s.
 _SAMPLE_EXACT = frozenset({"wav", "w64", "aiff", "au", "caf", "flac", "tta", "wv", "ape"})
 #: Containers that declare the padding in the last packet.
@@ -127,6 +127,17 @@ class ChainLink:
         return self._decoder.had_errors
 
     @property
+    def had_failures(self) -> bool:
+        """Packets could not be decoded."""
+        return self._decoder.had_failures or self._decoder.had_errors
+
+    @property
+    def shortfall(self) -> float:
+        """How much less sound there is than an unreliable header declares, s: the index of an AVI."""
+        duration = float((self._stream.duration or 0) * (self._stream.time_base or 0))
+        return max(duration - self.end, 0.0) if "avi" in self._formats else 0.0
+
+    @property
     def damaged_parts(self) -> int:
         """The number of parts of the file with a wrong checksum."""
         return self._damage.parts
@@ -170,7 +181,7 @@ class ChainLink:
 
     def _placed(self, cancel: CancelToken) -> Iterator[Block]:
         timeline, rate = self.timeline, 0
-        for item in self._decoder.decode(cancel, self._damage.resumptions):
+        for item in self._decoder.decode(cancel, self._damage):
             if isinstance(item, Loss):
                 timeline.lose(item.seconds)
                 continue

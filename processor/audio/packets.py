@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from pipeline.cancellation import CancelToken
+from processor.audio.formats.damage import Damage
 from processor.audio.formats.flac import frame_starts
 
 if TYPE_CHECKING:
@@ -49,6 +51,12 @@ class PacketDecoder:
         self._is_elementary = container.format.name in _ELEMENTARY
         self.had_errors = False
         """The container is damaged at a place where a packet should begin."""
+        self.had_failures = False
+        """A packet could not be decoded."""
+        self._delivered = 0
+        """The bytes of all packets so far."""
+        self._failed = self._failed_sound = 0
+        """The bytes that could not be decoded since the last frame; the same without zeros at their end."""
         self._position: int | None = None
         self._bytes = 0
         self._seconds = 0.0
@@ -58,47 +66,57 @@ class PacketDecoder:
         if self._codec.name in _SKIPS_TOO_MUCH:
             self._codec.options = {"flags2": "+skip_manual"}
 
-    def decode(self, cancel: CancelToken, resumptions: Collection[int] = ()) -> Iterator[av.AudioFrame | Loss]:
+    def decode(self, cancel: CancelToken, damage: Damage) -> Iterator[av.AudioFrame | Loss]:
         """Yield the frames and losses in the order of the file. Raises CancelledError.
 
-        ``resumptions``: the offsets of the Ogg pages before which a page is missing. ffmpeg gives the packets of such a
-        page the stamps of the missing ones, and corrects itself at its end.
+        ``damage`` is what ffmpeg does not report. It gives the packets of an Ogg page before which a page is missing
+        the stamps of the missing ones, and corrects itself at its end.
         """
         held: list[av.AudioFrame] = []
-        for item in self._decoded(cancel):
+        for item in self._decoded(cancel, deque(damage.skipped)):
             if isinstance(item, Loss):
                 yield item
                 continue
-            if held and self._position not in resumptions:
+            if held and self._position not in damage.resumptions:
                 yield from _moved_to(held, item)
                 held = []
-            if self._position in resumptions:
+            if self._position in damage.resumptions:
                 held.append(item)
             else:
                 yield item
         yield from held
 
-    def _decoded(self, cancel: CancelToken) -> Iterator[av.AudioFrame | Loss]:
+    def _decoded(self, cancel: CancelToken, skipped: deque[tuple[int, int]]) -> Iterator[av.AudioFrame | Loss]:
         skip = 1 if self._codec.name in _SKIPS_TOO_MUCH else 0
-        zeros = 0.0
         for packet in self._packets():
             cancel.raise_if_set()  # for each packet, because many packets in a row may give no frame
+            while skipped and skipped[0][0] <= self._delivered:
+                yield Loss(self._estimate(skipped.popleft()[1]))
+            self._delivered += packet.size if packet else 0
             try:
                 frames = self._frames(packet)
             except av.error.FFmpegError:
-                loss = Loss(self._lost_seconds(packet))
-                if self._is_elementary and (not self._seconds or not any(bytes(packet or b""))):
-                    zeros += loss.seconds if self._seconds else 0.0
+                self.had_failures = True
+                if self._is_elementary:
+                    self._note_failure(packet)
                 else:
-                    yield loss
+                    yield Loss(self._lost_seconds(packet))
                 continue
-            if frames and zeros:  # zeros after the last frame are no sound, and neither is anything before the first
-                yield Loss(zeros)
-                zeros = 0.0
+            if self._failed and (frames or packet is None):
+                # Zeros after the last frame are no sound.
+                yield Loss(self._estimate(self._failed if frames else self._failed_sound))
+                self._failed = self._failed_sound = 0
             self._measure(packet, frames)
             self._position = packet.pos if packet else None
             yield from frames[skip:]
             skip = max(skip - len(frames), 0)
+
+    def _note_failure(self, packet: _Packet | None) -> None:
+        """Count the bytes of a damaged packet of an elementary stream; what precedes the first frame is no sound."""
+        if packet and self._seconds:
+            self._failed += packet.size
+            if any(bytes(packet)):
+                self._failed_sound = self._failed
 
     def _frames(self, packet: _Packet | None) -> list[av.AudioFrame]:
         try:
@@ -155,16 +173,20 @@ class PacketDecoder:
             self._frame_seconds = frames[-1].samples / frames[-1].sample_rate
 
     def _lost_seconds(self, packet: _Packet | None) -> float:
-        """Estimate the length of the sound in a damaged packet, s."""
+        """Estimate the length of the sound in a damaged packet of a container, s."""
         if packet is None:
             return 0.0
         seconds = float((packet.duration or 0) * (packet.time_base or 0))
         if abs(seconds - self._frame_seconds) < 0.002 or not seconds:  # the durations of some containers are rounded
             seconds = self._frame_seconds
-        if self._is_elementary and self._bytes and self._frame_seconds:
-            frames = packet.size * self._seconds / self._bytes / self._frame_seconds
-            seconds = max(round(frames), 1) * self._frame_seconds
         return seconds
+
+    def _estimate(self, size: int) -> float:
+        """Estimate the length of ``size`` bytes of an elementary stream: whole frames, at least one, s."""
+        if not self._seconds or not size:
+            return 0.0
+        frames = size * self._seconds / self._bytes / self._frame_seconds
+        return max(round(frames), 1) * self._frame_seconds
 
 
 def _moved_to(frames: list[av.AudioFrame], following: av.AudioFrame) -> list[av.AudioFrame]:

@@ -88,8 +88,9 @@ class Track:
         if channels > 2:
             notes.append(f"down-mixed from {channels} channels to stereo")
         notes += [f"{change}: {_length(seconds)}" for change, seconds in self._changes().items() if seconds > 0.0005]
-        if self._missing > self._first.rounding:
-            notes.append(f"the source ends earlier than its header declares: {_length(self._missing)}")
+        missing = self._missing + self._first.shortfall
+        if missing > self._first.rounding:
+            notes.append(f"the source has less sound than its header declares: {_length(missing)}")
         damaged_parts = sum(link.damaged_parts for link in self._links)
         if damaged_parts:
             notes.append(f"checksums of the source are wrong: {damaged_parts}; what they belong to may be damaged")
@@ -103,7 +104,7 @@ class Track:
         """Raise PermanentError if the track is empty, too damaged, or ends earlier than its file declares."""
         # A QuickTime file that refers to another one declares a length too.
         if not self._frames and (self._missing <= _SHORTFALL or self.form.container == "mov"):
-            raise audio_corrupt() if self._lost or any(link.had_errors for link in self._links) else audio_empty()
+            raise audio_corrupt() if any(link.had_failures for link in self._links) else audio_empty()
         seconds = self._frames / self.sample_rate
         if self._missing > _SHORTFALL:
             whole = seconds + self._missing

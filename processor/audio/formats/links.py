@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from processor.audio.formats.byte_ranges import Range, find, size_of
-from processor.audio.formats.checksums import ogg_pages
+from processor.audio.formats.damage import ogg_pages
 
 #: The start of a FLAC: the marker, and the header of the STREAMINFO block, which may be the last block.
 _FLAC_STARTS = (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ErrorCode
-from tests.processor.source_files import RATE, SONG, WRITERS, decoded, noise, refusal, write_av, write_pcm
+from tests.processor.source_files import RATE, SONG, WRITERS, decoded, lag, noise, refusal, write_av, write_pcm
 
 
 def overwritten(source: Path, start: float, count: int) -> Path:
@@ -97,6 +97,20 @@ def test_damaged_middle_of_an_mp3_becomes_silence_with_a_note(tmp_path: Path) ->
         "damaged parts of the source were replaced by silence"
     ]
     assert abs(song.mixture.duration - 4.0) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("codec", "container"), [("aac", "adts"), ("ac3", "ac3"), ("eac3", "eac3"), ("libmp3lame", "mp3")]
+)
+def test_sound_after_damage_keeps_its_place(tmp_path: Path, codec: str, container: str) -> None:
+    source = write_av(
+        tmp_path / "song", SONG, codec, container, options={"write_xing": "0"} if codec[3:] == "mp3" else {}
+    )
+    plain, song = decoded(source), decoded(overwritten(source.rename(tmp_path / "damaged"), 0.5, 3000))
+    assert [note.rpartition(": ")[0] for note in song.mixture.notes] == [
+        "damaged parts of the source were replaced by silence"
+    ]
+    assert abs(lag(plain.signal[:, 3 * RATE :], song.signal[:, 3 * RATE :])) <= 1152
 
 
 def test_parts_dropped_by_the_demuxer_become_silence(tmp_path: Path) -> None:

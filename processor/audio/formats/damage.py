@@ -1,4 +1,4 @@
-"""Verify the checksums of Ogg and Matroska.
+"""Find damage that ffmpeg does not report: wrong checksums of Ogg and Matroska, and gaps in ADTS.
 
 ffmpeg omits an Ogg page with a wrong checksum without an error, and does not compare those of Matroska's clusters.
 
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from processor.audio.formats.adts import skipped_parts
 from processor.audio.formats.byte_ranges import find, size_of
 from processor.audio.formats.ebml import element_at
 
@@ -66,14 +67,18 @@ class Damage:
     """The number of Ogg pages or Matroska clusters."""
     resumptions: frozenset[int] = frozenset()
     """The offsets of the intact Ogg pages that follow damaged ones."""
+    skipped: tuple[tuple[int, int], ...] = ()
+    """The parts of an ADTS stream that ffmpeg skips: the bytes of frames before each, and its bytes."""
 
 
 def find_damage(file: BinaryIO) -> Damage:
-    """Verify the checksums of an Ogg or a Matroska; other formats have no damage. Moves the file's position."""
+    """Verify the checksums of an Ogg or a Matroska, and the frames of ADTS. Moves the file's position."""
     file.seek(0)
     head = file.read(4)
     if head == b"OggS":
         return _ogg_damage(file)
+    if head[:1] == b"\xff":
+        return Damage(skipped=tuple(skipped_parts(file)))
     return Damage(sum(not is_intact for is_intact in _clusters(file))) if head == _EBML else Damage()
 
 
