@@ -133,7 +133,7 @@ class ChainLink:
 
     @property
     def shortfall(self) -> float:
-        """How much less sound there is than an unreliable header declares, s: the index of an AVI."""
+        """The sound that an unreliable header declares in excess of what there is, s: that of an AVI."""
         duration = float((self._stream.duration or 0) * (self._stream.time_base or 0))
         return max(duration - self.end, 0.0) if "avi" in self._formats else 0.0
 

@@ -28,6 +28,9 @@ __all__ = ["SampleFormat", "Track", "open_source", "open_track"]
 _SHORTFALL = 0.5
 #: The effect of codec frames and padding on a length, s. The client is informed if more is missing.
 _ROUNDING = 0.1
+#: The shortest change that is a note, s.
+_AUDIBLE = 0.0005
+_DELAY = "the sound begins after the start of the source: silence before it"
 #: The damage that is replaced by silence, s and as a share of the song. With more of it the source is refused.
 MAX_DAMAGE = 10.0
 MAX_DAMAGED_SHARE = 0.1
@@ -87,7 +90,9 @@ class Track:
         channels = max(link.channels for link in self._links)
         if channels > 2:
             notes.append(f"down-mixed from {channels} channels to stereo")
-        notes += [f"{change}: {_length(seconds)}" for change, seconds in self._changes().items() if seconds > 0.0005]
+        for change, seconds in self._changes().items():
+            if seconds > (_ROUNDING if change == _DELAY else _AUDIBLE):
+                notes.append(f"{change}: {_length(seconds)}")
         missing = self._missing + self._first.shortfall
         if missing > self._first.rounding:
             notes.append(f"the source has less sound than its header declares: {_length(missing)}")
@@ -116,7 +121,7 @@ class Track:
         """Return the length of each kind of change, s."""
         lines = [link.timeline for link in self._links]
         return {
-            "the sound begins after the start of the source: silence before it": sum(line.delay for line in lines),
+            _DELAY: sum(line.delay for line in lines),
             "silence was filled in where time stamps leave a gap": sum(line.gaps for line in lines),
             "overlapping parts of the source were left out": sum(line.overlaps for line in lines),
             "damaged parts of the source were replaced by silence": self._lost,

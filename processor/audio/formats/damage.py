@@ -27,8 +27,8 @@ _SEGMENT = b"\x18\x53\x80\x67"
 _CLUSTER = b"\x1f\x43\xb6\x75"
 _CRC32 = b"\xbf\x84"
 _CRC32_SIZE = 6
-#: The largest cluster that is verified, bytes: it is read at once.
-_MAX_CLUSTER = 1 << 26
+#: The bytes that are read at once.
+_WINDOW = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +108,21 @@ def _clusters(file: BinaryIO) -> Iterator[bool]:
             yield False
             offset = find(file, _CLUSTER, offset + 1)
             continue
-        if element.kind == _CLUSTER and element.size is not None and element.size < _MAX_CLUSTER:
+        if element.kind == _CLUSTER and element.size is not None and element.start + element.size <= end:
             file.seek(element.start)
-            content = file.read(element.size)
-            if content.startswith(_CRC32) and len(content) == element.size:
-                yield zlib.crc32(content[_CRC32_SIZE:]).to_bytes(4, "little") == content[2:_CRC32_SIZE]
+            stored = file.read(_CRC32_SIZE)
+            if stored.startswith(_CRC32) and element.size >= _CRC32_SIZE:
+                yield _crc32(file, element.size - _CRC32_SIZE) == stored[len(_CRC32) :]
         # The children of a segment, or of an element of unknown size, follow directly.
         inside = element.kind == _SEGMENT or element.size is None
         offset = element.start if inside else element.start + (element.size or 0)
+
+
+def _crc32(file: BinaryIO, size: int) -> bytes:
+    """Return the CRC-32 of the next ``size`` bytes of the file as Matroska stores it."""
+    crc = 0
+    while size > 0:
+        window = file.read(min(size, _WINDOW))
+        crc = zlib.crc32(window, crc)
+        size = size - len(window) if window else 0
+    return crc.to_bytes(4, "little")
