@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 #: Codecs with checksums that ffmpeg verifies if it is asked to. The option also makes other decoders refuse sound that
 #: every player plays.
-_CHECKED = frozenset(
-    {"flac", "wavpack", "tta", "ape", "ac3", "ac3_fixed", "eac3", "mp1float", "mp2float", "mlp", "truehd"}
-)
+_CHECKED = frozenset({"flac", "wavpack", "tta", "ape", "ac3", "eac3", "mlp", "truehd"})
 #: Codecs of which ffmpeg skips two frames at the start, although the encoder's delay is one frame.
 _SKIPS_TOO_MUCH = frozenset({"wmav1", "wmav2"})
 #: Elementary streams: a packet that cannot be decoded extends over everything up to the next frame that is recognised.
