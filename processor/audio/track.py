@@ -108,10 +108,10 @@ class Track:
     def require_whole(self) -> None:
         """Raise PermanentError if the track is empty, too damaged, or ends earlier than its file declares."""
         # A QuickTime file that refers to another one declares a length too.
-        if not self._frames and (self._missing <= _SHORTFALL or self.form.container == "mov"):
+        if not self._frames and (self._missing <= self._first.rounding or self.form.container == "mov"):
             raise audio_corrupt() if any(link.had_failures for link in self._links) else audio_empty()
         seconds = self._frames / self.sample_rate
-        if self._missing > _SHORTFALL:
+        if self._missing > (_SHORTFALL if self._frames else 0.0):
             whole = seconds + self._missing
             raise audio_truncated(f"its header declares {whole:.1f} s, but it ends after {seconds:.1f} s")
         if self._lost > min(MAX_DAMAGE, MAX_DAMAGED_SHARE * seconds + _ROUNDING):
