@@ -9,7 +9,7 @@ SOURCES := config.py settings api processor uploader pipeline demo devstack depl
 # Cached byte code saves seconds at every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install lint mypy prose docs reference format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline bench-front bench-resampling demo lock
+.PHONY: help install lint mypy prose docs reference audio-table format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline bench-front bench-resampling demo lock
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -40,6 +40,9 @@ docs: install ## the documentation site in site/, strict: a broken link is an er
 
 reference: install ## write the generated pages of docs/reference anew from the code
 	$(PYTHON) -m scripts.reference
+
+audio-table: install ## write the table of measurements in docs/AUDIO.md anew
+	$(PYTHON) -m tests.processor.corpus.table
 
 format: install ## format the sources
 	$(PYTHON) -m ruff check --fix .

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from settings.types import ADVANCED, Bytes, Section, Urls
+
+
+def _split_commas(value: object) -> object:
+    """Split a list of names, which may contain spaces."""
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
 class ModelSettings(Section):
@@ -43,6 +49,12 @@ class ModelSettings(Section):
         "https://host/path, separated by commas. The original sources of the models are tried last.",
         json_schema_extra=ADVANCED,
     )
+    allow: Annotated[tuple[str, ...], BeforeValidator(_split_commas)] = Field(
+        (),
+        alias="MODEL_ALLOW",
+        description="The only models that jobs may use, as file names or patterns such as UVR-MDX-NET-*, separated by "
+        "commas; it must include MODEL_NAME. Unset: every model of the lists.",
+    )
     offline: bool = Field(
         False, alias="MODEL_OFFLINE", description="true: download no model file and use only those in MODEL_FILE_DIR."
     )
@@ -71,6 +83,16 @@ class ModelSettings(Section):
         if self.key_file and self.key_command:
             raise ValueError("only one of MODEL_KEY_FILE and MODEL_KEY_COMMAND can be set")
         return self
+
+    @model_validator(mode="after")
+    def _require_allowed_default(self) -> Self:
+        if not self.allows(self.model_name):
+            raise ValueError("MODEL_ALLOW must include MODEL_NAME")
+        return self
+
+    def allows(self, name: str) -> bool:
+        """Return True if jobs may use the model ``name``."""
+        return not self.allow or any(fnmatchcase(name, pattern) for pattern in self.allow)
 
     @property
     def encrypts(self) -> bool:

@@ -12,8 +12,9 @@ import av
 import av._core
 from av.container import InputContainer
 
-from processor.audio.declared_size import declared_size
 from processor.audio.errors import audio_empty, audio_truncated, not_audio, playlist_refused
+from processor.audio.formats.byte_ranges import size_of
+from processor.audio.formats.declared_size import declared_size, has_sound_after_its_data
 
 #: The allowlist of demuxers. Each of them reads one file only. Playlists and similar formats are not in it, because
 #: they make ffmpeg open the files or addresses that the source names.
@@ -32,9 +33,11 @@ def open_container(file: BinaryIO) -> InputContainer:
     if not size_of(file):
         raise audio_empty()
     _limit_allocations()
+    options = _OPTIONS | {"ignore_length": "1"} if has_sound_after_its_data(file) else _OPTIONS
+    file.seek(0)
     try:
         container = av.open(
-            _Reader(file), mode="r", container_options=_OPTIONS, metadata_errors="replace", io_open=_refuse_to_open
+            _Reader(file), mode="r", container_options=options, metadata_errors="replace", io_open=_refuse_to_open
         )
     except (av.error.FFmpegError, ValueError) as error:
         if (declared_size(file) or 0) > size_of(file):
@@ -42,11 +45,6 @@ def open_container(file: BinaryIO) -> InputContainer:
         raise not_audio("the source is not an audio file that can be read") from error
     assert isinstance(container, InputContainer)
     return container
-
-
-def size_of(file: BinaryIO) -> int:
-    """Return the size of the file in bytes."""
-    return os.fstat(file.fileno()).st_size
 
 
 def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:

@@ -57,3 +57,8 @@ def audio_truncated(reason: str) -> PermanentError:
 def audio_corrupt(reason: str = "the source's audio is corrupt") -> PermanentError:
     """Return the error for audio that cannot be decoded correctly."""
     return PermanentError(reason, code=ErrorCode.AUDIO_CORRUPT)
+
+
+def too_much_damage(seconds: float) -> PermanentError:
+    """Return the error for audio of which ``seconds`` cannot be decoded."""
+    return audio_corrupt(f"the source's audio is corrupt: {seconds:.1f} s or more of it cannot be decoded")

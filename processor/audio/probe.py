@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pipeline.files import disk_error
 from pipeline.service.logs import get_logger
-from processor.audio.drm import drm_scheme
 from processor.audio.errors import drm_protected
+from processor.audio.formats.drm import drm_scheme
 from processor.audio.sniff import HEAD_BYTES, sniff
-from processor.audio.track import SampleFormat, open_track
+from processor.audio.track import SampleFormat, open_source, open_track
 
 log = get_logger(__name__)
 
@@ -51,7 +51,7 @@ def probe(source: Path, *, max_seconds: float, hints: Hints = NO_HINTS) -> Sampl
     kind of file that is not audio, and InfrastructureError if the file cannot be read.
     """
     try:
-        with source.open("rb") as file:
+        with open_source(source) as file:
             finding = sniff(file.read(HEAD_BYTES))
             if finding:
                 raise finding.refusal()

@@ -127,6 +127,7 @@ class SeparationEngine:
 
     def _fetch(self, name: str) -> int:
         """Download the model's files if they are missing and return their bytes."""
+        self._models.require_allowed(name)
         with load_errors(name):
             files = self._files(name)
             self._upstream.download_model_files(name)  # before the loading does, because new files may be encrypted

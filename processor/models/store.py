@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from config import ModelSettings
+from pipeline.errors import ErrorCode, PermanentError
 from pipeline.files import file_sha256, local_errors, sync_directory, sync_file
 from pipeline.service.logs import get_logger, loggable_url
 from processor.models.catalogue import ModelFile
@@ -68,6 +69,11 @@ class ModelStore:
         if self.is_sealed(name):
             return self.encrypted_files.sha256(self.sealed_path(name), name)
         return file_sha256(self.plain_path(name))
+
+    def require_allowed(self, name: str) -> None:
+        """Raise PermanentError (``model_not_allowed``) unless jobs may use the model ``name``."""
+        if not self._settings.allows(name):
+            raise PermanentError(f"the model {name} is not available on this service", code=ErrorCode.MODEL_NOT_ALLOWED)
 
     def fetch(self, url: str, path: str) -> None:
         """Download the file with the last name of ``path``. audio-separator calls this, with the addresses it knows.

@@ -57,7 +57,7 @@ NETWORKS = (
     "NCCL_*",
     "ROCR_*",
     "HIP_*",
-    "HSA_*",
+    "HSA_*",  # typos: allow
     "AMD_*",
     "TQDM_*",
 )

@@ -53,6 +53,7 @@ def write_av(
     tracks: int = 1,
     bit_rate: int | None = None,
     options: Mapping[str, str] | None = None,
+    codec_options: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a file with ffmpeg. ``options`` are those of the container. ``irregular``: variable video frame rate."""
     with av.open(str(path), "w", format=container, options=dict(options or {})) as output:
@@ -60,6 +61,7 @@ def write_av(
         video = _video_stream(output) if video_seconds else None
         streams = [_audio_stream(output, codec, rate, layout, bit_rate) for _ in range(tracks)]
         for stream in streams:
+            stream.codec_context.options = dict(codec_options or {})
             frame = av.AudioFrame.from_ndarray(signal.T.reshape(1, -1), format="flt", layout=layout)
             frame.sample_rate, frame.pts = rate, 0
             output.mux([*stream.encode(frame), *stream.encode(None)])

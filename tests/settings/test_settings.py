@@ -479,3 +479,22 @@ class TestPrivateNetworks:
     def test_each_alone_is_allowed(self, host: str, allowed: str) -> None:
         settings = read(API_HOST=host, ALLOW_PRIVATE_NETWORKS=allowed)
         settings.api.require_no_private_networks_on_a_public_address(settings.download.allow_private_networks)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "name", "allowed"),
+    [
+        ("", "any.onnx", True),
+        ("UVR-MDX-NET-*, htdemucs.yaml", "htdemucs.yaml", True),
+        ("UVR-MDX-NET-*,1_HP-UVR (mono).pth", "1_HP-UVR (mono).pth", True),
+        ("UVR-MDX-NET-*", "htdemucs.yaml", False),
+        ("UVR-MDX-NET-*", "uvr-mdx-net-inst_hq_4.onnx", False),
+    ],
+)
+def test_allowed_models(patterns: str, name: str, allowed: bool) -> None:
+    assert load(None, {"MODEL_ALLOW": patterns}).model.allows(name) is allowed
+
+
+def test_default_model_must_be_allowed() -> None:
+    with pytest.raises(ConfigError, match="MODEL_ALLOW must include MODEL_NAME"):
+        load(None, {"MODEL_ALLOW": "htdemucs.yaml"})

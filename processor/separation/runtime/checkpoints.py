@@ -119,17 +119,17 @@ def _demucs_classes() -> AbstractContextManager[Any]:
 
 
 def _diffq_substitute() -> ModuleType:
-    """Return a module that lets audio-separator import Demucs, and refuses quantized weights."""
+    """Return a module that lets audio-separator import Demucs, and refuses quantised weights."""
 
-    def restore_quantized_state(*_: object) -> NoReturn:
+    def restore_quantized_state(*_: object) -> NoReturn:  # typos: allow
         raise PermanentError(
-            "the weights of this model are quantized with diffq, which is not available for this version of Python: "
+            "the weights of this model are quantised with diffq, which is not available for this version of Python: "
             "use a processor with Python 3.11 or 3.12, or the model's full weights",
             code=ErrorCode.MODEL_INVALID,
         )
 
     module: Any = ModuleType("diffq")
-    module.restore_quantized_state = restore_quantized_state
+    module.restore_quantized_state = restore_quantized_state  # typos: allow
     for path in _QUANTIZERS:
         name = path.split(".")[1]
         setattr(module, name, type(name, (), {}))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ErrorCode
-from tests.processor.source_files import SONG, WRITERS, decoded, noise, refusal, write_av, write_pcm
+from tests.processor.source_files import RATE, SONG, WRITERS, decoded, lag, noise, refusal, write_av, write_pcm
 
 
 def overwritten(source: Path, start: float, count: int) -> Path:
@@ -79,7 +79,7 @@ def test_complete_file_has_no_notes(tmp_path: Path, kind: str) -> None:
 
 def test_truncation_error_has_declared_and_actual_length(tmp_path: Path) -> None:
     assert refusal(cut(WRITERS["flac"](tmp_path / "song"), 0.25)).message.startswith(
-        "the source is cut off: its header declares 4.0 s, but it ends after 0.9 s"
+        "the source is cut off: its header declares 4.0 s, but it ends after 1.0 s"
     )
 
 
@@ -91,22 +91,51 @@ def test_truncated_video_is_refused(tmp_path: Path) -> None:
 # --- damaged ---
 
 
-def test_damaged_middle_of_an_mp3_is_skipped_with_a_note(tmp_path: Path) -> None:
+def test_damaged_middle_of_an_mp3_becomes_silence_with_a_note(tmp_path: Path) -> None:
     song = decoded(overwritten(WRITERS["mp3"](tmp_path / "song"), 0.5, 2000))
-    assert [note.rpartition(": ")[0] for note in song.mixture.notes] == ["damaged packets of the source were skipped"]
-    assert 3.5 < song.mixture.duration <= 4.0
+    assert [note.rpartition(": ")[0] for note in song.mixture.notes] == [
+        "damaged parts of the source were replaced by silence"
+    ]
+    assert abs(song.mixture.duration - 4.0) < 0.03
 
 
-def test_parts_dropped_by_the_demuxer_are_noted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("codec", "container"), [("aac", "adts"), ("ac3", "ac3"), ("eac3", "eac3"), ("libmp3lame", "mp3")]
+)
+def test_sound_after_damage_keeps_its_place(tmp_path: Path, codec: str, container: str) -> None:
+    source = write_av(
+        tmp_path / "song", SONG, codec, container, options={"write_xing": "0"} if codec[3:] == "mp3" else {}
+    )
+    plain, song = decoded(source), decoded(overwritten(source.rename(tmp_path / "damaged"), 0.5, 3000))
+    assert [note.rpartition(": ")[0] for note in song.mixture.notes] == [
+        "damaged parts of the source were replaced by silence"
+    ]
+    assert abs(lag(plain.signal[:, 3 * RATE :], song.signal[:, 3 * RATE :])) <= 1152
+
+
+def test_parts_dropped_by_the_demuxer_become_silence(tmp_path: Path) -> None:
     """The Ogg demuxer drops a page with a wrong checksum silently, here one second; the file is not truncated."""
     source = write_av(tmp_path / "song", noise(10.0, rate=48_000), "libopus", "ogg", rate=48_000)
     song = decoded(overwritten(source, 0.5, 10))
-    assert song.mixture.notes == ("damaged parts of the source were left out: 1.0 s",)
+    assert song.mixture.notes == (
+        "damaged parts of the source were replaced by silence: 1.0 s",
+        "checksums of the source are wrong: 1; what they belong to may be damaged",
+    )
+    assert song.mixture.frames == 10 * RATE
 
 
 def test_too_many_damaged_packets_are_corrupt(tmp_path: Path) -> None:
     error = refusal(overwritten(WRITERS["m4a for streaming"](tmp_path / "song"), 0.2, 30_000))
-    assert (error.code, error.message) == (ErrorCode.AUDIO_CORRUPT, "the source's audio is corrupt")
+    assert error.code is ErrorCode.AUDIO_CORRUPT
+    assert error.message.startswith("the source's audio is corrupt: ")
+
+
+@pytest.mark.parametrize(("codec", "container"), [("wavpack", "wv"), ("tta", "tta"), ("flac", "flac")])
+def test_source_whose_only_frame_is_damaged_is_corrupt_and_not_empty(
+    tmp_path: Path, codec: str, container: str
+) -> None:
+    source = write_av(tmp_path / "song", noise(0.05), codec, container)
+    assert refusal(overwritten(source, 0.8, 100)).code is ErrorCode.AUDIO_CORRUPT
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

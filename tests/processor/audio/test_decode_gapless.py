@@ -106,11 +106,11 @@ def test_padding_is_removed_at_other_sample_rates(tmp_path: Path, codec: str, co
     assert lag(plain.signal, coded.signal) == 0
 
 
-@pytest.mark.parametrize(("layout", "extra"), [("mono", 0), ("5.1", 0), ("7.1", 284)])
-def test_last_frame_is_trimmed_with_up_to_seven_channels(tmp_path: Path, layout: str, extra: int) -> None:
+@pytest.mark.parametrize("layout", ["mono", "5.1", "7.1"])
+def test_last_frame_is_trimmed_with_several_channels(tmp_path: Path, layout: str) -> None:
     signal = noise(SECONDS, channels=av.AudioLayout(layout).nb_channels)
     outcome = decoded(write_av(tmp_path / "song", signal, "aac", "mp4", layout=layout))
-    assert outcome.mixture.frames == signal.shape[1] + extra
+    assert outcome.mixture.frames == signal.shape[1]
 
 
 @pytest.mark.parametrize(

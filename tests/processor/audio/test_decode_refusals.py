@@ -111,6 +111,10 @@ def test_zero_byte_file_is_empty(tmp_path: Path) -> None:
     assert (error.code, error.message) == (ErrorCode.AUDIO_EMPTY, "the source has no audio in it")
 
 
+def test_one_sample_at_another_rate_is_a_song(tmp_path: Path) -> None:
+    assert decoded(write_pcm(tmp_path / "song.wav", noise(0.1)[:, :1], rate=48_000)).mixture.frames == 1
+
+
 # --- too long ---
 
 

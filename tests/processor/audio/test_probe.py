@@ -29,23 +29,24 @@ def refused(source: Path, max_seconds: float = 60) -> PermanentError:
 # --- audio ---
 
 FORMS = {
-    "wav": ("wav", "pcm_s16le", 4.0),
-    "rf64": ("wav", "pcm_s16le", 4.0),
-    "aiff": ("aiff", "pcm_s16be", 4.0),
-    "flac": ("flac", "flac", 4.0),
-    "mp3": ("mp3", "mp3float", None),
-    "m4a": ("mov", "aac", 4.0),
-    "m4a for streaming": ("mov", "aac", 4.0),
+    "wav": ("wav", "pcm_s16le", 4.0, 16),
+    "wav with fact": ("wav", "pcm_s24le", 4.0, 24),
+    "rf64": ("wav", "pcm_s16le", 4.0, 16),
+    "aiff": ("aiff", "pcm_s16be", 4.0, 16),
+    "flac": ("flac", "flac", 4.0, 16),
+    "mp3": ("mp3", "mp3float", None, None),
+    "m4a": ("mov", "aac", 4.0, None),
+    "m4a for streaming": ("mov", "aac", 4.0, None),
 }
 
 
 @pytest.mark.parametrize("kind", FORMS)
 def test_declared_format_is_returned(tmp_path: Path, kind: str) -> None:
     form = probe(WRITERS[kind](tmp_path / "song"), max_seconds=60)
-    container, codec, seconds = FORMS[kind]
+    container, codec, seconds, bit_depth = FORMS[kind]
     assert (form.seconds is None) == (seconds is None)
     assert form.seconds == pytest.approx(seconds, abs=0.05)
-    assert form == SampleFormat(container, codec, 2, 44_100, form.seconds, form.bit_depth)
+    assert form == SampleFormat(container, codec, 2, 44_100, form.seconds, bit_depth)
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts", "avi"])

@@ -14,7 +14,7 @@ import pytest
 
 from config import ModelSettings
 from pipeline.download import UrlGuard
-from pipeline.errors import ErrorCode, InfrastructureError, PipelineError, TransientError
+from pipeline.errors import ErrorCode, InfrastructureError, PermanentError, PipelineError, TransientError
 from processor.models import ModelDownloads, ModelStore, NotServedError, OfflineError
 from processor.models.catalogue import ModelFile
 from processor.models.lockfile import LOCK_FILE, record
@@ -209,3 +209,12 @@ def test_file_can_be_downloaded_again(tmp_path: Path, source: SourceServer) -> N
     source.add("/model.onnx", sequence(served(MODEL)))
     assert store_in(tmp_path).pull(model_at(source), again=True)
     assert (tmp_path / "model.onnx").read_bytes() == MODEL
+
+
+def test_model_that_is_not_allowed_is_refused_for_good(tmp_path: Path) -> None:
+    settings = ModelSettings(MODEL_FILE_DIR=tmp_path, MODEL_ALLOW="UVR-MDX-NET-*")
+    store = ModelStore(settings, ModelDownloads(UrlGuard(False)))
+    store.require_allowed("UVR-MDX-NET-Inst_HQ_4.onnx")
+    with pytest.raises(PermanentError, match=r"the model htdemucs\.yaml is not available on this service") as caught:
+        store.require_allowed("htdemucs.yaml")
+    assert caught.value.code is ErrorCode.MODEL_NOT_ALLOWED

@@ -6,7 +6,8 @@ a file that is not audio.
 Sources: Multimedia Programming Interface and Data Specifications 1.0 (IBM and Microsoft, 1991) and EBU Tech 3306 for
 WAV and AVI; ISO/IEC 14496-12, 4.2, for MP4; ID3v2.4.0 structure, 3.1 and 5, and the layout of the "Xing" frame, which
 LAME calls "Info" where the bit rate is constant, for MP3; Sony Wave64 1.0; Apple Core Audio Format Specification 1.0,
-"Chunk Header"; au(5) of NeXT and Sun; Advanced Systems Format Specification 01.20.03, 3.2.
+"Chunk Header"; au(5) of NeXT and Sun; Advanced Systems Format Specification 01.20.03, 3.2; Adobe Flash Video
+File Format Specification 10.1, E.5.
 """
 
 from __future__ import annotations
@@ -40,10 +41,30 @@ def declared_size(file: BinaryIO) -> int | None:
         return _caf_size(file)
     if head[:16] == _ASF_HEADER:
         return _asf_size(file)
+    if head[:3] == b"FLV":
+        return _flv_size(file)
     if is_mp4(head):
         ends = [end for _, end in boxes(file)]
         return None if None in ends else ends[-1]
     return _size_in_head(head) or _mp3_size(file)
+
+
+def has_sound_after_its_data(file: BinaryIO) -> bool:
+    """Return True for a WAV whose declared size is too small: no further chunk begins where its data ends.
+
+    Moves the file's position.
+    """
+    file.seek(0)
+    head = file.read(12)
+    size = _wav_size(file) if head[:4] == b"RIFF" and head[8:] == b"WAVE" else None
+    if size is None or size >= file.seek(0, os.SEEK_END):
+        return False
+    for end in (size, size + size % 2):
+        file.seek(end)
+        rest = file.read(8)
+        if len(rest) < 8 or not any(rest) or (rest[:4].isascii() and rest[:4].decode("latin-1").isprintable()):
+            return False
+    return True
 
 
 def is_mp4(head: bytes) -> bool:
@@ -139,6 +160,15 @@ def _asf_size(file: BinaryIO) -> int | None:
             return None
         file.seek(end)
     return None
+
+
+def _flv_size(file: BinaryIO) -> int | None:
+    """Return the number ``filesize`` of the ``onMetaData`` object, near the start."""
+    file.seek(0)
+    name = b"\0\x08filesize\0"
+    _, found, number = file.read(4096).partition(name)
+    size = struct.unpack(">d", number[:8])[0] if found and len(number) >= 8 else 0.0
+    return int(size) if 0 < size < _MIN_LONG_PLACEHOLDER else None
 
 
 def _mp3_size(file: BinaryIO) -> int | None:

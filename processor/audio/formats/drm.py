@@ -8,11 +8,13 @@ RFC 9559 for Matroska and WebM; Advanced Systems Format 1.20, 2.1 and 3.14, for 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 from uuid import UUID
+
+from processor.audio.formats.byte_ranges import size_of
+from processor.audio.formats.ebml import parse_element
 
 #: The number of reads after which the search ends: a hostile file could have very many boxes.
 _MAX_READS = 100_000
@@ -57,7 +59,7 @@ class _Index:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._reads_left = _MAX_READS
-        self.root = _Node(b"", 0, os.fstat(file.fileno()).st_size)
+        self.root = _Node(b"", 0, size_of(file))
 
     def read(self, offset: int, size: int) -> bytes:
         """Return up to ``size`` bytes at ``offset``; nothing once the limit of reads is reached."""
@@ -125,23 +127,12 @@ def _elements(index: _Index, parent: _Node) -> Iterator[_Node]:
     """Yield the EBML elements directly below ``parent``. An element of unknown size extends to the end of it."""
     offset = parent.start
     while offset < parent.end:
-        head = index.read(offset, 12)
-        kind = head[: _vint_width(head)]
-        number = head[len(kind) :]
-        width = _vint_width(number)
-        if not kind or not width or len(number) < width:
+        element = parse_element(index.read(offset, 12), offset)
+        if element is None:
             return
-        start = offset + len(kind) + width
-        unknown = (1 << 7 * width) - 1
-        size = int.from_bytes(number[:width], "big") & unknown
-        end = parent.end if size == unknown else min(start + size, parent.end)
-        yield _Node(kind, start, end)
+        end = parent.end if element.size is None else min(element.start + element.size, parent.end)
+        yield _Node(element.kind, element.start, end)
         offset = end
-
-
-def _vint_width(data: bytes) -> int:
-    """Return the width in bytes of the variable-size integer at the start of ``data``; 0 if none. RFC 8794, 4."""
-    return 9 - data[0].bit_length() if data and data[0] else 0
 
 
 def _asf_scheme(index: _Index) -> str | None:

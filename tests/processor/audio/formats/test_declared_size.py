@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.audio.declared_size import declared_size
-from processor.audio.truncation import ends_complete
+from processor.audio.formats.declared_size import declared_size
+from processor.audio.formats.truncation import ends_complete
 
 MAGIC = (
     b"RIFF\0\0\0\0WAVE",
@@ -102,6 +102,9 @@ def test_declared_size_accepts_any_bytes(magic: bytes, rest: bytes) -> None:
         (asf(5000, 0, bytes(16) + struct.pack("<Q", 124) + bytes(100)), 5000),
         (asf(5000, 1), None),  # a broadcast
         (asf(5000, 0, bytes(16) + struct.pack("<Q", 2**64 - 1)), None),
+        (b"FLV\x01" + b"\0\x08filesize\0" + struct.pack(">d", 5000.0), 5000),
+        (b"FLV\x01" + b"\0\x08filesize\0" + struct.pack(">d", float("nan")), None),
+        (b"FLV\x01" + bytes(100), None),
         (b"fLaC", None),
         (b"", None),
     ],

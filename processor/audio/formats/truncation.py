@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import BinaryIO
 
-from processor.audio.declared_size import boxes, is_mp4
+from processor.audio.formats.declared_size import boxes, is_mp4
 
 #: The size of the header of an Ogg page, bytes.
 _PAGE_HEADER = 27

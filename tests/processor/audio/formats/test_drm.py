@@ -8,8 +8,8 @@ from uuid import UUID
 import pytest
 
 from pipeline.errors import ErrorCode, PermanentError
-from processor.audio import drm as module
-from processor.audio.drm import drm_scheme
+from processor.audio.formats import drm as module
+from processor.audio.formats.drm import drm_scheme
 from processor.audio.probe import probe
 from tests.processor.source_files import WRITERS, noise, write_av
 

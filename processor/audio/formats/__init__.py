@@ -1,0 +1,1 @@
+"""The parts of file formats that ffmpeg's libraries do not check or do not return."""
