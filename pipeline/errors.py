@@ -3,6 +3,7 @@
     PipelineError
     ├── PermanentError        this job can never succeed: fail it at once
     ├── TransientError        this job may succeed later: spend an attempt, try again
+    │   └── DeferredError      the job is not the cause and should not wait here: spend nothing, try again later
     ├── InfrastructureError   the job is not the cause: keep it, spend nothing, wait
     │   └── RefusedError      waiting does not help: the broker rejects this service
     ├── PoisonError           the job crashed its worker process
@@ -82,6 +83,9 @@ class ErrorCode(StrEnum):
     SOURCE_IS_IMAGE = "source_is_image"
     AUDIO_MISSING = "audio_missing"
     AUDIO_PROTECTED = "audio_protected"
+    # The job is possible, but not here and now.
+    MESSAGE_NEWER = "message_newer"
+    RECEIVER_BUSY = "receiver_busy"
 
 
 class PipelineError(Exception):
@@ -120,6 +124,10 @@ class TransientError(PipelineError):
     def __init__(self, message: str, *, code: ErrorCode, retry_after: float | None = None) -> None:
         super().__init__(message, code=code)
         self.retry_after = retry_after
+
+
+class DeferredError(TransientError):
+    """The job waits in a retry topic, without a worker thread and without spending an attempt."""
 
 
 class InfrastructureError(PipelineError):

@@ -20,6 +20,7 @@ from pipeline.errors import ErrorCode, ErrorKind, PermanentError, PipelineError
 from pipeline.messages import Failure, SeparationResult, SeparationTask, TaskState, to_message
 from pipeline.progress import EventReporter
 from pipeline.service.logs import get_logger
+from pipeline.storage.object_keys import handoff_key
 from pipeline.transport.protocol import Message
 from uploader.encode import common_gain, gain_note
 from uploader.outcome_store import OutcomeRecord, OutcomeStore
@@ -112,7 +113,7 @@ class UploadRun:
         handler.reporter.report(result.task_uuid, TaskState.NOTIFYING)
         body = record.body.encode("ascii")
         handler.webhook.deliver(result.task.hook_url, webhook_id(result.task), body, self._cancel)
-        return handler.finish(result, record, end=record.state.value)
+        return handler.finish(result, record, end=str(record.state))
 
     def close(self) -> None:
         """Do nothing: the run holds no files between its calls."""
@@ -166,7 +167,9 @@ class UploadRun:
         """
         task = self._result.task
         separations = task.separations + 1
-        left_behind = tuple(stem.key for stem in self._result.stems)
+        left_behind = tuple(
+            handoff_key(task.task_uuid, task.run, stem.name, stem.sha256) for stem in self._result.stems
+        )
         again = task.model_copy(update={"separations": separations, "left_behind": left_behind})
         log.warning("task_resubmitted", separations=separations)
         self._handler.reporter.report(task.task_uuid, TaskState.QUEUED, message="a stem was lost: separated again")

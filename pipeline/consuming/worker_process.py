@@ -13,7 +13,7 @@ from pipeline.consuming.consumer import Consumer, raise_if_refused
 from pipeline.consuming.handler import JobHandler
 from pipeline.consuming.retry import RetryPolicy
 from pipeline.errors import InfrastructureError
-from pipeline.messages import TaskMessage, from_message
+from pipeline.messages import TaskMessage, from_message, unread_failure
 from pipeline.service.health import Check, Detail, HealthServer
 from pipeline.service.logs import get_logger
 from pipeline.service.shutdown import StopSignal
@@ -79,6 +79,7 @@ class WorkerProcess(Generic[Job]):
                 retry_topics={retry.delay: retry.name for retry in self.topics.retries},
                 dead_letter_topic=self.topics.dead_letters,
                 stop=stop,
+                unread_failure=lambda message, error: unread_failure(self.topics.results, message, error),
                 concurrency=self.concurrency,
                 breaker=self.breaker,
             ).run()

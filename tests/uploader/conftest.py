@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ class Bench:
     ) -> SeparationResult:
         """Store float32 stems of shape ``(frames, channels)`` in the hand-off, and return the processor's result."""
         task = task or self.task()
-        files = tuple(self._stem(task.task_uuid, name, samples) for name, samples in stems.items())
+        files = tuple(self._stem(task, name, samples) for name, samples in stems.items())
         values = {"model": "demo.onnx", "device": "cpu", "timings": {"separate": 1.5}, **fields}
         return SeparationResult(task_uuid=task.task_uuid, task=task, status="success", stems=files, **values)
 
@@ -103,11 +103,11 @@ class Bench:
         subscription.close()
         return seen
 
-    def _stem(self, task_uuid: UUID, name: str, samples: np.ndarray) -> StemFile:
+    def _stem(self, task: SeparationTask, name: str, samples: np.ndarray) -> StemFile:
         path = self.folder / "processor.wav"
         soundfile.write(path, samples.astype(np.float32), RATE, subtype="FLOAT")
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        key = handoff_key(task_uuid, "", name, sha256)
+        key = handoff_key(task.task_uuid, task.run, name, sha256)
         stored = self.handoff.put(key, path, content_type="audio/wav")
         return StemFile(
             name=name,
