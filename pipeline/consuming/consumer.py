@@ -77,8 +77,9 @@ class Consumer(Generic[Job]):
     rng: random.Random = field(default_factory=random.Random)
 
     def run(self) -> None:
-        """Handle jobs until the stop signal, then leave the group. Jobs in work are finished or released.
+        """Handle jobs until the stop signal or until the circuit breaker gives up, then leave the group.
 
+        Jobs in work are finished or released; those that an infrastructure fault holds are released at once.
         Raises InfrastructureError (code ``broker_refused``) if the broker rejects this service for good.
         """
         outage = _OutageLog(self.policy.infrastructure, self.rng)
@@ -92,6 +93,7 @@ class Consumer(Generic[Job]):
                 # A consumer with a dead worker thread would look healthy and take less and less work.
                 self.stop.request("a worker thread has failed")
 
+        self.stop.on_request(self.breaker.stop)
         threads = [threading.Thread(target=work, name=f"worker-{number}") for number in range(1, self.concurrency + 1)]
         try:
             for thread in threads:
@@ -104,7 +106,7 @@ class Consumer(Generic[Job]):
             raise errors[0]
 
     def _consume(self, outage: _OutageLog) -> None:
-        while not self.stop.is_set():
+        while not (self.stop.is_set() or self.breaker.gave_up):
             if not self.breaker.wait_closed(RECEIVE_TIMEOUT):
                 continue
             try:
@@ -144,7 +146,12 @@ class _Processing(Generic[Job]):
         metrics.deliveries.labels(topic, str(delivery.attempt > 1).lower()).inc()
         stop.on_deadline(position, lambda: delivery.cancel.cancel(ErrorCode.SHUTTING_DOWN))
         with (
-            log_context(task_uuid=delivery.message.key, position=position, attempt=delivery.attempt),
+            log_context(
+                task_uuid=delivery.message.key,
+                position=position,
+                attempt=self._headers.attempts + 1,
+                crashes=self._deliveries - 1,
+            ),
             metrics.in_hand.track_inprogress(),
         ):
             try:
@@ -225,7 +232,7 @@ class _Processing(Generic[Job]):
                 if decision.action is not Action.HOLD:
                     self._breaker.close(self._delivery.position)
                     return self._after_failure(error, decision)
-                self._breaker.open(self._delivery.position, error)
+                self._breaker.open(self._delivery.position, error, self._give_back)
                 if error.code is ErrorCode.DISK_FULL:
                     # Another job may need the disk space of this one to finish.
                     self._close_run()
@@ -329,11 +336,14 @@ class _Processing(Generic[Job]):
                     log.warning("job_unsettled", reason=self._cancel.reason)
                     return False
 
+    def _give_back(self) -> None:
+        self._cancel.cancel(ErrorCode.SHUTTING_DOWN)
+
     def _back_off(self, fault: InfrastructureError, failures: int, event: str) -> bool:
         """Wait, with the circuit open, after ``failures`` in a row; return whether the delivery was cancelled."""
         delay = self._consumer.policy.infrastructure.delay(failures, self._consumer.rng)
         log.warning(event, error=fault.message, retry_in_seconds=round(delay, 2))
-        self._breaker.open(self._delivery.position, fault)
+        self._breaker.open(self._delivery.position, fault, self._give_back)
         return self._cancel.wait(delay)
 
 

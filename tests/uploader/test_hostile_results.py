@@ -1,4 +1,4 @@
-"""Results that somebody else wrote: nothing outside the prefixes of their own task is read, copied, deleted or decided."""
+"""Results that somebody else wrote: nothing outside the prefixes of their own task is read, copied or deleted."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline.backoff import Backoff
 from pipeline.consuming.circuit_breaker import CircuitBreaker
@@ -105,21 +106,26 @@ class Loop:
     """A consumer loop in a separate thread."""
 
     def __init__(
-        self, subscription: Subscription, topics: Topics, handler: JobHandler[str], grace: float, concurrency: int
+        self,
+        subscription: Subscription,
+        topics: Topics,
+        handler: JobHandler[str],
+        grace: float,
+        **options: Any,
     ) -> None:
+        """``options``: further fields of the Consumer."""
         self.stop = StopSignal(grace)
-        self.breaker = CircuitBreaker()
+        self.breaker: CircuitBreaker = options.pop("breaker", None) or CircuitBreaker()
+        options = {"parse": parse, "policy": POLICY, **options}
         self._consumer = Consumer(
             subscription=subscription,
-            parse=parse,
             handler=handler,
-            policy=POLICY,
             sources=frozenset([topics.jobs]),
             retry_topics=topics.retries,
             dead_letter_topic=topics.dead_letters,
             stop=self.stop,
-            concurrency=concurrency,
             breaker=self.breaker,
+            **options,
         )
         self._errors: list[BaseException] = []
         self._thread = threading.Thread(target=self._run)
@@ -136,6 +142,11 @@ class Loop:
         self._thread.join(DEADLINE)
         (error,) = self._errors
         return error
+
+    def join(self) -> None:
+        """Wait until the loop ends by itself."""
+        self._thread.join(DEADLINE)
+        assert not self._thread.is_alive()
 
     def stop_and_join(self) -> None:
         """Stop the loop. Fails if it does not stop, or has ended with an error."""
@@ -171,9 +182,9 @@ class Stage:
         *,
         grace: float = DEADLINE,
         subscription: Subscription | None = None,
-        concurrency: int = 1,
+        **options: Any,
     ) -> Loop:
-        loop = Loop(subscription or self.subscribe(), self.topics, handler, grace, concurrency)
+        loop = Loop(subscription or self.subscribe(), self.topics, handler, grace, **options)
         self.loops.append(loop)
         return loop
 
@@ -194,6 +205,14 @@ class Stage:
         letters = [message for message in found if message.topic == self.topics.dead_letters]
         assert (len(values), len(letters)) == (results, dead_letters)
         return values, letters
+
+    def wait_for_retry(self, value: bytes) -> None:
+        """Wait until the job is in the first retry topic."""
+        observer = self.backend.open().subscribe([self.topics.retries[DELAYS[0]]], f"{self.group}-observer")
+        delivery = observer.receive(DEADLINE)
+        observer.close()
+        assert delivery is not None
+        assert delivery.message.value == value
 
     def next_delivery(self) -> Delivery:
         """Return the next job that a later consumer receives."""
