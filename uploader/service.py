@@ -25,6 +25,7 @@ from pipeline.transport.protocol import Message
 from uploader.encode import common_gain, gain_note
 from uploader.outcome_store import OutcomeRecord, OutcomeStore
 from uploader.publish import EncodedStem, StemPublisher
+from uploader.receiver_share import ReceiverShare
 from uploader.webhook import WebhookSender
 from uploader.webhook_payload import failed_body, success_body
 
@@ -46,6 +47,7 @@ class UploadHandler:
     publisher: StemPublisher
     outcomes: OutcomeStore
     webhook: WebhookSender
+    receivers: ReceiverShare
     reporter: EventReporter
     task_topic: str
     result_topic: str
@@ -101,7 +103,9 @@ class UploadRun:
         self._staged: list[EncodedStem] = []
 
     def handle(self) -> Outcome:
-        """Deliver the outcome of the task, which this result decides if it is the first. Raises the webhook's errors.
+        """Deliver the outcome of the task, which this result decides if it is the first.
+
+        Raises the webhook's errors, and DeferredError while its receiver holds all the threads that it may.
 
         A result whose stems were lost decides nothing: the task is separated again, once.
         """
@@ -109,10 +113,12 @@ class UploadRun:
         record = handler.outcomes.find(result) or self._decide()
         if record is None:
             return self._resubmit()
+        url, body = result.task.hook_url, record.body.encode("ascii")
+        handler.receivers.require_responsive(url)
         handler.publisher.publish(record.stems)
         handler.reporter.report(result.task_uuid, TaskState.NOTIFYING)
-        body = record.body.encode("ascii")
-        handler.webhook.deliver(result.task.hook_url, webhook_id(result.task), body, self._cancel)
+        with handler.receivers.slot(url):
+            handler.webhook.deliver(url, webhook_id(result.task), body, self._cancel)
         return handler.finish(result, record, end=str(record.state))
 
     def close(self) -> None:

@@ -29,12 +29,15 @@ from tests.support.buckets import new_bucket
 from tests.support.webhook_receiver import WebhookReceiver
 from uploader.outcome_store import OutcomeStore
 from uploader.publish import StemPublisher
+from uploader.receiver_share import ReceiverShare
 from uploader.service import UploadHandler
 from uploader.webhook import WebhookSender
 
 SECRET = f"whsec_{base64.b64encode(bytes(32)).decode()}"
 TASKS, RESULTS, RETRIES, EVENTS, DEAD_LETTERS = "tasks", "results", "retries", "events", "dead_letters"
 RATE = 44_100
+#: A receiver may hold half of the threads, for longer than this time, s.
+THREADS, RECEIVER_PATIENCE = 4, 0.1
 
 #: For tests on both kinds of store. With S3, one bucket serves as hand-off and as storage, as across machines.
 ENGINES = pytest.mark.parametrize("bench", ["local", pytest.param("s3", marks=pytest.mark.s3)], indirect=True)
@@ -69,6 +72,7 @@ class Bench:
             StemPublisher(handoff or self.handoff, store, self.workdir),
             outcomes or OutcomeStore(store),
             webhook or WebhookSender(UrlGuard(allow_private=True), [SECRET], timeout=20.0),
+            ReceiverShare(THREADS, patience=RECEIVER_PATIENCE),
             EventReporter(self.transport, EVENTS),
             task_topic=TASKS,
             result_topic=RESULTS,
