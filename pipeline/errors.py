@@ -86,6 +86,7 @@ class ErrorCode(StrEnum):
     # The job is possible, but not here and now.
     MESSAGE_NEWER = "message_newer"
     RECEIVER_BUSY = "receiver_busy"
+    SOURCE_SLOW = "source_slow"
 
 
 class PipelineError(Exception):

@@ -67,6 +67,10 @@ CODES = {
         "transient",
         "The message needs a newer version of the service: it waits for one up to an hour, then the task fails.",
     ),
+    ErrorCode.SOURCE_SLOW: (
+        "transient",
+        "The job waits, since slow downloads hold all the threads that they may. It spends no attempt.",
+    ),
     ErrorCode.RECEIVER_BUSY: (
         "transient",
         "The webhook waits, since earlier ones hold all the threads that its receiver may have. It spends no attempt.",
