@@ -279,7 +279,7 @@ class _Processing(Generic[Job]):
         return Outcome((*failed.outputs, self._dead_letter(error)), end="quarantined")
 
     def _report(self, error: PipelineError) -> Outcome | None:
-        """Return the outcome that tells the client, after any infrastructure fault, or None if there is none.
+        """Return the outcome that reports to the client, after any infrastructure fault, or None if there is none.
 
         Raises CancelledError.
         """

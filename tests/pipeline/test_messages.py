@@ -178,7 +178,7 @@ class TestNewerWriters:
 
 
 class TestDisagreement:
-    """Messages that contradict themselves; anybody who can write to a topic may have written them."""
+    """Messages that contradict themselves, as an attacker with access to a topic may write them."""
 
     OTHER = str(uuid.uuid4())
 

@@ -122,7 +122,7 @@ def test_silent_receiver_holds_half_of_the_threads_and_spends_no_attempts(bench:
     bench.transport.publish(*(to_message(RESULTS, result) for result in silent))
     with WebhookReceiver() as other, consuming(bench, max_attempts=1) as stop_and_join:
         bench.receiver.wait_for(2)
-        wait_for(lambda: list(bench.transport.browse(RETRIES)))
+        wait_for(lambda: [stored.message for stored in bench.transport.browse(RETRIES)])
         bench.transport.publish(to_message(RESULTS, failed_result(bench.task(hook_url=other.url))))
         other.wait_for(1)
         assert len(bench.receiver.received) == THREADS // 2

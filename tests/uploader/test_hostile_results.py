@@ -1,4 +1,4 @@
-"""Results that somebody else wrote: nothing outside the prefixes of their own task is read, copied or deleted."""
+"""Forged results: nothing outside the prefixes of their own task is read, copied or deleted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from uploader.outcome_store import OutcomeRecord, StagedStem
 
 
 def forged(result: SeparationResult, **fields: Any) -> SeparationResult:
-    """Return the result as the uploader reads it after somebody has changed fields of its JSON."""
+    """Return the result as the uploader reads it after an attacker has changed fields of its JSON."""
     body = {**json.loads(result.model_dump_json()), **fields}
     return from_message(SeparationResult, Message(RESULTS, str(result.task_uuid), json.dumps(body).encode()))
 

@@ -65,7 +65,7 @@ class TestNewerMessages:
         loop.stop_and_join()
         assert handler.tries == [("old", 1)]
 
-    def test_client_is_told_when_no_newer_member_comes(self, stage: Stage) -> None:
+    def test_client_receives_a_failure_when_no_newer_member_comes(self, stage: Stage) -> None:
         task = str(uuid4())
         body = {"task_uuid": task, "audio": {"left": "http://a"}, "hook_url": "http://hook", "version": 2}
         stage.backend.open().publish(Message(stage.topics.jobs, task, json.dumps(body).encode()))

@@ -272,7 +272,7 @@ class TestReplay:
         assert run in outcome.out
 
     @pytest.mark.parametrize("error", [UNPARSABLE, NEWER], ids=lambda error: str(error.code))
-    def test_a_job_whose_client_was_told_that_it_is_unreadable_is_replayed_as_a_new_run(
+    def test_an_unreadable_job_that_was_reported_is_replayed_as_a_new_run(
         self, operator: Operator, error: PipelineError
     ) -> None:
         body = {**json.loads(task().model_dump_json()), "version": 2, "priority": "urgent"}
