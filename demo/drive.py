@@ -96,7 +96,7 @@ def _follow(task_uuid: str, events: Subscription, listener: Listener, watch: Cal
         delivery = events.receive(_POLL_SECONDS)
         if delivery is not None:
             event = from_message(TaskEvent, delivery.message)
-            line = f"{event.status.value:<12} {event.progress:4.0%}"
+            line = f"{event.status:<12} {event.progress:4.0%}"
             if str(event.task_uuid) == task_uuid and line != printed:
                 _say(line)
                 printed = line

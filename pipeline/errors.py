@@ -3,6 +3,7 @@
     PipelineError
     ├── PermanentError        this job can never succeed: fail it at once
     ├── TransientError        this job may succeed later: spend an attempt, try again
+    │   └── DeferredError      the job is not the cause and should not wait here: spend nothing, try again later
     ├── InfrastructureError   the job is not the cause: keep it, spend nothing, wait
     │   └── RefusedError      waiting does not help: the broker rejects this service
     ├── PoisonError           the job crashed its worker process
@@ -85,6 +86,10 @@ class ErrorCode(StrEnum):
     # Models that cannot be loaded, and models that the settings exclude.
     MODEL_INVALID = "model_invalid"
     MODEL_NOT_ALLOWED = "model_not_allowed"
+    # The job is possible, but not here and now.
+    MESSAGE_NEWER = "message_newer"
+    RECEIVER_BUSY = "receiver_busy"
+    SOURCE_SLOW = "source_slow"
 
 
 class PipelineError(Exception):
@@ -123,6 +128,10 @@ class TransientError(PipelineError):
     def __init__(self, message: str, *, code: ErrorCode, retry_after: float | None = None) -> None:
         super().__init__(message, code=code)
         self.retry_after = retry_after
+
+
+class DeferredError(TransientError):
+    """The job waits in a retry topic, without a worker thread and without spending an attempt."""
 
 
 class InfrastructureError(PipelineError):

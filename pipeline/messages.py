@@ -1,23 +1,47 @@
 """The contract between the services: one model per message type, JSON on the wire, claim checks for audio.
 
-Readers ignore unknown fields, so that a newer writer can run beside an older reader.
+A newer writer can run beside an older reader:
+
+* A reader keeps fields that it does not know and passes them on, except those inside ``model``.
+* A value that a reader does not know and only passes on, such as an error code, stays as it is.
+* A writer that adds something that a reader must understand raises ``version`` in the messages that need it, or uses a
+  new value of an enumeration. An older reader defers such a message (code ``message_newer``) to a newer one.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from enum import StrEnum
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
-from pipeline.errors import ErrorCode, ErrorKind, PermanentError, PipelineError
+from pipeline.errors import DeferredError, ErrorCode, ErrorKind, PermanentError, PipelineError
 from pipeline.model_choice import ModelChoice
 from pipeline.transport.protocol import Message
 
 #: Becomes part of object keys and file names, so only harmless characters are allowed; lower case.
 StemName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+
+#: In hexadecimal.
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+#: The version of this contract that this code reads.
+VERSION = 1
+#: The version that a reader needs to handle a message.
+RequiredVersion = Annotated[int, Field(ge=1, le=VERSION)]
 
 #: From the lowest to the highest.
 PRIORITIES = range(1, 6)
@@ -58,16 +82,23 @@ class TaskState(StrEnum):
     CANCELLED = "cancelled"
 
 
-class WireModel(BaseModel):
-    """Base of everything that is sent or stored: immutable, tolerant of unknown fields."""
+#: A state that was read; it stays a string if this version does not know it.
+ReadState = Annotated[TaskState | str, Field(union_mode="left_to_right")]
+ReadCode = Annotated[ErrorCode | str, Field(union_mode="left_to_right")]
+ReadKind = Annotated[ErrorKind | str, Field(union_mode="left_to_right")]
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+
+class WireModel(BaseModel):
+    """Base of everything that is sent or stored: immutable, keeps unknown fields, without NaN and Infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
 
 class TaskMessage(WireModel):
     """Base of the message types: each is about one task."""
 
     task_uuid: UUID
+    version: RequiredVersion = 1
 
 
 #: Name of a repeat that an operator requested; becomes part of object keys and of the webhook's id.
@@ -103,7 +134,8 @@ class StemFile(WireModel):
 
     name: StemName
     key: str
-    sha256: str
+    """For readers of earlier versions. This version derives it: see ``pipeline.storage.object_keys.handoff_key``."""
+    sha256: Sha256
     bytes: int
     duration: float
     """Length in s."""
@@ -126,8 +158,8 @@ class SourceAudio(WireModel):
 class Failure(WireModel):
     """The reason of a failure, as the client sees it."""
 
-    code: ErrorCode
-    kind: ErrorKind
+    code: ReadCode
+    kind: ReadKind
     message: str
     retryable: bool
 
@@ -154,6 +186,14 @@ class SeparationResult(TaskMessage):
     error: Failure | None = None
     finished_at: float = Field(default_factory=time.time)
 
+    @model_validator(mode="after")
+    def _require_one_task(self) -> Self:
+        if self.task.task_uuid != self.task_uuid:
+            raise ValueError("task_uuid and task.task_uuid differ")
+        if len({stem.name for stem in self.stems}) < len(self.stems):
+            raise ValueError("two stems have the same name")
+        return self
+
     @classmethod
     def failed(cls, task: SeparationTask, error: PipelineError) -> SeparationResult:
         """Return the terminal ``failed`` result of ``task``."""
@@ -163,7 +203,7 @@ class SeparationResult(TaskMessage):
 class TaskEvent(TaskMessage):
     """A progress event of a task. Events may be lost; outcomes are sent in ``SeparationResult``."""
 
-    status: TaskState
+    status: ReadState
     progress: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of the current stage that is done, 0 to 1."""
     bytes_per_second: float | None = None
@@ -177,17 +217,75 @@ class TaskEvent(TaskMessage):
 TaskMessageT = TypeVar("TaskMessageT", bound=TaskMessage)
 
 
+_METADATA: TypeAdapter[dict[str, JsonValue] | None] = TypeAdapter(dict[str, JsonValue] | None)
+
+
 def to_message(topic: str, body: TaskMessage) -> Message:
     """Encode ``body`` as JSON, keyed by the task, so that all messages of a task stay in order."""
     return Message(topic, str(body.task_uuid), body.model_dump_json().encode())
 
 
 def from_message(model: type[TaskMessageT], message: Message) -> TaskMessageT:
-    """Decode the body of ``message``. Raises PermanentError (code ``message_invalid``) if it is not a ``model``."""
+    """Decode the body of ``message``.
+
+    Raises PermanentError (code ``message_invalid``) if it is not a ``model`` or its key is not the task, and
+    DeferredError (code ``message_newer``) if only a newer version of this service can read it.
+    """
     try:
-        return model.model_validate_json(message.value)
+        _parse_json(message.value)  # pydantic alone takes NaN where the model allows any value
+        body = model.model_validate_json(message.value)
     except ValidationError as error:
-        where = "; ".join(".".join(map(str, item["loc"])) or "body" for item in error.errors(include_input=False))
-        raise PermanentError(
-            f"the message is not a valid {model.__name__}: {where}", code=ErrorCode.MESSAGE_INVALID
-        ) from None
+        faults = error.errors(include_input=False, include_url=False)
+        if any(fault["type"] == "less_than_equal" and fault["loc"][-1:] == ("version",) for fault in faults) or all(
+            fault["type"] in ("enum", "literal_error") for fault in faults
+        ):
+            raise DeferredError("the job needs a newer version of this service", code=ErrorCode.MESSAGE_NEWER) from None
+        where = "; ".join(".".join(map(str, fault["loc"])) or "body" for fault in faults)
+        raise _invalid(model, where) from None
+    except (ValueError, RecursionError):
+        raise _invalid(model, "body") from None
+    if message.key != str(body.task_uuid):
+        raise _invalid(model, "the key is not task_uuid")
+    return body
+
+
+def unread_failure(topic: str, message: Message, error: PipelineError) -> Message | None:
+    """Return the ``failed`` result, for ``topic``, of a task or result whose body cannot be read.
+
+    It needs the envelope: the task, its ``hook_url``, and the message's key. Returns None without them.
+    """
+    try:
+        body = _parse_json(message.value)
+        envelope = body["task"] if isinstance(body.get("task"), dict) else body
+        kept = {name: envelope[name] for name in ("task_uuid", "hook_url", "run") if name in envelope}
+        fields = {**kept, "audio": "", "metadata": _metadata(envelope)}
+        task = SeparationTask.model_validate_json(json.dumps(fields))
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return None
+    if {str(body.get("task_uuid")), message.key} != {str(task.task_uuid)}:
+        return None
+    return to_message(topic, SeparationResult.failed(task, error))
+
+
+def _metadata(envelope: dict[str, Any]) -> dict[str, JsonValue] | None:
+    try:
+        # As JSON, since pydantic accepts no lone surrogates there.
+        return _METADATA.validate_json(json.dumps(envelope.get("metadata")))
+    except ValidationError:
+        return None
+
+
+def _parse_json(value: bytes) -> Any:
+    """Parse JSON in UTF-8. Raises ValueError, for NaN and infinite numbers as well, and RecursionError."""
+    return json.loads(value.decode(), parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(literal: str) -> float:
+    number = float(literal)
+    if not math.isfinite(number):
+        raise ValueError("a number is not finite")
+    return number
+
+
+def _invalid(model: type[BaseModel], where: str) -> PermanentError:
+    return PermanentError(f"the message is not a valid {model.__name__}: {where}", code=ErrorCode.MESSAGE_INVALID)

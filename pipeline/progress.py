@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
-from pipeline.messages import TaskEvent, TaskState, to_message
+from pipeline.messages import ReadState, TaskEvent, TaskState, to_message
 from pipeline.transport.protocol import Message, Transport
 
 #: Minimum time between two progress events of one task, s.
@@ -54,7 +54,7 @@ class EventReporter:
     def event(
         self,
         task_uuid: UUID,
-        state: TaskState,
+        state: ReadState,
         progress: float = 0.0,
         message: str | None = None,
         rate: TransferRate = UNKNOWN_RATE,

@@ -27,6 +27,7 @@ from pipeline.storage.factory import open_handoff
 from pipeline.topics import Topics
 from pipeline.transport.factory import open_transport
 from processor.disk_budget import DiskBudget
+from processor.download_lanes import DownloadLanes
 from processor.ipc import ChildSettings
 from processor.job import JobLimits, SeparationHandler
 from processor.separation.options import DeviceOptions
@@ -70,6 +71,7 @@ def _run(settings: Settings, stop: StopSignal, command: Sequence[str]) -> None:
                 job_timeout_base=worker.job_timeout_base,
                 job_timeout_factor=worker.job_timeout_factor,
             ),
+            lanes=DownloadLanes(len(pool) + worker.prefetch, download.download_timeout),
             result_topic=topics.results,
             connection_options=ConnectionOptions.from_settings(download),
             rate=RateLimit.from_settings(download),

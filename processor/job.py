@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from pipeline.consuming.handler import JobContext, Outcome
-from pipeline.download import ConnectionOptions, Downloaded, DownloadLimits, UrlGuard, download
+from pipeline.download import ConnectionOptions, Downloaded, DownloadLimits, DownloadProgress, UrlGuard, download
 from pipeline.download.http.rate_limit import RateLimit
 from pipeline.download.http.session import DIRECT
 from pipeline.download_progress import watch_download
@@ -25,6 +25,7 @@ from processor.audio.probe import Hints, probe
 from processor.audio.resampler import resample_file, stem_rate
 from processor.cancellable import run_cancellable
 from processor.disk_budget import DiskBudget
+from processor.download_lanes import DownloadLanes
 from processor.ipc import Done, Stem
 from processor.workers.dispatcher import Lease
 from processor.workers.pool import WorkerPool
@@ -67,6 +68,7 @@ class SeparationHandler:
     reporter: EventReporter
     workdir: WorkDir
     limits: JobLimits
+    lanes: DownloadLanes
     result_topic: str
     connection_options: ConnectionOptions = DIRECT
     rate: RateLimit | None = None
@@ -135,8 +137,14 @@ class SeparationRun:
         with self._timed("wait"):
             self._reservation.request(limits.max_bytes, self._cancel)
         handler.reporter.report(task.task_uuid, TaskState.DOWNLOADING)
+
+        def on_progress(progress: DownloadProgress) -> None:
+            transfer.progress(progress)
+            lane.check(progress)
+
         with (
             self._timed("download"),
+            handler.lanes.lane() as lane,
             watch_download(
                 "audio",
                 lambda fraction, rate: handler.reporter.progress(task.task_uuid, TaskState.DOWNLOADING, fraction, rate),
@@ -149,7 +157,7 @@ class SeparationRun:
                     guard=handler.guard,
                     limits=limits,
                     cancel=self._cancel,
-                    on_progress=transfer.progress,
+                    on_progress=on_progress,
                     connection_options=handler.connection_options,
                     rate=handler.rate,
                 )

@@ -129,6 +129,7 @@ def _tasks_and_events() -> str:
 #: Fields of events that speak for themselves in the code.
 _EVENT_FIELDS = {
     "task_uuid": "The task that the event is about.",
+    "version": "The version of this page that a reader needs: 1. A higher one announces an incompatible change.",
     "status": "The state of the task.",
     "message": "A sentence, such as the reason of a failure.",
     "at": "Time of the event, s since the epoch.",
@@ -137,8 +138,15 @@ _EVENT_FIELDS = {
 
 def _type(field: FieldInfo) -> str:
     names = [getattr(part, "__name__", str(part)) for part in get_args(field.annotation) or (field.annotation,)]
-    readable = {"NoneType": "null", "float": "number", "str": "string", "UUID": "string", "TaskState": "string"}
-    return " or ".join(readable.get(name, name) for name in names)
+    readable = {
+        "NoneType": "null",
+        "float": "number",
+        "str": "string",
+        "UUID": "string",
+        "TaskState": "string",
+        "int": "number",
+    }
+    return " or ".join(dict.fromkeys(readable.get(name, name) for name in names))
 
 
 def attribute_docstrings(model: type[BaseModel]) -> dict[str, str]:

@@ -65,6 +65,18 @@ CODES = {
     ErrorCode.BROKER_REFUSED: ("infrastructure", "The broker refuses this service. The service ends with status 77."),
     ErrorCode.MESSAGE_TOO_LARGE: ("permanent", "The message is larger than the broker accepts."),
     ErrorCode.MESSAGE_INVALID: ("permanent", "The message does not follow its model; it becomes a dead letter."),
+    ErrorCode.MESSAGE_NEWER: (
+        "transient",
+        "The message needs a newer version of the service: it waits for one up to an hour, then the task fails.",
+    ),
+    ErrorCode.SOURCE_SLOW: (
+        "transient",
+        "The job waits, since slow downloads hold all the threads that they may. It spends no attempt.",
+    ),
+    ErrorCode.RECEIVER_BUSY: (
+        "transient",
+        "The webhook waits, since earlier ones hold all the threads that its receiver may have. It spends no attempt.",
+    ),
     ErrorCode.DELIVERY_LOST: ("cancelled", "The message now belongs to another worker."),
     ErrorCode.SHUTTING_DOWN: ("cancelled", "The service is stopping; the job is given back."),
     ErrorCode.INTERNAL: ("permanent", "A defect of the service."),

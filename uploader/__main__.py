@@ -19,6 +19,7 @@ from pipeline.topics import Topics
 from pipeline.transport.factory import open_transport
 from uploader.outcome_store import OutcomeStore
 from uploader.publish import StemPublisher
+from uploader.receiver_share import ReceiverShare
 from uploader.service import UploadHandler
 from uploader.webhook import WebhookSender
 
@@ -50,6 +51,7 @@ def _run(settings: Settings, stop: StopSignal) -> None:
                 webhook.timeout,
                 ConnectionOptions.for_webhooks(settings.download),
             ),
+            receivers=ReceiverShare(worker.uploader_concurrency),
             reporter=EventReporter(transport, topics.events),
             task_topic=settings.kafka.task_topic,
             result_topic=topics.results,

@@ -10,8 +10,8 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from pipeline.errors import ErrorCode, PermanentError
-from pipeline.messages import SeparationResult, TaskState, WireModel
-from pipeline.storage.object_keys import outcome_key
+from pipeline.messages import ReadState, SeparationResult, WireModel
+from pipeline.storage.object_keys import outcome_key, staged_prefix, stem_prefix
 from pipeline.storage.protocol import ObjectStore
 
 
@@ -28,7 +28,7 @@ class StagedStem(WireModel):
 class OutcomeRecord(WireModel):
     """The outcome of a task, as it is stored and delivered."""
 
-    state: TaskState
+    state: ReadState
     body: str
     """The webhook's body, byte for byte: it is ASCII."""
     message: str | None = None
@@ -54,16 +54,26 @@ class OutcomeStore:
             if error.code is ErrorCode.OBJECT_MISSING:
                 return None
             raise
-        return _parse(content)
+        return _parse(content, result)
 
     def decide(self, result: SeparationResult, record: OutcomeRecord) -> OutcomeRecord:
         """Propose ``record`` as the outcome of the result's task, and return the outcome that was stored first."""
         key = outcome_key(result.task_uuid, result.task.run)
-        return _parse(self._store.put_new(key, record.model_dump_json().encode(), content_type="application/json"))
+        stored = self._store.put_new(key, record.model_dump_json().encode(), content_type="application/json")
+        return _parse(stored, result)
 
 
-def _parse(content: bytes) -> OutcomeRecord:
+def _parse(content: bytes, result: SeparationResult) -> OutcomeRecord:
+    """Return the stored record. A record that would copy the stems of another task is damaged as well."""
+    staged, final = staged_prefix(result.task_uuid), stem_prefix(result.task_uuid)
     try:
-        return OutcomeRecord.model_validate_json(content)
+        record = OutcomeRecord.model_validate_json(content)
     except ValidationError:
-        raise PermanentError("the stored outcome of the task is damaged", code=ErrorCode.INTERNAL) from None
+        raise _damaged() from None
+    if not all(stem.staged.startswith(staged) and stem.key.startswith(final) for stem in record.stems):
+        raise _damaged()
+    return record
+
+
+def _damaged() -> PermanentError:
+    return PermanentError("the stored outcome of the task is damaged", code=ErrorCode.INTERNAL)

@@ -17,7 +17,7 @@ from pipeline.files import file_sha256, local_errors
 from pipeline.messages import SeparationResult, StemFile
 from pipeline.service.logs import get_logger
 from pipeline.service.workdir import WorkDir
-from pipeline.storage.object_keys import staged_key, stem_key
+from pipeline.storage.object_keys import handoff_key, handoff_prefix, staged_key, stem_key
 from pipeline.storage.protocol import ObjectStore
 from uploader.encode import CONTENT_TYPES, encode, stem_bits
 from uploader.outcome_store import StagedStem
@@ -48,7 +48,7 @@ class StemPublisher:
     def require_complete(self, result: SeparationResult) -> None:
         """Raise PermanentError (code ``handoff_missing``) unless the hand-off has every stem in its full length."""
         for stem in result.stems:
-            found = self._handoff.stat(stem.key)
+            found = self._handoff.stat(_handoff_key(result, stem))
             if found is None or found.bytes != stem.bytes:
                 raise _lost(stem)
 
@@ -66,7 +66,7 @@ class StemPublisher:
         with local_errors(), self._workdir.job() as folder:
             raw, encoded = folder / "raw.wav", folder / f"stem.{output_format.extension}"
             try:
-                self._handoff.get(stem.key, raw)
+                self._handoff.get(_handoff_key(result, stem), raw)
             except PermanentError as error:
                 if error.code is ErrorCode.OBJECT_MISSING:
                     raise _lost(stem) from error
@@ -108,11 +108,16 @@ class StemPublisher:
     def discard(self, result: SeparationResult, published: Iterable[StagedStem] = ()) -> None:
         """Delete the remains of a job whose outcome is decided; log a failure to do so, and go on.
 
-        These are its stems in the hand-off, and the staged stems that are not among ``published``.
+        These are its stems in the hand-off, and the staged stems that are not among ``published``. Keys that the
+        message names and that are not the task's own are ignored.
         """
+        task = result.task
+        own = handoff_prefix(task.task_uuid, task.run)
+        handed_off = {key for key in task.left_behind if key.startswith(own)}
+        handed_off.update(_handoff_key(result, stem) for stem in result.stems)
         kept = {stem.staged for stem in published}
         staged = [self._staged_key(result, stem) for stem in result.stems]
-        objects = [(self._handoff, key) for key in {*result.task.left_behind, *(stem.key for stem in result.stems)}]
+        objects = [(self._handoff, key) for key in handed_off]
         objects += [(self._store, key) for key in staged if key not in kept]
         for store, key in objects:
             try:
@@ -129,8 +134,13 @@ class StemPublisher:
         return staged_key(result.task_uuid, stem.name, digest, task.output_format)
 
 
+def _handoff_key(result: SeparationResult, stem: StemFile) -> str:
+    """Derive the key of a stem in the hand-off. The one in the message is not used: it could name another task's."""
+    return handoff_key(result.task_uuid, result.task.run, stem.name, stem.sha256)
+
+
 def _lost(stem: StemFile) -> PermanentError:
-    log.warning("stem_lost", key=stem.key)
+    log.warning("stem_lost", stem=stem.name)
     return PermanentError(
         f"the separated stem {stem.name} was lost or damaged on its way to the storage", code=ErrorCode.HANDOFF_MISSING
     )

@@ -20,10 +20,12 @@ from pipeline.errors import ErrorCode, ErrorKind, PermanentError, PipelineError
 from pipeline.messages import Failure, SeparationResult, SeparationTask, TaskState, to_message
 from pipeline.progress import EventReporter
 from pipeline.service.logs import get_logger
+from pipeline.storage.object_keys import handoff_key
 from pipeline.transport.protocol import Message
 from uploader.encode import common_gain, gain_note, stem_bits
 from uploader.outcome_store import OutcomeRecord, OutcomeStore
 from uploader.publish import EncodedStem, StemPublisher
+from uploader.receiver_share import ReceiverShare
 from uploader.webhook import WebhookSender
 from uploader.webhook_payload import failed_body, success_body
 
@@ -45,6 +47,7 @@ class UploadHandler:
     publisher: StemPublisher
     outcomes: OutcomeStore
     webhook: WebhookSender
+    receivers: ReceiverShare
     reporter: EventReporter
     task_topic: str
     result_topic: str
@@ -100,7 +103,9 @@ class UploadRun:
         self._staged: list[EncodedStem] = []
 
     def handle(self) -> Outcome:
-        """Deliver the outcome of the task, which this result decides if it is the first. Raises the webhook's errors.
+        """Deliver the outcome of the task, which this result decides if it is the first.
+
+        Raises the webhook's errors, and DeferredError while its receiver holds all the threads that it may.
 
         A result whose stems were lost decides nothing: the task is separated again, once.
         """
@@ -108,11 +113,13 @@ class UploadRun:
         record = handler.outcomes.find(result) or self._decide()
         if record is None:
             return self._resubmit()
+        url, body = result.task.hook_url, record.body.encode("ascii")
+        handler.receivers.require_responsive(url)
         handler.publisher.publish(record.stems)
         handler.reporter.report(result.task_uuid, TaskState.NOTIFYING)
-        body = record.body.encode("ascii")
-        handler.webhook.deliver(result.task.hook_url, webhook_id(result.task), body, self._cancel)
-        return handler.finish(result, record, end=record.state.value)
+        with handler.receivers.slot(url):
+            handler.webhook.deliver(url, webhook_id(result.task), body, self._cancel)
+        return handler.finish(result, record, end=str(record.state))
 
     def close(self) -> None:
         """Do nothing: the run holds no files between its calls."""
@@ -166,7 +173,9 @@ class UploadRun:
         """
         task = self._result.task
         separations = task.separations + 1
-        left_behind = tuple(stem.key for stem in self._result.stems)
+        left_behind = tuple(
+            handoff_key(task.task_uuid, task.run, stem.name, stem.sha256) for stem in self._result.stems
+        )
         again = task.model_copy(update={"separations": separations, "left_behind": left_behind})
         log.warning("task_resubmitted", separations=separations)
         self._handler.reporter.report(task.task_uuid, TaskState.QUEUED, message="a stem was lost: separated again")

@@ -4,10 +4,12 @@
                   │          │
                   │          ├─ permanent, or too many transient ─▶ the outcome of on_failure(…) is settled instead
                   │          ├─ transient       to a retry topic; spends one attempt
+                  │          ├─ deferred        to the first retry topic; spends nothing
                   │          ├─ infrastructure  circuit open: wait, handle again; spends nothing, receives nothing new
                   │          ├─ poison          released and counted; after ``max_crashes``: dead letter + on_failure(…)
                   │          └─ cancelled       stop, publish nothing
-                  └─ unparsable ─▶ dead letter with the raw bytes
+                  ├─ needs a newer version ─▶ to a retry topic, for up to ``newer_patience``, then as unparsable
+                  └─ unparsable ─▶ dead letter with the raw bytes, and a failed result if the envelope can be read
 
 Several worker threads run this loop on one subscription, so that one job can be prepared while another is in work.
 A process may die at any line: the delivery is then not settled, and the transport delivers the job again.
@@ -29,6 +31,7 @@ from pipeline.consuming.retry import Action, Decision, RetryPolicy
 from pipeline.consuming.retry_headers import RetryHeaders, dead_letter, retry_message, truncate_dead_letter
 from pipeline.errors import (
     CancelledError,
+    DeferredError,
     ErrorCode,
     ErrorKind,
     InfrastructureError,
@@ -57,7 +60,7 @@ class Consumer(Generic[Job]):
 
     subscription: Subscription
     parse: Callable[[Message], Job]
-    """Raises PermanentError for a message that is not a job."""
+    """Raises PermanentError for a message that is not a job, DeferredError for one that a newer version can read."""
     handler: JobHandler[Job]
     policy: RetryPolicy
     sources: frozenset[str]
@@ -66,14 +69,17 @@ class Consumer(Generic[Job]):
     """Maps each delay of the policy, s, to its topic."""
     dead_letter_topic: str
     stop: StopSignal
+    unread_failure: Callable[[Message, PipelineError], Message | None] = lambda _message, _error: None
+    """Returns the message that tells the client of a job that cannot be parsed, if it can be told."""
     concurrency: int = 1
     """Number of worker threads, and so of jobs in work at a time."""
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     rng: random.Random = field(default_factory=random.Random)
 
     def run(self) -> None:
-        """Handle jobs until the stop signal, then leave the group. Jobs in work are finished or released.
+        """Handle jobs until the stop signal or until the circuit breaker gives up, then leave the group.
 
+        Jobs in work are finished or released; those that an infrastructure fault holds are released at once.
         Raises InfrastructureError (code ``broker_refused``) if the broker rejects this service for good.
         """
         outage = _OutageLog(self.policy.infrastructure, self.rng)
@@ -87,6 +93,7 @@ class Consumer(Generic[Job]):
                 # A consumer with a dead worker thread would look healthy and take less and less work.
                 self.stop.request("a worker thread has failed")
 
+        self.stop.on_request(self.breaker.stop)
         threads = [threading.Thread(target=work, name=f"worker-{number}") for number in range(1, self.concurrency + 1)]
         try:
             for thread in threads:
@@ -99,7 +106,7 @@ class Consumer(Generic[Job]):
             raise errors[0]
 
     def _consume(self, outage: _OutageLog) -> None:
-        while not self.stop.is_set():
+        while not (self.stop.is_set() or self.breaker.gave_up):
             if not self.breaker.wait_closed(RECEIVE_TIMEOUT):
                 continue
             try:
@@ -139,7 +146,12 @@ class _Processing(Generic[Job]):
         metrics.deliveries.labels(topic, str(delivery.attempt > 1).lower()).inc()
         stop.on_deadline(position, lambda: delivery.cancel.cancel(ErrorCode.SHUTTING_DOWN))
         with (
-            log_context(task_uuid=delivery.message.key, position=position, attempt=delivery.attempt),
+            log_context(
+                task_uuid=delivery.message.key,
+                position=position,
+                attempt=self._headers.attempts + 1,
+                crashes=self._deliveries - 1,
+            ),
             metrics.in_hand.track_inprogress(),
         ):
             try:
@@ -174,12 +186,29 @@ class _Processing(Generic[Job]):
             return Outcome(end="skipped")  # a retry of another service
         try:
             self._job = job = consumer.parse(message)
-        except PermanentError as error:
-            log.error("message_unparsable", error=error.message)
-            return Outcome((self._dead_letter(error),), end="unparsable")
+        except (PermanentError, DeferredError) as error:
+            return self._after_parsing(error)
         if consumer.policy.is_poison(self._deliveries):
             return self._quarantine(PoisonError("the job ended its worker too often", code=ErrorCode.WORKER_DIED))
         return self._handle(job)
+
+    def _after_parsing(self, error: PipelineError) -> Outcome:
+        """Return the outcome of a message that this version cannot read."""
+        if isinstance(error, DeferredError):
+            since, now = self._headers.unread_since, time.time()
+            delay = self._consumer.policy.newer_delay(0.0 if since is None else now - since)
+            if delay is not None:
+                log.warning("message_deferred", error=error.message, code=error.code, retry_in_seconds=delay)
+                return self._to_retry_topic(error, delay, attempts=self._headers.attempts, end="deferred")
+        log.error("message_unparsable", error=error.message, code=error.code)
+        failed = self._report(error) or Outcome()
+        return Outcome((*failed.outputs, self._dead_letter(error)), end="unparsable")
+
+    def _to_retry_topic(self, error: PipelineError, delay: float, *, attempts: int, end: str) -> Outcome:
+        topic, message = self._consumer.retry_topics[delay], self._delivery.message
+        return Outcome(
+            (retry_message(message, topic, delay, error, attempts=attempts, crashes=self._deliveries - 1),), end
+        )
 
     def _handle(self, job: Job) -> Outcome | None:
         """Try the job until its outcome is decided; return None if it was released without one."""
@@ -203,7 +232,7 @@ class _Processing(Generic[Job]):
                 if decision.action is not Action.HOLD:
                     self._breaker.close(self._delivery.position)
                     return self._after_failure(error, decision)
-                self._breaker.open(self._delivery.position, error)
+                self._breaker.open(self._delivery.position, error, self._give_back)
                 if error.code is ErrorCode.DISK_FULL:
                     # Another job may need the disk space of this one to finish.
                     self._close_run()
@@ -231,16 +260,11 @@ class _Processing(Generic[Job]):
     def _after_failure(self, error: PipelineError, decision: Decision) -> Outcome | None:
         match decision.action:
             case Action.RETRY:
-                delay = decision.delay or 0.0
-                retry = retry_message(
-                    self._delivery.message,
-                    self._consumer.retry_topics[delay],
-                    delay,
-                    error,
-                    attempts=self._headers.attempts + 1,
-                    crashes=self._deliveries - 1,
-                )
-                return Outcome((retry,), end="retried")
+                attempts = self._headers.attempts + 1
+                return self._to_retry_topic(error, decision.delay or 0.0, attempts=attempts, end="retried")
+            case Action.DEFER:
+                attempts = self._headers.attempts
+                return self._to_retry_topic(error, decision.delay or 0.0, attempts=attempts, end="deferred")
             case Action.QUARANTINE:
                 return self._quarantine(error)
             case Action.REQUEUE | Action.ABANDON:
@@ -255,12 +279,13 @@ class _Processing(Generic[Job]):
         return Outcome((*failed.outputs, self._dead_letter(error)), end="quarantined")
 
     def _report(self, error: PipelineError) -> Outcome | None:
-        """Return the handler's outcome for the failure, after any infrastructure fault, or None if it gives none.
+        """Return the outcome that reports to the client, after any infrastructure fault, or None if there is none.
 
         Raises CancelledError.
         """
         if self._job is None:
-            return None
+            failed = self._consumer.unread_failure(self._delivery.message, error)
+            return Outcome((failed,)) if failed else None
         failures = 0
         while True:
             self._cancel.raise_if_set()
@@ -311,11 +336,14 @@ class _Processing(Generic[Job]):
                     log.warning("job_unsettled", reason=self._cancel.reason)
                     return False
 
+    def _give_back(self) -> None:
+        self._cancel.cancel(ErrorCode.SHUTTING_DOWN)
+
     def _back_off(self, fault: InfrastructureError, failures: int, event: str) -> bool:
         """Wait, with the circuit open, after ``failures`` in a row; return whether the delivery was cancelled."""
         delay = self._consumer.policy.infrastructure.delay(failures, self._consumer.rng)
         log.warning(event, error=fault.message, retry_in_seconds=round(delay, 2))
-        self._breaker.open(self._delivery.position, fault)
+        self._breaker.open(self._delivery.position, fault, self._give_back)
         return self._cancel.wait(delay)
 
 

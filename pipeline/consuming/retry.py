@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from pipeline.backoff import Backoff
-from pipeline.errors import ErrorKind, PipelineError, TransientError
+from pipeline.errors import DeferredError, ErrorKind, PipelineError, TransientError
 
 
 class Action(Enum):
     """The next step for a job whose handling raised an error."""
 
     RETRY = "retry"  # move to a retry topic: delivered again after the delay; spends one attempt
+    DEFER = "defer"  # the same, but spends nothing
     HOLD = "hold"  # keep the job and try again after the delay; spends nothing, receives nothing new
     FAIL = "fail"  # publish the failed outcome
     REQUEUE = "requeue"  # release to the transport and count the crash; the next delivery decides
@@ -40,6 +41,8 @@ class RetryPolicy:
     """Worker processes that one job may crash before it is quarantined."""
     delays: tuple[float, ...] = (10.0, 60.0, 600.0)
     """Pauses between the tries, s, growing; the last one repeats. Each is the delay of a retry topic."""
+    newer_patience: float = 3_600.0
+    """Time that a message of a newer version waits for a newer member of the group, s, such as during an upgrade."""
     infrastructure: Backoff = field(default_factory=lambda: Backoff(base=0.5, cap=30.0))
 
     def is_poison(self, deliveries: int) -> bool:
@@ -48,6 +51,15 @@ class RetryPolicy:
         The transport counts only deliveries that ended with neither an outcome nor a clean release.
         """
         return deliveries > self.max_crashes
+
+    def newer_delay(self, waited: float) -> float | None:
+        """Return the delay before a newer message that has ``waited`` s is read again, s; None to give it up.
+
+        The delays grow with the time, so that the number of reads is small and an upgrade is noticed soon.
+        """
+        if waited >= self.newer_patience:
+            return None
+        return max((delay for delay in self.delays if delay <= waited), default=self.delays[0])
 
     def decide(
         self, error: PipelineError, *, attempts: int, holds: int, deliveries: int, rng: random.Random
@@ -61,6 +73,8 @@ class RetryPolicy:
             case ErrorKind.PERMANENT:
                 return Decision(Action.FAIL)
             case ErrorKind.TRANSIENT:
+                if isinstance(error, DeferredError):
+                    return Decision(Action.DEFER, self.delays[0])
                 if attempts >= self.max_attempts:
                     return Decision(Action.FAIL)
                 requested = (error.retry_after if isinstance(error, TransientError) else None) or 0.0

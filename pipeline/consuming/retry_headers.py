@@ -7,13 +7,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.errors import PipelineError
+from pipeline.errors import ErrorCode, PipelineError
 from pipeline.transport.protocol import NOT_BEFORE, Message
 
 ORIGINAL_TOPIC = "original-topic"
 ATTEMPTS = "attempts"
 CRASHES = "crashes"
 FIRST_FAILED_AT = "first-failed-at"
+UNREAD_SINCE = "unread-since"
 LAST_ERROR = "last-error"
 ERROR_KIND, ERROR_CODE, ERROR_MESSAGE, FAILED_AT = "error-kind", "error-code", "error-message", "failed-at"
 ORIGINAL_BYTES = "original-bytes"
@@ -21,7 +22,7 @@ ORIGINAL_BYTES = "original-bytes"
 #: A dead letter that exceeds the broker's limit keeps this much of its key (characters) and its value (bytes).
 KEPT_KEY, KEPT_VALUE = 256, 100_000
 
-_RETRY_HEADERS = (ORIGINAL_TOPIC, ATTEMPTS, CRASHES, FIRST_FAILED_AT, LAST_ERROR, NOT_BEFORE)
+_RETRY_HEADERS = (ORIGINAL_TOPIC, ATTEMPTS, CRASHES, FIRST_FAILED_AT, UNREAD_SINCE, LAST_ERROR, NOT_BEFORE)
 _DEAD_LETTER_HEADERS = (ORIGINAL_TOPIC, ERROR_KIND, ERROR_CODE, ERROR_MESSAGE, FAILED_AT)
 
 
@@ -37,6 +38,8 @@ class RetryHeaders:
     """Worker processes that it crashed before it was moved to a retry topic."""
     first_failed_at: float | None = None
     """s since the epoch"""
+    unread_since: float | None = None
+    """The time at which a reader first found that it needs a newer version, s since the epoch."""
 
     @classmethod
     def from_message(cls, message: Message) -> RetryHeaders:
@@ -47,13 +50,17 @@ class RetryHeaders:
             attempts=int(_number(headers, ATTEMPTS) or 0),
             crashes=int(_number(headers, CRASHES) or 0),
             first_failed_at=_number(headers, FIRST_FAILED_AT),
+            unread_since=_number(headers, UNREAD_SINCE),
         )
 
 
 def retry_message(
     message: Message, retry_topic: str, delay: float, error: PipelineError, *, attempts: int, crashes: int
 ) -> Message:
-    """Return ``message`` addressed to a retry topic, to be delivered again in ``delay`` s."""
+    """Return ``message`` addressed to a retry topic, to be delivered again in ``delay`` s.
+
+    A message that could not be read yet keeps the time since when; any other error shows that it was read.
+    """
     history, now = RetryHeaders.from_message(message), time.time()
     added = {
         ORIGINAL_TOPIC: history.topic,
@@ -63,7 +70,10 @@ def retry_message(
         LAST_ERROR: f"{error.code}: {error.message}",
         NOT_BEFORE: str(round((now + delay) * 1000)),
     }
-    headers = {**message.headers, **{name: value.encode() for name, value in added.items()}}
+    if error.code is ErrorCode.MESSAGE_NEWER:
+        added[UNREAD_SINCE] = f"{history.unread_since or now:.3f}"
+    kept = {name: value for name, value in message.headers.items() if name != UNREAD_SINCE}
+    headers = kept | {name: value.encode() for name, value in added.items()}
     return Message(retry_topic, message.key, message.value, headers)
 
 

@@ -12,8 +12,8 @@ from pipeline.consuming.circuit_breaker import CircuitBreaker
 from pipeline.consuming.consumer import Consumer, raise_if_refused
 from pipeline.consuming.handler import JobHandler
 from pipeline.consuming.retry import RetryPolicy
-from pipeline.errors import InfrastructureError
-from pipeline.messages import TaskMessage, from_message
+from pipeline.errors import InfrastructureError, PipelineError
+from pipeline.messages import TaskMessage, from_message, unread_failure
 from pipeline.service.health import Check, Detail, HealthServer
 from pipeline.service.logs import get_logger
 from pipeline.service.shutdown import StopSignal
@@ -50,6 +50,7 @@ class WorkerProcess(Generic[Job]):
     """Number of worker threads, and so of jobs in work at a time."""
     health: HealthAddress
     checks: Mapping[str, Check]
+    """Of the components without which it could do no job: it joins the group when all of them are ready."""
     details: Mapping[str, Detail] = field(default_factory=dict)
     """Further values in the answers of /health and /ready."""
     prepare: Callable[[], object] | None = None
@@ -57,31 +58,47 @@ class WorkerProcess(Generic[Job]):
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
     def run(self, stop: StopSignal) -> None:
-        """Consume until ``stop``.
+        """Consume until ``stop``. A worker whose circuit stays open leaves the group, and rejoins once it is ready.
 
         Raises InfrastructureError if the health port is not available or the broker rejects this service, and any
         error of ``prepare``.
         """
-        checks = {"broker": self.transport.check, "consumption": self.breaker.check, **self.checks}
+        needed = {"broker": self.transport.check, **self.checks}
+        checks = {**needed, "consumption": self.breaker.check}
         with HealthServer(self.health.host, self.health.port, self.health.setting, checks, self.details):
             if self.prepare is not None:
                 self.prepare()
             if not ensure_topics(self.transport, self.topics.to_create(), self.policy.infrastructure, stop):
                 return
-            subscribed = (*self.sources, *self.topics.retry_names)
-            log.info("consuming", topics=subscribed, group=self.group, concurrency=self.concurrency)
-            Consumer(
-                subscription=self.transport.subscribe(subscribed, self.group, weights=self.topics.weights),
-                parse=lambda message: from_message(self.job, message),
-                handler=self.handler,
-                policy=self.policy,
-                sources=frozenset(self.sources),
-                retry_topics={retry.delay: retry.name for retry in self.topics.retries},
-                dead_letter_topic=self.topics.dead_letters,
-                stop=stop,
-                concurrency=self.concurrency,
-                breaker=self.breaker,
-            ).run()
+            while not stop.is_set() and wait_until_ready(needed, self.policy.infrastructure, stop):
+                self.breaker.rejoin()
+                self._consume(stop)
+
+    def _consume(self, stop: StopSignal) -> None:
+        """Join the group and consume until ``stop`` or until the circuit breaker gives up."""
+        subscribed = (*self.sources, *self.topics.retry_names)
+        log.info("consuming", topics=subscribed, group=self.group, concurrency=self.concurrency)
+        Consumer(
+            subscription=self.transport.subscribe(subscribed, self.group, weights=self.topics.weights),
+            parse=lambda message: from_message(self.job, message),
+            handler=self.handler,
+            policy=self.policy,
+            sources=frozenset(self.sources),
+            retry_topics={retry.delay: retry.name for retry in self.topics.retries},
+            dead_letter_topic=self.topics.dead_letters,
+            stop=stop,
+            unread_failure=lambda message, error: unread_failure(self.topics.results, message, error),
+            concurrency=self.concurrency,
+            breaker=self.breaker,
+        ).run()
+
+
+def wait_until_ready(checks: Mapping[str, Check], backoff: Backoff, stop: StopSignal) -> bool:
+    """Wait until each check passes; return False if ``stop`` is set first.
+
+    Raises InfrastructureError (code ``broker_refused``) if the broker rejects this service.
+    """
+    return all(_repeat(check, backoff, stop, "not_ready", component=name) for name, check in checks.items())
 
 
 def ensure_topics(transport: Transport, topics: Sequence[Topic], backoff: Backoff, stop: StopSignal) -> bool:
@@ -89,16 +106,22 @@ def ensure_topics(transport: Transport, topics: Sequence[Topic], backoff: Backof
 
     Raises InfrastructureError (code ``broker_refused``) if the broker rejects this service.
     """
+    return _repeat(lambda: transport.ensure_topics(topics), backoff, stop, "topic_creation_failed")
+
+
+def _repeat(step: Callable[[], None], backoff: Backoff, stop: StopSignal, event: str, **context: str) -> bool:
+    """Call ``step`` until it raises no error; log ``event`` for each error. Return False if ``stop`` is set first."""
     rng = random.Random()
     failures = 0
     while not stop.is_set():
         try:
-            transport.ensure_topics(topics)
-        except InfrastructureError as error:
-            raise_if_refused(error)
+            step()
+        except PipelineError as error:
+            if isinstance(error, InfrastructureError):
+                raise_if_refused(error)
             failures += 1
             delay = backoff.delay(failures, rng)
-            log.warning("topic_creation_failed", error=error.message, retry_in_seconds=round(delay, 2))
+            log.warning(event, error=error.message, retry_in_seconds=round(delay, 2), **context)
             stop.wait(delay)
         else:
             return True

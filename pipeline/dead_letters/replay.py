@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.consuming.retry_headers import ORIGINAL_BYTES, original_headers
 from pipeline.dead_letters.letter import Letter, Resolution, mark
 from pipeline.errors import ErrorCode, ErrorKind, PermanentError
+from pipeline.messages import unread_failure
 from pipeline.topics import Topics
 from pipeline.transport.protocol import Message, Transport, check_message_sizes
 
@@ -50,8 +51,9 @@ def prepare(letter: Letter, topics: Topics) -> Replay:
 
     value, run = letter.message.value, ""
     # A poison job is quarantined and reported to the client as failed in one step. So is a job whose outcome was too
-    # large to be stored. Every other letter exists because the client could not be notified, so it has no outcome yet.
-    if letter.kind == ErrorKind.POISON or ORIGINAL_BYTES in letter.message.headers:
+    # large to be stored, or whose message could not be read although its envelope could. Every other letter exists
+    # because the client could not be notified, so it has no outcome yet.
+    if letter.kind == ErrorKind.POISON or ORIGINAL_BYTES in letter.message.headers or _was_unread(letter):
         value, run = _as_new_run(letter, nested=letter.topic == topics.results)
     # The headers of the first publication: a replay starts with no attempts spent.
     headers = original_headers(letter.message.headers) | {REPLAYED_FROM: str(letter.position).encode()}
@@ -72,6 +74,14 @@ def replay(transport: Transport, prepared: Sequence[Replay]) -> Iterator[Replay]
 def drop(transport: Transport, letters: Sequence[Letter]) -> None:
     """Mark the letters as of no further use. They stay in the topic. Raises PipelineError."""
     transport.publish(*(mark(letter, Resolution.DROPPED) for letter in letters))
+
+
+def _was_unread(letter: Letter) -> bool:
+    """Return whether the message could not be read and its client received a failure."""
+    if letter.code not in (ErrorCode.MESSAGE_INVALID, ErrorCode.MESSAGE_NEWER):
+        return False
+    error = PermanentError(letter.error, code=ErrorCode(letter.code))
+    return unread_failure(letter.topic, letter.message, error) is not None
 
 
 def _as_new_run(letter: Letter, *, nested: bool) -> tuple[bytes, str]:

@@ -22,12 +22,22 @@ _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 
 def stem_key(task_uuid: UUID, stem: str, format: OutputFormat) -> str:
     """Return the key of a finished stem: ``{task_uuid}_{stem}.{extension}``."""
-    return check_key(f"{task_uuid}_{_segment(stem)}.{format.extension}")
+    return check_key(f"{stem_prefix(task_uuid)}{_segment(stem)}.{format.extension}")
+
+
+def stem_prefix(task_uuid: UUID) -> str:
+    """Return the beginning of the keys of all finished stems of the task."""
+    return f"{task_uuid}_"
 
 
 def staged_key(task_uuid: UUID, stem: str, digest: str, format: OutputFormat) -> str:
     """Return the key of a finished stem before the task's outcome is decided; ``digest`` is that of its source."""
-    return check_key(f"staged/{task_uuid}_{_segment(stem)}-{_segment(digest[:16])}.{format.extension}")
+    return check_key(f"{staged_prefix(task_uuid)}{_segment(stem)}-{_segment(digest[:16])}.{format.extension}")
+
+
+def staged_prefix(task_uuid: UUID) -> str:
+    """Return the beginning of the keys of all stems of the task that wait for its outcome."""
+    return f"staged/{task_uuid}_"
 
 
 def handoff_key(task_uuid: UUID, run: str, stem: str, sha256: str) -> str:
@@ -36,8 +46,12 @@ def handoff_key(task_uuid: UUID, run: str, stem: str, sha256: str) -> str:
     The key contains a part of the content's hash, because a GPU may not produce the same bits twice: the stems of a
     repeated job must not replace those that an earlier result still refers to.
     """
-    task = f"{task_uuid}_{run}" if run else f"{task_uuid}"
-    return check_key(f"handoff/{task}/{_segment(stem)}-{_segment(sha256[:16])}.wav")
+    return check_key(f"{handoff_prefix(task_uuid, run)}{_segment(stem)}-{_segment(sha256[:16])}.wav")
+
+
+def handoff_prefix(task_uuid: UUID, run: str) -> str:
+    """Return the beginning of the keys of all stems of the task, or of a requested repeat, in transit."""
+    return f"handoff/{task_uuid}_{run}/" if run else f"handoff/{task_uuid}/"
 
 
 def outcome_key(task_uuid: UUID, run: str) -> str:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from devstack.stack import Plan
-from pipeline.messages import TaskEvent, TaskState
+from pipeline.messages import ReadState, TaskEvent, TaskState
 
 TERMINAL = {TaskState.SUCCESS, TaskState.FAILED, TaskState.CANCELLED}
 
@@ -54,7 +54,7 @@ class Watcher:
         """Return the first event of the task that matches, past or future."""
         with self._changed:
             found = self._changed.wait_for(lambda: next(filter(matches, self._of(task_uuid)), None), PATIENCE)
-            assert found, f"{task_uuid} has no such event, but {[e.status.value for e in self._of(task_uuid)]}"
+            assert found, f"{task_uuid} has no such event, but {[e.status for e in self._of(task_uuid)]}"
             return found
 
     def wait_for_state(self, task_uuid: str, state: TaskState) -> TaskEvent:
@@ -64,7 +64,7 @@ class Watcher:
         """Wait until the model separates the song."""
         self.wait_for(task_uuid, lambda event: event.status is TaskState.SEPARATING and event.progress > 0)
 
-    def outcomes(self, task_uuid: str) -> list[TaskState]:
+    def outcomes(self, task_uuid: str) -> list[ReadState]:
         """Return the terminal states that were reported so far, at least one."""
         self.wait_for(task_uuid, lambda event: event.status in TERMINAL)
         with self._changed:

@@ -23,6 +23,7 @@ from pipeline.storage.local.store import LocalStore
 from pipeline.transport import Message, Topic, Transport
 from pipeline.transport.embedded.transport import EmbeddedTransport
 from processor.disk_budget import DiskBudget
+from processor.download_lanes import DownloadLanes
 from processor.job import JobLimits, SeparationHandler
 from processor.workers.pool import WorkerPool
 from processor.workers.supervisor import WorkerSupervisor
@@ -90,6 +91,7 @@ def create_handler(
     *,
     prefetch_bytes: int = 10**9,
     limits: JobLimits = LIMITS,
+    lanes: DownloadLanes | None = None,
 ) -> SeparationHandler:
     """Return the handler of a processor with these children and stores."""
     return SeparationHandler(
@@ -100,6 +102,7 @@ def create_handler(
         reporter=EventReporter(transport, EVENTS),
         workdir=workdir,
         limits=limits,
+        lanes=lanes or DownloadLanes(2, limits.download.total_timeout),
         result_topic=RESULTS,
     )
 

@@ -20,13 +20,16 @@ from pipeline.errors import (
     TransientError,
 )
 from pipeline.messages import SeparationResult, TaskEvent, TaskState, from_message
+from pipeline.storage import StoredObject
+from pipeline.storage.local.store import LocalStore
 from pipeline.transport.embedded.transport import EmbeddedTransport
+from processor.download_lanes import DownloadLanes
 from processor.job import JobLimits
 from tests.processor.pipeline_harness import EVENTS, LIMITS
 from tests.processor.workbench import Bench, open_bench, result_of
 from tests.processor.worker_threads import DEADLINE, eventually
 from tests.processor.workers.children.scripted import content_of
-from tests.support.source_server import answer, content, sequence
+from tests.support.source_server import answer, content, drip, sequence
 
 Opener = Callable[..., Bench]
 
@@ -184,6 +187,43 @@ def test_retry_after_a_failed_hand_off_repeats_only_the_hand_off(bench: Opener) 
     assert [stem.name for stem in result.stems] == ["vocals", "instrumental"]
     job.close()
     assert at.work_folders() == set()
+
+
+class FullAfterOneStem(LocalStore):
+    """A hand-off store that is full at the second of all puts."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.puts: list[str] = []
+
+    def put(self, key: str, source: Path, *, content_type: str) -> StoredObject:
+        self.puts.append(key)
+        if len(self.puts) == 2:
+            raise InfrastructureError("the store is full", code=ErrorCode.STORAGE_UNAVAILABLE)
+        return super().put(key, source, content_type=content_type)
+
+
+def test_hand_off_that_fails_at_the_second_stem_goes_on_with_it(bench: Opener) -> None:
+    at = bench("work")
+    store = FullAfterOneStem(at.root / "handoff")
+    job = replace(at, handler=replace(at.handler, handoff=store)).job()
+    assert job.failure().code is ErrorCode.STORAGE_UNAVAILABLE
+    result = job.separate()
+    assert [stem.name for stem in result.stems] == ["vocals", "instrumental"]
+    vocals, instrumental = (stem.key for stem in result.stems)
+    assert store.puts == [vocals, instrumental, instrumental]
+
+
+def test_source_that_is_too_slow_to_finish_in_time_ends_early(bench: Opener) -> None:
+    at = bench(
+        "work",
+        limits=replace(LIMITS, download=replace(LIMITS.download, progress_interval=0.02)),
+        lanes=DownloadLanes(2, timeout=10_000.0, grace=0.1),
+    )
+    at.source.add("/slow", drip(bytes(5_000_000), interval=0.01))
+    error = at.job("/slow").failure()
+    assert (type(error), error.code) == (TransientError, ErrorCode.SOURCE_TIMEOUT)
+    assert at.job().separate().status == "success"
 
 
 def test_job_without_a_device_is_not_fetched_again(bench: Opener) -> None:

@@ -146,7 +146,7 @@ def test_interrupted_download_is_retried(processor: RunningProcessor, source: So
     assert source.connections == 3
 
 
-def failure_of(result: SeparationResult) -> tuple[ErrorKind, ErrorCode]:
+def failure_of(result: SeparationResult) -> tuple[str, str]:
     """Check that the result contains only a failure, and return its kind and code."""
     assert (result.status, result.stems, result.model) == ("failed", (), None)
     assert result.error is not None

@@ -22,7 +22,7 @@ from tests.processor.service_process import DEADLINE, ask, port_of, processor
 from tests.processor.source_files import noise, write_pcm
 from tests.processor.worker_threads import eventually
 from tests.support.log_lines import lines_until
-from tests.support.source_server import SourceServer, silence
+from tests.support.source_server import Exchange, SourceServer, silence
 
 pytestmark = pytest.mark.slow
 
@@ -98,13 +98,21 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     with SourceServer() as source:
         source.serve_bytes("/song", write_pcm(tmp_path / "song.wav", noise(0.2)).read_bytes())
         source.add("/silent", silence)
-        source.otherwise(silence)
+        source.otherwise(ready_store_that_stores_nothing)
         (tmp_path / "data").mkdir()
         transport = EmbeddedTransport(tmp_path / "data" / "broker.sqlite", lease=LEASE)
         transport.ensure_topics([Topic(TASKS, None), Topic(RESULTS, None)])
         settings = {"ALLOW_PRIVATE_NETWORKS": "true", "EMBEDDED_LEASE": str(LEASE)}
         yield Scene(tmp_path, transport, source, settings)
         transport.close()
+
+
+def ready_store_that_stores_nothing(exchange: Exchange) -> None:
+    """Behave as an S3 server that passes the readiness check and never answers other requests."""
+    if "/check/" in exchange.request.path:
+        exchange.respond(200, b"check" if exchange.request.method == "GET" else b"")
+    else:
+        exchange.hold()
 
 
 def failed_attempts(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -142,7 +150,7 @@ STAGES = {
     "downloading": Stage(lambda scene: scene.source.wait_for_requests(1, DEADLINE), "/silent"),
     "separating": Stage(lambda scene: scene.begun(1), behaviour="finish_when_released_in_job"),
     "handing off": Stage(
-        lambda scene: eventually(lambda: scene.source.connections >= 2, DEADLINE),
+        lambda scene: eventually(lambda: any("/handoff/" in sent.path for sent in scene.source.requests), DEADLINE),
         settings={"HANDOFF": "s3", "S3_BUCKET_NAME": "stems", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"},
     ),
 }

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -29,12 +29,15 @@ from tests.support.buckets import new_bucket
 from tests.support.webhook_receiver import WebhookReceiver
 from uploader.outcome_store import OutcomeStore
 from uploader.publish import StemPublisher
+from uploader.receiver_share import ReceiverShare
 from uploader.service import UploadHandler
 from uploader.webhook import WebhookSender
 
 SECRET = f"whsec_{base64.b64encode(bytes(32)).decode()}"
 TASKS, RESULTS, RETRIES, EVENTS, DEAD_LETTERS = "tasks", "results", "retries", "events", "dead_letters"
 RATE = 44_100
+#: A receiver may hold half of the threads, for longer than this time, s.
+THREADS, RECEIVER_PATIENCE = 4, 0.1
 
 #: For tests on both kinds of store. With S3, one bucket serves as hand-off and as storage, as across machines.
 ENGINES = pytest.mark.parametrize("bench", ["local", pytest.param("s3", marks=pytest.mark.s3)], indirect=True)
@@ -69,6 +72,7 @@ class Bench:
             StemPublisher(handoff or self.handoff, store, self.workdir),
             outcomes or OutcomeStore(store),
             webhook or WebhookSender(UrlGuard(allow_private=True), [SECRET], timeout=20.0),
+            ReceiverShare(THREADS, patience=RECEIVER_PATIENCE),
             EventReporter(self.transport, EVENTS),
             task_topic=TASKS,
             result_topic=RESULTS,
@@ -85,7 +89,7 @@ class Bench:
     ) -> SeparationResult:
         """Store float32 stems of shape ``(frames, channels)`` in the hand-off, and return the processor's result."""
         task = task or self.task()
-        files = tuple(self._stem(task.task_uuid, name, samples) for name, samples in stems.items())
+        files = tuple(self._stem(task, name, samples) for name, samples in stems.items())
         values = {"model": "demo.onnx", "device": "cpu", "timings": {"separate": 1.5}, **fields}
         return SeparationResult(task_uuid=task.task_uuid, task=task, status="success", stems=files, **values)
 
@@ -103,11 +107,11 @@ class Bench:
         subscription.close()
         return seen
 
-    def _stem(self, task_uuid: UUID, name: str, samples: np.ndarray) -> StemFile:
+    def _stem(self, task: SeparationTask, name: str, samples: np.ndarray) -> StemFile:
         path = self.folder / "processor.wav"
         soundfile.write(path, samples.astype(np.float32), RATE, subtype="FLOAT")
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        key = handoff_key(task_uuid, "", name, sha256)
+        key = handoff_key(task.task_uuid, task.run, name, sha256)
         stored = self.handoff.put(key, path, content_type="audio/wav")
         return StemFile(
             name=name,

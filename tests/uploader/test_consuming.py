@@ -15,12 +15,11 @@ from pipeline.consuming.retry import RetryPolicy
 from pipeline.messages import SeparationResult, SeparationTask, TaskState, from_message, to_message
 from pipeline.service.shutdown import StopSignal
 from pipeline.transport.protocol import Message
-from tests.support.webhook_receiver import Exchange
-from tests.uploader.conftest import DEAD_LETTERS, RESULTS, RETRIES, TASKS, Bench
-from tests.uploader.outcomes import Song, check_same_outcome, local_files
+from tests.support.webhook_receiver import Exchange, WebhookReceiver, status
+from tests.uploader.conftest import DEAD_LETTERS, RESULTS, RETRIES, TASKS, THREADS, Bench
+from tests.uploader.outcomes import Song, check_same_outcome, failed_result, local_files
 
 DELAY = 0.05
-CONCURRENCY = 3
 
 
 @contextmanager
@@ -41,7 +40,7 @@ def consuming(bench: Bench, max_attempts: int, max_crashes: int = 2) -> Iterator
         retry_topics={DELAY: RETRIES},
         dead_letter_topic=DEAD_LETTERS,
         stop=stop,
-        concurrency=CONCURRENCY,
+        concurrency=THREADS,
     )
     thread = threading.Thread(target=consumer.run, name="uploader-under-test")
     thread.start()
@@ -108,6 +107,31 @@ def test_duplicates_in_all_worker_threads_have_one_outcome(bench: Bench, song: S
     outcomes = [event.status for event in bench.reported() if event.status in (TaskState.SUCCESS, TaskState.FAILED)]
     assert outcomes == [TaskState.SUCCESS] * 4
     assert local_files(bench.folder / "handoff") == set()
+
+
+def test_silent_receiver_holds_half_of_the_threads_and_spends_no_attempts(bench: Bench) -> None:
+    """Twelve webhooks to a receiver that does not answer, then one to another, then the first receiver answers."""
+    wakes = threading.Event()
+
+    def answer_late(exchange: Exchange) -> None:
+        assert wakes.wait(20.0)
+        status(200)(exchange)
+
+    silent = [failed_result(bench.task()) for _ in range(12)]
+    bench.receiver.answer(answer_late)
+    bench.transport.publish(*(to_message(RESULTS, result) for result in silent))
+    with WebhookReceiver() as other, consuming(bench, max_attempts=1) as stop_and_join:
+        bench.receiver.wait_for(2)
+        wait_for(lambda: [stored.message for stored in bench.transport.browse(RETRIES)])
+        bench.transport.publish(to_message(RESULTS, failed_result(bench.task(hook_url=other.url))))
+        other.wait_for(1)
+        assert len(bench.receiver.received) == THREADS // 2
+        wakes.set()
+        told = bench.receiver.wait_for(12)
+        stop_and_join()
+    assert {webhook.json["task_uuid"] for webhook in told} == {str(result.task_uuid) for result in silent}
+    assert len(bench.receiver.received) == 12
+    assert bench.messages(DEAD_LETTERS) == []
 
 
 def test_lost_stem_resubmits_the_task_and_settles_the_result(bench: Bench, song: Song) -> None:

@@ -145,7 +145,7 @@ def test_concurrent_uploaders_agree(bench: Bench, song: Song) -> None:
         results = [first, bench.hand_off(other_bits(song), first.task), failed_result(first.task), first]
         together = threading.Barrier(len(results))
 
-        def work(result: SeparationResult, together: threading.Barrier = together) -> TaskState:
+        def work(result: SeparationResult, together: threading.Barrier = together) -> str:
             together.wait(20.0)
             return terminal_event(handle(bench.uploader, result)).status
 

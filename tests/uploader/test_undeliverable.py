@@ -7,7 +7,10 @@ import pytest
 from pipeline.consuming.handler import Outcome
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError, PipelineError, PoisonError
 from pipeline.messages import SeparationResult, TaskState, from_message
+from pipeline.storage import ObjectStore, StoredObject
+from pipeline.storage.local.store import LocalStore
 from pipeline.storage.object_keys import outcome_key
+from pipeline.storage.signed_links import LinkSigner
 from tests.uploader.conftest import DEAD_LETTERS, EVENTS, RESULTS, Bench
 from tests.uploader.outcomes import (
     Song,
@@ -53,6 +56,26 @@ def test_failed_webhook_becomes_a_dead_letter_that_can_be_replayed(
     bench.receiver.answer(200)
     handle(bench.uploader, from_message(SeparationResult, letter))
     assert check_same_outcome(bench, bench.receiver.wait_for(2))["status"] == "success"
+
+
+class StagingOnlyStore(LocalStore):
+    """A store that takes stems and cannot copy them to their final keys."""
+
+    def copy_from(self, other: ObjectStore, source_key: str, key: str, *, content_type: str) -> StoredObject:
+        raise PermanentError("the store refuses copies", code=ErrorCode.STORAGE_REFUSED)
+
+
+def test_stems_of_a_decided_outcome_stay_until_they_are_published(bench: Bench, song: Song) -> None:
+    """The outcome is decided, its stems are not published yet, and the result is given up and replayed."""
+    store = StagingOnlyStore(bench.folder / "stems", "http://127.0.0.1:8000", LinkSigner(b"k" * 32))
+    result = bench.hand_off(song)
+    with pytest.raises(PermanentError):
+        handle(bench.uploader_with(store=store), result)
+    letter = bench.uploader.on_failure(result, PermanentError("refused", code=ErrorCode.STORAGE_REFUSED)).outputs[1]
+    assert is_handed_off(bench, result) == [False, False]
+
+    handle(bench.uploader, from_message(SeparationResult, letter))
+    assert check_same_outcome(bench, bench.receiver.wait_for(1))["status"] == "success"
 
 
 def test_undelivered_failure_becomes_a_dead_letter(bench: Bench) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conformance.transport import backends
 from tests.conformance.transport.backends import Backend
+from tests.conformance.transport.consumer_stage import DELAYS, Stage, Topics
 
 ENGINES = [*backends.BOTH_ENGINES, pytest.param("kafka-3", marks=backends.NEEDS_KAFKA)]
 
@@ -35,3 +36,17 @@ def topic(backend: Backend) -> str:
 def group() -> str:
     """Return a new group: members killed by a test remain in their group until the session timeout."""
     return f"group-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def topics(backend: Backend) -> Topics:
+    retries = {delay: backend.topic(f"retry-{delay}") for delay in DELAYS}
+    return Topics(backend.topic("jobs"), backend.topic("results"), backend.topic("dead-letters"), retries)
+
+
+@pytest.fixture
+def stage(backend: Backend, topics: Topics, group: str) -> Iterator[Stage]:
+    stage = Stage(backend, topics, group)
+    yield stage
+    for loop in stage.loops:
+        loop.stop_and_join()

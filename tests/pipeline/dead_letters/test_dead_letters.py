@@ -16,6 +16,7 @@ from pipeline.consuming.retry_headers import dead_letter
 from pipeline.dead_letters.__main__ import parse
 from pipeline.dead_letters.commands import DeadLetterCommands
 from pipeline.errors import (
+    DeferredError,
     ErrorCode,
     InfrastructureError,
     PermanentError,
@@ -35,6 +36,7 @@ POISON = PoisonError("the job ended its worker too often", code=ErrorCode.WORKER
 UNDELIVERED = TransientError("the webhook answered 503", code=ErrorCode.WEBHOOK_FAILED)
 GONE = PermanentError("the webhook's receiver is gone", code=ErrorCode.WEBHOOK_GONE)
 UNPARSABLE = PermanentError("the message is not a valid SeparationTask: body", code=ErrorCode.MESSAGE_INVALID)
+NEWER = DeferredError("the job needs a newer version of this service", code=ErrorCode.MESSAGE_NEWER)
 
 
 #: Tests without this mark run on the embedded engine alone: their subject does not depend on the engine.
@@ -265,8 +267,22 @@ class TestReplay:
         (replayed,) = operator.messages(operator.topics.tasks[5])
         run = f"r{letter.replace('/', '-')}"
         assert json.loads(replayed.value) == {**body, "run": run}
-        assert SeparationTask.model_validate_json(replayed.value) == failed.model_copy(update={"run": run})
+        new = {"run": run, "field_of_a_newer_version": {"a": 1}}
+        assert SeparationTask.model_validate_json(replayed.value) == SeparationTask(**{**dict(failed), **new})
         assert run in outcome.out
+
+    @pytest.mark.parametrize("error", [UNPARSABLE, NEWER], ids=lambda error: str(error.code))
+    def test_an_unreadable_job_that_was_reported_is_replayed_as_a_new_run(
+        self, operator: Operator, error: PipelineError
+    ) -> None:
+        body = {**json.loads(task().model_dump_json()), "version": 2, "priority": "urgent"}
+        sent = Message(operator.topics.tasks[3], body["task_uuid"], json.dumps(body).encode())
+        letter = operator.fail(sent, error)
+
+        operator.run("replay", letter)
+
+        (replayed,) = operator.messages(operator.topics.tasks[3])
+        assert json.loads(replayed.value) == {**body, "run": f"r{letter.replace('/', '-')}"}
 
     def test_a_result_that_killed_its_uploader_is_replayed_as_a_new_run(self, operator: Operator) -> None:
         failed = result(task(run="r9-9"))
