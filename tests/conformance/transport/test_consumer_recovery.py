@@ -167,8 +167,8 @@ class Refusing(Subscription):
 def test_consumer_ends_when_the_broker_rejects_it(stage: Stage, call: str) -> None:
     stage.publish(b"one")
     loop = stage.run(stage.handler(), subscription=Refusing(stage.subscribe(), call), concurrency=2)
-    stage.loops.remove(loop)
     assert isinstance(loop.wait_for_error(), RefusedError)
+    stage.loops.remove(loop)
     remaining = stage.next_delivery()
     assert (remaining.message.value, remaining.attempt) == (b"one", 1)
 
