@@ -6,9 +6,14 @@ import pytest
 
 from pipeline.consuming.circuit_breaker import CircuitBreaker
 from pipeline.errors import ErrorCode, InfrastructureError
+from pipeline.service import metrics
 
 STORAGE_DOWN = InfrastructureError("the storage does not answer", code=ErrorCode.STORAGE_UNAVAILABLE)
 BROKER_DOWN = InfrastructureError("the broker does not answer", code=ErrorCode.BROKER_UNAVAILABLE)
+
+
+def circuit_metric() -> float | None:
+    return metrics.circuit_open.collect()[0].samples[0].value  # type: ignore[no-any-return]
 
 
 def test_circuit_closes_with_its_last_holder() -> None:
@@ -17,10 +22,12 @@ def test_circuit_closes_with_its_last_holder() -> None:
     breaker.open("b", BROKER_DOWN, lambda: None)
     breaker.close("a")
     assert not breaker.wait_closed(0.0)
+    assert circuit_metric() == 1
     with pytest.raises(InfrastructureError, match="the broker"):
         breaker.check()
     breaker.close("b")
     assert breaker.wait_closed(0.0)
+    assert circuit_metric() == 0
     breaker.check()
 
 
