@@ -173,10 +173,12 @@ def test_second_job_is_woken_by_the_first_that_gets_a_slot(bench: Bench) -> None
     """Both slots become usable at once. The second job may look first, and must then look again."""
     for _ in range(100):
         usable: list[str] = []
+
+        def choose(free: Sequence[str], _: frozenset[str], usable: list[str] = usable) -> str | None:
+            return next((slot for slot in free if slot in usable), None)
+
         condition = StoppableCondition(bench.stop)
-        dispatcher = Dispatcher(
-            condition, ["a", "b"], lambda free, _, usable=usable: next((slot for slot in free if slot in usable), None)
-        )
+        dispatcher = Dispatcher(condition, ["a", "b"], choose)
         both = threading.Barrier(2)
 
         def work(dispatcher: Dispatcher[str] = dispatcher, both: threading.Barrier = both) -> None:
