@@ -102,7 +102,7 @@ class TestDeferredJobs:
     def test_deferred_job_spends_nothing_and_holds_no_thread(self, stage: Stage) -> None:
         stage.publish(b"one", b"two", keys="ab")
         busy = DeferredError("busy", code=ErrorCode.RECEIVER_BUSY)
-        handler = stage.handler(*[busy] * POLICY.max_attempts * 2)
+        handler = stage.handler(*[busy] * POLICY.max_attempts * 2, UNAVAILABLE, UNAVAILABLE)
         stage.run(handler)
         assert stage.outputs(2) == ([b"done"] * 2, [])
         assert handler.tries[:2] == [("one", 1), ("two", 1)]
@@ -167,8 +167,8 @@ class Refusing(Subscription):
 def test_consumer_ends_when_the_broker_rejects_it(stage: Stage, call: str) -> None:
     stage.publish(b"one")
     loop = stage.run(stage.handler(), subscription=Refusing(stage.subscribe(), call), concurrency=2)
-    stage.loops.remove(loop)
     assert isinstance(loop.wait_for_error(), RefusedError)
+    stage.loops.remove(loop)
     remaining = stage.next_delivery()
     assert (remaining.message.value, remaining.attempt) == (b"one", 1)
 

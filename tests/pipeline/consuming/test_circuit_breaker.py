@@ -6,9 +6,15 @@ import pytest
 
 from pipeline.consuming.circuit_breaker import CircuitBreaker
 from pipeline.errors import ErrorCode, InfrastructureError
+from pipeline.service import metrics
 
 STORAGE_DOWN = InfrastructureError("the storage does not answer", code=ErrorCode.STORAGE_UNAVAILABLE)
 BROKER_DOWN = InfrastructureError("the broker does not answer", code=ErrorCode.BROKER_UNAVAILABLE)
+
+
+def circuit_metric() -> float | None:
+    (family,) = metrics.circuit_open.collect()
+    return family.samples[0].value
 
 
 def test_circuit_closes_with_its_last_holder() -> None:
@@ -17,10 +23,12 @@ def test_circuit_closes_with_its_last_holder() -> None:
     breaker.open("b", BROKER_DOWN, lambda: None)
     breaker.close("a")
     assert not breaker.wait_closed(0.0)
+    assert circuit_metric() == 1
     with pytest.raises(InfrastructureError, match="the broker"):
         breaker.check()
     breaker.close("b")
     assert breaker.wait_closed(0.0)
+    assert circuit_metric() == 0
     breaker.check()
 
 

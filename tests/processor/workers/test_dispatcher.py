@@ -169,6 +169,33 @@ def test_first_job_is_not_overtaken_while_no_slot_suits_it(bench: Bench) -> None
         bench.finish("undemanding")
 
 
+def test_second_job_is_woken_by_the_first_that_gets_a_slot(bench: Bench) -> None:
+    """Both slots become usable at once. The second job may look first, and must then look again."""
+    for _ in range(100):
+        usable: list[str] = []
+
+        def choose(free: Sequence[str], _: frozenset[str], usable: list[str] = usable) -> str | None:
+            return next((slot for slot in free if slot in usable), None)
+
+        condition = StoppableCondition(bench.stop)
+        dispatcher = Dispatcher(condition, ["a", "b"], choose)
+        both = threading.Barrier(2)
+
+        def work(dispatcher: Dispatcher[str] = dispatcher, both: threading.Barrier = both) -> None:
+            with dispatcher.lease(CancelToken()):
+                both.wait(DEADLINE)
+
+        threads = []
+        for count in (1, 2):
+            threads.append(bench.threads.start(work))
+            eventually(lambda count=count, dispatcher=dispatcher: len(dispatcher._tickets) == count)  # type: ignore[misc]
+        with condition:
+            usable += ["a", "b"]
+            condition.notify()
+        for thread in threads:
+            thread.result(DEADLINE)
+
+
 def test_slot_has_one_job_at_a_time_and_no_job_is_lost(bench: Bench) -> None:
     """Many threads wait, finish and are cancelled concurrently."""
     inside = threading.Lock()
