@@ -14,10 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints,
 
 from pipeline.errors import ErrorCode, ErrorKind, PermanentError, PipelineError
 from pipeline.model_choice import ModelChoice
+from pipeline.stem_name import StemName
 from pipeline.transport.protocol import Message
-
-#: Becomes part of object keys and file names, so only harmless characters are allowed; lower case.
-StemName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 
 #: From the lowest to the highest.
 PRIORITIES = range(1, 6)

@@ -1,7 +1,8 @@
 """Builds and validates object keys.
 
 A key is a sequence of ``/``-separated segments of ``[A-Za-z0-9._-]``. The same key is safe as a path of the local
-store, as an S3 key and as the path of a link, and needs no quoting in any of them.
+store, as an S3 key and as the path of a link, and needs no quoting in any of them. A stem's name becomes a segment by
+``pipeline.stem_name.stem_segment``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from uuid import UUID
 
 from pipeline.errors import ErrorCode, PermanentError
 from pipeline.messages import OutputFormat
+from pipeline.stem_name import stem_segment
 
 #: S3 allows keys of 1024 bytes. File systems allow file names of 255 bytes; servers that store objects in files use
 #: some of them for the names of temporary files.
@@ -22,12 +24,12 @@ _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 
 def stem_key(task_uuid: UUID, stem: str, format: OutputFormat) -> str:
     """Return the key of a finished stem: ``{task_uuid}_{stem}.{format}``."""
-    return check_key(f"{task_uuid}_{_segment(stem)}.{format.value}")
+    return check_key(f"{task_uuid}_{_segment(stem_segment(stem))}.{format.value}")
 
 
 def staged_key(task_uuid: UUID, stem: str, digest: str, format: OutputFormat) -> str:
     """Return the key of a finished stem before the task's outcome is decided; ``digest`` is that of its source."""
-    return check_key(f"staged/{task_uuid}_{_segment(stem)}-{_segment(digest[:16])}.{format.value}")
+    return check_key(f"staged/{task_uuid}_{_segment(stem_segment(stem))}-{_segment(digest[:16])}.{format.value}")
 
 
 def handoff_key(task_uuid: UUID, run: str, stem: str, sha256: str) -> str:
@@ -37,7 +39,7 @@ def handoff_key(task_uuid: UUID, run: str, stem: str, sha256: str) -> str:
     repeated job must not replace those that an earlier result still refers to.
     """
     task = f"{task_uuid}_{run}" if run else f"{task_uuid}"
-    return check_key(f"handoff/{task}/{_segment(stem)}-{_segment(sha256[:16])}.wav")
+    return check_key(f"handoff/{task}/{_segment(stem_segment(stem))}-{_segment(sha256[:16])}.wav")
 
 
 def outcome_key(task_uuid: UUID, run: str) -> str:

@@ -123,7 +123,7 @@ def _diffq_substitute() -> ModuleType:
 
     def restore_quantized_state(*_: object) -> NoReturn:
         raise PermanentError(
-            "the weights of this model are quantized with diffq, which is not available for this version of Python: "
+            "the weights of this model are quantised with diffq, which is not available for this version of Python: "
             "use a processor with Python 3.11 or 3.12, or the model's full weights",
             code=ErrorCode.MODEL_INVALID,
         )
