@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
-from pipeline.messages import DEFAULT_PRIORITY, PRIORITIES, OutputFormat, StemName, StemRate
+from pipeline.messages import DEFAULT_PRIORITY, PRIORITIES, OutputFormat, StemRate
 from pipeline.model_choice import (
     LARGEST_WEIGHT,
     MAX_MEMBERS,
@@ -28,6 +28,7 @@ from pipeline.model_choice import (
     Algorithm,
     ModelChoice,
 )
+from pipeline.stem_name import StemName
 
 #: Largest ``metadata`` object, bytes of compact JSON. It is part of every message of the job and of the webhook.
 MAX_METADATA_BYTES = 16 * 1024

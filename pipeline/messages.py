@@ -30,10 +30,8 @@ from pydantic import (
 
 from pipeline.errors import DeferredError, ErrorCode, ErrorKind, PermanentError, PipelineError
 from pipeline.model_choice import ModelChoice
+from pipeline.stem_name import StemName
 from pipeline.transport.protocol import Message
-
-#: Becomes part of object keys and file names, so only harmless characters are allowed; lower case.
-StemName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 
 #: In hexadecimal.
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from processor.separation.stems import normalise_stem_name
+from pipeline.stem_name import normalise_stem_name
 from processor.system.ffmpeg import put_ffmpeg_on_path
 
 Contender = Callable[[Path, str, Path, Path], dict[str, Path]]

@@ -10,8 +10,8 @@ import soundfile
 
 from benchmarks.quality.songs import Piece
 from demo.sound import SAMPLE_RATE
+from pipeline.stem_name import normalise_stem_name
 from processor.audio.wav import Samples
-from processor.separation.stems import normalise_stem_name
 
 _MIXTURE = "mixture.wav"
 

@@ -1,7 +1,8 @@
 """Builds and validates object keys.
 
 A key is a sequence of ``/``-separated segments of ``[A-Za-z0-9._-]``. The same key is safe as a path of the local
-store, as an S3 key and as the path of a link, and needs no quoting in any of them.
+store, as an S3 key and as the path of a link, and needs no quoting in any of them. A stem's name becomes a segment by
+``pipeline.stem_name.stem_segment``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from uuid import UUID
 
 from pipeline.errors import ErrorCode, PermanentError
 from pipeline.messages import OutputFormat
+from pipeline.stem_name import stem_segment
 
 #: S3 allows keys of 1024 bytes. File systems allow file names of 255 bytes; servers that store objects in files use
 #: some of them for the names of temporary files.
@@ -22,7 +24,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 
 def stem_key(task_uuid: UUID, stem: str, format: OutputFormat) -> str:
     """Return the key of a finished stem: ``{task_uuid}_{stem}.{extension}``."""
-    return check_key(f"{stem_prefix(task_uuid)}{_segment(stem)}.{format.extension}")
+    return check_key(f"{stem_prefix(task_uuid)}{_segment(stem_segment(stem))}.{format.extension}")
 
 
 def stem_prefix(task_uuid: UUID) -> str:
@@ -32,7 +34,9 @@ def stem_prefix(task_uuid: UUID) -> str:
 
 def staged_key(task_uuid: UUID, stem: str, digest: str, format: OutputFormat) -> str:
     """Return the key of a finished stem before the task's outcome is decided; ``digest`` is that of its source."""
-    return check_key(f"{staged_prefix(task_uuid)}{_segment(stem)}-{_segment(digest[:16])}.{format.extension}")
+    return check_key(
+        f"{staged_prefix(task_uuid)}{_segment(stem_segment(stem))}-{_segment(digest[:16])}.{format.extension}"
+    )
 
 
 def staged_prefix(task_uuid: UUID) -> str:
@@ -46,7 +50,7 @@ def handoff_key(task_uuid: UUID, run: str, stem: str, sha256: str) -> str:
     The key contains a part of the content's hash, because a GPU may not produce the same bits twice: the stems of a
     repeated job must not replace those that an earlier result still refers to.
     """
-    return check_key(f"{handoff_prefix(task_uuid, run)}{_segment(stem)}-{_segment(sha256[:16])}.wav")
+    return check_key(f"{handoff_prefix(task_uuid, run)}{_segment(stem_segment(stem))}-{_segment(sha256[:16])}.wav")
 
 
 def handoff_prefix(task_uuid: UUID, run: str) -> str:

@@ -12,6 +12,7 @@ from typing import Self
 import numpy as np
 
 from pipeline.files import file_sha256
+from pipeline.stem_name import stem_segment
 from processor.audio.wav import SAMPLE_RATE, Samples, WavWriter
 from processor.ipc import Separate, Stem
 from processor.separation.stems import StemMissingError, require_known
@@ -37,7 +38,7 @@ class StemFiles:
         if self._job.stems and name not in self._job.stems:
             return
         if name not in self._files:
-            path = self._job.folder / f"{name}.wav"
+            path = self._job.folder / f"{stem_segment(name)}.wav"
             self._unfinished.append(path)
             self._files[name] = WavWriter(path, block.shape[1])
         if not math.isfinite(self._files[name].write(block * self._level)):

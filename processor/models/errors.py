@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from pipeline.errors import ErrorCode, PermanentError, PipelineError, TransientError
 from pipeline.service.logs import get_logger
-from processor.system.oom import exception_chain, is_device_error, is_out_of_memory
+from processor.system.oom import cause_chain, is_device_error, is_out_of_memory
 
 log = get_logger(__name__)
 
@@ -77,9 +77,7 @@ def load_errors(name: str) -> Iterator[None]:
         if is_device_error(error):
             raise
         # Reading beyond the end of a truncated file is an invalid argument for the system.
-        if any(
-            isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL) for cause in exception_chain(error)
-        ):
+        if any(isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL) for cause in cause_chain(error)):
             message = f"the files of the model {name} cannot be read"
             raise TransientError(message, code=ErrorCode.MODEL_UNAVAILABLE) from error
         raise PermanentError(f"the model {name} {_defect(error)}", code=ErrorCode.MODEL_INVALID) from error
@@ -87,7 +85,7 @@ def load_errors(name: str) -> Iterator[None]:
 
 def _defect(error: BaseException) -> str:
     """Return what is wrong with the files of a model, for a client and for the operator."""
-    chain = list(exception_chain(error))
+    chain = list(cause_chain(error))
     if any(isinstance(cause, pickle.UnpicklingError) and "unsupported global" in str(cause).lower() for cause in chain):
         return "is refused: its file contains other things than weights, which could run code when it is loaded"
     if any("Error(s) in loading state_dict" in str(cause) for cause in chain):

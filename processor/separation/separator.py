@@ -25,7 +25,7 @@ OnProgress = Callable[[float], None]
 """Receives the completed share of the work, 0 to 1. Raises CancelledError to stop the work."""
 
 Write = Callable[[str, Samples], None]
-"""Receives the next block ``(frames, channels)`` of the stem with that name (see ``normalise_stem_name``)."""
+"""Receives the next block ``(frames, channels)`` of the stem with that name (see ``pipeline.stem_name``)."""
 
 
 class Separator(Protocol):

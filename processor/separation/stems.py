@@ -1,8 +1,7 @@
-"""Names of stems: as models define them and as clients request them."""
+"""Stems that a model does not have, or did not give."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from pipeline.errors import ErrorCode, PermanentError
@@ -10,11 +9,6 @@ from pipeline.errors import ErrorCode, PermanentError
 
 class StemMissingError(Exception):
     """The model finished without an error, but a stem is missing or invalid."""
-
-
-def normalise_stem_name(name: str) -> str:
-    """Return a model's name for a stem as it appears in keys, file names and messages: ``No Drums`` → ``no_drums``."""
-    return re.sub("[^a-z0-9_-]+", "_", name.lower()).strip("_-") or "stem"
 
 
 def require_known(requested: tuple[str, ...] | None, available: Iterable[str]) -> None:

@@ -43,16 +43,16 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(cause, MemoryError)
         or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM)
         or _mentions(cause, _OUT_OF_MEMORY)
-        for cause in exception_chain(error)
+        for cause in cause_chain(error)
     )
 
 
 def is_device_error(error: BaseException) -> bool:
     """Return True if ``error``, or an error in its chain of causes, is a failure of the device or of its driver."""
-    return any(_mentions(cause, _DEVICE) for cause in exception_chain(error))
+    return any(_mentions(cause, _DEVICE) for cause in cause_chain(error))
 
 
-def exception_chain(error: BaseException) -> Iterator[BaseException]:
+def cause_chain(error: BaseException) -> Iterator[BaseException]:
     """Yield the error and its chain of causes."""
     cause: BaseException | None = error
     while cause is not None:

@@ -157,12 +157,12 @@ class UrlGuard:
     def _is_open_address(self, address: Address) -> bool:
         if is_in(address, self._deny_networks):
             return False
-        if isinstance(address, IPv6Address):
+        scope = address_scope(address)
+        if isinstance(address, IPv6Address) and scope is AddressScope.PUBLIC:
             # A gateway of the operator's network translates these to IPv4, private addresses included.
             for prefix in self._nat64_prefixes():
                 if address in prefix:
                     return self._is_open_address(embedded_ipv4(address, prefix.prefixlen))
-        scope = address_scope(address)
         if scope is not AddressScope.PRIVATE:
             return scope is AddressScope.PUBLIC
         return self._allow_private or is_in(address, self._allow_networks)

@@ -35,12 +35,12 @@ from audio_separator.separator.uvr_lib_v5.demucs.apply import demucs_segments
 from audio_separator.separator.uvr_lib_v5.demucs.pretrained import get_model
 from torch import Tensor
 
+from pipeline.stem_name import stem_names
 from processor.separation.architectures.demucs_bag import BagMember, MemberSeparation, bag_members
 from processor.separation.architectures.fallback import UpstreamSeparator, replaced_attribute
 from processor.separation.dsp.mixture import CHANNELS, open_mixture
 from processor.separation.dsp.weighted_overlap_add import NormalisedMixture
 from processor.separation.separator import BaseSeparator, OnProgress, ReducedSeparator, Separator, Write
-from processor.separation.stems import normalise_stem_name
 
 #: Names of the steps that halve the segments, once and twice.
 _HALVING_STEPS = ("segment_half", "segment_quarter")
@@ -71,7 +71,7 @@ class DemucsSeparator(BaseSeparator):
 
     def __init__(self, sources: Sequence[str], members: Sequence[BagMember]) -> None:
         """``sources``: the networks' names for their stems, in order."""
-        self._names = tuple(map(normalise_stem_name, sources))
+        self._names = stem_names(sources)
         self._members = members
         self._wanted = tuple(range(len(self._names)))
         self._halved = 0

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.stem_name import normalise_stem_name, stem_names
 from processor.audio.wav import BLOCK_FRAMES, SAMPLE_RATE, Samples
 from processor.separation.dsp.mixture import open_mixture, require_finite
 from processor.separation.separator import BaseSeparator, OnProgress, Write, monotonic_progress
-from processor.separation.stems import StemMissingError, normalise_stem_name
+from processor.separation.stems import StemMissingError
 
 #: Maximum difference between the lengths of a stem and the song, frames: VR models return whole hops of the transform.
 _TOLERANCE = SAMPLE_RATE // 10
@@ -35,17 +36,15 @@ class UpstreamSeparator(BaseSeparator):
         self._model = model
         self._run = run
         self.device = str(model.torch_device.type)
+        #: Normalised names by the model's own names.
+        self._names = _names(model)
 
     @property
     def stems(self) -> frozenset[str] | None:
         """See ``Separator``. The stems of a Demucs model are known only after a run."""
         if hasattr(self._model, "demucs_source_map"):
             return None
-        training = self._model.model_data.get("training", {})
-        instruments = training.get("instruments") or ()
-        if len(instruments) > 2 and not training.get("target_instrument"):
-            return frozenset(map(normalise_stem_name, instruments))
-        return frozenset(map(normalise_stem_name, (self._model.primary_stem_name, self._model.secondary_stem_name)))
+        return frozenset(self._names.values())
 
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
         """See ``Separator``. Leaves the model as it was, without a reference to the song."""
@@ -57,7 +56,7 @@ class UpstreamSeparator(BaseSeparator):
         sources: dict[str, Samples] = {}
 
         def capture(_path: str, source: Samples, stem_name: str) -> dict[str, Samples]:
-            sources[normalise_stem_name(stem_name)] = np.asarray(source, dtype=np.float32)
+            sources[self._names.get(stem_name) or normalise_stem_name(stem_name)] = np.asarray(source, dtype=np.float32)
             return {stem_name: source}
 
         progress_bar = _ProgressBar(on_progress)
@@ -69,12 +68,20 @@ class UpstreamSeparator(BaseSeparator):
         ):
             self._run(mixture)
         if self.stems is None:
-            absent = set(map(normalise_stem_name, self._model.demucs_source_map)) - sources.keys()
+            absent = set(self._names.values()) - sources.keys()
             if absent:
                 raise StemMissingError(f"the model gave no {' and no '.join(sorted(absent))}")
         for name, source in sources.items():
             for block in _fit_length(name, source, frames):
                 write(name, block)
+
+
+def _names(model: Any) -> dict[str, str]:
+    training = model.model_data.get("training", {})
+    names = getattr(model, "demucs_source_map", None) or training.get("instruments") or ()
+    if len(names) < 3 or training.get("target_instrument"):
+        names = (model.primary_stem_name, model.secondary_stem_name)
+    return dict(zip(names, stem_names(names), strict=True))
 
 
 def _fit_length(name: str, source: Samples, frames: int) -> Iterator[Samples]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pipeline.stem_name import stem_names
 from processor.separation.dsp.mixture import CHANNELS, open_mixture
 from processor.separation.dsp.segmentation import trimmed_segmentation
 from processor.separation.dsp.stft import Stft
@@ -23,7 +24,6 @@ from processor.separation.runtime.network import Network, load_network, transfor
 from processor.separation.runtime.precision import probe_noise
 from processor.separation.segmentwise import separate_segmentwise
 from processor.separation.separator import BaseSeparator, OnProgress, ReducedSeparator, Write
-from processor.separation.stems import normalise_stem_name
 
 
 class MdxSeparator(BaseSeparator):
@@ -51,8 +51,7 @@ class MdxSeparator(BaseSeparator):
         self._overlap = model.overlap
         self._compensate = model.compensate
         self._denoise = model.enable_denoise
-        self._primary = normalise_stem_name(model.primary_stem_name)
-        self._secondary = normalise_stem_name(model.secondary_stem_name)
+        self._primary, self._secondary = stem_names((model.primary_stem_name, model.secondary_stem_name))
         self.stems = frozenset((self._primary, self._secondary))
 
     def reduce_memory(self) -> ReducedSeparator | None:

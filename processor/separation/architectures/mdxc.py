@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pipeline.errors import ErrorCode, PermanentError
+from pipeline.stem_name import normalise_stem_name, stem_names
 from processor.audio.wav import SAMPLE_RATE
 from processor.separation.dsp.mixture import CHANNELS, open_mixture
 from processor.separation.dsp.segmentation import Segmentation, anchored_segmentation, padded_segmentation
@@ -33,7 +34,6 @@ from processor.separation.runtime.network import batch_for, warm_up
 from processor.separation.runtime.precision import force_float32, precision_context, probe_noise
 from processor.separation.segmentwise import separate_segmentwise
 from processor.separation.separator import BaseSeparator, OnProgress, ReducedSeparator, Write
-from processor.separation.stems import normalise_stem_name
 
 #: Songs shorter than this, s, are divided into segments of audio-separator's length instead of the model's.
 SHORT_SONG = 10.0
@@ -65,13 +65,13 @@ class MdxcSeparator(BaseSeparator):
                 code=ErrorCode.MODEL_INVALID,
             )
         target, instruments = self._config.training.target_instrument, self._config.training.instruments
-        self._outputs = tuple(map(normalise_stem_name, (target,) if target else instruments))
+        self._outputs = stem_names((target,) if target else instruments)
         self._rest: str | None = None
         if target:
             # audio-separator's name for the mixture minus the target.
             others = [name for name in instruments if normalise_stem_name(name) != normalise_stem_name(target)]
             rest = others[0] if len(others) == 1 else str(model.secondary_stem(target))
-            self._rest = normalise_stem_name(rest)
+            self._rest = stem_names((target, rest))[1]
         self.stems = frozenset((*self._outputs, self._rest) if self._rest else self._outputs)
         segment = self.segmentation(LONG_SONG).segment
         self.network = MdxcNetwork(model, options or DeviceOptions(), segment, len(self._outputs), batch)

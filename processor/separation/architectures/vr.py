@@ -21,6 +21,7 @@ import torch
 from audio_separator.separator.uvr_lib_v5 import spec_utils
 from torch import Tensor
 
+from pipeline.stem_name import stem_names
 from processor.audio.wav import BLOCK_FRAMES
 from processor.separation.dsp.mixture import CHANNELS, open_mixture, require_finite
 from processor.separation.dsp.multiband import BandLayout, MultibandAnalysis, MultibandSynthesis
@@ -31,7 +32,6 @@ from processor.separation.runtime.device_transfer import Download, transfer_for
 from processor.separation.runtime.network import batch_for, warm_up
 from processor.separation.runtime.precision import precision_context, probe_noise
 from processor.separation.separator import BaseSeparator, OnProgress, ReducedSeparator, Write
-from processor.separation.stems import normalise_stem_name
 
 #: The share of the progress that the search for the largest magnitude takes.
 _SEARCH = 0.05
@@ -71,8 +71,8 @@ class VrSeparator(BaseSeparator):
         self._layout = BandLayout(model.model_params, v51=model.is_vr_51_model, resampler=resampler)
         self._window = model.window_size
         self._aggressiveness = model.aggressiveness
-        self._primary = normalise_stem_name(model.primary_stem_name)
-        self._wanted: tuple[str, ...] = (self._primary, normalise_stem_name(model.secondary_stem_name))
+        self._wanted = stem_names((model.primary_stem_name, model.secondary_stem_name))
+        self._primary = self._wanted[0]
         self.stems = frozenset(self._wanted)
         self._vocal_mask = model.primary_stem_name in model.NON_ACCOM_STEMS
         bins = self._network.output_bin

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 
+from pipeline.stem_name import stem_segment
 from processor.audio.wav import Samples, WavWriter
 from processor.separation.stems import StemMissingError
 
@@ -27,7 +28,7 @@ class ModelStems(ExitStack):
         if name in self._unwanted:
             return
         if name not in self._files:
-            writer = WavWriter(self._folder / f"{name}.wav", block.shape[1])
+            writer = WavWriter(self._folder / f"{stem_segment(name)}.wav", block.shape[1])
             self._files[name] = self.enter_context(writer)
         if not math.isfinite(self._files[name].write(block)):
             raise StemMissingError(f"{name} has samples that are no numbers")

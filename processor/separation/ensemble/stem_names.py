@@ -1,4 +1,4 @@
-"""Correspondence of stems between models, as audio-separator defines it, in the form of ``normalise_stem_name``."""
+"""Correspondence of stems between models, as audio-separator defines it, in the form of ``pipeline.stem_name``."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import PermanentError
 from pipeline.messages import OutputFormat
-from pipeline.storage.object_keys import check_key, handoff_key, outcome_key, stem_key
+from pipeline.storage.object_keys import check_key, handoff_key, outcome_key, staged_key, stem_key
 
 TASK = UUID("6f1c3e0a-8a55-4c43-a8f0-0a4a3e3f0d11")
 
@@ -21,6 +21,17 @@ def test_keys_match_the_documented_format() -> None:
     digest = "0123456789abcdef" * 4
     assert handoff_key(TASK, "", "vocals", digest) == f"handoff/{TASK}/vocals-0123456789abcdef.wav"
     assert handoff_key(TASK, "r1", "vocals", digest) == f"handoff/{TASK}_r1/vocals-0123456789abcdef.wav"
+
+
+def test_keys_of_names_in_other_scripts_are_plain_and_distinct() -> None:
+    names = ("人声", "伴奏", "人声_2")
+    for keys in (
+        {stem_key(TASK, name, OutputFormat.WAV) for name in names},
+        {handoff_key(TASK, "", name, "0" * 64) for name in names},
+        {staged_key(TASK, name, "0" * 64, OutputFormat.WAV) for name in names},
+    ):
+        assert len(keys) == len(names)
+        assert all(key.isascii() and check_key(key) for key in keys)
 
 
 def test_every_requested_repeat_has_its_own_outcome() -> None:

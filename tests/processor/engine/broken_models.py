@@ -111,7 +111,7 @@ def write_changed(model_dir: Path, kind: str, change: str) -> str:
 
 
 def write_short_input(model_dir: Path) -> str:
-    """Write an MDX model whose network takes other spectra than its parameters declare; return its name."""
+    """Write an MDX model whose network takes spectra of another size than its parameters give; return its name."""
     ends = [onnx.helper.make_tensor_value_info(end, 1, ["batch", 4, 1024, 128]) for end in ("input", "output")]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["input"], ["output"])], "g", ends[:1], ends[1:])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)

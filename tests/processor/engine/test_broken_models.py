@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -113,6 +114,25 @@ def test_unusual_files_give_the_same_stems(harness: CheckpointHarness, song: Mix
     harness.call(broken_models.forget_engines)
     harness.call(broken_models.write_changed, harness.models, kind, change)
     assert [stem.sha256 for stem in harness.separated(song, model)] == expected
+
+
+@pytest.mark.parametrize("target", [None, "人声"])
+@pytest.mark.parametrize("write", [tiny_models.write_mdxc, tiny_models.write_roformer])
+def test_stems_in_other_scripts_keep_their_names(
+    harness: CheckpointHarness, song: Mixture, write: Callable[..., str], target: str | None
+) -> None:
+    model = harness.call(write, harness.models, ["人声", "伴奏"], target)
+    stems = harness.separated(song, model)
+    assert {stem.name for stem in stems} == {"人声", "伴奏"}
+    assert len({stem.path for stem in stems}) == len({stem.sha256 for stem in stems}) == 2
+    assert all(stem.path.name.isascii() for stem in stems)
+    (alone,) = harness.separated(song, model, stems=("伴奏",))
+    assert alone in stems
+
+
+def test_stems_with_equal_letters_keep_apart(harness: CheckpointHarness, song: Mixture) -> None:
+    model = harness.call(tiny_models.write_mdxc, harness.models, ["Drums!", "Drums?", "🎤"])
+    assert {stem.name for stem in harness.separated(song, model)} == {"drums", "drums_2", "stem"}
 
 
 @pytest.mark.parametrize("bands", ["bs", "mel"])

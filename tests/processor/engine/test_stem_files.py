@@ -12,10 +12,11 @@ import pytest
 import soundfile
 
 from pipeline.errors import ErrorCode, PermanentError
+from pipeline.stem_name import normalise_stem_name
 from processor.audio.wav import Samples
 from processor.engine.stem_files import StemFiles
 from processor.ipc import Separate, Stem
-from processor.separation.stems import StemMissingError, normalise_stem_name
+from processor.separation.stems import StemMissingError
 
 FRAMES = 1000
 
@@ -33,7 +34,15 @@ def files_in(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "key"), [("Vocals", "vocals"), ("No Drums", "no_drums"), ("Wind/Inst.", "wind_inst"), ("../", "stem")]
+    ("name", "key"),
+    [
+        ("Vocals", "vocals"),
+        ("No Drums", "no_drums"),
+        ("Wind/Inst.", "wind_inst"),
+        ("../", "stem"),
+        ("人声", "人声"),
+        ("ＶＯＣＡＬＳ", "vocals"),
+    ],
 )
 def test_stem_names_are_normalised(name: str, key: str) -> None:
     assert normalise_stem_name(name) == key

@@ -233,7 +233,7 @@ def test_refused_connection(tmp_path: Path) -> None:
 
 
 def test_name_that_does_not_resolve(tmp_path: Path) -> None:
-    error = fetcher(tmp_path).fail("http://nowhere.test/", TransientError, ErrorCode.SOURCE_UNAVAILABLE)
+    error = fetcher(tmp_path).fail("http://nowhere.test/", PermanentError, ErrorCode.SOURCE_NOT_FOUND)
     assert "nowhere.test" in error.message
 
 
