@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from settings.types import ADVANCED, Count, Milliseconds, Seconds, Section
+
+#: An address of a broker: a host name, an IPv4 address or an IPv6 address in brackets, and a port.
+_ADDRESS = re.compile(r"(?:[^\s:/@\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 
 class SecurityProtocol(StrEnum):
@@ -176,6 +180,13 @@ class KafkaSettings(Section):
     def uses_tls(self) -> bool:
         """Return True if the connection to the broker is encrypted."""
         return self.security_protocol in (SecurityProtocol.SSL, SecurityProtocol.SASL_SSL)
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _require_ports(cls, servers: str | None) -> str | None:
+        if servers is not None and not all(_ADDRESS.fullmatch(server.strip()) for server in servers.split(",")):
+            raise ValueError("must be host:port, or several of them with commas between them, such as kafka-1:9092")
+        return servers
 
     @model_validator(mode="after")
     def _require_enough_replicas(self) -> Self:

@@ -450,6 +450,16 @@ def test_two_keys_for_model_files_are_rejected() -> None:
     assert "MODEL_KEY_COMMAND" in message
 
 
+@pytest.mark.parametrize("servers", ["kafka", "kafka:", ":9092", "kafka-1:9092,kafka-2", "PLAINTEXT://kafka:9092"])
+def test_broker_without_host_or_port_is_rejected(servers: str) -> None:
+    assert "KAFKA_BOOTSTRAP_SERVERS: must be host:port" in error_of(KAFKA_BOOTSTRAP_SERVERS=servers)
+
+
+@pytest.mark.parametrize("servers", ["kafka:9092", "10.0.0.1:9092, kafka_2.internal:19092", "[::1]:9092"])
+def test_brokers_with_ports_are_accepted(servers: str) -> None:
+    assert read(KAFKA_BOOTSTRAP_SERVERS=servers).kafka.bootstrap_servers == servers
+
+
 def test_more_in_sync_replicas_than_replicas_are_rejected() -> None:
     assert "KAFKA_REPLICATION_FACTOR" in error_of(KAFKA_MIN_INSYNC_REPLICAS="2")
     settings = read(KAFKA_MIN_INSYNC_REPLICAS="2", KAFKA_REPLICATION_FACTOR="3")

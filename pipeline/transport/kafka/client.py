@@ -14,6 +14,7 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError
+from kafka.protocol.metadata import MetadataRequest
 from kafka.structs import TopicPartition
 
 from pipeline.transport.kafka.assignor import StickyAssignor
@@ -195,6 +196,25 @@ def current_position(consumer: KafkaConsumer, topic_partition: TopicPartition) -
 def has_topic(consumer: KafkaConsumer, topic: str) -> bool:
     """Return True if ``topic`` exists in the client's last metadata."""
     return bool(consumer._client.cluster.partitions_for_topic(topic))
+
+
+def topics_unknown_to(admin: KafkaAdminClient, broker_id: int, topics: Iterable[str]) -> set[str]:
+    """Return those of the topics that this broker does not know yet.
+
+    Raises kafka-python's exceptions if the broker cannot be reached.
+    """
+    names = set(topics)
+    request = MetadataRequest(
+        topics=[MetadataRequest.MetadataRequestTopic(name=name) for name in sorted(names)],
+        allow_auto_topic_creation=False,
+        include_cluster_authorized_operations=False,  # typos: allow
+        include_topic_authorized_operations=False,  # typos: allow
+    )
+
+    async def ask() -> Any:
+        return await admin._manager.send(request, node_id=broker_id)
+
+    return names - {topic.name for topic in admin._manager.run(ask).topics if topic.error_code == 0}
 
 
 def is_joining(consumer: KafkaConsumer) -> bool:

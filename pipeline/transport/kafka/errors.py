@@ -58,6 +58,10 @@ def translate_kafka_error(error: Exception) -> PipelineError:
             "the broker closes connections before it answers: if this persists, check KAFKA_SECURITY_PROTOCOL",
             code=ErrorCode.BROKER_UNAVAILABLE,
         )
+    if isinstance(error, kafka_errors.UnknownTopicOrPartitionError):
+        return InfrastructureError(
+            "the broker does not know a topic of this service", code=ErrorCode.BROKER_UNAVAILABLE
+        )
     if isinstance(error, _NO_RESPONSE):
         return InfrastructureError(f"the broker does not answer ({name})", code=ErrorCode.BROKER_UNAVAILABLE)
     return InfrastructureError(f"the broker cannot execute the request ({name})", code=ErrorCode.BROKER_UNAVAILABLE)

@@ -7,6 +7,8 @@ carries no cause. This module records the causes, so that they can be reported.
 from __future__ import annotations
 
 import ssl
+import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,9 +19,16 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaTCPTransport
 
+from pipeline.service.logs import get_logger
 from pipeline.transport.kafka.errors import BrokerDisconnectedError
 from pipeline.transport.kafka.refusal import BrokerRefusedError, describe_login, refusal_from
 
+log = get_logger(__name__)
+
+#: Age of an unfinished attempt to connect from which on it is reported when its client is closed, s.
+_SILENT_AFTER = 1.0
+#: Interval at which the same reason for an unreachable broker is logged again, s.
+_REPEAT_AFTER = 60.0
 #: kafka-python's message for a connection that the other side has closed.
 _DISCONNECTED = "socket disconnected"
 
@@ -61,12 +70,67 @@ class NetworkClient(KafkaNetClient):  # type: ignore[misc]
 
     def close(self, node_id: int | None = None) -> None:
         """Close the connection to one node; with None close the client and all of its sockets."""
+        if node_id is None:
+            self._manager.report_silent()
         connections = list(self._manager._conns.values()) if node_id is None else []
         sockets = [connection.transport._sock for connection in connections if connection.transport is not None]
         super().close(node_id)
         for open_socket in sockets:
             if open_socket is not None:
                 open_socket.close()
+
+
+class _UnreachableLog:
+    """Logs which broker cannot be reached and why: once for all clients of the process. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._logged: dict[str, tuple[str, float]] = {}
+        """The last logged reason and its time on the monotonic clock, s, by address."""
+
+    def failed(self, address: str, error: Exception, *, advertised: bool) -> None:
+        """Log the reason, unless it was logged already. ``advertised``: the address is not from the settings."""
+        reason, now = describe_failure(error), time.monotonic()
+        with self._lock:
+            known, logged_at = self._logged.get(address, ("", 0.0))
+            if known == reason and now - logged_at < _REPEAT_AFTER:
+                return
+            self._logged[address] = reason, now
+        check = "advertised.listeners of the broker, which names this address" if advertised else _BOOTSTRAP_SETTING
+        log.warning("broker_unreachable", address=address, reason=reason, check=check)
+
+    def succeeded(self, address: str) -> None:
+        """Log that a broker that could not be reached responds."""
+        with self._lock:
+            known = self._logged.pop(address, None)
+        if known is not None:
+            log.info("broker_reached", address=address)
+
+
+_BOOTSTRAP_SETTING = "KAFKA_BOOTSTRAP_SERVERS"
+_unreachable = _UnreachableLog()
+
+
+def describe_failure(error: Exception) -> str:
+    """Return the reason why a connection failed, in words."""
+    causes = str(error)
+    for words, reason in _REASONS:
+        if words in causes:
+            return reason
+    return causes or type(error).__name__
+
+
+#: Parts of the messages of kafka-python and the operating system, and the reasons that they stand for.
+_REASONS = (
+    ("DNS Resolution failure", "the host name is unknown (DNS)"),
+    ("timed out", "no answer"),
+    ("ECONNREFUSED", "connection refused"),
+    ("Connection refused", "connection refused"),
+    (
+        _DISCONNECTED,
+        "the connection was closed before an answer: is it a broker, and is KAFKA_SECURITY_PROTOCOL right?",
+    ),
+)
 
 
 class _ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]
@@ -78,11 +142,28 @@ class _ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]
         self.refusals: dict[object, BrokerRefusedError] = {}
         #: True if a broker accepted a connection, then closed it or replied with invalid data.
         self.disconnected = False
+        #: The brokers to which a connection is being opened, with the start on the monotonic clock, s, by node.
+        self._connecting: dict[object, tuple[Any, float]] = {}
+
+    def report_silent(self) -> None:
+        """Log the addresses that have not answered yet, although the client is closed for that reason."""
+        now = time.monotonic()
+        for node, since in list(self._connecting.values()):
+            if now - since >= _SILENT_AFTER:
+                self._report(node, KafkaTimeoutError("timed out"))
+
+    def _report(self, node: Any, error: Exception) -> None:
+        _unreachable.failed(f"{node.host}:{node.port}", error, advertised=not self.cluster.is_bootstrap(node.node_id))
 
     async def _connect(self, node: Any, conn: KafkaConnection, **options: Any) -> None:
-        await super()._connect(node, conn, **options)
+        self._connecting[node.node_id] = node, time.monotonic()
+        try:
+            await super()._connect(node, conn, **options)
+        finally:
+            self._connecting.pop(node.node_id, None)
         error = conn.init_future.exception
         if error is None:
+            _unreachable.succeeded(f"{node.host}:{node.port}")
             self.refusals.pop(node.node_id, None)
             # A broker that requires a login accepts a connection without one, and closes it on the first request.
             conn.close_future.add_errback(self._on_disconnect)
@@ -94,6 +175,8 @@ class _ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]
         refusal = refusal_from(error, f"the broker {node.host}:{node.port}", describe_login(self.config))
         if refusal is not None:
             self.refusals[node.node_id] = refusal
+        elif not self.closed:
+            self._report(node, error)
 
     def maybe_raise_auth_failure(self, node_id: object) -> None:
         """Raise the recorded refusal of the node while the client is being created."""

@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import BrokerResponseError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from kafka.errors import (
+    BrokerResponseError,
+    InvalidConfigurationError,
+    InvalidPartitionsError,
+    InvalidReplicationFactorError,
+    InvalidTopicError,
+    KafkaError,
+    NoError,
+    PolicyViolationError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 
+from pipeline.errors import ErrorCode, InfrastructureError, RefusedError
 from pipeline.service.logs import get_logger
+from pipeline.transport.kafka.client import topics_unknown_to
 from pipeline.transport.protocol import Topic
 
 log = get_logger(__name__)
 
-#: Maximum time until a broker knows a topic that another broker has created, and the pause between two requests, s.
-_PROPAGATION_TIMEOUT, _PROPAGATION_PAUSE = 5.0, 0.1
+#: Maximum time until every broker knows a topic that was created, and the pause between two requests, s.
+_PROPAGATION_TIMEOUT, _PROPAGATION_PAUSE = 20.0, 0.1
+#: Reasons of a broker to reject a topic for good, and the settings to check.
+_REJECTIONS: dict[type[Exception], str] = {
+    InvalidTopicError: "the setting with this name, such as KAFKA_TASK_TOPIC or KAFKA_RETRY_TOPIC_PREFIX",
+    InvalidPartitionsError: "KAFKA_PARTITIONS",
+    InvalidConfigurationError: "KAFKA_MIN_INSYNC_REPLICAS and the retention settings",
+    PolicyViolationError: "KAFKA_PARTITIONS, KAFKA_REPLICATION_FACTOR and the broker's create.topic.policy",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +57,27 @@ class TopicLayout:
 
 
 def create_missing_topics(admin: KafkaAdminClient, layout: TopicLayout, topics: Sequence[Topic]) -> None:
-    """Create the topics that do not exist; existing topics are left unchanged. Raises kafka-python's exceptions."""
+    """Create the topics that do not exist, and wait until every broker knows all of them.
+
+    Existing topics are left unchanged. Raises kafka-python's exceptions, RefusedError if the broker can never accept a
+    topic, and InfrastructureError if the cluster has too few brokers for the replicas.
+    """
     existing = set(admin.list_topics())
     for topic in topics:
         if topic.name not in existing:
             _create(admin, layout, topic)
+    _wait_until_known(admin, {topic.name for topic in topics})
+
+
+def require_topics(admin: KafkaAdminClient, names: Set[str]) -> None:
+    """Raise InfrastructureError if a topic does not exist. Raises kafka-python's exceptions."""
+    missing = sorted(set(names) - set(admin.list_topics())) if names else []
+    if missing:
+        raise InfrastructureError(
+            f"the broker has no topic {', '.join(missing)}: deleted topics are created by a restart of the service or "
+            "python -m deploy.make_topics",
+            code=ErrorCode.BROKER_UNAVAILABLE,
+        )
 
 
 def reconcile_topic(admin: KafkaAdminClient, layout: TopicLayout, topic: Topic, *, align: bool) -> str:
@@ -55,6 +91,7 @@ def reconcile_topic(admin: KafkaAdminClient, layout: TopicLayout, topic: Topic, 
     wanted, replication_factor = layout.partitions, layout.replication_factor
     if not partitions:
         _create(admin, layout, topic)
+        _wait_until_known(admin, {topic.name})
         return f"created: {wanted} partitions, {replication_factor} replicas"
     changes = []
     present = len(partitions)
@@ -79,10 +116,50 @@ def _create(admin: KafkaAdminClient, layout: TopicLayout, topic: Topic) -> None:
         "replication_factor": layout.replication_factor,
         "configs": layout.config(topic),
     }
-    # Another service that starts at the same time may have created it meanwhile.
-    with suppress(TopicAlreadyExistsError):
-        admin.create_topics({topic.name: description})
+    (result,) = admin.create_topics({topic.name: description}, raise_errors=False)["topics"]
+    error = for_code(result["error_code"])
+    if error is NoError:
         log.info("topic_created", topic=topic.name, **description)
+    elif error is not TopicAlreadyExistsError:  # another service that starts at the same time may have created it
+        _raise_rejection(layout, topic, error, result["error_message"] or "")
+
+
+def _raise_rejection(layout: TopicLayout, topic: Topic, error: type[BrokerResponseError], reason: str) -> None:
+    if error is InvalidReplicationFactorError:
+        # Not for good: the other brokers of a cluster that is starting join later.
+        raise InfrastructureError(
+            f"the broker cannot create the topic {topic.name} with {layout.replication_factor} replicas "
+            f"(KAFKA_REPLICATION_FACTOR): {reason}",
+            code=ErrorCode.BROKER_UNAVAILABLE,
+        )
+    if error in _REJECTIONS:
+        raise RefusedError(
+            "the broker does not accept a topic of this service",
+            advice=f"the broker does not accept the topic {topic.name!r} ({reason}): check {_REJECTIONS[error]}",
+        )
+    raise error(reason)
+
+
+def _wait_until_known(admin: KafkaAdminClient, topics: set[str]) -> None:
+    """Wait until every broker knows the topics; a client that asks another broker would not find them.
+
+    Brokers that cannot be reached are left out. Raises UnknownTopicOrPartitionError after ``_PROPAGATION_TIMEOUT``.
+    """
+    deadline = time.monotonic() + _PROPAGATION_TIMEOUT
+    brokers = admin.describe_cluster()["brokers"]
+    waiting = [int(broker["broker_id"]) for broker in brokers if not broker.get("is_fenced")]
+    while waiting := [broker_id for broker_id in waiting if _unknown(admin, broker_id, topics)]:
+        if time.monotonic() >= deadline:
+            raise UnknownTopicOrPartitionError(f"the brokers {waiting} do not know all of {sorted(topics)}")
+        time.sleep(_PROPAGATION_PAUSE)
+
+
+def _unknown(admin: KafkaAdminClient, broker_id: int, topics: set[str]) -> set[str]:
+    try:
+        return topics_unknown_to(admin, broker_id, topics)
+    except KafkaError as error:
+        log.info("broker_not_asked", broker=broker_id, error=type(error).__name__)
+        return set()
 
 
 def _reconcile_config(admin: KafkaAdminClient, layout: TopicLayout, topic: Topic, align: bool) -> Iterator[str]:

@@ -15,7 +15,7 @@ from pipeline.transport.kafka.producer import Producer, ReportSender
 from pipeline.transport.kafka.reader import find_missing, read_topic
 from pipeline.transport.kafka.security import KafkaSecurity
 from pipeline.transport.kafka.subscription import KafkaSubscription
-from pipeline.transport.kafka.topics import TopicLayout, create_missing_topics, reconcile_topic
+from pipeline.transport.kafka.topics import TopicLayout, create_missing_topics, reconcile_topic, require_topics
 from pipeline.transport.protocol import Message, StoredMessage, Topic
 
 
@@ -50,6 +50,8 @@ class KafkaTransport:
         self._layout = TopicLayout(partitions, replication_factor, min_insync_replicas)
         self._producer = Producer(self._clients)
         self._reports = ReportSender(self._producer)
+        #: The topics that must exist, once they were created.
+        self._required_topics: frozenset[str] = frozenset()
         self._admin: KafkaAdminClient | None = None
         self._admin_lock = threading.Lock()
         self._subscriptions: list[KafkaSubscription] = []
@@ -58,6 +60,7 @@ class KafkaTransport:
         """Create missing topics with the layout of this transport; existing topics are left unchanged."""
         with self._connected_admin() as admin:
             create_missing_topics(admin, self._layout, topics)
+            self._required_topics |= {topic.name for topic in topics}
 
     def reconcile_topic(self, topic: Topic, *, align: bool) -> str:
         """Create ``topic`` or add its missing partitions; with ``align`` also update its configuration.
@@ -114,9 +117,13 @@ class KafkaTransport:
             reader.close(autocommit=False)
 
     def check(self) -> None:
-        """Request a description of the cluster. Raises InfrastructureError."""
+        """Request a description of the cluster, and the topics that ``ensure_topics`` has created.
+
+        Raises InfrastructureError if one of them was deleted.
+        """
         with self._connected_admin() as admin:
             admin.describe_cluster()
+            require_topics(admin, self._required_topics)
 
     def close(self) -> None:
         """Leave all groups, send buffered messages, and close all connections."""

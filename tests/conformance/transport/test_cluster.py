@@ -81,6 +81,13 @@ def in_sync(broker: KafkaBroker, topic: str) -> set[int]:
     return {len(partition["isr_nodes"]) for partition in partitions(broker, topic)}
 
 
+def test_every_broker_knows_a_topic_once_it_is_created(cluster: KafkaCluster, connect: Connect) -> None:
+    name, transport = f"young-{uuid.uuid4().hex[:12]}", connect()
+    transport.ensure_topics([Topic(name, retention=3600)])
+    transport.close()
+    assert [len(partitions(broker, name)) for broker in cluster.brokers] == [3, 3, 3]
+
+
 def test_crash_of_one_broker_under_load_loses_nothing(cluster: KafkaCluster, connect: Connect, topic: str) -> None:
     victim = leader_of_most(cluster, topic)
     with Traffic(connect, topic, publishers=2) as traffic:

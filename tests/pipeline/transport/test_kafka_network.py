@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaTimeoutError, SaslAuthenticationFailedError
+from structlog.testing import capture_logs
 
 from devstack.processes.process import free_port
 from pipeline.transport.kafka.client import last_refusal
@@ -114,3 +115,24 @@ def test_refusal_that_is_not_recorded_yet_names_the_configured_brokers() -> None
     assert refusal.advice.startswith("the broker kafka-1:9092, kafka-2:9092 rejected the user 'uvr' with SCRAM-SHA-512")
     assert "sesame" not in refusal.advice
     client._client.close()
+
+
+def unreachable(address: str, milliseconds: int = 200) -> list[tuple[str, str, str]]:
+    """Return address, reason and advice of each line that is logged while a client looks for the broker."""
+    with capture_logs() as log, pytest.raises(KafkaTimeoutError):
+        create_client(KafkaAdminClient, bootstrap_servers=[address], bootstrap_timeout_ms=milliseconds)
+    return [(line["address"], line["reason"], line["check"]) for line in log if line["event"] == "broker_unreachable"]
+
+
+def test_reason_for_an_unreachable_broker_is_logged_once() -> None:
+    refused, unknown = f"127.0.0.1:{free_port()}", "no-such-host.invalid:9092"
+    assert unreachable(refused) == [(refused, "connection refused", "KAFKA_BOOTSTRAP_SERVERS")]
+    assert unreachable(unknown) == [(unknown, "the host name is unknown (DNS)", "KAFKA_BOOTSTRAP_SERVERS")]
+    assert unreachable(refused) == []
+
+
+def test_broker_that_does_not_answer_is_logged() -> None:
+    over = threading.Event()
+    with listening(lambda _: over.wait(30)) as address:
+        assert unreachable(address, 1200) == [(address, "no answer", "KAFKA_BOOTSTRAP_SERVERS")]
+        over.set()
