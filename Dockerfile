@@ -118,11 +118,6 @@ HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
 ENTRYPOINT ["python", "-m", "uploader"]
 
 FROM runtime AS processor
-# VR models are resampled with libsamplerate, which the wheel samplerate contains for all systems except Linux.
-# hadolint ignore=DL3008
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends libsamplerate0 \
-    && rm -rf /var/lib/apt/lists/*
 COPY --link --from=shared /app /app
 COPY processor/ processor/
 RUN chmod -R a+rX processor && python -m compileall -q --invalidation-mode unchecked-hash processor

@@ -9,7 +9,7 @@ from typing import Any
 from processor.separation.architectures.fallback import UpstreamSeparator
 from processor.separation.architectures.mdx import MdxSeparator
 from processor.separation.architectures.mdxc import MdxcSeparator
-from processor.separation.architectures.vr import VrSeparator, supports_streaming
+from processor.separation.architectures.vr import VrSeparator, WholeSongVrSeparator, supports_streaming
 from processor.separation.options import DeviceOptions
 from processor.separation.separator import Separator
 
@@ -32,6 +32,8 @@ def separator_for(model: Any, run: Callable[[Path], object], options: DeviceOpti
             return MdxcSeparator(model, options)
         case "vr_separator" if supports_streaming(model):
             return VrSeparator(model, options)
+        case "vr_separator":
+            return WholeSongVrSeparator(model, run)
         case "demucs_separator":
             # Imported here because it imports a large part of audio-separator that only Demucs models need.
             from processor.separation.architectures import demucs

@@ -134,6 +134,7 @@ class TestOnKafka:
         )
         with run:
             assert run.stderr is not None
+            assert "broker_unreachable" in run.stderr.readline()
             assert "waiting_for_broker" in run.stderr.readline()
             kafka_broker.start()
             output, _ = run.communicate(timeout=PATIENCE)

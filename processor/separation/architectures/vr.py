@@ -1,8 +1,11 @@
 """VR networks over a song, in memory that does not depend on its length.
 
 Follows audio-separator, with its parameters: the same bands, windows and masks. Both stems are the masked spectra of
-the mixture. The song is read twice, because the network takes magnitudes relative to the largest one. One step is left
-out, without an effect on the stems: the window after the last one, where the song ends with a window.
+the mixture. The song is read twice, because the network takes magnitudes relative to the largest one. The differences:
+
+* the song is followed by silence: audio-separator leaves its end after the last whole hop out, and the hops before it
+  lack the frames that overlap them (reported in its pull request 304);
+* the window after the last one, where the song ends with a window, is left out, without an effect on the stems.
 """
 
 from __future__ import annotations
@@ -12,7 +15,10 @@ import math
 from collections import deque
 from collections.abc import Collection, Generator, Iterator
 from contextlib import closing
+from fractions import Fraction
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
@@ -22,7 +28,8 @@ from audio_separator.separator.uvr_lib_v5 import spec_utils
 from torch import Tensor
 
 from pipeline.stem_name import stem_names
-from processor.audio.wav import BLOCK_FRAMES
+from processor.audio.wav import BLOCK_FRAMES, SAMPLE_RATE, Samples, write_wav
+from processor.separation.architectures.fallback import UpstreamSeparator
 from processor.separation.dsp.mixture import CHANNELS, open_mixture, require_finite
 from processor.separation.dsp.multiband import BandLayout, MultibandAnalysis, MultibandSynthesis
 from processor.separation.dsp.streaming import Array, sliding_windows
@@ -32,6 +39,10 @@ from processor.separation.runtime.device_transfer import Download, transfer_for
 from processor.separation.runtime.network import batch_for, warm_up
 from processor.separation.runtime.precision import precision_context, probe_noise
 from processor.separation.separator import BaseSeparator, OnProgress, ReducedSeparator, Write
+
+#: The silence that follows the song, frames at 44.1 kHz: more than the longest half of a transform, a hop and the reach
+#: of a resampler together, so that the song's last sample is as far inside as any other.
+PADDING = 8192
 
 #: The share of the progress that the search for the largest magnitude takes.
 _SEARCH = 0.05
@@ -102,7 +113,7 @@ class VrSeparator(BaseSeparator):
         return None
 
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
-        """See ``Separator``. Writes silence after the last whole hop of the song, as audio-separator does."""
+        """See ``Separator``."""
         with open_mixture(mixture) as song, closing(self._separated(song, on_progress)) as separated:
             remaining = song.frames
             for waves in separated:
@@ -110,20 +121,20 @@ class VrSeparator(BaseSeparator):
                 remaining -= fresh
                 for name, wave in zip(self._wanted, waves, strict=True):
                     write(name, wave[:, :fresh].T.astype(np.float32))
-            for start in range(0, remaining, BLOCK_FRAMES):
+            for start in range(0, remaining, BLOCK_FRAMES):  # of a silent song
                 for name in self._wanted:
                     write(name, np.zeros((min(BLOCK_FRAMES, remaining - start), CHANNELS), np.float32))
         on_progress(1.0)
 
     def _separated(self, song: soundfile.SoundFile, on_progress: OnProgress) -> Generator[list[Array], None, None]:
-        """Yield blocks ``(channels, samples)`` of the wanted stems; none for silence or less than a hop."""
-        frames = self._layout.frames(song.frames)
+        """Yield blocks ``(channels, samples)`` of the wanted stems, which exceed the song; none for silence."""
+        frames = self._layout.frames(song.frames + PADDING)
         largest, done = np.float32(0.0), 0
         for spectra in self._spectra(song):
             on_progress(_SEARCH * done / frames)
             done += spectra.shape[-1]
             largest = max(largest, np.abs(spectra).max(initial=0.0))
-        if not largest or frames < 2:
+        if not largest:
             return
         syntheses = [MultibandSynthesis(self._layout) for _ in self._wanted]
         done = 0
@@ -135,14 +146,13 @@ class VrSeparator(BaseSeparator):
                 yield [synthesis.push(part, last=done == frames) for synthesis, part in parts]
 
     def _spectra(self, song: soundfile.SoundFile) -> Iterator[Array]:
-        """Yield the song's spectra ``(channels, bins, frames)``, complex64."""
+        """Yield the spectra ``(channels, bins, frames)`` of the song and of the silence after it, complex64."""
         analysis = MultibandAnalysis(self._layout)
         song.seek(0)
-        for start in range(0, song.frames, BLOCK_FRAMES):
-            size = min(BLOCK_FRAMES, song.frames - start)
-            block = song.read(size, dtype="float32", fill_value=0.0)
+        for block in song.blocks(BLOCK_FRAMES, dtype="float32", always_2d=True):
             require_finite(block)
-            yield analysis.push(np.ascontiguousarray(block.T), last=start + size == song.frames)
+            yield analysis.push(np.ascontiguousarray(block.T))
+        yield analysis.push(np.zeros((CHANNELS, PADDING), np.float32), last=True)
 
     def _predicted(self, song: soundfile.SoundFile, largest: np.float32) -> Generator[tuple[Array, Array], None, None]:
         """Yield spectra, and masks ``(windows, channels, bins, frames)`` for these or for a few frames more."""
@@ -175,3 +185,32 @@ class VrSeparator(BaseSeparator):
         magnitude, phase = np.abs(spectra), np.exp(1.0j * np.angle(spectra))
         stem_masks = (mask if name == self._primary else 1 - mask for name in self._wanted)
         return [np.nan_to_num(part * magnitude * phase, posinf=0, neginf=0) for part in stem_masks]
+
+
+class WholeSongVrSeparator(UpstreamSeparator):
+    """Runs audio-separator's own loops over the song with silence before and after it.
+
+    The silence makes the song a whole number of hops long. Otherwise a model of the time-reversed song loses the song's
+    beginning, and its stems are early by as much.
+    """
+
+    def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
+        """See ``Separator``. Stores the padded song in a temporary folder next to the mixture."""
+        bands = self._model.model_params.param["band"].values()
+        hop = math.lcm(*(Fraction(band["hl"] * SAMPLE_RATE, band["sr"]).numerator for band in bands))
+        before = PADDING + -PADDING % hop
+        with open_mixture(mixture) as song, TemporaryDirectory(prefix="padded-", dir=mixture.parent) as folder:
+            frames = song.frames
+            silence = np.zeros((before + -frames % hop, CHANNELS), np.float32)
+            padded = Path(folder) / mixture.name
+            blocks = song.blocks(BLOCK_FRAMES, dtype="float32", always_2d=True)
+            write_wav(padded, chain([silence[:before]], blocks, [silence]), CHANNELS)
+            positions: dict[str, int] = {}
+
+            def write_song(name: str, block: Samples) -> None:
+                start = positions.get(name, -before)
+                positions[name] = start + len(block)
+                if len(part := block[max(0, -start) : max(0, frames - start)]):
+                    write(name, part)
+
+            super().separate(padded, write_song, on_progress)

@@ -10,6 +10,7 @@ from typing import Any
 
 import librosa
 import numpy as np
+import samplerate
 import soxr
 
 from processor.separation.dsp.streaming import Array, StreamingTransform
@@ -19,13 +20,17 @@ from processor.separation.dsp.streaming import Array, StreamingTransform
 _REACH = {"polyphase": 10, "kaiser_fast": 24, "kaiser_best": 50}
 
 
+#: More frames than any of libsamplerate's filters reaches, at the lower of the two rates.
+_SILENCE = 1024
+
+
 class LibrosaResampler:
     """Converts the sample rate of one song."""
 
     def __init__(self, rate: int, target: int, kind: str) -> None:
         """Convert from ``rate`` to ``target``, Hz. ``kind`` is librosa's ``res_type``.
 
-        Raises ValueError for an unknown kind, and OSError where libsamplerate is needed and not installed.
+        Raises ValueError for an unknown kind.
         """
         self._ratio = target / rate
         self._received = self._returned = 0
@@ -83,41 +88,23 @@ class _SamplerateConverter:
     """
 
     def __init__(self, ratio: float, kind: str) -> None:
-        # Imported here: few models need it, and on Linux libsamplerate must be installed on the system.
-        from samplerate import converters, lowlevel
-
-        self._lowlevel: Any = lowlevel
-        self._type = converters.ConverterType[kind].value
-        self._ratio = ratio
-        self._states: list[Any] | None = None
+        self._ratio, self._kind = ratio, kind
+        self._converters: list[Any] | None = None
         self._received = self._returned = 0
 
     def push(self, piece: Array, *, last: bool = False) -> Array:
-        if self._states is None:
-            self._states = []
-            for _ in piece:
-                state, error = self._lowlevel.src_new(self._type, 1)
-                self._check(error)
-                self._states.append(self._lowlevel.ffi.gc(state, self._lowlevel.src_delete))
-        rows = [self._convert(state, row, last=last) for state, row in zip(self._states, piece, strict=True)]
+        if self._converters is None:
+            self._converters = [samplerate.Resampler(self._kind, 1) for _ in piece]
         self._received += piece.shape[-1]
+        if last:
+            # The library itself continues a song with zeros, but returns no more of its end than fits into a block.
+            silence = math.ceil(_SILENCE / min(1.0, self._ratio))
+            piece = np.pad(piece, ((0, 0), (0, silence)))
+        rows = [
+            converter.process(np.ascontiguousarray(row, np.float32), self._ratio, end_of_input=False)
+            for converter, row in zip(self._converters, piece, strict=True)
+        ]
         remaining = int(self._received * self._ratio) - self._returned
         output = np.stack(rows)[:, : remaining if last else None]
         self._returned += output.shape[-1]
         return output.astype(piece.dtype, copy=False)
-
-    def _convert(self, state: Any, row: Array, *, last: bool) -> Array:
-        rest = np.ascontiguousarray(row, np.float32)
-        buffer = np.empty(math.ceil(len(rest) * self._ratio) + 1024, np.float32)
-        parts = []
-        while True:
-            error, used, written = self._lowlevel.src_process(state, rest, buffer, self._ratio, last)
-            self._check(error)
-            parts.append(buffer[:written].copy())
-            rest = rest[used:]
-            if not used and not written:
-                return np.concatenate(parts)
-
-    def _check(self, error: int) -> None:
-        if error:
-            raise RuntimeError(f"libsamplerate: {self._lowlevel.src_strerror(error)}")

@@ -20,7 +20,7 @@ from pipeline.cancellation import CancelToken
 from processor.audio.decode import Mixture
 from processor.ipc import COMMANDS, REPORTS, JobReport, Separate
 from processor.system.channel import Channel
-from tests.processor.separation.upstream_calls import cached_engine, upstream_separator
+from tests.processor.separation.upstream_calls import Refusal, cached_engine, load, upstream_separator
 
 PAIR = ["Vocals", "Instrumental"]
 
@@ -80,6 +80,30 @@ def write_published_demucs(model_dir: Path) -> str:
     (model_dir / "published.yaml").write_text("models: ['955717e8']\n")
     tiny_models.list_demucs(model_dir, "published.yaml", "955717e8.th", "https://models.invalid")
     return "published.yaml"
+
+
+def write_quantised_demucs(model_dir: Path) -> str:
+    """Write a Demucs model whose weights are quantised with diffq; return its name."""
+    import diffq  # type: ignore[import-untyped]
+    import torch
+    from audio_separator.separator.uvr_lib_v5.demucs.hdemucs import HDemucs
+
+    options = {"sources": tiny_models.FOUR, "channels": 4}
+    network = HDemucs(**options)
+    state = {
+        **diffq.UniformQuantizer(network, bits=8, min_size=0.01).get_quantized_state(packed=False),
+        "__quantized": True,  # typos: allow
+    }
+    torch.save({"klass": HDemucs, "args": (), "kwargs": options, "state": state}, model_dir / "07afea75.th")
+    (model_dir / "quantised.yaml").write_text("models: ['07afea75']\n")
+    tiny_models.list_demucs(model_dir, "quantised.yaml", "07afea75.th", "https://models.invalid")
+    return "quantised.yaml"
+
+
+def load_without_diffq(model_dir: Path, scratch: Path, model: str) -> str | Refusal:
+    """Load a model where diffq is not installed; return the device or the error. Needs a process without diffq."""
+    sys.modules.setdefault("diffq", None)  # type: ignore[arg-type]
+    return load(model_dir, scratch, model)
 
 
 def write_changed(model_dir: Path, kind: str, change: str) -> str:

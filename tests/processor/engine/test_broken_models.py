@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -81,6 +82,25 @@ def test_published_form_of_demucs_is_loaded(harness: CheckpointHarness, song: Mi
     """It contains a network's class, a fraction and numbers of numpy."""
     model = harness.call(broken_models.write_published_demucs, harness.models)
     assert {stem.name for stem in harness.separated(song, model)} == {"drums", "bass", "other", "vocals"}
+
+
+def test_quantised_demucs_is_loaded_with_diffq_and_refused_without(harness: CheckpointHarness, song: Mixture) -> None:
+    """Diffq has no wheels for Python 3.13 and later."""
+    quantised = harness.call(broken_models.write_quantised_demucs, harness.models)
+    assert {stem.name for stem in harness.separated(song, quantised)} == {"drums", "bass", "other", "vocals"}
+    folder = harness.folder / "other models"
+    folder.mkdir()
+    plain = harness.call(broken_models.write_published_demucs, folder)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        arguments = [(harness.models, quantised), (folder, plain)]
+        refusal, device = (
+            fresh.submit(broken_models.load_without_diffq, models, harness.scratch, model).result(60)
+            for models, model in arguments
+        )
+    assert isinstance(refusal, Refusal)
+    assert (refusal.kind, refusal.code) == (ErrorKind.PERMANENT, ErrorCode.MODEL_INVALID)
+    assert refusal.message.startswith("the weights of this model are quantised with diffq")
+    assert device == "cpu"
 
 
 # --- damaged files ---
