@@ -91,7 +91,7 @@ def write_quantised_demucs(model_dir: Path) -> str:
     options = {"sources": tiny_models.FOUR, "channels": 4}
     network = HDemucs(**options)
     state = {
-        **diffq.UniformQuantizer(network, bits=8, min_size=0.01).get_quantized_state(packed=False),
+        **diffq.UniformQuantizer(network, bits=8, min_size=0.01).get_quantized_state(packed=False),  # typos: allow
         "__quantized": True,  # typos: allow
     }
     torch.save({"klass": HDemucs, "args": (), "kwargs": options, "state": state}, model_dir / "07afea75.th")
