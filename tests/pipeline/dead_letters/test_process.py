@@ -79,13 +79,16 @@ def test_the_command_uses_the_settings_of_the_services(backend: Backend, tmp_pat
 
 
 @pytest.mark.slow
-def test_an_unreachable_broker_is_reported_in_one_sentence(tmp_path: Path) -> None:
-    ended = command(tmp_path, "list", KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{free_port()}")
+def test_an_unreachable_broker_is_reported_with_its_address_and_in_one_sentence(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    ended = command(tmp_path, "list", KAFKA_BOOTSTRAP_SERVERS=address)
 
     assert ended.returncode == ExitCode.UNAVAILABLE
     assert ended.stdout == ""
-    assert ended.stderr.startswith("the broker does not answer")
-    assert ended.stderr.count("\n") == 1
+    *reports, sentence = ended.stderr.splitlines()
+    assert sentence.startswith("the broker does not answer")
+    assert reports
+    assert all(f'"address": "{address}"' in line and "connection refused" in line for line in reports)
 
 
 def test_a_file_that_is_no_database_is_reported_in_one_sentence(tmp_path: Path) -> None:
