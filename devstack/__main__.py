@@ -30,7 +30,6 @@ from devstack.supervisor import ServiceSupervisor
 from pipeline.errors import PipelineError
 from pipeline.service.logs import configure_logging
 from pipeline.service.shutdown import ExitCode
-from settings.api import is_loopback
 
 _STATE = stack.LOCAL / "stack.json"
 _ENV_FILE = stack.ROOT / ".env"
@@ -160,10 +159,7 @@ def _started(real_servers: bool) -> Iterator[tuple[stack.Stack, ServiceSuperviso
 def _user_plan(real_servers: bool) -> stack.Plan:
     """Return the plan of the services with the user's settings."""
     data_dir = stack.LOCAL / "kafka-stack" if real_servers else stack.LOCAL
-    defaults = {**environment.DEVELOPMENT, "DATA_DIR": str(data_dir)}
-    host = environment.explicit_settings(("API_HOST",), _ENV_FILE).get("API_HOST", "127.0.0.1")
-    if not is_loopback(host):
-        del defaults["ALLOW_PRIVATE_NETWORKS"]  # strangers could reach the private network through the API
+    defaults = {**environment.development_settings(_ENV_FILE), "DATA_DIR": str(data_dir)}
     return stack.Plan(
         environment=environment.user_environment(_ENV_FILE, defaults),
         env_file=_ENV_FILE,

@@ -18,8 +18,8 @@ from pipeline.service.shutdown import ExitCode
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
-#: Delay of a restart, s: the first, doubled with each further one, up to the last.
-FIRST_DELAY, LAST_DELAY = 1.0, 30.0
+#: Longest delay of a restart, s.
+_LAST_DELAY = 30.0
 #: A process that was ready for this time starts over with the first delay, s.
 _STABLE_SECONDS = 60.0
 #: A process that fails so many restarts one after the other ends the stack.
@@ -49,12 +49,17 @@ class ServiceSupervisor:
     """Restarts processes that end, each in a thread of its own, until the block is left.
 
     The processes run when the block is entered, and may be stopped when it is left. `on_change` is called, from any
-    thread, when a state has changed.
+    thread, when a state has changed. `first_delay`: the delay of the first restart, s; each further one doubles it.
     """
 
     def __init__(
-        self, processes: Mapping[str, ServerProcess | LocalServer], on_change: Callable[[], None] = lambda: None
+        self,
+        processes: Mapping[str, ServerProcess | LocalServer],
+        on_change: Callable[[], None] = lambda: None,
+        *,
+        first_delay: float = 1.0,
     ) -> None:
+        self._first_delay = first_delay
         self.members = {name: Member(process) for name, process in processes.items()}
         self._on_change = on_change
         self._stopping = threading.Event()
@@ -97,7 +102,7 @@ class ServiceSupervisor:
             return False
         stable = time.monotonic() - member.ready_since > _STABLE_SECONDS
         member.ends = 1 if stable and not member.failed_starts else member.ends + 1
-        delay = min(LAST_DELAY, FIRST_DELAY * 2 ** (member.ends - 1))
+        delay = min(_LAST_DELAY, self._first_delay * 2 ** (member.ends - 1))
         logger.warning("%s %s; it is started again in %.0f s", name, ending, delay)
         self._change(member, "waiting")
         if self._stopping.wait(delay):
