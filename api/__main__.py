@@ -18,6 +18,7 @@ from config import Settings
 from pipeline.consuming.retry import RetryPolicy
 from pipeline.consuming.worker_process import ensure_topics
 from pipeline.download.ssrf.url_guard import UrlGuard
+from pipeline.service.arguments import parse_service_arguments
 from pipeline.service.run import run_service
 from pipeline.service.shutdown import ExitCode, StopSignal
 from pipeline.storage.factory import open_store
@@ -90,4 +91,5 @@ def _run(app: FastAPI, operations: FastAPI | None, settings: Settings, stop: Sto
 
 
 if __name__ == "__main__":
+    parse_service_arguments("api", "Run the HTTP API, which accepts jobs, until SIGTERM.")
     sys.exit(main())

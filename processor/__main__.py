@@ -19,6 +19,7 @@ from pipeline.download.http.rate_limit import RateLimit
 from pipeline.errors import ErrorCode
 from pipeline.messages import SeparationTask
 from pipeline.progress import EventReporter
+from pipeline.service.arguments import parse_service_arguments
 from pipeline.service.logs import get_logger
 from pipeline.service.run import run_service
 from pipeline.service.shutdown import ExitCode, StopSignal
@@ -129,4 +130,5 @@ def exit_process(status: ExitCode) -> NoReturn:
 
 
 if __name__ == "__main__":
+    parse_service_arguments("processor", "Run one processor, which separates songs, until SIGTERM.")
     exit_process(main())

@@ -11,6 +11,7 @@ from pipeline.consuming.worker_process import HealthAddress, WorkerProcess
 from pipeline.download import ConnectionOptions, UrlGuard
 from pipeline.messages import SeparationResult
 from pipeline.progress import EventReporter
+from pipeline.service.arguments import parse_service_arguments
 from pipeline.service.run import run_service
 from pipeline.service.shutdown import ExitCode, StopSignal
 from pipeline.service.workdir import WorkDir
@@ -74,4 +75,5 @@ def _run(settings: Settings, stop: StopSignal) -> None:
 
 
 if __name__ == "__main__":
+    parse_service_arguments("uploader", "Run one uploader, which stores stems and calls webhooks, until SIGTERM.")
     sys.exit(main())

@@ -23,7 +23,6 @@ class ExitCode(IntEnum):
     """The exit statuses of a service. The values above zero are those of BSD's sysexits.h."""
 
     OK = 0
-    USAGE = 64  # the command line has unknown or missing arguments
     UNAVAILABLE = 69  # something required at the start is missing, such as the model or a port
     INTERNAL = 70  # a defect of the service
     REFUSED = 77  # the broker rejects this service: wrong credentials, certificates or rights

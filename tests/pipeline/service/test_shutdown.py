@@ -153,7 +153,6 @@ def test_exit_codes() -> None:
     codes = {code.name: int(code) for code in ExitCode}
     assert codes == {
         "OK": 0,
-        "USAGE": os.EX_USAGE,
         "UNAVAILABLE": os.EX_UNAVAILABLE,
         "INTERNAL": os.EX_SOFTWARE,
         "REFUSED": os.EX_NOPERM,
