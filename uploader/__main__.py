@@ -14,6 +14,7 @@ from pipeline.progress import EventReporter
 from pipeline.service.arguments import parse_service_arguments
 from pipeline.service.run import run_service
 from pipeline.service.shutdown import ExitCode, StopSignal
+from pipeline.service.waiting import component_addresses
 from pipeline.service.workdir import WorkDir
 from pipeline.storage.factory import open_handoff, open_store
 from pipeline.topics import Topics
@@ -71,6 +72,7 @@ def _run(settings: Settings, stop: StopSignal) -> None:
             concurrency=worker.uploader_concurrency,
             health=HealthAddress(worker.uploader_health_host, worker.uploader_health_port, "UPLOADER_HEALTH_PORT"),
             checks={"handoff": handoff.check, "storage": store.check},
+            addresses=component_addresses(settings),
         ).run(stop)
 
 
