@@ -75,18 +75,6 @@ class ModelStore:
         if not self._settings.allows(name):
             raise PermanentError(f"the model {name} is not available on this service", code=ErrorCode.MODEL_NOT_ALLOWED)
 
-    def fetch(self, url: str, path: str) -> None:
-        """Download the file with the last name of ``path``. audio-separator calls this, with the addresses it knows.
-
-        Raises NotServedError if a retry at this address cannot help, TransientError, InfrastructureError.
-        """
-        target = Path(path)
-        self.pull(ModelFile(target.name, (url,)))
-        plain = self.plain_path(target.name)
-        if target.parent != self.folder and plain.is_file() and not target.exists():
-            with local_errors():
-                target.symlink_to(plain.absolute())
-
     def pull(self, file: ModelFile, *, again: bool = False, update: bool = False) -> bool:
         """Download ``file`` if it is missing. Return True if it was downloaded.
 
@@ -115,6 +103,8 @@ class ModelStore:
             self.lock_file.set(file.name, fetched)
             self._install(drafts / file.name, fetched.sha256)
         log.info("model_file_fetched", file=file.name, bytes=fetched.bytes, source=fetched.source)
+        if sha256 is None:
+            log.warning("model_file_trusted", file=file.name, sha256=fetched.sha256, source=fetched.source)
         return True
 
     def _download(self, file: ModelFile, target: Path, sha256: str | None) -> Record:
@@ -171,11 +161,11 @@ class ModelStore:
 
     @contextmanager
     def opened(self, names: Iterable[str]) -> Iterator[Path]:
-        """Yield a folder with the plain forms of these files and of the lists.
+        """Yield a folder with the plain forms of these files.
 
         Decrypted files are removed when the block ends. Raises DecryptionError and InfrastructureError.
         """
-        wanted = tuple(dict.fromkeys((*names, *LISTS)))
+        wanted = tuple(dict.fromkeys(names))
         sealed = [name for name in wanted if self.is_sealed(name)]
         if not sealed:
             yield self.folder

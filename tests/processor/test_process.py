@@ -85,7 +85,7 @@ def test_start_job_and_shutdown(tmp_path: Path, model_dir: Path) -> None:
 def test_missing_model_prevents_the_start(tmp_path: Path) -> None:
     """A model that is neither on disk nor downloadable gives one error sentence, and no topic is consumed."""
     with socket.create_server(("127.0.0.1", 0)) as reserved:
-        closed_port = f"http://127.0.0.1:{reserved.getsockname()[1]}"
+        closed_port = f"https://127.0.0.1:{reserved.getsockname()[1]}"
     tiny_models.list_demucs(tmp_path / "models", "absent.yaml", "absent.th", closed_port)
     settings = {"MODEL_NAME": "absent.yaml", "MODEL_FILE_DIR": "models", "ALLOW_PRIVATE_NETWORKS": "true"}
     with processor(tmp_path, **settings) as running:
