@@ -30,6 +30,7 @@ from processor.disk_budget import DiskBudget
 from processor.download_lanes import DownloadLanes
 from processor.ipc import ChildSettings
 from processor.job import JobLimits, SeparationHandler
+from processor.models.encryption.key import key_for_child
 from processor.separation.options import DeviceOptions
 from processor.system.cpu import usable_cores
 from processor.workers.devices import select_devices
@@ -98,7 +99,10 @@ def _run(settings: Settings, stop: StopSignal, command: Sequence[str]) -> None:
 
 
 def _create_pool(settings: Settings, stop: StopSignal, workdir: WorkDir, command: Sequence[str]) -> WorkerPool:
-    """Create the supervisors of ``worker.concurrency`` children for each device. Raises ConfigError."""
+    """Create the supervisors of ``worker.concurrency`` children for each device.
+
+    Raises ConfigError, and InfrastructureError if the key of encrypted models cannot be read.
+    """
     per_device, job_numbers = settings.worker.concurrency, itertools.count(1)
     devices = select_devices(settings.worker.devices, os.environ, require_gpu=settings.model.require_gpu)
     count = per_device * len(devices)
@@ -113,6 +117,7 @@ def _create_pool(settings: Settings, stop: StopSignal, workdir: WorkDir, command
         # More threads than cores make all children slower.
         threads=None if count == 1 else max(1, usable_cores() // count),
         device=DeviceOptions.from_settings(settings.device, keep_engines=not settings.model.encrypts),
+        model_key=key_for_child(settings.model),
     )
     supervisors = []
     for device in devices * per_device:

@@ -30,11 +30,12 @@ INCOMING = ".incoming"
 class ModelStore:
     """The folder of models, MODEL_FILE_DIR, which must exist. Safe for several processes, not for several threads."""
 
-    def __init__(self, settings: ModelSettings, network: ModelDownloads) -> None:
+    def __init__(self, settings: ModelSettings, network: ModelDownloads, key: bytes | None = None) -> None:
+        """``key``: that of encrypted files; None: it is read from the settings when it is needed."""
         self.folder = settings.model_dir.absolute()
         self._settings = settings
         self.lock_file = LockFile(self.folder)
-        self.encrypted_files = EncryptedFiles(settings)
+        self.encrypted_files = EncryptedFiles(settings, key)
         self._network = network
 
     def plain_path(self, name: str) -> Path:
