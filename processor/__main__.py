@@ -32,6 +32,7 @@ from processor.disk_budget import DiskBudget
 from processor.download_lanes import DownloadLanes
 from processor.ipc import ChildSettings
 from processor.job import JobLimits, SeparationHandler
+from processor.models.encryption.key import key_for_child
 from processor.separation.options import DeviceOptions
 from processor.system.cpu import usable_cores
 from processor.workers.devices import select_devices
@@ -108,7 +109,10 @@ def _load_model(pool: WorkerPool, model: str, cancel: CancelToken) -> None:
 
 
 def _create_pool(settings: Settings, stop: StopSignal, workdir: WorkDir, command: Sequence[str]) -> WorkerPool:
-    """Create the supervisors of ``worker.concurrency`` children for each device. Raises ConfigError."""
+    """Create the supervisors of ``worker.concurrency`` children for each device.
+
+    Raises ConfigError, and InfrastructureError if the key of encrypted models cannot be read.
+    """
     per_device, job_numbers = settings.worker.concurrency, itertools.count(1)
     devices = select_devices(settings.worker.devices, os.environ, require_gpu=settings.model.require_gpu)
     count = per_device * len(devices)
@@ -123,6 +127,7 @@ def _create_pool(settings: Settings, stop: StopSignal, workdir: WorkDir, command
         # More threads than cores make all children slower.
         threads=None if count == 1 else max(1, usable_cores() // count),
         device=DeviceOptions.from_settings(settings.device, keep_engines=not settings.model.encrypts),
+        model_key=key_for_child(settings.model),
     )
     supervisors = []
     for device in devices * per_device:
