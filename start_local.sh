@@ -45,22 +45,23 @@ find_python() {
 
 has_nvidia_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; }
 
-# Installs exactly the packages in the lock files.
+# Installs exactly the packages in the lock files. Each of them must have a hash that is listed there.
 install_locked() {
     if [ -x $venv/bin/uv ]; then
-        $venv/bin/uv pip install --quiet --python $venv/bin/python --no-deps "$@"
+        $venv/bin/uv pip install --quiet --python $venv/bin/python --no-deps --require-hashes "$@"
     else
-        $venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$@"
+        $venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes "$@"
     fi
 }
 
-# The CPU builds of torch are a tenth of the size, but have their own index, which may be unreachable. The dry run fails
-# within seconds in that case.
+# The CPU builds of torch are a tenth of the size, but only PyTorch's own index has them and their hashes. It may have
+# been unreachable when the locks were written (then there is no torch-cpu.lock), or is now: the dry run fails within
+# seconds in that case.
 install_torch_cpu() {
-    [ -x $venv/bin/uv ] || return 1
+    [ -x $venv/bin/uv ] && [ -f $locks/torch-cpu.lock ] || return 1
     UV_HTTP_TIMEOUT=5 UV_HTTP_RETRIES=0 timeout 20 \
-        $venv/bin/uv pip install --quiet --python $venv/bin/python --no-deps --dry-run --torch-backend cpu \
-        -r $locks/torch-cpu.lock 2>/dev/null || return 1
+        $venv/bin/uv pip install --quiet --python $venv/bin/python --no-deps --require-hashes --dry-run \
+        --torch-backend cpu -r $locks/torch-cpu.lock 2>/dev/null || return 1
     install_locked --torch-backend cpu -r $locks/torch-cpu.lock
 }
 
@@ -94,7 +95,8 @@ ensure_venv() { # dev or not
         }
     fi
     log "Installing the locked packages. The first installation downloads about 3 GB; other checkouts share its cache."
-    [ -x $venv/bin/uv ] || $venv/bin/python -m pip install --quiet --disable-pip-version-check -r $locks/uv.lock ||
+    [ -x $venv/bin/uv ] ||
+        $venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $locks/uv.lock ||
         log "uv could not be installed. Using pip, which is slower."
     install_all "$device" "$kind"
     printf '%s\n' "$wanted" >$stamp
