@@ -136,7 +136,7 @@ class AudioSandbox:
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    start_new_session=True,
+                    process_group=0,  # signals to the group of the service are for the processor
                     env=allowed_environment(os.environ, *BASIC) | _ONE_THREAD,
                 )
         except OSError as error:

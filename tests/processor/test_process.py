@@ -23,6 +23,7 @@ from tests.processor.service_process import DEADLINE, ask, port_of, processor
 from tests.processor.source_files import noise, write_pcm
 from tests.processor.worker_threads import eventually
 from tests.support.log_lines import lines_until
+from tests.support.separation_processes import separation_processes
 from tests.support.source_server import SourceServer
 
 
@@ -38,6 +39,7 @@ def test_start_job_and_shutdown(tmp_path: Path, model_dir: Path) -> None:
         port = port_of(lines)
         ready, health = ask(port, "/ready"), ask(port, "/health")
         children = psutil.Process(running.pid).children(recursive=True)
+        (child,) = separation_processes(running.pid)
         transport = EmbeddedTransport(tmp_path / "data" / "broker.sqlite")
         transport.publish(to_message("uvr_tasks", task.model_copy(update={"audio": source.url("/song")})))
         results = transport.subscribe(["uvr_results"], "tests")
@@ -50,8 +52,6 @@ def test_start_job_and_shutdown(tmp_path: Path, model_dir: Path) -> None:
         status = running.wait(DEADLINE)
 
     assert from_message(SeparationResult, delivery.message).status == "success"
-    (shown,) = ready[1]["children"]
-    child = next(child for child in children if child.pid == shown["pid"])
     protections = ready[1].pop("sandbox")
     assert protections == health[1]["sandbox"]
     assert protections["rlimits"]
@@ -110,7 +110,7 @@ def test_signal_during_the_start_stops_it(tmp_path: Path, model_dir: Path) -> No
     settings = {"MODEL_NAME": DEMO_MODEL_NAME, "MODEL_FILE_DIR": str(model_dir)}
     with processor(tmp_path, **settings) as running:
         parent = psutil.Process(running.pid)
-        while not parent.children():
+        while not separation_processes(running.pid):
             assert running.poll() is None
         children = parent.children()
         running.send_signal(signal.SIGTERM)
