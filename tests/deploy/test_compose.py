@@ -293,7 +293,7 @@ def test_old_docker_compose_is_skipped_with_its_version(monkeypatch: pytest.Monk
     (tmp_path / "docker-compose").write_text("#!/bin/sh\necho 1.29.2\n")
     (tmp_path / "docker-compose").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(pytest.skip.Exception, match="is version 1.29.2, and 2 is needed"):
+    with pytest.raises(pytest.skip.Exception, match=r"is version 1\.29\.2, and 2 is needed"):
         compose_command()
 
 
