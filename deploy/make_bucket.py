@@ -6,6 +6,7 @@ import sys
 
 from config import ConfigError, load
 from pipeline.errors import PipelineError
+from pipeline.service.arguments import parse_service_arguments
 from pipeline.service.logs import configure_logging, get_logger
 from pipeline.service.shutdown import ExitCode
 from pipeline.storage.factory import s3_options
@@ -34,4 +35,5 @@ def main() -> ExitCode:
 
 
 if __name__ == "__main__":
+    parse_service_arguments("deploy.make_bucket", "Create the bucket of the settings unless it exists.")
     sys.exit(main())

@@ -19,9 +19,11 @@ from pipeline.download.http.rate_limit import RateLimit
 from pipeline.errors import ErrorCode
 from pipeline.messages import SeparationTask
 from pipeline.progress import EventReporter
+from pipeline.service.arguments import parse_service_arguments
 from pipeline.service.logs import get_logger
 from pipeline.service.run import run_service
 from pipeline.service.shutdown import ExitCode, StopSignal
+from pipeline.service.waiting import component_addresses
 from pipeline.service.workdir import WorkDir
 from pipeline.storage.factory import open_handoff
 from pipeline.topics import Topics
@@ -91,11 +93,19 @@ def _run(settings: Settings, stop: StopSignal, command: Sequence[str]) -> None:
             ),
             concurrency=len(pool) + worker.prefetch,
             health=HealthAddress(worker.processor_health_host, worker.processor_health_port, "PROCESSOR_HEALTH_PORT"),
-            checks={"model": pool.check, "handoff": handler.handoff.check},
+            checks={"handoff": handler.handoff.check},
+            own_checks={"model": pool.check},
+            addresses=component_addresses(settings),
             details={"children": pool.status},
             # Without a loaded model no job could be done, so no job is taken before one child is ready.
-            prepare=lambda: pool.start(shutdown),
+            prepare=lambda: _load_model(pool, settings.model.model_name, shutdown),
         ).run(stop)
+
+
+def _load_model(pool: WorkerPool, model: str, cancel: CancelToken) -> None:
+    """Start the children, and return when one of them has loaded the model, which it downloads first if need be."""
+    log.info("loading_model", model=model)
+    pool.start(cancel)
 
 
 def _create_pool(settings: Settings, stop: StopSignal, workdir: WorkDir, command: Sequence[str]) -> WorkerPool:
@@ -134,4 +144,5 @@ def exit_process(status: ExitCode) -> NoReturn:
 
 
 if __name__ == "__main__":
+    parse_service_arguments("processor", "Run one processor, which separates songs, until SIGTERM.")
     exit_process(main())

@@ -262,12 +262,27 @@ def test_gpu_processor_differs_only_in_its_gpu(compose: ComposeFile) -> None:
 
 
 def compose_command() -> list[str]:
-    """Return the command of Docker Compose, as a plugin or a program; skip the test if it is not installed."""
+    """Return the command of Docker Compose 2 or later; skip the test with the reason if it is not installed."""
+    found = "is not installed"
     for program, *rest in (["docker", "compose"], ["docker-compose"]):
         path = shutil.which(program)
-        if path and subprocess.run([path, *rest, "version"], capture_output=True).returncode == 0:
+        if path is None:
+            continue
+        version = subprocess.run([path, *rest, "version", "--short"], capture_output=True, text=True, check=False)
+        number = version.stdout.strip().removeprefix("v")
+        if version.returncode == 0 and not number.startswith("1."):
             return [path, *rest]
-    pytest.skip("Docker Compose is not installed: docker-compose.yml was read only by tests/deploy/compose.py")
+        if number:
+            found = f"is version {number}, and 2 is needed"
+    pytest.skip(f"Docker Compose {found}: docker-compose.yml was read only by tests/deploy/compose.py")
+
+
+def test_old_docker_compose_is_skipped_with_its_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "docker-compose").write_text("#!/bin/sh\necho 1.29.2\n")
+    (tmp_path / "docker-compose").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(pytest.skip.Exception, match="is version 1.29.2, and 2 is needed"):
+        compose_command()
 
 
 def test_docker_compose_reads_the_file_the_same_way(compose: ComposeFile, tmp_path: Path) -> None:

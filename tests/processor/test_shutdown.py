@@ -124,6 +124,8 @@ def test_loading_processor_is_healthy_but_not_ready_and_stops_at_once(scene: Sce
     task = scene.send()
     with scene.running("hang_in_setup") as running:
         port = port_of(lines_until(running, "listening"))
+        # The operating system shows the child a moment before the service does.
+        eventually(lambda: "no separation process" not in str(ask(port, "/ready")), DEADLINE)
         health, ready = ask(port, "/health"), ask(port, "/ready")
         running.send_signal(signal.SIGTERM)
         lines = lines_until(running, "stopped")
@@ -196,7 +198,7 @@ def kill(running: subprocess.Popen[str]) -> int:
 
 def send_two_signals(running: subprocess.Popen[str]) -> int:
     running.send_signal(signal.SIGTERM)
-    lines_until(running, "stopping")
+    lines_until(running, "stopping_gracefully")
     running.send_signal(signal.SIGINT)
     return ExitCode.KILLED
 
