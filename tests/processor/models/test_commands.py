@@ -107,8 +107,8 @@ def test_pull_list_and_verify(terminal: Terminal) -> None:
 def test_list_as_a_table(terminal: Terminal) -> None:
     assert terminal.commands(as_json=False).list(["Demucs"], present=False) is ModelsExit.OK
     heading, *_, last = terminal.capture.readouterr().out.splitlines()
-    assert heading == "NAME              KIND    SIZE     STATE   LICENCE       STEMS"
-    assert last == "tiny.yaml         Demucs  -        absent  MIT (Demucs)  -"
+    assert heading == "NAME              KIND    SIZE      STATE   LICENCE       STEMS"
+    assert last == "tiny.yaml         Demucs  -         absent  MIT (Demucs)  -"
 
 
 def test_all_models_of_an_architecture_are_pulled(terminal: Terminal) -> None:
