@@ -62,7 +62,7 @@ def _create_topics(transport: Transport, topics: Topics, stop: StopSignal) -> Fu
 
     def create() -> None:
         try:
-            created.set_result(ensure_topics(transport, topics.to_create(), RetryPolicy().infrastructure, stop))
+            created.set_result(ensure_topics(transport, topics.used_by_api(), RetryPolicy().infrastructure, stop))
         except BaseException as error:  # noqa: BLE001  re-raised by the thread that awaits the result
             created.set_exception(error)
             stop.request("the topics cannot be created")

@@ -68,7 +68,8 @@ class WorkerProcess(Generic[Job]):
         with HealthServer(self.health.host, self.health.port, self.health.setting, checks, self.details):
             if self.prepare is not None:
                 self.prepare()
-            if not ensure_topics(self.transport, self.topics.to_create(), self.policy.infrastructure, stop):
+            used = self.topics.used_by_worker(self.sources)
+            if not ensure_topics(self.transport, used, self.policy.infrastructure, stop):
                 return
             while not stop.is_set() and wait_until_ready(needed, self.policy.infrastructure, stop):
                 self.breaker.rejoin()
