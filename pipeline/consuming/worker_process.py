@@ -111,7 +111,7 @@ def ensure_topics(transport: Transport, topics: Sequence[Topic], backoff: Backof
 
 def _repeat(step: Callable[[], None], backoff: Backoff, stop: StopSignal, event: str, **context: str) -> bool:
     """Call ``step`` until it raises no error; log ``event`` for each error. Return False if ``stop`` is set first."""
-    rng = random.Random()
+    rng = random.Random()  # noqa: S311  jitter of a delay
     failures = 0
     while not stop.is_set():
         try:
