@@ -19,7 +19,15 @@ from pipeline.stem_name import stem_segment
 MAX_KEY_LENGTH = 1024
 MAX_SEGMENT_LENGTH = 200
 
+#: Beginnings of the keys of objects that are for the services alone.
+PRIVATE_PREFIXES = ("outcomes/", "staged/", "handoff/")
+
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def is_private(key: str) -> bool:
+    """Return whether the object is for the services alone, so that no client ever receives a link to it."""
+    return key.startswith(PRIVATE_PREFIXES)
 
 
 def stem_key(task_uuid: UUID, stem: str, format: OutputFormat) -> str:
@@ -62,6 +70,13 @@ def outcome_key(task_uuid: UUID, run: str) -> str:
     """Return the key of the single outcome of a task, or of a requested repeat: ``outcomes/{task_uuid}.json``."""
     task = f"{task_uuid}_{run}" if run else f"{task_uuid}"
     return check_key(f"outcomes/{task}.json")
+
+
+def check_public_key(key: str) -> str:
+    """Return ``key`` unchanged. Raises PermanentError unless it is well formed and that of an object for clients."""
+    if is_private(check_key(key)):
+        raise PermanentError("there are no links to this object", code=ErrorCode.STORAGE_REFUSED)
+    return key
 
 
 def check_key(key: str) -> str:

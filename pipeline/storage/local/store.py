@@ -14,7 +14,7 @@ from uuid import uuid4
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
 from pipeline.files import local_errors, replacing, sync_directory, sync_file
 from pipeline.storage.local import atomic
-from pipeline.storage.object_keys import check_key
+from pipeline.storage.object_keys import check_key, check_public_key
 from pipeline.storage.protocol import ObjectStore, StoredObject
 from pipeline.storage.signed_links import LinkSigner
 
@@ -103,7 +103,7 @@ class LocalStore:
 
     def url(self, key: str) -> str:
         """Return a signed link to the API's ``/files`` endpoint. Raises PermanentError without ``links``."""
-        check_key(key)
+        check_public_key(key)
         if self._links is None:
             raise PermanentError("this store serves no links", code=ErrorCode.INTERNAL)
         expires = int(time.time()) + self._ttl
