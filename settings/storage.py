@@ -7,9 +7,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from settings.types import ADVANCED, BaseUrl, Seconds, Section, WholeSeconds
+
+#: As long as the longest link is valid, and as messages are kept by default, s.
+_RETENTION = 7 * 86_400
 
 
 class StorageEngine(StrEnum):
@@ -23,6 +26,12 @@ def _with_scheme(value: object) -> object:
     """Add ``https://`` to a bare domain."""
     bare = isinstance(value, str) and re.fullmatch(r"[\w.-]+(:\d+)?(/[\w./-]*)?", value)
     return f"https://{value}" if bare else value
+
+
+def _retention(value: int) -> int:
+    if value != 0 and value < 60:
+        raise ValueError("must be at least 60 s, or 0 to keep results for ever")
+    return value
 
 
 class StateSettings(Section):
@@ -154,6 +163,14 @@ class StorageSettings(Section):
         alias="RESULT_URL_TTL",
         description="Time for which signed links to stems are valid (seconds, at most 7 days).",
     )
+    result_retention: Annotated[WholeSeconds, AfterValidator(_retention)] | None = Field(
+        None,
+        alias="RESULT_RETENTION",
+        description="Time for which finished stems and the outcomes of their tasks are kept (seconds; 0: for ever). It "
+        "also limits RESULT_URL_TTL. Local stems are removed by the uploader; for a bucket, python -m "
+        "deploy.make_bucket sets lifecycle rules. Unset: 7d; with S3_PUBLIC_DOMAIN, whose links do not expire, for "
+        "ever.",
+    )
     result_base_url: BaseUrl | None = Field(
         None,
         alias="RESULT_BASE_URL",
@@ -164,6 +181,18 @@ class StorageSettings(Section):
     def engine(self) -> StorageEngine:
         """The kind of the store of finished stems."""
         return self.storage or (StorageEngine.S3 if self.s3_bucket else StorageEngine.LOCAL)
+
+    @property
+    def stem_retention(self) -> int | None:
+        """The time for which finished stems are kept, s; None: for ever."""
+        if self.result_retention is None:
+            return None if self.s3_public_domain else _RETENTION
+        return self.result_retention or None
+
+    @property
+    def link_ttl(self) -> int:
+        """The time for which links are valid, s: no longer than their stems are kept."""
+        return min(self.result_url_ttl, self.stem_retention or self.result_url_ttl)
 
     @model_validator(mode="after")
     def _require_bucket_and_both_keys(self) -> Self:

@@ -30,7 +30,7 @@ def open_store(settings: Settings) -> ObjectStore:
         host = f"[{host}]"
     base_url = settings.storage.result_base_url or f"http://{host}:{settings.api.port}"
     signer = LinkSigner(load_or_create_key(settings.state.link_key_file))
-    return LocalStore(settings.state.stems_dir, base_url, signer, settings.storage.result_url_ttl)
+    return LocalStore(settings.state.stems_dir, base_url, signer, settings.storage.link_ttl)
 
 
 def open_handoff(settings: Settings) -> ObjectStore:
@@ -53,7 +53,7 @@ def s3_options(storage: StorageSettings) -> S3Options:
         secret_access_key=_plain(storage.aws_secret_access_key),
         session_token=_plain(storage.aws_session_token),
         public_domain=storage.s3_public_domain,
-        url_ttl=storage.result_url_ttl,
+        url_ttl=storage.link_ttl,
         check_links=storage.s3_check_links,
     )
 

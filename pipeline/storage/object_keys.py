@@ -8,6 +8,8 @@ store, as an S3 key and as the path of a link, and needs no quoting in any of th
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from enum import StrEnum
 from uuid import UUID
 
 from pipeline.errors import ErrorCode, PermanentError
@@ -22,7 +24,44 @@ MAX_SEGMENT_LENGTH = 200
 #: Beginnings of the keys of objects that are for the services alone.
 PRIVATE_PREFIXES = ("outcomes/", "staged/", "handoff/")
 
+_TASK = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_OBJECT = re.compile(
+    rf"(?P<stem>{_TASK}_[^/]+)|staged/(?P<staged>{_TASK}_[^/]+)"
+    rf"|handoff/(?P<handoff>{_TASK}(_[^/]+)?)/[^/]+|outcomes/(?P<outcome>{_TASK}(_[^/]+)?)\.json"
+)
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
+
+
+class ObjectKind(StrEnum):
+    """Kind of an object of the service."""
+
+    STEM = "stem"
+    STAGED = "staged"
+    HANDOFF = "handoff"
+    OUTCOME = "outcome"
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedKey:
+    """The parts of the key of an object of the service."""
+
+    kind: ObjectKind
+    name: str
+    """Identifies the task and the run for an outcome and for a stem in transit."""
+
+    @property
+    def outcome(self) -> str:
+        """Return the key of the outcome of a stem in transit."""
+        return check_key(f"outcomes/{self.name}.json")
+
+
+def parse_key(key: str) -> ParsedKey | None:
+    """Return the parts of a key that this module has built, or None for any other key."""
+    match = _OBJECT.fullmatch(key)
+    if match is None:
+        return None
+    kind = ObjectKind(str(match.lastgroup))
+    return ParsedKey(kind, match[kind])
 
 
 def is_private(key: str) -> bool:
