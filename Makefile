@@ -63,7 +63,7 @@ chaos: install ## kill, pause and disconnect all parts for half an hour, then ch
 	$(PYTHON) -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --faults 19 --jobs 14 --crashes 8
 
 bench-download: install ## compare the download engine with curl, wget, axel, aria2c and others; writes docs/BENCHMARKS.md (15 minutes)
-	-$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .local/bench -r requirements/bench.lock
+	-$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --target .local/bench -r requirements/bench.lock
 	$(PYTHON) -m benchmarks.download --write docs/BENCHMARKS.md $(ARGS)
 
 bench-separate: install ## compare the separation engine with audio-separator, in process and as a command; writes docs/BENCHMARKS.md (7 minutes)
@@ -73,7 +73,7 @@ bench-quality: install ## compare SDR, SI-SDR and SIR with audio-separator on so
 	$(PYTHON) -m benchmarks.quality --write docs/BENCHMARKS.md $(ARGS)
 
 bench-gpu: install ## compare the engine with audio-separator on a GPU, with networks of full size; writes docs/BENCHMARKS.md (30 minutes or more)
-	-$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .local/bench -r requirements/bench.lock
+	-$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --target .local/bench -r requirements/bench.lock
 	PYTHONPATH=.local/bench $(PYTHON) -m benchmarks.gpu --write docs/BENCHMARKS.md $(ARGS)
 
 bench-pipeline: install ## compare the services on a real Kafka and S3 with a sequential program; writes docs/BENCHMARKS.md (7 minutes)

@@ -74,24 +74,25 @@ create_venv() {
     "$python" -m venv $venv || { log "$PWD/$venv could not be created." && return 1; }
 }
 
-# Installs exactly the packages in the lock files, and shows the progress. Without a terminal, uv's list of all packages
-# is dropped.
+# Installs exactly the packages in the lock files, each with a hash that is listed there, and shows the progress.
+# Without a terminal, uv's list of all packages is dropped.
 install_locked() {
     if [ ! -x $venv/bin/uv ]; then
-        $venv/bin/python -m pip install --disable-pip-version-check --no-deps "$@" >&2
+        $venv/bin/python -m pip install --disable-pip-version-check --no-deps --require-hashes "$@" >&2
     elif [ -t 2 ]; then
-        $venv/bin/uv pip install --python $venv/bin/python --no-deps "$@"
+        $venv/bin/uv pip install --python $venv/bin/python --no-deps --require-hashes "$@"
     else
-        $venv/bin/uv pip install --python $venv/bin/python --no-deps "$@" 2> >(grep -v '^ [-+~] ' >&2)
+        $venv/bin/uv pip install --python $venv/bin/python --no-deps --require-hashes "$@" 2> >(grep -v '^ [-+~] ' >&2)
     fi
 }
 
-# The CPU builds of torch are a tenth of the size, but have their own index, which may be unreachable. The dry run fails
-# within seconds in that case.
+# The CPU builds of torch are a tenth of the size, but only PyTorch's own index has them and their hashes. It may have
+# been unreachable when the locks were written (then there is no torch-cpu.lock), or is now: the dry run fails within
+# seconds in that case.
 can_install_torch_cpu() {
-    [ -x $venv/bin/uv ] && UV_HTTP_TIMEOUT=5 UV_HTTP_RETRIES=0 timeout 20 \
-        $venv/bin/uv pip install --quiet --python $venv/bin/python --no-deps --dry-run --torch-backend cpu \
-        -r $locks/torch-cpu.lock 2>/dev/null
+    [ -x $venv/bin/uv ] && [ -f $locks/torch-cpu.lock ] && UV_HTTP_TIMEOUT=5 UV_HTTP_RETRIES=0 timeout 20 \
+        $venv/bin/uv pip install --quiet --python $venv/bin/python --no-deps --require-hashes --dry-run \
+        --torch-backend cpu -r $locks/torch-cpu.lock 2>/dev/null
 }
 
 install_all() { # device, dev or not
@@ -130,7 +131,8 @@ ensure_venv() { # dev or not
     # An environment whose creation was interrupted has no pip yet.
     $venv/bin/python -c 'import pip' 2>/dev/null || create_venv
     log "Installing the packages of the lock files. Other checkouts share their downloads."
-    [ -x $venv/bin/uv ] || $venv/bin/python -m pip install --quiet --disable-pip-version-check -r $locks/uv.lock ||
+    [ -x $venv/bin/uv ] ||
+        $venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $locks/uv.lock ||
         log "uv could not be installed. Using pip, which is slower."
     install_all "$device" "$kind"
     prove_installation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 
 import requests
 
@@ -14,11 +15,12 @@ _PROBE_SECONDS = 3.0
 _PATIENCE_SECONDS = 1.5
 
 
-def missing_components(url: str) -> list[str] | None:
-    """Return what the service at `url` lacks, as "component: reason": nothing if it is ready.
+def missing_components(url: str, addresses: Mapping[str, str] | None = None) -> list[str] | None:
+    """Return what the service at `url` lacks, as "component (address): reason": nothing if it is ready.
 
-    None: it does not answer.
+    None: it does not answer. `addresses`: the addresses of the components that have one.
     """
+    places = {name: f"{name} ({address})" for name, address in (addresses or {}).items()}
     with requests.Session() as session:
         session.trust_env = False  # a proxy cannot reach the loopback of this machine
         try:
@@ -26,23 +28,31 @@ def missing_components(url: str) -> list[str] | None:
             if answer.ok:
                 return []
             components = answer.json()["components"]
-            return [f"{name}: {state['error']}" for name, state in components.items() if state["status"] != "ready"]
+            return [
+                f"{places.get(name, name)}: {state['error']}"
+                for name, state in components.items()
+                if state["status"] != "ready"
+            ]
         except (requests.RequestException, ValueError, KeyError, TypeError, AttributeError):
             return None
 
 
 class ReadinessProbe:
-    """Returns whether a service is ready, and logs what it waits for: once, and again when that changes."""
+    """Returns whether a service is ready, and logs what it waits for: once, and again when that changes.
 
-    def __init__(self, name: str, url: str) -> None:
+    `addresses`: the addresses of its components.
+    """
+
+    def __init__(self, name: str, url: str, addresses: Mapping[str, str]) -> None:
         self._name = name
         self._url = url
+        self._addresses = addresses
         self._reason = ""
         self._since = 0.0
         self._logged = ""
 
     def __call__(self) -> bool:
-        missing = missing_components(self._url)
+        missing = missing_components(self._url, self._addresses)
         reason = "; ".join(missing or [])
         if reason != self._reason:
             self._reason, self._since = reason, time.monotonic()

@@ -23,6 +23,7 @@ from devstack.processes.server import LocalServer
 from devstack.readiness import ReadinessProbe
 from devstack.s3 import S3Server, fetch_s3_server
 from devstack.tools.cache import tools_folder
+from pipeline.service.waiting import component_addresses
 from pipeline.storage.factory import s3_options
 from pipeline.storage.s3.store import S3Store
 
@@ -189,7 +190,7 @@ def _services(plan: Plan, settings: Settings) -> Iterator[ServerProcess]:
             name,
             [sys.executable, "-m", name],
             log_file=plan.log_file(name),
-            ready=ReadinessProbe(name, _local_url(host, port)),
+            ready=ReadinessProbe(name, _local_url(host, port), component_addresses(settings)),
             ready_timeout=_READY_SECONDS,
             stop_grace=_STOP_SECONDS,
             env=plan.environment,

@@ -108,7 +108,7 @@ class ServerProcess:
 
     @property
     def ending(self) -> str:
-        """How the process ended, as the end of a sentence."""
+        """Describe how the process ended, as the end of a sentence."""
         code = self.exit_code
         if code is not None and code < 0:
             return f"was killed by {signal.Signals(-code).name}"

@@ -46,7 +46,7 @@ class LocalServer(ABC):
 
     @property
     def ending(self) -> str:
-        """How the server ended, as the end of a sentence."""
+        """Describe how the server ended, as the end of a sentence."""
         return "was not started" if self._process is None else self._process.ending
 
     def log_tail(self) -> str:

@@ -28,6 +28,7 @@ from tests.processor.service_process import DEADLINE, ask, port_of, processor
 from tests.processor.source_files import noise, write_pcm
 from tests.processor.worker_threads import eventually
 from tests.support.log_lines import lines_until
+from tests.support.separation_processes import separation_processes
 from tests.support.source_server import SourceServer
 
 
@@ -43,6 +44,7 @@ def test_start_job_and_shutdown(tmp_path: Path, model_dir: Path) -> None:
         port = port_of(lines)
         ready, health = ask(port, "/ready"), ask(port, "/health")
         children = psutil.Process(running.pid).children(recursive=True)
+        (child,) = separation_processes(running.pid)
         transport = EmbeddedTransport(tmp_path / "data" / "broker.sqlite")
         transport.publish(to_message("uvr_tasks", task.model_copy(update={"audio": source.url("/song")})))
         results = transport.subscribe(["uvr_results"], "tests")
@@ -55,7 +57,9 @@ def test_start_job_and_shutdown(tmp_path: Path, model_dir: Path) -> None:
         status = running.wait(DEADLINE)
 
     assert from_message(SeparationResult, delivery.message).status == "success"
-    (child,) = children
+    protections = ready[1].pop("sandbox")
+    assert protections == health[1]["sandbox"]
+    assert protections["rlimits"]
     assert ready == (
         200,
         {
@@ -111,7 +115,7 @@ def test_signal_during_the_start_stops_it(tmp_path: Path, model_dir: Path) -> No
     settings = {"MODEL_NAME": DEMO_MODEL_NAME, "MODEL_FILE_DIR": str(model_dir)}
     with processor(tmp_path, **settings) as running:
         parent = psutil.Process(running.pid)
-        while not parent.children():
+        while not separation_processes(running.pid):
             assert running.poll() is None
         children = parent.children()
         running.send_signal(signal.SIGTERM)
@@ -207,7 +211,6 @@ def test_each_child_sees_one_device_and_ends_with_the_processor(
         shown = ask(port, "/ready")[1]["children"]
         children = [psutil.Process(each["pid"]) for each in shown]
         environments = [device_and_threads_of(child) for child in children]
-        variable = psutil.Process(running.pid).environ().get("CUDA_VISIBLE_DEVICES")
         running.send_signal(signal.SIGTERM)
         lines += lines_until(running, "stopped")
         assert running.wait(DEADLINE) == ExitCode.OK
@@ -215,7 +218,6 @@ def test_each_child_sees_one_device_and_ends_with_the_processor(
     share = str(max(1, usable_cores() // len(labels)))
     threads = os.environ.get("OMP_NUM_THREADS", share)
     assert environments == [(visible, threads) for visible in visible_devices]
-    assert variable == settings.get("CUDA_VISIBLE_DEVICES")
     (consuming,) = (line for line in lines if line["event"] == "consuming")
     assert consuming["concurrency"] == len(labels) + 3
     assert psutil.wait_procs(children, timeout=DEADLINE)[1] == []
