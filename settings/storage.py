@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from settings.types import ADVANCED, BaseUrl, Seconds, Section, WholeSeconds
+from settings.types import ADVANCED, BaseUrl, Choice, Seconds, Secret, Section, WholeSeconds
 
 
-class StorageEngine(StrEnum):
+class StorageEngine(Choice):
     """Kind of an object store."""
 
     LOCAL = "local"
@@ -108,12 +107,12 @@ class StorageSettings(Section):
         description="Domain under which the bucket is public. Links to stems become S3_PUBLIC_DOMAIN/key. Unset: "
         "presigned links.",
     )
-    aws_access_key_id: SecretStr | None = Field(
+    aws_access_key_id: Secret | None = Field(
         None,
         alias="AWS_ACCESS_KEY_ID",
         description="Access key of the S3 server. Unset: boto3 searches its usual places (role, profile).",
     )
-    aws_secret_access_key: SecretStr | None = Field(
+    aws_secret_access_key: Secret | None = Field(
         None,
         alias="AWS_SECRET_ACCESS_KEY",
         description="Secret key of the S3 server. Set both keys or neither.",
