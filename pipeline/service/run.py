@@ -51,7 +51,8 @@ def load_settings(name: str) -> Settings:
     settings = load()
     configure_logging(name, settings.log)
     for unknown in unknown_variables():
-        log.warning("unknown_variable", name=unknown.name, place=unknown.place, did_you_mean=unknown.nearest)
+        hint = {"did_you_mean": unknown.nearest} if unknown.nearest else {}
+        log.warning("unknown_variable", name=unknown.name, place=unknown.place, **hint)
     return settings
 
 
