@@ -46,7 +46,7 @@ def _serve(settings: Settings, stop: StopSignal) -> None:
         store = open_store(settings)
         app = create_app(settings, transport, store, guard)
         operations = create_operations_app(settings, app, transport, store)
-        topics = Topics.from_settings(settings).to_create()
+        topics = Topics.from_settings(settings).used_by_api()
         checks = {"broker": lambda: transport.ensure_topics(topics), "storage": store.check}
         # The server starts while the broker is down. An error that no wait resolves stops the server.
         with ComponentWait(checks, RetryPolicy().infrastructure, stop, component_addresses(settings)) as components:

@@ -145,14 +145,14 @@ class ApiSettings(Section):
 
         Every client could then read the network behind the service.
         """
-        if allow_private_networks and not _is_loopback(self.host):
+        if allow_private_networks and not is_loopback(self.host):
             raise ConfigError(
                 f"ALLOW_PRIVATE_NETWORKS must not be set while API_HOST={self.host} is open to other machines: set "
                 "API_HOST=127.0.0.1, or name the networks that are needed in URL_ALLOW_NETWORKS instead"
             )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Return whether only programs on this machine reach a server that listens on ``host``."""
     try:
         return ip_address(host).is_loopback

@@ -78,7 +78,7 @@ class ModelSettings(Section):
         json_schema_extra=ADVANCED,
     )
     plain_dir: Path = Field(
-        Path("/dev/shm"),
+        Path("/dev/shm"),  # noqa: S108  each user has a folder of its own there
         alias="MODEL_PLAIN_DIR",
         description="Folder of decrypted model files while they are loaded. It should be in memory, not on a disk.",
         json_schema_extra=ADVANCED,

@@ -69,7 +69,7 @@ class WorkerProcess(Generic[Job]):
         needed = {"broker": self.transport.check, **self.checks}
         checks = {**needed, **self.own_checks, "consumption": self.breaker.check}
         with HealthServer(self.health.host, self.health.port, self.health.setting, checks, self.details):
-            create = {"broker": lambda: self.transport.ensure_topics(self.topics.to_create())}
+            create = {"broker": lambda: self.transport.ensure_topics(self.topics.used_by_worker(self.sources))}
             ready = self._wait({**needed, **create}, stop, self.prepare)
             while ready:
                 self.breaker.rejoin()

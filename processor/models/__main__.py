@@ -54,6 +54,9 @@ def _parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     pull.add_argument("--update", action="store_true", help="download present files again and trust the new content")
     pull.set_defaults(run=lambda run, a: run.pull(a.names, a.architecture, update=a.update), needs_choice=True)
 
+    lists = commands.add_parser("update-lists", help="download UVR's present lists, for models newer than this version")
+    lists.set_defaults(run=lambda run, _: run.update_lists())
+
     verify = commands.add_parser("verify", help="compare every byte of the files with the known hashes")
     verify.add_argument("names", nargs="*", metavar="MODEL", help="default: every present file")
     verify.add_argument("--repair", action="store_true", help="download missing and damaged files")

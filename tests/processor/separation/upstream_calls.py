@@ -271,7 +271,7 @@ def load(model_dir: Path, scratch: Path, model: str, *, require_gpu: bool = Fals
 
 def listed(model_dir: Path, scratch: Path) -> dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
     """Return audio-separator's list: title, architecture, files and stems of each model, by name."""
-    upstream = cached_engine(model_dir, scratch)._upstream
+    upstream = upstream_separator(model_dir, scratch)
     models: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {}
     for architecture, group in upstream.list_supported_model_files().items():
         for title, model in group.items():
@@ -282,7 +282,7 @@ def listed(model_dir: Path, scratch: Path) -> dict[str, tuple[str, str, tuple[st
 
 def requested_urls(model_dir: Path, scratch: Path, names: list[str]) -> dict[str, tuple[str, ...]]:
     """Return the URLs that audio-separator requests for each model's files, in order, if only the last one works."""
-    upstream = cached_engine(model_dir, scratch)._upstream
+    upstream = upstream_separator(model_dir, scratch)
     requested: list[str] = []
 
     def fetch(url: str, path: str) -> None:
