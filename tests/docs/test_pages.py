@@ -24,7 +24,8 @@ CURRENT = [page for page in PAGES if page.path.name != "CHANGELOG.md" and page.p
 SLOW_COMMANDS = {"benchmarks.quality"}
 #: Variables of other programs, of the test suite, and words that look like variables.
 FOREIGN_VARIABLES = {
-    "CUDA_VISIBLE_DEVICES", "GOMP_SPINCOUNT", "HTTP_PROXY", "NO_COLOR", "OMP_NUM_THREADS", "OMP_WAIT_POLICY",
+    "CUDA_VISIBLE_DEVICES", "FORCE_COLOR", "GOMP_SPINCOUNT", "HTTP_PROXY", "NO_COLOR", "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
     "REQUESTS_CA_BUNDLE", "REQUIRE_KAFKA", "SASL_PLAINTEXT", "SASL_SSL", "UVR_TEST_LONG_JOB_MINUTES",
 }  # fmt: skip
 #: Names in code style that are not the project's own.
