@@ -91,6 +91,14 @@ def test_download_that_becomes_quick_gives_its_place_to_another() -> None:
         report(second, other, at_rate(100_000, GRACE + 4), 20 * MB)
 
 
+def test_one_of_two_lanes_is_left_free() -> None:
+    lanes, clock, other = DownloadLanes(2, TIMEOUT), Clock(), Clock()
+    with lanes.lane(clock) as first, lanes.lane(other) as second:
+        report(first, clock, at_rate(100_000, GRACE + 4), 20 * MB)
+        with pytest.raises(DeferredError):
+            report(second, other, at_rate(100_000, GRACE + 4), 20 * MB)
+
+
 def test_single_lane_takes_slow_downloads() -> None:
     clock = Clock()
     with DownloadLanes(1, TIMEOUT).lane(clock) as lane:
