@@ -110,6 +110,9 @@ class AudioSandbox:
             resources.callback(decoder.close)
             cancel.on_cancel(decoder.kill)
             decoder.confine()
+            if self._protections not in (None, decoder.protections):
+                log.error("sandbox_incomplete", **asdict(decoder.protections))
+                raise _not_started("it is confined less than at the start of the service")
             yield decoder
 
     def close(self) -> None:
