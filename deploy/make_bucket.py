@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import sys
 
-from config import ConfigError, load
+from config import ConfigError
 from pipeline.errors import PipelineError
-from pipeline.service.logs import configure_logging, get_logger
+from pipeline.service.arguments import parse_service_arguments
+from pipeline.service.logs import get_logger
+from pipeline.service.run import load_settings
 from pipeline.service.shutdown import ExitCode
 from pipeline.storage.factory import s3_options
 from pipeline.storage.retention import Retention
@@ -39,13 +41,12 @@ _WARNINGS = {
 def main() -> ExitCode:
     """Create the buckets and set their rules, in one attempt."""
     try:
-        settings = load()
+        settings = load_settings("make_bucket")
         if settings.storage.s3_bucket is None:
             raise ConfigError("S3_BUCKET_NAME must be set: it names the bucket to create.")
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return ExitCode.CONFIG
-    configure_logging("make_bucket", settings.log)
     try:
         store = S3Store(s3_options(settings.storage))
         store.ensure_bucket()
@@ -72,4 +73,5 @@ def _set_lifecycle(store: S3Store, retention: Retention) -> None:
 
 
 if __name__ == "__main__":
+    parse_service_arguments("deploy.make_bucket", "Create the bucket of the settings unless it exists.")
     sys.exit(main())

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from settings.types import ADVANCED, BaseUrl, Seconds, Section, WholeSeconds
+from settings.types import ADVANCED, BaseUrl, Choice, Seconds, Secret, Section, WholeSeconds
 
 #: As long as the longest link is valid, and as messages are kept by default, s.
 _RETENTION = 7 * 86_400
 
 
-class StorageEngine(StrEnum):
+class StorageEngine(Choice):
     """Kind of an object store."""
 
     LOCAL = "local"
@@ -137,18 +136,18 @@ class StorageSettings(Section):
         description="Domain under which the bucket is public. Links to stems become S3_PUBLIC_DOMAIN/key and do not "
         "expire. Unset: presigned links.",
     )
-    aws_access_key_id: SecretStr | None = Field(
+    aws_access_key_id: Secret | None = Field(
         None,
         alias="AWS_ACCESS_KEY_ID",
         description="Access key of the S3 server. Unset: boto3 searches its usual places: the profile of AWS_PROFILE, "
         "a web identity (AWS_WEB_IDENTITY_TOKEN_FILE), the role of the container or of the instance.",
     )
-    aws_secret_access_key: SecretStr | None = Field(
+    aws_secret_access_key: Secret | None = Field(
         None,
         alias="AWS_SECRET_ACCESS_KEY",
         description="Secret key of the S3 server. Set both keys or neither.",
     )
-    aws_session_token: SecretStr | None = Field(
+    aws_session_token: Secret | None = Field(
         None, alias="AWS_SESSION_TOKEN", description="Session token of temporary keys."
     )
     aws_region: str | None = Field(

@@ -25,7 +25,7 @@ def open_store(settings: Settings) -> ObjectStore:
     """
     if settings.storage.engine.value == "s3":
         return S3Store(s3_options(settings.storage))
-    host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(settings.api.host, settings.api.host)
+    host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(settings.api.host, settings.api.host)  # noqa: S104  links
     if ":" in host:  # an IPv6 address
         host = f"[{host}]"
     base_url = settings.storage.result_base_url or f"http://{host}:{settings.api.port}"

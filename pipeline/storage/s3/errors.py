@@ -5,6 +5,8 @@ Error sentences name the setting to check, never its value.
 
 from __future__ import annotations
 
+import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -78,6 +80,15 @@ _NO_CREDENTIALS = (
     botocore.TokenRetrievalError,
 )
 
+#: The reasons why there was no response, by the first of these exceptions in the chain of causes.
+_REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
+    ((botocore.ConnectTimeoutError, botocore.ReadTimeoutError), "timeout"),
+    (ssl.SSLCertVerificationError, "its certificate is not trusted"),
+    (ssl.SSLError, "it does not answer in TLS"),
+    (ConnectionRefusedError, "connection refused"),
+    (socket.gaierror, "the host name cannot be resolved (DNS)"),
+)
+
 #: All exceptions of boto3, which have no common base class.
 _LIBRARY_ERRORS = (
     ClientError,
@@ -117,9 +128,20 @@ def translate_s3_error(error: Exception) -> PipelineError:
     if isinstance(error, botocore.ParamValidationError):
         return _configuration_error(_REFUSALS["InvalidBucketName"])
     return InfrastructureError(
-        f"the S3 server cannot be reached ({type(error).__name__}): check S3_ENDPOINT_URL",
+        f"the S3 server cannot be reached ({connection_failure(error)}): check S3_ENDPOINT_URL",
         code=ErrorCode.STORAGE_UNAVAILABLE,
     )
+
+
+def connection_failure(error: BaseException) -> str:
+    """Return the reason why there was no response, in words."""
+    cause: BaseException | None = error
+    while cause is not None:
+        for kinds, reason in _REASONS:
+            if isinstance(cause, kinds):
+                return reason
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
 
 
 def _translate_response(error: ClientError) -> PipelineError:
