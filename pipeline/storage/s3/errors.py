@@ -57,6 +57,7 @@ _ACTIONS = {
     "CreateBucket": "s3:CreateBucket",
     "GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration",
     "PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
+    "DeleteBucketLifecycle": "s3:PutLifecycleConfiguration",
 }
 _MISSING = frozenset({"NoSuchKey", "NotFound", "404"})
 #: Transient errors with a 4xx status. A precondition fails when an object is replaced while it is read.
@@ -167,6 +168,11 @@ def _translate_response(error: ClientError) -> PipelineError:
 def http_status(error: ClientError) -> int:
     """Return the status of the server's response; 0 if there was none."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def is_unsupported(error: ClientError) -> bool:
+    """Return whether the server does not implement the call."""
+    return error_code(error) in _NOT_SUPPORTED
 
 
 def error_code(error: ClientError) -> str:

@@ -16,9 +16,11 @@ from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
 from pipeline.files import local_errors, replacing
 from pipeline.storage.object_keys import check_key, check_public_key, is_private
 from pipeline.storage.protocol import ObjectStore, StoredObject
+from pipeline.storage.retention import Retention
 from pipeline.storage.s3.check import StoreCheck
 from pipeline.storage.s3.client import DEFAULT_REGION, AddressingStyle, open_client, open_session
 from pipeline.storage.s3.errors import CONDITION_FAILED, error_code, s3_errors
+from pipeline.storage.s3.lifecycle import LifecycleResult, private_rules, set_rules, stem_rules
 
 MIB, GIB = 1024**2, 1024**3
 
@@ -68,8 +70,8 @@ class S3Options:
 class S3Store:
     """An ``ObjectStore`` (see ``pipeline.storage.protocol``) in an S3 bucket. Thread-safe.
 
-    A process that is killed during the upload of a large object leaves invisible parts; a lifecycle rule of the bucket
-    (AbortIncompleteMultipartUpload) removes them.
+    A process that is killed during the upload of a large object leaves invisible parts; ``set_lifecycle`` lets the
+    server remove them.
     """
 
     def __init__(self, options: S3Options) -> None:
@@ -228,6 +230,18 @@ class S3Store:
                     self._client.create_bucket(Bucket=bucket, **configuration)
                 except (exceptions.BucketAlreadyOwnedByYou, exceptions.BucketAlreadyExists):
                     self._client.head_bucket(Bucket=bucket)  # raises unless this account may access it
+
+    def set_lifecycle(self, retention: Retention) -> dict[str, LifecycleResult]:
+        """Set the lifecycle rules of the buckets; return the result for each. Raises InfrastructureError."""
+        public, private = self._options.bucket, self._private_bucket
+        folders, stems = private_rules(retention), stem_rules(retention)
+        with s3_errors():
+            if public == private:
+                return {public: set_rules(self._client, public, folders, stems)}
+            return {
+                public: set_rules(self._client, public, [], stems),
+                private: set_rules(self._client, private, folders, []),
+            }
 
     def _locate(self, key: str) -> dict[str, str]:
         """Return the bucket and the key of an object. Raises PermanentError unless the key is well formed."""
