@@ -9,7 +9,7 @@ SOURCES := config.py settings api processor uploader pipeline demo devstack depl
 # Cached byte code saves seconds at every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install lint mypy prose docs reference audio-table format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline bench-front bench-resampling demo lock
+.PHONY: help install lint mypy prose secrets audit sbom docs reference audio-table format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline bench-front bench-resampling bench-sandbox demo lock
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -25,7 +25,7 @@ lint: install ## check style, types, import rules, dead code, Dockerfile and she
 	$(PYTHON) -m vulture
 	.venv/bin/hadolint Dockerfile
 	for script in start_local.sh requirements/compile.sh .ci/run; do bash -n $$script || exit; done
-	@$(MAKE) --no-print-directory prose
+	@$(MAKE) --no-print-directory prose secrets
 
 mypy:
 	$(PYTHON) -m mypy $(SOURCES) tests
@@ -34,6 +34,16 @@ prose: install ## wording, spelling, and one name for one thing
 	$(PYTHON) -m scripts.check_prose
 	$(PYTHON) -m scripts.check_names
 	.venv/bin/typos --format brief
+
+secrets: install ## search the tracked files for secrets
+	$(PYTHON) -m scripts.secret_scan
+
+audit: install ## search the history for secrets, and the locks for known vulnerabilities where PyPI's data can be reached
+	$(PYTHON) -m scripts.secret_scan --history
+	$(PYTHON) -m scripts.audit
+
+sbom: install ## write a bill of materials (CycloneDX) of each image into .local/sbom
+	$(PYTHON) -m scripts.sbom .local/sbom
 
 docs: install ## the documentation site in site/, strict: a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
@@ -84,6 +94,9 @@ bench-front: install ## measure the API while clients occupy it; writes docs/BEN
 
 bench-resampling: install ## measure the sample-rate conversion and compare it with others; writes docs/AUDIO.md (a minute)
 	$(PYTHON) -m benchmarks.resampling --write docs/AUDIO.md
+
+bench-sandbox: install ## measure what the isolation of each source costs; writes docs/AUDIO.md (ten seconds)
+	$(PYTHON) -m benchmarks.sandbox --write docs/AUDIO.md
 
 demo: ## separate a demo song with all services
 	@./start_local.sh demo

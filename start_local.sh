@@ -111,7 +111,7 @@ install_all() { # device, dev or not
 
 # Fails if the packages do not work, whatever the installers reported.
 prove_installation() {
-    $venv/bin/python -c 'import audio_separator, av, boto3, fastapi, kafka, onnxruntime, soxr, torch, uvicorn' && return
+    $venv/bin/python -c 'import audio_separator.separator, av, boto3, fastapi, kafka, onnxruntime, soxr, torch, uvicorn' && return
     log "The packages in $PWD/$venv cannot be imported: see the error above. Remove $venv and try again."
     return 1
 }

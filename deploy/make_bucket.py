@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from config import ConfigError, load
+from config import ConfigError
 from pipeline.errors import PipelineError
 from pipeline.service.arguments import parse_service_arguments
-from pipeline.service.logs import configure_logging, get_logger
+from pipeline.service.logs import get_logger
+from pipeline.service.run import load_settings
 from pipeline.service.shutdown import ExitCode
 from pipeline.storage.factory import s3_options
 from pipeline.storage.s3.store import S3Store
@@ -18,13 +19,12 @@ log = get_logger("make_bucket")
 def main() -> ExitCode:
     """Create the bucket, in one attempt."""
     try:
-        settings = load()
+        settings = load_settings("make_bucket")
         if settings.storage.s3_bucket is None:
             raise ConfigError("S3_BUCKET_NAME must be set: it names the bucket to create.")
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return ExitCode.CONFIG
-    configure_logging("make_bucket", settings.log)
     try:
         S3Store(s3_options(settings.storage)).ensure_bucket()
     except PipelineError as error:

@@ -97,7 +97,7 @@ class ComponentWait:
             self._changed.notify_all()
 
     def _repeat(self, name: str) -> None:
-        rng = random.Random()
+        rng = random.Random()  # noqa: S311  jitter of a delay
         failures = 0
         while not self._over.is_set():
             try:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -146,14 +147,55 @@ def closed_port() -> Iterator[int]:
         yield reserved.getsockname()[1]
 
 
+class _RefusingS3(BaseHTTPRequestHandler):
+    """Answers every request as S3 does if the secret key is wrong."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_PUT(self) -> None:
+        body = b"<Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error>"
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(403)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def refusing_s3() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _RefusingS3) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def start(service: str, folder: Path, **variables: str) -> subprocess.Popen[str]:
+    environment = {**BASIC, "PYTHONPATH": str(ROOT), **variables}
+    command = [sys.executable, "-m", service]
+    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("service", ["api", "uploader"])
+def test_wrong_keys_of_the_store_are_named(tmp_path: Path, refusing_s3: str, service: str) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hunter2"}
+    with start(service, tmp_path, S3_ENDPOINT_URL=refusing_s3, S3_BUCKET_NAME="stems", **keys) as running:
+        (*_, line) = lines_until(running, "waiting_for_component")
+        running.kill()
+    assert (line["component"], line["address"]) == ("storage", f"{refusing_s3}, bucket stems")
+    assert line["error"].startswith("the S3 server refused the signature: check AWS_ACCESS_KEY_ID")
+    assert "hunter2" not in json.dumps(line)
+
+
 @pytest.mark.parametrize("service", ["api", "uploader", "processor"])
 def test_every_missing_component_is_named_in_the_shadow_of_the_others(
     tmp_path: Path, closed_port: int, service: str
 ) -> None:
     """The broker is down, the host of the store is unknown, and the processor's model is not loaded yet."""
-    environment = {
-        **BASIC,
-        "PYTHONPATH": str(ROOT),
+    variables = {
         "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{closed_port}",
         "S3_ENDPOINT_URL": "http://no-such-host.invalid:9000",
         "S3_BUCKET_NAME": "stems",
@@ -161,9 +203,8 @@ def test_every_missing_component_is_named_in_the_shadow_of_the_others(
         "AWS_SECRET_ACCESS_KEY": "hunter2",
         "HANDOFF": "s3",
     }
-    command = [sys.executable, "-m", service]
     wanted = {"broker", "handoff" if service == "processor" else "storage"}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as running:
+    with start(service, tmp_path, **variables) as running:
         found: dict[str, dict[str, str]] = {}
         while not wanted <= set(found):
             (*_, line) = lines_until(running, "waiting_for_component")
