@@ -9,7 +9,7 @@ SOURCES := config.py settings api processor uploader pipeline demo devstack depl
 # Cached byte code saves seconds at every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install lint mypy prose secrets audit sbom docs reference audio-table format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline bench-front bench-resampling demo lock
+.PHONY: help install lint mypy prose secrets audit sbom docs reference audio-table format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline bench-front bench-resampling bench-sandbox demo lock
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -94,6 +94,9 @@ bench-front: install ## measure the API while clients occupy it; writes docs/BEN
 
 bench-resampling: install ## measure the sample-rate conversion and compare it with others; writes docs/AUDIO.md (a minute)
 	$(PYTHON) -m benchmarks.resampling --write docs/AUDIO.md
+
+bench-sandbox: install ## measure what the isolation of each source costs; writes docs/AUDIO.md (ten seconds)
+	$(PYTHON) -m benchmarks.sandbox --write docs/AUDIO.md
 
 demo: ## separate a demo song with all services
 	@./start_local.sh demo

@@ -67,6 +67,11 @@ SECRETS = tuple(
 
 #: The variables by which other programs find certificate authorities, in the order in which they are tried.
 _USUAL_CA_BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+#: The variables of settings that Amazon's programs know by another name, by the name of ours.
+_AWS_NAMES = {
+    "S3_ENDPOINT_URL": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "AWS_SESSION_TOKEN": ("AWS_SECURITY_TOKEN",),
+}
 
 
 def load(env_file: Path | None = Path(".env"), environment: Mapping[str, str] | None = None) -> Settings:
@@ -80,7 +85,10 @@ def load(env_file: Path | None = Path(".env"), environment: Mapping[str, str] | 
     values: dict[str, str] = {}
     for source in (of_file, environment):
         values |= {name.upper(): value for name, value in source.items() if value}
-    values.setdefault("CA_BUNDLE", next((values[name] for name in _USUAL_CA_BUNDLES if name in values), ""))
+    for setting, others in {"CA_BUNDLE": _USUAL_CA_BUNDLES, **_AWS_NAMES}.items():
+        values.setdefault(setting, next((values[name] for name in others if name in values), ""))
+    if environment is os.environ:
+        _export_aws_variables(of_file)
     values = {name: _strip(name, values[name]) for name in variable_names(SECTIONS) if name in values}
     try:
         known = _replace_secret_files({name: value for name, value in values.items() if value})
@@ -166,6 +174,13 @@ def variable_names(sections: Iterable[type[Section]]) -> set[str]:
 def env_example() -> str:
     """Return the text of ``.env.example``: every variable with its description and default, commented out."""
     return render_env_example(SECTIONS, SECRETS)
+
+
+def _export_aws_variables(of_file: Mapping[str, str | None]) -> None:
+    """Add boto3's variables in the file, such as AWS_PROFILE, to the environment: boto3 reads them only there."""
+    for name, value in of_file.items():
+        if value and name.startswith("AWS_") and name not in variable_names(SECTIONS):
+            os.environ.setdefault(name, value)
 
 
 def _replace_secret_files(values: Mapping[str, str]) -> dict[str, str]:

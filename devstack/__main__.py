@@ -33,7 +33,7 @@ from pipeline.service.shutdown import ExitCode
 
 _STATE = stack.LOCAL / "stack.json"
 _ENV_FILE = stack.ROOT / ".env"
-#: Relative, as in `.env`, so that the checkout can be moved.
+#: The demo model lies apart from the user's models, to which MODEL_FILE_DIR leads by default.
 _DEMO_MODELS = Path(".local/demo-models")
 _DEMO_SONG = stack.LOCAL / "demo-song"
 #: The demo has its own topics and groups, so that its jobs never mix with the user's.
@@ -94,7 +94,7 @@ def _configure_logging() -> None:
 
 
 def _demo(real_servers: bool) -> int:
-    complete_env_file(_ENV_FILE, _DEMO_MODELS)
+    complete_env_file(_ENV_FILE)
     home = stack.LOCAL / ("demo-kafka" if real_servers else "demo")
     with state.held_claim(home / "running.json", "the demo is running already in this checkout"):
         plan = _demo_plan(home / "state", real_servers)
@@ -143,7 +143,7 @@ def _run(real_servers: bool) -> int:
 @contextmanager
 def _started(real_servers: bool) -> Iterator[tuple[stack.Stack, ServiceSupervisor]]:
     """Run the services with the user's settings, and announce their state, until the block is left."""
-    complete_env_file(_ENV_FILE, _DEMO_MODELS)
+    complete_env_file(_ENV_FILE)
     plan = _user_plan(real_servers)
     with state.held_claim(_STATE, "the services are running already; ./start_local.sh stop ends them") as claim:
         model = plan.settings().model
@@ -159,7 +159,10 @@ def _started(real_servers: bool) -> Iterator[tuple[stack.Stack, ServiceSuperviso
 def _user_plan(real_servers: bool) -> stack.Plan:
     """Return the plan of the services with the user's settings."""
     data_dir = stack.LOCAL / "kafka-stack" if real_servers else stack.LOCAL
-    defaults = {**environment.development_settings(_ENV_FILE), "DATA_DIR": str(data_dir)}
+    defaults = {**environment.development_settings(_ENV_FILE), "DATA_DIR": str(data_dir), "MODEL_NAME": DEMO_MODEL_NAME}
+    model = environment.explicit_settings(("MODEL_NAME",), _ENV_FILE).get("MODEL_NAME", DEMO_MODEL_NAME)
+    if model == DEMO_MODEL_NAME:
+        defaults["MODEL_FILE_DIR"] = str(_DEMO_MODELS)
     return stack.Plan(
         environment=environment.user_environment(_ENV_FILE, defaults),
         env_file=_ENV_FILE,

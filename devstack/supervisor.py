@@ -104,6 +104,8 @@ class ServiceSupervisor:
         member.ends = 1 if stable and not member.failed_starts else member.ends + 1
         delay = min(_LAST_DELAY, self._first_delay * 2 ** (member.ends - 1))
         logger.warning("%s %s; it is started again in %.0f s", name, ending, delay)
+        if (member.process.exit_code or 0) > 0:
+            logger.warning("%s", member.process.log_tail())
         self._change(member, "waiting")
         if self._stopping.wait(delay):
             return False

@@ -13,7 +13,8 @@ cat ./*.lock >"$work/versions.txt" 2>/dev/null || true
 cd "$work" # annotations name files as uv is given them
 
 compile() {
-    uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \
+    # One version for every Python, as only that one is tested.
+    uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --no-emit-index-url \
         --custom-compile-command requirements/compile.sh "$@"
 }
 lock() { # name of the lock file, arguments

@@ -35,7 +35,7 @@ class ModelSettings(Section):
         "not there.",
     )
     model_dir: Path = Field(
-        Path("models"), alias="MODEL_FILE_DIR", description="Folder of model files and their JSON descriptions."
+        Path("models"), alias="MODEL_FILE_DIR", description="Folder of model files, and of lists that add models."
     )
     pool_bytes: Bytes | None = Field(
         None,
@@ -73,8 +73,8 @@ class ModelSettings(Section):
     key_command: str | None = Field(
         None,
         alias="MODEL_KEY_COMMAND",
-        description="Command that prints that key, such as the client of a key management service. Set this or "
-        "MODEL_KEY_FILE, not both.",
+        description="Command that prints that key, such as the client of a key management service. The processor runs "
+        "it at its start. Set this or MODEL_KEY_FILE, not both.",
         json_schema_extra=ADVANCED,
     )
     plain_dir: Path = Field(

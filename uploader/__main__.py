@@ -17,6 +17,7 @@ from pipeline.service.shutdown import ExitCode, StopSignal
 from pipeline.service.waiting import component_addresses
 from pipeline.service.workdir import WorkDir
 from pipeline.storage.factory import open_handoff, open_store
+from pipeline.storage.retention import Retention, Sweeper, sweeping
 from pipeline.topics import Topics
 from pipeline.transport.factory import open_transport
 from uploader.outcome_store import OutcomeStore
@@ -42,6 +43,8 @@ def _run(settings: Settings, stop: StopSignal) -> None:
             closing(open_transport(settings, max_poll_interval_ms=MAX_POLL_INTERVAL_MS))
         )
         handoff, store = open_handoff(settings), open_store(settings)
+        retention = Retention.from_settings(settings)
+        resources.enter_context(sweeping(Sweeper(store, handoff, retention), retention.pause))
         workdir = resources.enter_context(closing(WorkDir(settings.state.work_dir)))
         topics = Topics.from_settings(settings)
         handler = UploadHandler(

@@ -28,7 +28,7 @@ CREDENTIALS = set(REQUIRED)
 SECRETS = {name for name, field in SETTINGS.items() if SecretStr.__name__ in str(field.annotation)}
 BROKER_SECRETS = {"KAFKA_SASL_PASSWORD", "KAFKA_SSL_KEY_PASSWORD"}
 #: Secrets that are optional.
-OPTIONAL = BROKER_SECRETS | {"WEBHOOK_SECRET", "DOWNLOAD_PROXY"}
+OPTIONAL = BROKER_SECRETS | {"WEBHOOK_SECRET", "DOWNLOAD_PROXY", "AWS_SESSION_TOKEN"}
 #: Settings without effect here (of the embedded transport and the local store), or fixed by the image.
 FIXED = {
     *("API_HOST", "API_PORT", "OPERATIONS_HOST", "PROCESSOR_HEALTH_HOST", "PROCESSOR_HEALTH_PORT"),
@@ -105,7 +105,7 @@ def test_services_receive_only_the_secrets_that_they_need(compose: ComposeFile) 
     assert holders.pop("DOWNLOAD_PROXY") == set(SERVICES) - {"api"}
     for secret in BROKER_SECRETS:
         assert holders.pop(secret) == set(SERVICES)
-    assert set(holders) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert set(holders) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
 
 
 def test_no_secret_has_a_default(compose: ComposeFile) -> None:

@@ -30,6 +30,13 @@ def test_lock_names_no_index_and_no_path_of_a_machine(lock: Path) -> None:
     assert named <= sources | {"versions.txt", "torch.in", "torch-cpu.in"}
 
 
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: str(lock.stem))
+def test_every_python_gets_the_same_version(lock: Path) -> None:
+    """Only one version of a package is tested."""
+    names = re.findall(r"^([a-z0-9-]+)(?:\[\S+\])?==", lock.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(names) == sorted(set(names))
+
+
 def test_every_installation_of_a_lock_requires_hashes() -> None:
     files = [ROOT / "start_local.sh", ROOT / "Makefile", ROOT / "Dockerfile", ROOT / "devstack" / "tools" / "java.py"]
     for file in files:

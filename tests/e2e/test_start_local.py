@@ -16,6 +16,7 @@ import pytest
 import requests
 import soundfile
 
+from demo.centre_model import DEMO_MODEL_NAME
 from devstack.environment import free_ports
 from tests.e2e.checkout import Checkout
 from tests.e2e.watcher import PATIENCE
@@ -84,6 +85,9 @@ def test_foreground_status_and_interrupt(checkout: Checkout) -> None:
         output_until(foreground, "stopping\n")
         assert foreground.wait(PATIENCE) == 0
     assert checkout.run("status").returncode == NOT_RUNNING
+    # The demo model and its lists are apart from the user's models.
+    assert (checkout.root / ".local" / "demo-models" / DEMO_MODEL_NAME).is_file()
+    assert not (checkout.root / "models").exists()
 
 
 def services_in(status: str) -> dict[str, tuple[str, int]]:

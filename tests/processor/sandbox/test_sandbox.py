@@ -176,6 +176,19 @@ def test_other_processes_are_not_reachable(hostile: AudioSandbox, folder: Path, 
     assert finding(hostile, folder, f"{behaviour} {os.getpid()}") in DENIED
 
 
+def test_sources_are_decoded_where_the_kernel_forbids_the_protections(folder: Path) -> None:
+    sandbox = AudioSandbox((sys.executable, "-m", "tests.processor.sandbox.restricted"))
+    try:
+        sandbox.check(folder)
+        song = write_pcm(folder / "source.wav", noise(0.5))
+        with sandbox.open(folder, max_seconds=5, cancel=CancelToken()) as decoder:
+            decoder.probe(song)
+            assert decoder.decode(song).frames == 22_050
+        assert sandbox.status() == {"rlimits": True, "landlock": 0, "seccomp": False, "network": True}
+    finally:
+        sandbox.close()
+
+
 # --- how it ends ---
 
 

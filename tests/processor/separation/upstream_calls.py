@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +172,26 @@ def stream_mdxc(
     return MdxcRun(
         stems, separator.network.batch, error, [t.name for t in threading.enumerate() if "network" in t.name]
     )
+
+
+def memory_steps(model_dir: Path, scratch: Path, model: str, batch: int) -> tuple[tuple[str, ...], ...]:
+    """Return the reductions of each step for a short song, ten steps at most.
+
+    ``batch``: segments in a batch before the first step, as on a GPU.
+    """
+    from processor.engine.oom_fallback import fallback_steps
+    from processor.separation.architectures.mdx import MdxSeparator
+    from processor.separation.architectures.vr import VrSeparator
+
+    upstream = upstream_separator(model_dir, scratch)
+    upstream.load_model(model)
+    if model.endswith(".onnx"):
+        mdx = MdxSeparator(upstream.model_instance)
+        mdx._batch = batch
+        return tuple(step.reductions for step in islice(fallback_steps(mdx, 1), 10))
+    vr = VrSeparator(upstream.model_instance)
+    vr.batch = batch
+    return tuple(step.reductions for step in islice(fallback_steps(vr, 1), 10))
 
 
 def peaks(model_dir: Path, scratch: Path, mixtures: list[Mixture], folder: Path, models: Iterable[str]) -> list[int]:
