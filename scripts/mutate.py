@@ -28,6 +28,13 @@ from scripts.tracked import ROOT, tracked_files
 _SURVIVED: Final = 0
 _NO_TESTS: Final = 33
 _TIMED_OUT: Final = frozenset({-24, 24, 36, 152, 255})
+#: Makes property tests end at the first counterexample: a smaller one takes minutes to find and is not needed here.
+_NO_SHRINKING: Final = """
+from hypothesis import Phase, settings
+
+settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate), database=None)
+settings.load_profile("mutants")
+"""
 #: Calls whose arguments are for people: their texts are not part of the behaviour.
 _NOT_MUTATED: Final = (r"\blog\.\w+\(", r"\bmetrics\.")
 
@@ -77,6 +84,8 @@ def prepare(name: str) -> Path:
         environment.symlink_to(sys.prefix)
     with (folder / "pyproject.toml").open("a", encoding="utf-8") as settings:
         settings.write(mutmut_settings(GROUPS[name], sorted({path.parts[0] for path in tracked})))
+    with (folder / "tests" / "conftest.py").open("a", encoding="utf-8") as conftest:
+        conftest.write(_NO_SHRINKING)
     for meta in (folder / "mutants").rglob("*.meta"):
         state = json.loads(meta.read_text(encoding="utf-8"))
         statuses = state["exit_code_by_key"]

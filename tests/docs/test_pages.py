@@ -25,6 +25,7 @@ SLOW_COMMANDS = {"benchmarks.quality"}
 #: Variables of other programs, of the test suite, and words that look like variables.
 FOREIGN_VARIABLES = {
     "CUDA_VISIBLE_DEVICES", "GOMP_SPINCOUNT", "HTTP_PROXY", "NO_COLOR", "OMP_NUM_THREADS", "OMP_WAIT_POLICY",
+    "MUTATE_GROUPS", "MUTATE_MINUTES",
     "REQUESTS_CA_BUNDLE", "REQUIRE_KAFKA", "SASL_PLAINTEXT", "SASL_SSL", "UVR_TEST_LONG_JOB_MINUTES",
 }  # fmt: skip
 #: Names in code style that are not the project's own.
