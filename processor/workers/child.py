@@ -137,11 +137,12 @@ def _set_up(settings: ChildSettings, parent: ParentConnection) -> SeparationEngi
         # Imports and loading may take a minute. The reader thread runs by now, so that the parent's exit is noticed.
         from processor.engine.engine import SeparationEngine
         from processor.models import ModelDownloads, ModelStore
+        from processor.models.encryption.key import received_key
         from processor.system.memory import memory_in_use, pool_limit
 
         model = settings.model
         engine = SeparationEngine(
-            ModelStore(model, ModelDownloads.from_settings(settings.download)),
+            ModelStore(model, ModelDownloads.from_settings(settings.download), received_key(settings.model_key)),
             settings.scratch_dir,
             require_gpu=model.require_gpu,
             preferred=model.model_name,

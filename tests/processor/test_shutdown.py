@@ -199,7 +199,7 @@ def kill(running: subprocess.Popen[str]) -> int:
 
 def send_two_signals(running: subprocess.Popen[str]) -> int:
     running.send_signal(signal.SIGTERM)
-    lines_until(running, "stopping")
+    lines_until(running, "stopping_gracefully")
     running.send_signal(signal.SIGINT)
     return ExitCode.KILLED
 

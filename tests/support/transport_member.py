@@ -29,6 +29,7 @@ from pipeline.consuming.retry import RetryPolicy
 from pipeline.errors import CancelledError, PipelineError
 from pipeline.service.logs import configure_logging
 from pipeline.service.shutdown import StopSignal
+from pipeline.transport.embedded.deliveries import GroupDeliveries
 from pipeline.transport.embedded.transport import EmbeddedSubscription
 from pipeline.transport.kafka.member import GroupMember
 from pipeline.transport.kafka.subscription import KafkaSubscription
@@ -102,7 +103,7 @@ def die_in_settle(subscription: Subscription, job: dict[str, Any]) -> None:
     delivery = receive(subscription)
     last_steps: dict[type, tuple[type, str]] = {
         KafkaSubscription: (GroupMember, "commit"),
-        EmbeddedSubscription: (EmbeddedSubscription, "_advance_mark"),
+        EmbeddedSubscription: (GroupDeliveries, "settle"),
     }
     setattr(*last_steps[type(subscription)], lambda *_: os._exit(9))
     subscription.settle(delivery, *outputs(job, delivery))

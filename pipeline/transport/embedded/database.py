@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,19 +24,26 @@ BUSY_TIMEOUT = 30.0
 #: Pause before the next attempt to switch to write-ahead logging, s.
 _WAL_PAUSE = 0.01
 
+#: Version of schema.sql, stored in the file. Files of release 0.2 have none, which reads as 0.
+SCHEMA_VERSION = 1
+#: Length to which SQLite truncates its write-ahead log after a checkpoint, bytes.
+_LOG_LIMIT = 16 << 20
+
+#: Condition: every group of the topic has settled the message ``m``. False for topics without a group.
+SETTLED = """
+(m.seq < (SELECT min(p.seq) FROM positions p WHERE p.topic = m.topic)
+ AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.topic = m.topic AND d.seq = m.seq))
+"""
 # Reports may be lost. A topic without a group holds what is still to be read, such as dead letters.
-_UNSETTLED = """
+_UNSETTLED = f"""
 SELECT m.topic, m.key, m.value, m.headers, m.published, m.due FROM messages m
-WHERE NOT coalesce((SELECT reports FROM topics WHERE name = m.topic), 0) AND (
-  NOT EXISTS (SELECT 1 FROM low_water_marks w WHERE w.topic = m.topic) OR EXISTS (
-    SELECT 1 FROM low_water_marks w WHERE w.topic = m.topic AND m.seq >= w.seq AND NOT EXISTS (
-      SELECT 1 FROM deliveries d WHERE d.grp = w.grp AND d.seq = m.seq AND d.settled)))
+WHERE NOT coalesce((SELECT reports FROM topics WHERE name = m.topic), 0) AND NOT coalesce({SETTLED}, 0)
 ORDER BY m.seq
 """
 _COPY = """
 INSERT INTO messages (topic, key, value, headers, published, due)
 SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS (
-  SELECT 1 FROM messages WHERE topic = ?1 AND key = ?2 AND value = ?3 AND headers = ?4)
+  SELECT 1 FROM messages WHERE topic = ?1 AND published = ?5 AND key = ?2 AND value = ?3 AND headers = ?4)
 """
 
 
@@ -54,7 +61,8 @@ class Database:
         self._lock = threading.RLock()
         self.generation = 0
         with _translated_errors():
-            self._connection = self._open()
+            self._connection = self._open(max(busy_timeout, BUSY_TIMEOUT))  # another process may upgrade the file
+            self._enable_vacuum()
 
     def query(self, sql: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """Return the rows of a statement that only reads. Raises InfrastructureError."""
@@ -68,14 +76,8 @@ class Database:
         The wait for other threads and for other processes is limited to the busy timeout in all.
         """
         with self._locked():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
+            with _write_transaction(self._connection):
                 yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:  # SQLite itself rolls back when the disk is full
-                    self._connection.execute("ROLLBACK")
-                raise
             self._follow_file()  # it may have been removed before the commit
 
     def close(self) -> None:
@@ -100,23 +102,33 @@ class Database:
         finally:
             self._lock.release()
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, patience: float) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(
-            self._path, timeout=self._busy_timeout, isolation_level=None, check_same_thread=False
-        )
-        _set_wal(connection, time.monotonic() + self._busy_timeout)
+        connection = sqlite3.connect(self._path, timeout=patience, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has an effect on new files only
+        _set_wal(connection, time.monotonic() + patience)
         # FULL: a commit is on the disk when it returns. NORMAL: a power failure may lose it, but never corrupts it.
         connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
-        schema = resources.files(__package__).joinpath("schema.sql").read_text("utf-8")
-        connection.executescript(schema)
-        # Migration: files of earlier versions lack this column.
-        columns = "SELECT 1 FROM pragma_table_info('messages') WHERE name = 'due'"
-        if connection.execute(columns).fetchone() is None:
-            with suppress(sqlite3.OperationalError):  # another process has added it meanwhile
-                connection.execute("ALTER TABLE messages ADD COLUMN due REAL NOT NULL DEFAULT 0")
+        connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
+        _create_schema(connection)
         self._identities = {name: _identity(name) for name in self._files}
         return connection
+
+    def _enable_vacuum(self) -> None:
+        """Rewrite a file of release 0.2, which cannot give back the space of deleted rows without it.
+
+        Takes seconds for each GB, once. If it fails, the file works as before, and the next start tries again.
+        """
+        if self._connection.execute("PRAGMA auto_vacuum").fetchone() != (0,):
+            return
+        before = self._path.stat().st_size
+        try:
+            self._connection.execute("VACUUM")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.OperationalError as error:
+            log.warning("queue_file_not_rewritten", error=str(error))
+        else:
+            log.info("queue_file_rewritten", bytes_before=before, bytes_after=self._path.stat().st_size)
 
     @property
     def _files(self) -> tuple[Path, ...]:
@@ -135,7 +147,7 @@ class Database:
             for name in self._files[1:]:
                 if _identity(name) is not None and _identity(name) == self._identities[name]:
                     name.unlink()
-            before, self._connection = self._connection, self._open()
+            before, self._connection = self._connection, self._open(self._busy_timeout)
         copied = _copy_unsettled(before, self._connection)
         _abandon(before)
         self.generation += 1
@@ -162,21 +174,73 @@ def _set_wal(connection: sqlite3.Connection, deadline: float) -> None:
             time.sleep(_WAL_PAUSE)
 
 
+@contextmanager
+def _write_transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Run the block in a transaction that takes the write lock first. An exception rolls it back."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # SQLite itself rolls back when the disk is full
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _create_schema(connection: sqlite3.Connection) -> None:
+    """Create the tables in a new file, or upgrade those of an earlier release, in one transaction.
+
+    Raises InfrastructureError if a later release has written the file.
+    """
+    if _schema_version(connection) == SCHEMA_VERSION:
+        return
+    with _write_transaction(connection):
+        version = _schema_version(connection)  # another process may have upgraded the file meanwhile
+        if version > SCHEMA_VERSION:
+            raise InfrastructureError(
+                "a later release has upgraded the file of the embedded queue (broker.sqlite in DATA_DIR)",
+                code=ErrorCode.BROKER_UNAVAILABLE,
+            )
+        if version == SCHEMA_VERSION:
+            return
+        earlier = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'low_water_marks'").fetchone()
+        if earlier is not None:
+            _rename_earlier_tables(connection)
+        _run_script(connection, "schema.sql")
+        if earlier is not None:
+            _run_script(connection, "upgrade.sql")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _schema_version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def _rename_earlier_tables(connection: sqlite3.Connection) -> None:
+    for table in ("deliveries", "low_water_marks"):
+        connection.execute(f"ALTER TABLE {table} RENAME TO earlier_{table}")
+    if connection.execute("SELECT 1 FROM pragma_table_info('messages') WHERE name = 'due'").fetchone() is None:
+        connection.execute("ALTER TABLE messages ADD COLUMN due REAL NOT NULL DEFAULT 0")
+
+
+def _run_script(connection: sqlite3.Connection, name: str) -> None:
+    """Run a file of SQL statements within the current transaction, which ``executescript`` would commit."""
+    statement = ""
+    for line in resources.files(__package__).joinpath(name).read_text("utf-8").splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            connection.execute(statement)
+            statement = ""
+
+
 def _copy_unsettled(source: sqlite3.Connection, target: sqlite3.Connection) -> int:
     """Copy the messages that some group has not settled, unless the target has them. Return their number."""
     topics = source.execute("SELECT name, retention, reports FROM topics").fetchall()
     rows = source.execute(_UNSETTLED).fetchall()
-    copied = 0
-    target.execute("BEGIN IMMEDIATE")
-    try:
+    with _write_transaction(target):
         target.executemany("INSERT OR IGNORE INTO topics (name, retention, reports) VALUES (?, ?, ?)", topics)
-        for row in rows:
-            copied += target.execute(_COPY, row).rowcount
-        target.execute("COMMIT")
-    except BaseException:
-        target.execute("ROLLBACK")
-        raise
-    return copied
+        return sum(target.execute(_COPY, row).rowcount for row in rows)
 
 
 def _abandon(connection: sqlite3.Connection) -> None:

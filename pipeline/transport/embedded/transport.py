@@ -2,7 +2,7 @@
 
 Members of a group compete for messages. A message in progress is leased. Each member renews its leases from a
 background thread, so a job may run for hours. The lease of a dead member expires and its message is delivered again.
-Settling writes the outputs and the new low-water mark in one transaction.
+Settling writes the outputs and removes the delivery in one transaction.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from pipeline.cancellation import CancelToken
 from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, PipelineError
 from pipeline.service.logs import get_logger
 from pipeline.transport.embedded.database import BUSY_TIMEOUT, Database
+from pipeline.transport.embedded.deliveries import GroupDeliveries
+from pipeline.transport.embedded.purge import PURGE_INTERVAL, purge
 from pipeline.transport.fair_queue import StrideScheduler
 from pipeline.transport.protocol import (
     Delivery,
@@ -38,56 +40,15 @@ log = get_logger(__name__)
 POLL_INTERVAL = 0.05
 #: Maximum wait for the write of a report, s.
 REPORT_TIMEOUT = 1.0
-#: Interval at which settled messages past their retention are dropped, s.
-PURGE_INTERVAL = 600.0
+#: Maximum wait of the purge for a transaction of another process, s.
+PURGE_TIMEOUT = 1.0
+#: Pause between two transactions that schedule messages, in which others can write, s.
+SCHEDULE_PAUSE = 0.01
 
-# A message is ready when it has no lease and no earlier message with its key is unsettled. Leases use the machine's
-# monotonic clock, which all its processes share and which nothing adjusts. It restarts with the machine, so a lease
-# that ends more than one lease duration from now dates from before the restart and has expired. A member's own open
-# deliveries are never ready, however late their leases are renewed.
-_READY = """
-SELECT m.seq, m.topic, m.key, m.value, m.headers, coalesce(d.attempts, 0)
-FROM messages m
-LEFT JOIN deliveries d ON d.grp = :grp AND d.seq = m.seq
-WHERE m.topic = :topic AND m.seq >= (SELECT seq FROM low_water_marks WHERE grp = :grp AND topic = :topic)
-  AND m.due <= :wall_clock
-  AND coalesce(d.settled, 0) = 0
-  AND (d.owner IS NULL OR d.lease_until < :now OR d.lease_until > :now + :lease + 1)
-  AND m.seq NOT IN (SELECT value FROM json_each(:open))
-  AND NOT EXISTS (
-    SELECT 1 FROM messages e
-    LEFT JOIN deliveries f ON f.grp = :grp AND f.seq = e.seq
-    WHERE e.topic = m.topic AND e.key = m.key AND e.seq < m.seq
-      AND e.seq >= (SELECT seq FROM low_water_marks WHERE grp = :grp AND topic = :topic)
-      AND coalesce(f.settled, 0) = 0)
-ORDER BY m.seq LIMIT 1
-"""
-_LEASE = """
-INSERT INTO deliveries (grp, seq, owner, lease_until, attempts) VALUES (:grp, :seq, :owner, :until, 1)
-ON CONFLICT (grp, seq) DO UPDATE SET owner = :owner, lease_until = :until, attempts = attempts + 1
-"""
-_FIRST_UNSETTLED = """
-SELECT m.seq FROM messages m
-LEFT JOIN deliveries d ON d.grp = :grp AND d.seq = m.seq
-WHERE m.topic = :topic AND coalesce(d.settled, 0) = 0
-  AND m.seq >= (SELECT seq FROM low_water_marks WHERE grp = :grp AND topic = :topic)
-ORDER BY m.seq LIMIT 1
-"""
-# The settled message exists or, if it is a report, may have been dropped: the mark is never below its offset + 1.
-_NEXT = "SELECT max(coalesce(max(seq), 0), :settled) + 1 FROM messages WHERE topic = :topic"
 _LAST = "SELECT coalesce(max(seq), 0) FROM messages WHERE topic = :topic"
 _PAGE = """
 SELECT seq, key, value, headers, published FROM messages
 WHERE topic = :topic AND seq > :after AND seq <= :last ORDER BY seq LIMIT 100
-"""
-_PURGE = """
-DELETE FROM messages WHERE seq IN (
-  SELECT m.seq FROM messages m JOIN topics t ON t.name = m.topic
-  WHERE t.retention IS NOT NULL AND m.published < :now - t.retention
-    AND (t.reports OR m.seq < (SELECT min(w.seq) FROM low_water_marks w WHERE w.topic = m.topic)))
-"""
-_PURGE_DELIVERIES = """
-DELETE FROM deliveries WHERE owner IS NULL AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.seq = deliveries.seq)
 """
 
 
@@ -104,6 +65,8 @@ class EmbeddedTransport:
         self._database = Database(path, durable=True, busy_timeout=publish_timeout)
         self._reports = Database(path, durable=False, busy_timeout=min(publish_timeout, REPORT_TIMEOUT))
         self._subscriptions: list[EmbeddedSubscription] = []
+        self._closed = threading.Event()
+        self._purge_thread = threading.Thread(target=self._purge_until_closed, name="purge", daemon=True)
 
     def ensure_topics(self, topics: Sequence[Topic]) -> None:
         """Insert the topics; the retention of existing topics is updated."""
@@ -136,7 +99,9 @@ class EmbeddedTransport:
     def subscribe(
         self, topics: Sequence[str], group: str, *, weights: Mapping[str, int] | None = None
     ) -> EmbeddedSubscription:
-        """Open a connection to the file for a new member of ``group``."""
+        """Open a connection to the file for a new member of ``group``. The first one starts the purge thread."""
+        if not self._subscriptions:
+            self._purge_thread.start()
         database = Database(self._path, durable=True)
         subscription = EmbeddedSubscription(database, topics, group, weights or {}, self._lease)
         self._subscriptions.append(subscription)
@@ -157,10 +122,23 @@ class EmbeddedTransport:
 
     def close(self) -> None:
         """Close all subscriptions and the connections to the file."""
+        self._closed.set()
         for subscription in self._subscriptions:
             subscription.close()
+        if self._subscriptions:
+            self._purge_thread.join()
         self._reports.close()
         self._database.close()
+
+    def _purge_until_closed(self) -> None:
+        pause = self._lease / 4
+        while not self._closed.wait(pause):
+            pause = PURGE_INTERVAL
+            try:
+                with closing(Database(self._path, durable=False, busy_timeout=PURGE_TIMEOUT)) as database:
+                    purge(database, self._closed)
+            except InfrastructureError as error:
+                log.warning("purge_failed", error=error.message)
 
 
 class EmbeddedSubscription:
@@ -173,8 +151,7 @@ class EmbeddedSubscription:
         self._scheduler = StrideScheduler(weights)
         self._take_lock = threading.Lock()
         self._topics = tuple(topics)
-        self._group = group
-        self._lease = lease
+        self._deliveries = GroupDeliveries(group, lease)
         self._owner = uuid.uuid4().hex
         self._generation = database.generation
         self._open: dict[int, Delivery] = {}
@@ -190,31 +167,24 @@ class EmbeddedSubscription:
         while not self._closed.is_set():
             with self._take_lock:
                 self._follow_database()
-                delivery = self._take()
+                ready, unscheduled = self._deliveries.look(self._database, self._topics, self._open_offsets())
+                delivery = self._take() if ready or unscheduled else None
             if delivery is not None:
                 return delivery
             remaining = deadline - time.monotonic()
-            if remaining <= 0 or self._closed.wait(min(remaining, POLL_INTERVAL)):
+            if remaining <= 0 or self._closed.wait(min(remaining, SCHEDULE_PAUSE if unscheduled else POLL_INTERVAL)):
                 break
         return None
 
     def settle(self, delivery: Delivery, *outputs: Message) -> None:
-        """Insert the outputs and advance the low-water mark in one transaction, if this member owns the delivery."""
+        """Insert the outputs and remove the delivery in one transaction, if this member owns it."""
         check_message_sizes(outputs)
         with self._database.transaction() as connection:
-            row = connection.execute(
-                "SELECT owner FROM deliveries WHERE grp = ? AND seq = ?", (self._group, delivery.offset)
-            ).fetchone()
-            if row is None or row[0] != self._owner:
+            _insert(connection, outputs)
+            if not self._deliveries.settle(connection, delivery.message.topic, delivery.offset, self._owner):
                 delivery.cancel.cancel(ErrorCode.DELIVERY_LOST)
                 self._forget(delivery)
                 raise CancelledError("the job now belongs to another consumer", code=ErrorCode.DELIVERY_LOST)
-            _insert(connection, outputs)
-            connection.execute(
-                "UPDATE deliveries SET settled = 1, owner = NULL WHERE grp = ? AND seq = ?",
-                (self._group, delivery.offset),
-            )
-            self._advance_mark(connection, delivery)
         self._forget(delivery)
 
     def release(self, delivery: Delivery, *, count_attempt: bool) -> None:
@@ -222,10 +192,8 @@ class EmbeddedSubscription:
         # Forgotten first, so that the lease is no longer renewed and expires if the update fails.
         self._forget(delivery)
         with self._database.transaction() as connection:
-            connection.execute(
-                "UPDATE deliveries SET owner = NULL, lease_until = 0, attempts = attempts - ? "
-                "WHERE grp = ? AND seq = ? AND owner = ?",
-                (0 if count_attempt else 1, self._group, delivery.offset, self._owner),
+            self._deliveries.release(
+                connection, delivery.message.topic, delivery.offset, self._owner, count_attempt=count_attempt
             )
 
     def close(self) -> None:
@@ -243,10 +211,7 @@ class EmbeddedSubscription:
 
     def _join_group(self) -> None:
         with self._database.transaction() as connection:
-            connection.executemany(
-                "INSERT OR IGNORE INTO low_water_marks (grp, topic, seq) VALUES (?, ?, 0)",
-                [(self._group, topic) for topic in self._topics],
-            )
+            self._deliveries.join(connection, self._topics)
 
     def _follow_database(self) -> None:
         """Begin anew in a file that has replaced the one before: its offsets name other messages."""
@@ -260,51 +225,31 @@ class EmbeddedSubscription:
 
     def _take(self) -> Delivery | None:
         """Lease the next ready message, or return None."""
-
-        def parameters(topic: str) -> dict[str, object]:
-            return {
-                "grp": self._group,
-                "topic": topic,
-                "now": time.monotonic(),
-                "wall_clock": time.time(),
-                "lease": self._lease,
-                "open": json.dumps([delivery.offset for delivery in self._open_deliveries()]),
-            }
-
-        # Looking first without the write lock keeps idle members from queueing for it.
-        if not any(self._database.query(_READY, parameters(topic)) for topic in self._topics):
-            return None
         with self._database.transaction() as connection:
             if self._database.generation != self._generation:
                 return None  # in another file, the offsets of open deliveries name other messages
-            found = {topic: connection.execute(_READY, parameters(topic)).fetchone() for topic in self._topics}
-            heads = {topic: row for topic, row in found.items() if row is not None}
+            offsets = self._open_offsets()
+            found = {topic: self._deliveries.head(connection, topic, offsets) for topic in self._topics}
+            heads = {topic: head for topic, head in found.items() if head is not None}
             if not heads:
                 return None
             topic = self._scheduler.select(heads)
-            seq, _, key, value, headers, attempts = heads[topic]
-            if blocked_by_isolation(attempts > 0, self._open_deliveries()):
+            head = heads[topic]
+            if blocked_by_isolation(head.attempts > 0, self._open_deliveries()):
+                return None
+            stored = self._deliveries.take(connection, topic, head.seq, self._owner)
+            if stored is None:
                 return None
             self._scheduler.charge(topic)
-            lease_until = time.monotonic() + self._lease
-            connection.execute(_LEASE, {"grp": self._group, "seq": seq, "owner": self._owner, "until": lease_until})
+        key, value, headers = stored
         message = Message(topic, key, value, _decode_headers(headers))
-        delivery = Delivery(message, partition=0, offset=seq, attempt=attempts + 1, cancel=CancelToken())
+        delivery = Delivery(message, partition=0, offset=head.seq, attempt=head.attempts + 1, cancel=CancelToken())
         with self._open_lock:
-            self._open[seq] = delivery
+            self._open[head.seq] = delivery
         return delivery
 
-    def _advance_mark(self, connection: sqlite3.Connection, delivery: Delivery) -> None:
-        topic = delivery.message.topic
-        values = {"grp": self._group, "topic": topic, "settled": delivery.offset}
-        first_unsettled = connection.execute(_FIRST_UNSETTLED, values).fetchone()
-        (mark,) = first_unsettled or connection.execute(_NEXT, values).fetchone()
-        connection.execute("UPDATE low_water_marks SET seq = ? WHERE grp = ? AND topic = ?", (mark, self._group, topic))
-        connection.execute(
-            "DELETE FROM deliveries WHERE grp = ? AND seq < ? "
-            "AND EXISTS (SELECT 1 FROM messages m WHERE m.seq = deliveries.seq AND m.topic = ?)",
-            (self._group, mark, topic),
-        )
+    def _open_offsets(self) -> tuple[int, ...]:
+        return tuple(delivery.offset for delivery in self._open_deliveries())
 
     def _open_deliveries(self) -> tuple[Delivery, ...]:
         with self._open_lock:
@@ -315,43 +260,27 @@ class EmbeddedSubscription:
             self._open.pop(delivery.offset, None)
 
     def _renew_until_closed(self) -> None:
-        next_purge = 0.0
-        while not self._closed.wait(self._lease / 4):
+        while not self._closed.wait(self._deliveries.lease / 4):
             try:
                 with self._take_lock:
                     self._follow_database()
                 self._renew_leases()
-                if time.monotonic() >= next_purge:
-                    self._purge()
-                    next_purge = time.monotonic() + PURGE_INTERVAL
             except InfrastructureError as error:
                 # ``settle`` checks the ownership again, so an expired lease cannot lead to duplicate outputs.
-                log.warning("lease_not_renewed", group=self._group, error=error.message)
+                log.warning("lease_not_renewed", group=self._deliveries.group, error=error.message)
 
     def _renew_leases(self) -> None:
         deliveries = self._open_deliveries()
         if not deliveries:
             return
+        held = [(delivery.message.topic, delivery.offset) for delivery in deliveries]
         with self._database.transaction() as connection:
-            lease_until = time.monotonic() + self._lease
-            connection.executemany(
-                "UPDATE deliveries SET lease_until = ? WHERE grp = ? AND seq = ? AND owner = ?",
-                [(lease_until, self._group, delivery.offset, self._owner) for delivery in deliveries],
-            )
-            rows = connection.execute(
-                "SELECT seq FROM deliveries WHERE grp = ? AND owner = ?", (self._group, self._owner)
-            ).fetchall()
-        owned = {seq for (seq,) in rows}
+            owned = self._deliveries.renew(connection, held, self._owner)
         for delivery in deliveries:
             # A delivery that is still open was neither settled nor released meanwhile: another member has taken it.
             if delivery.offset not in owned and delivery in self._open_deliveries():
                 self._forget(delivery)
                 delivery.cancel.cancel(ErrorCode.DELIVERY_LOST)
-
-    def _purge(self) -> None:
-        with self._database.transaction() as connection:
-            connection.execute(_PURGE, {"now": time.time()})
-            connection.execute(_PURGE_DELIVERIES)
 
 
 def _insert(connection: sqlite3.Connection, messages: Sequence[Message]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -12,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,10 @@ import pytest
 from pipeline.errors import CancelledError, ErrorCode, InfrastructureError
 from pipeline.transport.embedded import transport as transport_module
 from pipeline.transport.embedded.database import Database
+from pipeline.transport.embedded.deliveries import SCHEDULE_SLICE
+from pipeline.transport.embedded.purge import purge
 from pipeline.transport.embedded.transport import EmbeddedSubscription, EmbeddedTransport
-from pipeline.transport.protocol import Delivery, Message, Topic
+from pipeline.transport.protocol import NOT_BEFORE, Delivery, Message, Topic
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT = 30.0
@@ -191,16 +192,6 @@ class TestFullDisk:
         subscription.settle(delivery, Message(RESULTS, "k", bytes(500_000)))
         assert rows(path, "SELECT topic, length(value) FROM messages ORDER BY seq") == [(JOBS, 5), (RESULTS, 500_000)]
 
-    @pytest.fixture
-    def small_disk(self, tmp_path: Path) -> Iterator[Path]:
-        folder = tmp_path / "disk"
-        folder.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-        if os.geteuid() != 0 or sys.platform != "linux" or subprocess.run(mount, check=False).returncode != 0:
-            pytest.skip("mounting a small disk requires root on Linux")
-        yield folder
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
     def test_full_file_system(self, small_disk: Path) -> None:
         transport = EmbeddedTransport(small_disk / "broker.sqlite")
         with pytest.raises(InfrastructureError) as refused:
@@ -210,15 +201,21 @@ class TestFullDisk:
         transport.close()
 
 
+def lease_to_another(transport: EmbeddedTransport, path: Path, lease_until: float) -> None:
+    """Deliver the first job, and rewrite its lease."""
+    transport.subscribe([JOBS], "group").receive(0.0)
+    execute(path, f"UPDATE deliveries SET owner = 'other', lease_until = {lease_until}")
+
+
 class TestLeases:
     def test_lease_from_before_a_reboot_has_expired(self, transport: EmbeddedTransport, path: Path) -> None:
         transport.publish(*jobs(1))
-        execute(path, f"INSERT INTO deliveries VALUES ('group', 1, 'other', {time.monotonic() + 1e6}, 1, 0)")
+        lease_to_another(transport, path, time.monotonic() + 1e6)
         assert receive(transport.subscribe([JOBS], "group")).attempt == 2
 
     def test_current_lease_is_respected(self, transport: EmbeddedTransport, path: Path) -> None:
         transport.publish(*jobs(1))
-        execute(path, f"INSERT INTO deliveries VALUES ('group', 1, 'other', {time.monotonic() + LEASE}, 1, 0)")
+        lease_to_another(transport, path, time.monotonic() + LEASE)
         subscription = transport.subscribe([JOBS], "group")
         assert subscription.receive(0.0) is None
         assert receive(subscription).attempt == 2
@@ -290,9 +287,58 @@ class TestClosing:
             subscription.settle(delivery)
 
 
+def purge_all(path: Path) -> None:
+    with closing(Database(path, durable=False)) as database:
+        purge(database, threading.Event())
+
+
+#: Purges until SQLite's virtual machine has made 30,000 steps, which is in the middle of some transaction.
+DYING_PURGE = """
+import os, sys, threading
+from pathlib import Path
+from pipeline.transport.embedded.database import Database
+from pipeline.transport.embedded.purge import purge
+
+database = Database(Path(sys.argv[1]), durable=False)
+database._connection.set_progress_handler(lambda: os._exit(9), 30_000)
+purge(database, threading.Event())
+"""
+
+
+def file_size(path: Path) -> int:
+    """Return the bytes of the file, with everything in the log applied."""
+    rows(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    return path.stat().st_size
+
+
 def count_rows(path: Path) -> dict[str, int]:
-    tables = ("messages", "deliveries", "low_water_marks")
+    tables = ("messages", "deliveries")
     return {table: rows(path, f"SELECT count(*) FROM {table}")[0][0] for table in tables}
+
+
+@contextmanager
+def counted_steps(subscription: EmbeddedSubscription) -> Iterator[list[int]]:
+    """Count the steps of SQLite's virtual machine within the block; the list has as many entries."""
+    steps: list[int] = []
+    connection = subscription._database._connection
+    connection.set_progress_handler(lambda: steps.append(1), 1)
+    yield steps
+    connection.set_progress_handler(None, 0)
+
+
+def steps_of_a_poll(subscription: EmbeddedSubscription) -> int:
+    with counted_steps(subscription) as steps:
+        delivery = subscription.receive(0.0)
+    if delivery is not None:
+        subscription.release(delivery, count_attempt=False)
+    return len(steps)
+
+
+def steps_of_a_delivery(transport: EmbeddedTransport, subscription: EmbeddedSubscription) -> int:
+    transport.publish(Message(JOBS, "next", b""))
+    with counted_steps(subscription) as steps:
+        subscription.settle(receive(subscription))
+    return len(steps)
 
 
 class TestHousekeeping:
@@ -306,43 +352,41 @@ class TestHousekeeping:
         subscription._database.query(
             "PRAGMA synchronous = OFF", {}
         )  # 4000 waits for the disk would only slow the test down
-        largest = 0
         straggler = receive(subscription)
         for _ in range(50):
             subscription.settle(receive(subscription))
-        largest = count_rows(path)["deliveries"]
-        assert largest == 51  # rows above the straggler must be kept
+        assert count_rows(path)["deliveries"] == SCHEDULE_SLICE - 50
         subscription.settle(straggler)
-        for number in range(2000 - 51):
+        for _ in range(2000 - 51):
             subscription.settle(receive(subscription))
-            if number % 100 == 0:
-                assert count_rows(path)["deliveries"] <= 1
-        assert count_rows(path) == {"messages": 2000, "deliveries": 0, "low_water_marks": 1}
+        assert count_rows(path) == {"messages": 2000, "deliveries": 0}
 
-    def test_cost_of_a_delivery_is_independent_of_history_and_queue_length(self, path: Path) -> None:
+    @pytest.mark.parametrize("crowd", ["waiting", "blocked by their key", "settled", "ready"])
+    def test_costs_are_independent_of_other_messages(self, crowd: str, path: Path) -> None:
         """Counts the steps of SQLite's virtual machine instead of the time, which depends on the machine."""
-        transport = EmbeddedTransport(path, lease=3600.0)  # so long that the lease thread adds no steps of its own
-        transport.publish(*jobs(2))
+        transport = EmbeddedTransport(path, lease=3600.0)  # so long that no background thread adds steps of its own
+        waiting = {NOT_BEFORE: b"%d" % ((time.time() + 3600) * 1000)}
+        transport.publish(Message(JOBS, "straggler", b"", waiting))
         subscription = transport.subscribe([JOBS], "group")
+        alone = steps_of_a_poll(subscription), steps_of_a_delivery(transport, subscription)
 
-        def steps() -> int:
-            counted = 0
-
-            def count() -> int:
-                nonlocal counted
-                counted += 1
-                return 0
-
-            connection = subscription._database._connection
-            connection.set_progress_handler(count, 1)
-            subscription.settle(receive(subscription))
-            connection.set_progress_handler(None, 0)
-            return counted
-
-        short = steps()
-        execute(path, "UPDATE low_water_marks SET seq = 5002")
-        transport.publish(*jobs(10_000))  # half of them behind the mark
-        assert steps() < 2 * short
+        many = 3 * SCHEDULE_SLICE
+        match crowd:
+            case "waiting":
+                transport.publish(*[Message(JOBS, f"key-{number}", b"", waiting) for number in range(many)])
+            case "blocked by their key":
+                transport.publish(*[Message(JOBS, "straggler", b"")] * many)
+            case "settled":
+                transport.publish(*jobs(many))
+                execute(path, "UPDATE positions SET seq = (SELECT max(seq) + 1 FROM messages)")
+            case "ready":
+                transport.publish(*jobs(many))
+                subscription.settle(receive(subscription))
+        if crowd != "ready":
+            assert subscription.receive(1.0) is None
+        crowded = steps_of_a_poll(subscription), steps_of_a_delivery(transport, subscription)
+        assert crowded[0] < 2 * alone[0]
+        assert crowded[1] < 2 * alone[1]
         transport.close()
 
     def test_purge_drops_expired_settled_messages_only(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,7 +400,7 @@ class TestHousekeeping:
         held = receive(subscription)
         execute(path, "UPDATE messages SET published = published - 100 WHERE topic <> 'jobs' OR seq <> 1")
 
-        subscription._purge()
+        purge_all(path)
 
         remaining = rows(path, "SELECT topic, key FROM messages ORDER BY seq")
         assert remaining == [(JOBS, "key-0"), (JOBS, "key-2"), ("kept", "key-0")]
@@ -371,25 +415,118 @@ class TestHousekeeping:
         quick, slow = transport.subscribe([JOBS], "quick"), transport.subscribe([JOBS], "slow")
         quick.settle(receive(quick))
         execute(path, "UPDATE messages SET published = 0")
-        quick._purge()
+        purge_all(path)
         slow.settle(receive(slow))
-        slow._purge()
+        purge_all(path)
         assert count_rows(path)["messages"] == 0
+
+    def test_group_that_joins_during_a_purge_loses_nothing(self, transport: EmbeddedTransport, path: Path) -> None:
+        transport.publish(*jobs(2))
+        quick = transport.subscribe([JOBS], "quick")
+        for _ in range(2):
+            quick.settle(receive(quick))
+        execute(path, "UPDATE messages SET published = 0")
+        late: list[EmbeddedSubscription] = []
+
+        class SlowDatabase(Database):
+            @contextmanager
+            def transaction(self) -> Iterator[sqlite3.Connection]:
+                if not late:  # the messages to drop have been chosen
+                    late.append(transport.subscribe([JOBS], "late"))
+                    late[0].release(receive(late[0]), count_attempt=False)
+                with super().transaction() as connection:
+                    yield connection
+
+        with closing(SlowDatabase(path, durable=False)) as database:
+            purge(database, threading.Event())
+        assert [receive(late[0]).message.key for _ in range(2)] == ["key-0", "key-1"]
 
     def test_purge_may_drop_an_open_report(self, transport: EmbeddedTransport, path: Path) -> None:
         transport.emit(*jobs(1, REPORTS))
         subscription = transport.subscribe([REPORTS], "group")
         held = receive(subscription)
         execute(path, "UPDATE messages SET published = 0")
-        subscription._purge()
+        purge_all(path)
         assert count_rows(path)["messages"] == 0
 
         subscription.settle(held)
-        subscription._purge()
 
-        assert count_rows(path) == {"messages": 0, "deliveries": 0, "low_water_marks": 1}
+        assert count_rows(path) == {"messages": 0, "deliveries": 0}
         transport.emit(*jobs(1, REPORTS))
         assert receive(subscription).attempt == 1
+
+    def test_held_report_that_was_dropped_is_not_delivered_again(
+        self, transport: EmbeddedTransport, path: Path
+    ) -> None:
+        transport.emit(Message(REPORTS, "k", b"first"), Message(REPORTS, "k", b"second"))
+        subscription = transport.subscribe([REPORTS], "group")
+        held = receive(subscription)
+        execute(path, "UPDATE messages SET published = 0 WHERE value = CAST('first' AS BLOB)")
+        purge_all(path)
+        subscription.release(held, count_attempt=True)
+        assert receive(subscription).message.value == b"second"
+
+    def test_dropped_report_no_longer_holds_up_its_key(self, transport: EmbeddedTransport, path: Path) -> None:
+        waiting = {NOT_BEFORE: b"%d" % ((time.time() + 3600) * 1000)}
+        transport.emit(Message(REPORTS, "k", b"", waiting), Message(REPORTS, "k", b"second"))
+        subscription = transport.subscribe([REPORTS], "group")
+        assert subscription.receive(0.0) is None
+        execute(path, "UPDATE messages SET published = 0 WHERE due > 0")
+        purge_all(path)
+        assert receive(subscription).message.value == b"second"
+
+    def test_purge_gives_the_space_back(self, transport: EmbeddedTransport, path: Path) -> None:
+        transport.publish(Message("kept", "k", b"kept"))
+        transport.emit(*[Message(REPORTS, "k", bytes(100_000))] * 50)
+        execute(path, "UPDATE messages SET published = 0")
+        transport.publish(*jobs(1))  # written last, at the end of the file
+        assert file_size(path) > 5_000_000
+
+        purge_all(path)
+
+        assert file_size(path) < 200_000
+        assert [stored.message.key for stored in transport.browse(JOBS)] == ["key-0"]
+        assert rows(path, "PRAGMA integrity_check") == [("ok",)]
+
+    def test_others_write_during_a_purge(self, transport: EmbeddedTransport, path: Path) -> None:
+        transport.emit(*jobs(5000, REPORTS))
+        execute(path, "UPDATE messages SET published = 0")
+        thread = threading.Thread(target=purge_all, args=(path,))
+        thread.start()
+        with closing(EmbeddedTransport(path, publish_timeout=0.0)) as impatient:  # never waits for the lock
+            while thread.is_alive() and not rows(path, "SELECT 1 FROM messages WHERE topic = 'jobs'"):
+                with suppress(InfrastructureError):
+                    impatient.publish(*jobs(1))
+            reports = rows(path, "SELECT count(*) FROM messages WHERE topic = 'reports'")
+        thread.join()
+        assert reports > [(0,)]
+        assert count_rows(path)["messages"] == 1
+
+    def test_purge_that_is_stopped_keeps_the_rest(self, transport: EmbeddedTransport, path: Path) -> None:
+        transport.emit(*jobs(2000, REPORTS))
+        execute(path, "UPDATE messages SET published = 0")
+        stop = threading.Event()
+        with closing(Database(path, durable=False)) as database:
+            thread = threading.Thread(target=purge, args=(database, stop))
+            thread.start()
+            while count_rows(path)["messages"] == 2000:
+                pass
+            stop.set()
+            thread.join()
+        assert 0 < count_rows(path)["messages"] < 2000
+        purge_all(path)
+        assert count_rows(path)["messages"] == 0
+
+    def test_purge_that_dies_leaves_the_rest(self, transport: EmbeddedTransport, path: Path) -> None:
+        transport.publish(*jobs(1))
+        transport.emit(*jobs(2000, REPORTS))
+        execute(path, "UPDATE messages SET published = 0")
+        assert subprocess.run([sys.executable, "-c", DYING_PURGE, str(path)], cwd=ROOT, check=False).returncode == 9
+        assert 1 < count_rows(path)["messages"] < 2001
+        assert rows(path, "PRAGMA integrity_check") == [("ok",)]
+        purge_all(path)
+        assert receive(transport.subscribe([JOBS], "group")).message.key == "key-0"
+        assert count_rows(path)["messages"] == 1
 
     def test_purge_runs_in_the_background(
         self, path: Path, transport: EmbeddedTransport, monkeypatch: pytest.MonkeyPatch
