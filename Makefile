@@ -9,7 +9,7 @@ SOURCES := config.py settings api processor uploader pipeline demo devstack depl
 # Cached byte code saves seconds at every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install lint mypy prose docs reference audio-table format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline bench-front bench-resampling demo lock
+.PHONY: help install lint mypy prose docs reference audio-table format test test-fast test-kafka chaos chaos-destructive bench-download bench-separate bench-quality bench-gpu bench-pipeline bench-front bench-resampling demo lock
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -61,6 +61,9 @@ SEED ?= 1
 MINUTES ?= 30
 chaos: install ## kill, pause and disconnect all parts for half an hour, then check that no job was lost
 	$(PYTHON) -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --faults 19 --jobs 14 --crashes 8
+
+chaos-destructive: install ## destroy logs and working files under load, then check that no job is gone that a member held
+	$(PYTHON) -m tests.chaos --destructive --seed $(SEED) --minutes $(MINUTES) --faults 8 --jobs 40 --crashes 3
 
 bench-download: install ## compare the download engine with curl, wget, axel, aria2c and others; writes docs/BENCHMARKS.md (15 minutes)
 	-$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .local/bench -r requirements/bench.lock
