@@ -10,7 +10,8 @@ Problems, which make the run fail:
   a missing source and for poison;
 * a dead letter that is not poison, an unsigned webhook, a 503 without Retry-After;
 * a failure of the run itself: a server that did not restart, jobs that did not finish;
-* leftovers: working files, objects of the hand-off or of no job, unsettled messages, processes.
+* leftovers: working files, objects of the hand-off or of no job (except those of jobs lost with a log), unsettled
+  messages, processes.
 
 Counted, but not problems: repeated webhooks and separations, and jobs that were created although the client received
 no 202. If the response was lost, the client cannot detect this. If it was 503, the broker had stored the message but
@@ -203,7 +204,10 @@ def _objects(index: LedgerIndex) -> Iterator[str]:
         for task, webhooks in index.webhooks.items()
         for stem in body_of(webhooks[0]).get("stems") or ()
     }
+    lost = index.lost & index.expendable
     for key in index.objects:
+        if any(task in key for task in lost):
+            continue  # its result was in a destroyed log, so no uploader deletes its stems
         if key.startswith(_HANDOFF):
             yield f"left in the hand-off: {key}"
         elif key not in finished and not key.startswith(_OUTCOMES):

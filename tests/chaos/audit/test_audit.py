@@ -119,9 +119,11 @@ def test_repeated_separation_is_counted() -> None:
 
 
 def test_job_in_a_destroyed_log_may_be_lost_unless_a_member_has_begun_it() -> None:
-    run = without(WebhookReceived, "t3")
-    lost = only_problem([*run, LogDestroyed(number=1, expendable=["t2"], held=["t3"])])
-    assert lost.startswith("lost: t3")
+    run = [*without(WebhookReceived, "t3"), ObjectFound(key="handoff/t3/vocals-aa.wav", sha256="aa", bytes=1)]
+    assert [problem[:14] for problem in problems([*run, LogDestroyed(number=1, expendable=["t2"], held=["t3"])])] == [
+        "lost: t3 (miss",
+        "left in the ha",
+    ]
     spared = [*run, LogDestroyed(number=1, expendable=["t2", "t3"], held=[])]
     assert problems(spared) == []
     counted = figures(spared)

@@ -285,6 +285,19 @@ def test_message_is_held_until_its_offset_is_durable(
     assert [held.message for held in assignment.take_unverified()] == ([] if committed else [message])
 
 
+def test_attempt_that_was_taken_back_is_committed_again_after_a_failed_commit() -> None:
+    """Otherwise the next owner would count a crash that has not happened."""
+    assignment, partition, delivery = begun(Message("jobs", "k", b"job"))
+    assert parse_metadata(assignment.committable(partition).metadata).attempts == {0: 1}
+    assignment.requeue(partition, delivery, count_attempt=False)
+    assignment.committable(partition)
+    assignment.commit_failed(partition)
+    ((_, commit),) = assignment.cancel_open([TOPIC_PARTITIONS[0]]).items()
+    assert parse_metadata(commit.metadata).attempts == {}
+    assignment.committable(partition)
+    assert assignment.cancel_open([TOPIC_PARTITIONS[0]]) == {}
+
+
 class TestDoubt:
     """After a lost connection, another log of the same name may be behind the next one."""
 
