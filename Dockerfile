@@ -3,13 +3,21 @@
 #   docker build --target processor-gpu --tag uvr-api/processor-gpu .
 #
 # Needs BuildKit (Docker 23 or newer). Packages come from the indexes that pip and uv are configured with. Each package
-# must have its hash in requirements/*.lock, except the CPU builds of torch.
+# must have its hash in requirements/*.lock.
+#
+# The base images are pinned to versions. BUILD_DIGEST and RUNTIME_DIGEST pin them to their content as well:
+#
+#   docker build --build-arg BUILD_DIGEST=@sha256:... --build-arg RUNTIME_DIGEST=@sha256:... --target api .
+#
+# `docker buildx imagetools inspect IMAGE` prints the digest of an image, see docs/how-to/release.md.
+ARG BUILD_DIGEST=
+ARG RUNTIME_DIGEST=
 
 
 # --- Virtual environments. The images contain only /opt/venv of these stages. ---
 
 # Not the slim variant: diffq, a dependency of audio-separator, is built from source with a C compiler.
-FROM python:3.11.15-bookworm AS build
+FROM python:3.11.15-bookworm${BUILD_DIGEST} AS build
 # Byte code is validated by hash, not by date: layers may be rewritten with other dates.
 ENV UV_COMPILE_BYTECODE=1 \
     PYC_INVALIDATION_MODE=UNCHECKED_HASH \
@@ -28,14 +36,15 @@ RUN --mount=type=cache,target=/root/.cache \
     --mount=type=bind,source=requirements,target=/requirements \
     uv pip install --no-deps --require-hashes -r /requirements/service.lock
 
-# The CPU builds of torch are a tenth of the size, but have their own index, which may be unreachable. The dry run fails
-# within seconds in that case; the builds with CUDA work on a CPU as well.
+# The CPU builds of torch are a tenth of the size, but only PyTorch's own index has them and their hashes. It may have been
+# unreachable when the locks were written (then there is no torch-cpu.lock), or is now: the dry run fails within seconds
+# in that case. The builds with CUDA work on a CPU as well.
 FROM services AS separation-cpu
 RUN --mount=type=cache,target=/root/.cache \
     --mount=type=bind,source=requirements,target=/requirements \
-    if UV_HTTP_TIMEOUT=5 UV_HTTP_RETRIES=0 timeout 20 \
-        uv pip install --no-deps --dry-run --torch-backend cpu -r /requirements/torch-cpu.lock; \
-    then uv pip install --no-deps --torch-backend cpu -r /requirements/torch-cpu.lock; \
+    if [ -f /requirements/torch-cpu.lock ] && UV_HTTP_TIMEOUT=5 UV_HTTP_RETRIES=0 timeout 20 \
+        uv pip install --no-deps --require-hashes --dry-run --torch-backend cpu -r /requirements/torch-cpu.lock; \
+    then uv pip install --no-deps --require-hashes --torch-backend cpu -r /requirements/torch-cpu.lock; \
     else echo "the CPU builds of torch are unavailable: using those with CUDA" >&2 \
         && uv pip install --no-deps --require-hashes -r /requirements/torch-cuda.lock; \
     fi
@@ -60,7 +69,7 @@ RUN --mount=type=cache,target=/root/.cache \
 
 # --- Images ---
 
-FROM python:3.11.15-slim-bookworm AS runtime
+FROM python:3.11.15-slim-bookworm${RUNTIME_DIGEST} AS runtime
 LABEL org.opencontainers.image.title="UVR-API" \
       org.opencontainers.image.description="Self-hosted audio separation: a URL goes in, stems and a webhook come out." \
       org.opencontainers.image.licenses="MIT"

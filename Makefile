@@ -9,7 +9,7 @@ SOURCES := config.py settings api processor uploader pipeline demo devstack depl
 # Cached byte code saves seconds at every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install lint mypy prose docs reference audio-table format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline bench-front bench-resampling demo lock
+.PHONY: help install lint mypy prose secrets audit sbom docs reference audio-table format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline bench-front bench-resampling bench-sandbox demo lock mutate
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -25,7 +25,7 @@ lint: install ## check style, types, import rules, dead code, Dockerfile and she
 	$(PYTHON) -m vulture
 	.venv/bin/hadolint Dockerfile
 	for script in start_local.sh requirements/compile.sh .ci/run; do bash -n $$script || exit; done
-	@$(MAKE) --no-print-directory prose
+	@$(MAKE) --no-print-directory prose secrets
 
 mypy:
 	$(PYTHON) -m mypy $(SOURCES) tests
@@ -34,6 +34,16 @@ prose: install ## wording, spelling, and one name for one thing
 	$(PYTHON) -m scripts.check_prose
 	$(PYTHON) -m scripts.check_names
 	.venv/bin/typos --format brief
+
+secrets: install ## search the tracked files for secrets
+	$(PYTHON) -m scripts.secret_scan
+
+audit: install ## search the history for secrets, and the locks for known vulnerabilities where PyPI's data can be reached
+	$(PYTHON) -m scripts.secret_scan --history
+	$(PYTHON) -m scripts.audit
+
+sbom: install ## write a bill of materials (CycloneDX) of each image into .local/sbom
+	$(PYTHON) -m scripts.sbom .local/sbom
 
 docs: install ## the documentation site in site/, strict: a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
@@ -59,11 +69,15 @@ test-kafka: install ## run the tests that need a real Kafka or a real S3 server
 
 SEED ?= 1
 MINUTES ?= 30
+MUTATE_MINUTES ?= 60
 chaos: install ## kill, pause and disconnect all parts for half an hour, then check that no job was lost
 	$(PYTHON) -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --faults 19 --jobs 14 --crashes 8
 
+mutate: install ## test the tests of the core with mutants of it, for an hour (MUTATE_MINUTES=, MUTATE_GROUPS=); a later run goes on
+	$(PYTHON) -m scripts.mutate --minutes $(MUTATE_MINUTES) $(MUTATE_GROUPS)
+
 bench-download: install ## compare the download engine with curl, wget, axel, aria2c and others; writes docs/BENCHMARKS.md (15 minutes)
-	-$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .local/bench -r requirements/bench.lock
+	-$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --target .local/bench -r requirements/bench.lock
 	$(PYTHON) -m benchmarks.download --write docs/BENCHMARKS.md $(ARGS)
 
 bench-separate: install ## compare the separation engine with audio-separator, in process and as a command; writes docs/BENCHMARKS.md (7 minutes)
@@ -73,7 +87,7 @@ bench-quality: install ## compare SDR, SI-SDR and SIR with audio-separator on so
 	$(PYTHON) -m benchmarks.quality --write docs/BENCHMARKS.md $(ARGS)
 
 bench-gpu: install ## compare the engine with audio-separator on a GPU, with networks of full size; writes docs/BENCHMARKS.md (30 minutes or more)
-	-$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .local/bench -r requirements/bench.lock
+	-$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --target .local/bench -r requirements/bench.lock
 	PYTHONPATH=.local/bench $(PYTHON) -m benchmarks.gpu --write docs/BENCHMARKS.md $(ARGS)
 
 bench-pipeline: install ## compare the services on a real Kafka and S3 with a sequential program; writes docs/BENCHMARKS.md (7 minutes)
@@ -84,6 +98,9 @@ bench-front: install ## measure the API while clients occupy it; writes docs/BEN
 
 bench-resampling: install ## measure the sample-rate conversion and compare it with others; writes docs/AUDIO.md (a minute)
 	$(PYTHON) -m benchmarks.resampling --write docs/AUDIO.md
+
+bench-sandbox: install ## measure what the isolation of each source costs; writes docs/AUDIO.md (ten seconds)
+	$(PYTHON) -m benchmarks.sandbox --write docs/AUDIO.md
 
 demo: ## separate a demo song with all services
 	@./start_local.sh demo

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from settings.api import ApiSettings
 from settings.device import Compile, DeviceSettings, Precision
 from settings.download import DownloadSettings
 from settings.env_example import render_env_example
+from settings.env_file import parse_env_file
 from settings.kafka import KafkaSettings, SaslMechanism, SecurityProtocol
 from settings.logging import LogFormat, LogSettings
 from settings.model import ModelSettings
+from settings.sentences import config_sentences
 from settings.storage import StateSettings, StorageEngine, StorageSettings
 from settings.types import GIB, KIB, MIB, ConfigError, Section
+from settings.unknown import unknown_in_environment, unknown_in_file
 from settings.webhook import WebhookSettings
 from settings.worker import WorkerSettings
 
@@ -31,7 +34,8 @@ __all__ = [
     "GIB", "KIB", "MIB", "SECRETS", "SECTIONS", "ApiSettings", "Compile", "ConfigError", "DeviceSettings",
     "DownloadSettings", "KafkaSettings", "LogFormat", "LogSettings", "ModelSettings", "Precision", "SaslMechanism",
     "Section", "SecurityProtocol", "Settings", "StateSettings", "StorageEngine", "StorageSettings",
-    "WebhookSettings", "WorkerSettings", "env_example", "load", "variable_names",
+    "UnknownVariable", "WebhookSettings", "WorkerSettings", "env_example", "load", "read_env_file",
+    "unknown_variables", "variable_names",
 ]  # fmt: skip
 
 
@@ -63,27 +67,102 @@ SECRETS = tuple(
 
 #: The variables by which other programs find certificate authorities, in the order in which they are tried.
 _USUAL_CA_BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+#: The variables of settings that Amazon's programs know by another name, by the name of ours.
+_AWS_NAMES = {
+    "S3_ENDPOINT_URL": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "AWS_SESSION_TOKEN": ("AWS_SECURITY_TOKEN",),
+}
 
 
 def load(env_file: Path | None = Path(".env"), environment: Mapping[str, str] | None = None) -> Settings:
     """Read and check every setting. The environment overrides ``env_file``; an empty value counts as unset.
 
-    ``environment``: read instead of the environment of this process. Names are matched in any case.
-    Raises ConfigError naming each variable that cannot be used.
+    ``environment``: read instead of the environment of this process. Names are matched in any case there.
+    Raises ConfigError naming each variable that cannot be used, and the unknown ones that may be the cause.
     """
-    try:
-        of_file = dotenv_values(env_file) if env_file and env_file.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the file {env_file} cannot be read ({_reason(error)})") from None
+    environment = os.environ if environment is None else environment
+    of_file = read_env_file(env_file, environment)
     values: dict[str, str] = {}
-    for source in (of_file, os.environ if environment is None else environment):
+    for source in (of_file, environment):
         values |= {name.upper(): value for name, value in source.items() if value}
-    values.setdefault("CA_BUNDLE", next((values[name] for name in _USUAL_CA_BUNDLES if name in values), ""))
-    known = _replace_secret_files({name: values[name] for name in variable_names(SECTIONS) if name in values})
+    for setting, others in {"CA_BUNDLE": _USUAL_CA_BUNDLES, **_AWS_NAMES}.items():
+        values.setdefault(setting, next((values[name] for name in others if name in values), ""))
+    if environment is os.environ:
+        _export_aws_variables(of_file)
+    values = {name: _strip(name, values[name]) for name in variable_names(SECTIONS) if name in values}
     try:
+        known = _replace_secret_files({name: value for name, value in values.items() if value})
         return Settings.model_validate(dict.fromkeys(Settings.model_fields, known))
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentences(error))) from None
+        problems = list(config_sentences(error))
+    except ConfigError as error:
+        problems = [str(error)]
+    raise ConfigError("; ".join([*problems, *map(str, _unknown(of_file, environment))]))
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownVariable:
+    """A variable that is no setting, but was probably meant to be one."""
+
+    name: str
+    place: str
+    """The environment, or the name of the file."""
+    nearest: str | None
+    """The setting with the most similar name."""
+
+    def __str__(self) -> str:
+        hint = f": did you mean {self.nearest}?" if self.nearest else ""
+        return f"{self.name} in {self.place} is no setting{hint}"
+
+
+def unknown_variables(
+    env_file: Path | None = Path(".env"), environment: Mapping[str, str] | None = None
+) -> tuple[UnknownVariable, ...]:
+    """Return the variables that ``load`` ignores although they look like settings. Raises ConfigError as ``load``."""
+    environment = os.environ if environment is None else environment
+    return _unknown(read_env_file(env_file, environment), environment)
+
+
+def _unknown(of_file: Mapping[str, str], environment: Mapping[str, str]) -> tuple[UnknownVariable, ...]:
+    settings = variable_names(SECTIONS)
+    in_file = set(of_file).difference(environment, _USUAL_CA_BUNDLES)
+    return (
+        *(UnknownVariable(name, ".env", nearest) for name, nearest in unknown_in_file(in_file, settings)),
+        *(
+            UnknownVariable(name, "the environment", nearest)
+            for name, nearest in unknown_in_environment(environment, settings)
+        ),
+    )
+
+
+def read_env_file(path: Path | None, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of the file; none if there is no file, or no path.
+
+    ``environment``: for references such as ``${HOME}`` in the file. Raises ConfigError if the file cannot be read, or
+    if Docker Compose would read it differently.
+    """
+    if path is None:
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the file {path} cannot be read ({_reason(error)})") from None
+    try:
+        values = parse_env_file(text, environment)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    wrong_case = sorted(name for name in values if name != name.upper() in variable_names(SECTIONS))
+    if wrong_case:
+        correct = ", ".join(f"{name.upper()} instead of {name}" for name in wrong_case)
+        raise ConfigError(f"{path}: write {correct}, since Docker Compose distinguishes them")
+    return values
+
+
+def _strip(name: str, value: str) -> str:
+    """Remove blanks around a value; of a secret only the line break at its end, which no key or password has."""
+    return value.rstrip("\r\n") if name in SECRETS else value.strip()
 
 
 def variable_names(sections: Iterable[type[Section]]) -> set[str]:
@@ -97,6 +176,13 @@ def env_example() -> str:
     return render_env_example(SECTIONS, SECRETS)
 
 
+def _export_aws_variables(of_file: Mapping[str, str | None]) -> None:
+    """Add boto3's variables in the file, such as AWS_PROFILE, to the environment: boto3 reads them only there."""
+    for name, value in of_file.items():
+        if value and name.startswith("AWS_") and name not in variable_names(SECTIONS):
+            os.environ.setdefault(name, value)
+
+
 def _replace_secret_files(values: Mapping[str, str]) -> dict[str, str]:
     """Replace ``NAME_FILE`` of each secret by ``NAME`` with the content of that file. Raises ConfigError."""
     result, problems = dict(values), []
@@ -105,7 +191,7 @@ def _replace_secret_files(values: Mapping[str, str]) -> dict[str, str]:
         if path is None:
             continue
         try:
-            content = Path(path).read_text(encoding="utf-8").removesuffix("\n")
+            content = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, ValueError) as error:
             problems.append(f"{name}_FILE: the file cannot be read ({_reason(error)})")
             continue
@@ -121,14 +207,6 @@ def _replace_secret_files(values: Mapping[str, str]) -> dict[str, str]:
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or "it is not UTF-8 text"
-
-
-def _sentences(error: ValidationError) -> Iterator[str]:
-    """Yield one sentence per wrong variable, without its value, which may be a secret."""
-    for item in error.errors(include_input=False, include_url=False):
-        name = ".".join(str(part) for part in item["loc"][1:])  # the first part is the section
-        message = item["msg"].removeprefix("Value error, ")
-        yield f"{name}: {message}" if name else message
 
 
 if __name__ == "__main__":

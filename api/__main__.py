@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
-from concurrent.futures import Future
 from dataclasses import replace
 
 from fastapi import FastAPI
@@ -16,13 +14,13 @@ from api.server.server import ApiServer, Endpoint, bind
 from api.url_check import RESOLVE_TIMEOUT
 from config import Settings
 from pipeline.consuming.retry import RetryPolicy
-from pipeline.consuming.worker_process import ensure_topics
 from pipeline.download.ssrf.url_guard import UrlGuard
+from pipeline.service.arguments import parse_service_arguments
 from pipeline.service.run import run_service
 from pipeline.service.shutdown import ExitCode, StopSignal
+from pipeline.service.waiting import ComponentWait, component_addresses
 from pipeline.storage.factory import open_store
 from pipeline.topics import Topics
-from pipeline.transport import Transport
 from pipeline.transport.factory import open_transport
 
 #: Required by Kafka's clients. The API consumes nothing.
@@ -48,27 +46,14 @@ def _serve(settings: Settings, stop: StopSignal) -> None:
         store = open_store(settings)
         app = create_app(settings, transport, store, guard)
         operations = create_operations_app(settings, app, transport, store)
-        created = _create_topics(transport, Topics.from_settings(settings), stop)
-        _run(app, operations, settings, stop)
-        if created.done():
-            created.result()  # Raises the error that stopped the server, if any.
+        topics = Topics.from_settings(settings).used_by_api()
+        checks = {"broker": lambda: transport.ensure_topics(topics), "storage": store.check}
+        # The server starts while the broker is down. An error that no wait resolves stops the server.
+        with ComponentWait(checks, RetryPolicy().infrastructure, stop, component_addresses(settings)) as components:
+            _run(app, operations, settings, stop)
+            components.raise_if_failed()
     finally:
         transport.close()
-
-
-def _create_topics(transport: Transport, topics: Topics, stop: StopSignal) -> Future[bool]:
-    """Create the topics in a thread, so that the server starts while the broker is down. A failure stops the server."""
-    created: Future[bool] = Future()
-
-    def create() -> None:
-        try:
-            created.set_result(ensure_topics(transport, topics.to_create(), RetryPolicy().infrastructure, stop))
-        except BaseException as error:  # noqa: BLE001  re-raised by the thread that awaits the result
-            created.set_exception(error)
-            stop.request("the topics cannot be created")
-
-    threading.Thread(target=create, name="topics", daemon=True).start()
-    return created
 
 
 def _run(app: FastAPI, operations: FastAPI | None, settings: Settings, stop: StopSignal) -> None:
@@ -90,4 +75,5 @@ def _run(app: FastAPI, operations: FastAPI | None, settings: Settings, stop: Sto
 
 
 if __name__ == "__main__":
+    parse_service_arguments("api", "Run the HTTP API, which accepts jobs, until SIGTERM.")
     sys.exit(main())

@@ -96,6 +96,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def install_error_handlers(app: FastAPI) -> None:
     """Give every error of ``app`` the form of ``ErrorBody``."""
     refusals: defaultdict[int, LogLimit] = defaultdict(LogLimit)
+    outages = LogLimit()
 
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> JSONResponse:
@@ -130,7 +131,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(InfrastructureError)
     async def broken(request: Request, error: InfrastructureError) -> JSONResponse:
-        log.warning("service_unavailable", code=error.code, error=error.message)
+        outages.write(log.warning, "service_unavailable", code=error.code, error=error.message)
         return await refused(
             request, unavailable("A part of the service does not answer", details={"code": error.code})
         )

@@ -16,6 +16,7 @@ from api.errors import ApiError, documented, error_response
 from api.models import ErrorBody
 from pipeline.errors import PermanentError
 from pipeline.storage.local.store import LocalStore
+from pipeline.storage.object_keys import is_private
 from pipeline.storage.signed_links import LinkSigner
 
 _CONTENT_TYPES = {".wav": "audio/wav", ".flac": "audio/flac"}
@@ -81,6 +82,8 @@ def files_router(store: LocalStore, links: LinkSigner) -> APIRouter:
 
 
 def _find(store: LocalStore, key: str) -> tuple[Path, os.stat_result] | None:
+    if is_private(key):
+        return None  # Even if it is signed.
     try:
         path = store.path_of(key)
         return None if path is None else (path, path.stat())

@@ -13,6 +13,7 @@ from api import __version__
 from api.models import Component, Components, Health, Readiness
 from pipeline.errors import PipelineError
 from pipeline.service.health import READY_FOR, UNAVAILABLE_FOR
+from pipeline.service.log_limit import ChangeLimit
 from pipeline.service.logs import get_logger
 from pipeline.storage import ObjectStore
 from pipeline.transport import Transport
@@ -36,6 +37,7 @@ class Probe:
         self._timeout = timeout
         self._running: asyncio.Task[str | None] | None = None
         self._expires = 0.0
+        self._limit = ChangeLimit()
 
     async def component(self) -> Component:
         """Return the state of the component, within the timeout."""
@@ -55,11 +57,15 @@ class Probe:
         try:
             await anyio.to_thread.run_sync(self._check, abandon_on_cancel=True)
         except PipelineError as error:
-            log.warning("component_unavailable", component=self._name, code=error.code, error=error.message)
+            if self._limit.is_news(self._name, error.message):
+                log.warning("component_unavailable", component=self._name, code=error.code, error=error.message)
             return error.message
-        except Exception:  # boundary: a broken check is an unavailable component, not a 500
-            log.exception("check_failed", component=self._name)
+        except Exception as error:  # boundary: a broken check is an unavailable component, not a 500
+            if self._limit.is_news(self._name, repr(error)):
+                log.exception("check_failed", component=self._name)
             return "the check itself failed"
+        if self._limit.forget(self._name):
+            log.info("component_available", component=self._name)
         return None
 
 

@@ -2,8 +2,8 @@
 
 `audio-separator` 0.47 reads three lists from its model folder and downloads each one that is missing: the models that
 exist (`download_checks.json`), and the parameters of a model by the hash of its file (`mdx_model_data.json`,
-`vr_model_data.json`). It uses an existing list as it is, so that in a folder with only this module's lists no other
-model can be found: give the demo its own folder, or a complete one.
+`vr_model_data.json`). It uses an existing list as it is, so that in a folder with only this module's lists it finds no
+other model: give the demo its own folder, or a complete one. The processor adds such lists to its own.
 """
 
 from __future__ import annotations

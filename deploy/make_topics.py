@@ -7,15 +7,15 @@ line for each topic and exits with an ``ExitCode``.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
 
-from config import ConfigError, load
+from config import ConfigError
 from pipeline.errors import InfrastructureError, RefusedError
-from pipeline.service.logs import configure_logging, get_logger
-from pipeline.service.run import exit_code, operator_message
+from pipeline.service.arguments import CommandParser
+from pipeline.service.logs import get_logger
+from pipeline.service.run import exit_code, load_settings, operator_message
 from pipeline.service.shutdown import ExitCode
 from pipeline.topics import Topics
 from pipeline.transport import Topic, Transport
@@ -32,8 +32,8 @@ _PAUSE = 1.0
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:
     """Create all topics, or as many as possible in time; the next run creates the others."""
-    parser = argparse.ArgumentParser(
-        prog="python -m deploy.make_topics",
+    parser = CommandParser(
+        "deploy.make_topics",
         description="Create the topics of the settings. Can be run again at any time; removes nothing.",
     )
     parser.add_argument(
@@ -44,8 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     )
     options = parser.parse_args(arguments)
     try:
-        settings = load()
-        configure_logging("make_topics", settings.log)
+        settings = load_settings("make_topics")
         transport = open_transport(settings, max_poll_interval_ms=_NO_CONSUMER_MS)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")

@@ -10,15 +10,21 @@ import http.client
 import os
 import sys
 
+from pipeline.service.arguments import CommandParser
+
 #: Shorter than the timeout of the health checks, s.
 TIMEOUT = 4.0
 
 
 def main(path: str, variable: str) -> int:
     """Send one request and return the exit status."""
+    port = os.environ.get(variable, "")
+    if not port.isdecimal():
+        sys.stdout.write(f"{variable} must be set to the port of the service\n")
+        return 1
     try:
         # Not urllib: it would use a proxy of the environment.
-        connection = http.client.HTTPConnection("127.0.0.1", int(os.environ[variable]), timeout=TIMEOUT)
+        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=TIMEOUT)
         connection.request("GET", path)
         response = connection.getresponse()
         body = response.read()
@@ -30,4 +36,8 @@ def main(path: str, variable: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    parser = CommandParser("deploy.probe", description="Check the health of the service in this container.")
+    parser.add_argument("path", metavar="PATH", help="such as /ready")
+    parser.add_argument("variable", metavar="VARIABLE", help="the setting with the port of the service")
+    given = parser.parse_args()
+    sys.exit(main(given.path, given.variable))

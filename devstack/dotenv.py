@@ -8,25 +8,26 @@ import secrets
 import stat
 from pathlib import Path
 
-from dotenv import dotenv_values
+from config import read_env_file
 
-from demo.centre_model import DEMO_MODEL_NAME
-
-_HEADER = "# Written by start_local.sh for this checkout only. .env.example lists every setting."
-_MODEL_NOTE = (
-    "# The demo model is made for the demo song. For real songs, set MODEL_NAME=UVR-MDX-NET-Inst_HQ_4.onnx \n"
-    "# (downloaded at the first start) and another MODEL_FILE_DIR than the demo's."
+_HEADER = (
+    "# Written by start_local.sh for this checkout only. .env.example lists every setting.\n"
+    "# Without MODEL_NAME, start_local.sh uses its demo model, which is made for the demo song. For real songs:\n"
+    "# MODEL_NAME=UVR-MDX-NET-Inst_HQ_4.onnx"
 )
 _GROUP_AND_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-def complete_env_file(path: Path, model_dir: Path) -> None:
-    """Add credentials, a webhook secret and a model to `path`, unless it or the environment sets them.
+def complete_env_file(path: Path) -> None:
+    """Add credentials and a webhook secret to `path`, unless it or the environment sets them.
 
     A secret that is read from a file (`NAME_FILE`) counts as set. Only the owner can read the file.
     """
     present = {
-        name.removesuffix("_FILE") for source in (dotenv_values(path), os.environ) for name in source if source[name]
+        name.removesuffix("_FILE")
+        for source in (read_env_file(path, os.environ), os.environ)
+        for name in source
+        if source[name]
     }
     added: dict[str, str] = {}
     if "BASIC_AUTH_PASSWORD" not in present:
@@ -38,8 +39,6 @@ def complete_env_file(path: Path, model_dir: Path) -> None:
         added["WEBHOOK_SECRET"] = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode("ascii")
     lines = [] if path.exists() else [_HEADER]
     lines += [f"{name}={value}" for name, value in added.items()]
-    if "MODEL_NAME" not in present:
-        lines += [_MODEL_NOTE, f"MODEL_NAME={DEMO_MODEL_NAME}", f"MODEL_FILE_DIR={model_dir}"]
     if lines:
         _append(path, lines)
 

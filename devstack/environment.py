@@ -6,15 +6,20 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from dotenv import dotenv_values
-
-from config import SECTIONS, KafkaSettings, Section, StorageSettings, variable_names
+from config import SECTIONS, KafkaSettings, Section, StorageSettings, read_env_file, variable_names
 from devstack.processes.process import free_port
+from settings.api import is_loopback
 
 _ROOT = Path(__file__).resolve().parents[1]
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 #: On a development machine, sources and webhooks are on loopback and a person reads the logs.
 DEVELOPMENT = {"ALLOW_PRIVATE_NETWORKS": "true", "LOG_FORMAT": "console"}
+
+
+def development_settings(env_file: Path) -> dict[str, str]:
+    """Return `DEVELOPMENT`, without private networks if the user's API_HOST is open to other machines."""
+    host = explicit_settings(("API_HOST",), env_file).get("API_HOST", "127.0.0.1")
+    return DEVELOPMENT if is_loopback(host) else _without(DEVELOPMENT, ("ALLOW_PRIVATE_NETWORKS",))
 
 
 def user_environment(env_file: Path, defaults: Mapping[str, str]) -> dict[str, str]:
@@ -30,7 +35,7 @@ def isolated_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 def explicit_settings(names: Iterable[str], env_file: Path) -> dict[str, str]:
     """Return the settings among `names` that the environment or `env_file` sets; the environment overrides the file."""
-    found = _without_empty(dotenv_values(env_file)) | _without_empty(os.environ)
+    found = _without_empty(read_env_file(env_file, os.environ)) | _without_empty(os.environ)
     return {name: found[name] for name in names if name in found}
 
 

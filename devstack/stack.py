@@ -9,21 +9,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
-import requests
-from dotenv import dotenv_values
-
-from config import Settings, load
+from config import Settings, load, read_env_file
 from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
 from devstack.errors import DevstackError, ServerStartError
 from devstack.kafka.broker import KafkaBroker, fetch_kafka
 from devstack.processes.process import ServerProcess, free_port
 from devstack.processes.server import LocalServer
+from devstack.readiness import ReadinessProbe
 from devstack.s3 import S3Server, fetch_s3_server
 from devstack.tools.cache import tools_folder
+from pipeline.service.waiting import component_addresses
 from pipeline.storage.factory import s3_options
 from pipeline.storage.s3.store import S3Store
 
@@ -36,7 +34,6 @@ _NAMED_BY = {"kafka": "KAFKA_BOOTSTRAP_SERVERS", "s3": "S3_ENDPOINT_URL"}
 _FETCH: dict[str, Callable[[Path], object]] = {"kafka": fetch_kafka, "s3": fetch_s3_server}
 #: Longest start of a service, which includes the download of a model, s.
 _READY_SECONDS = 1800.0
-_PROBE_SECONDS = 3.0
 #: Longest stop of a service: SHUTDOWN_GRACE and a margin, s.
 _STOP_SECONDS = 40.0
 
@@ -67,7 +64,7 @@ class Plan:
 
     def sets(self, name: str) -> bool:
         """Return True if a setting is given; the other settings need not be valid."""
-        return bool(self.environment.get(name) or (self.env_file and dotenv_values(self.env_file).get(name)))
+        return bool(self.environment.get(name) or read_env_file(self.env_file, self.environment).get(name))
 
     def log_file(self, name: str) -> Path:
         """Return the log file of a service or server."""
@@ -90,16 +87,25 @@ class Stack:
         settings = self.plan.settings()
         return _local_url(settings.api.host, settings.api.port)
 
+    @property
+    def processes(self) -> dict[str, ServerProcess | LocalServer]:
+        """The services and servers."""
+        return {**self.services, **self.servers}
+
+    def health_url(self, name: str) -> str | None:
+        """Return the URL of a service's health endpoints; None for a server."""
+        place = _listening(self.plan.settings()).get(name)
+        return None if place is None else _local_url(place[1], place[2])
+
     def settings(self) -> Settings:
         """Read the settings as the services read them."""
         return self.plan.settings()
 
     def require_running(self) -> None:
         """Raise ServerStartError, naming the log, if a service or server has ended."""
-        everything: dict[str, ServerProcess | LocalServer] = {**self.services, **self.servers}
-        for name, process in everything.items():
+        for name, process in self.processes.items():
             if not process.running:
-                raise ServerStartError(f"{name} has ended; its log is {self.plan.log_file(name)}")
+                raise ServerStartError(f"{name} {process.ending}; its log is {self.plan.log_file(name)}")
 
     def add_settings(self, **settings: str) -> None:
         """Add variables to the environment of the services that start later."""
@@ -176,24 +182,28 @@ def _replaced_environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def _services(plan: Plan, settings: Settings) -> Iterator[ServerProcess]:
-    worker = settings.worker
-    ports = {
-        "processor": ("PROCESSOR_HEALTH_PORT", worker.processor_health_host, worker.processor_health_port),
-        "uploader": ("UPLOADER_HEALTH_PORT", worker.uploader_health_host, worker.uploader_health_port),
-        "api": ("API_PORT", settings.api.host, settings.api.port),
-    }
-    for name, (setting, host, port) in ports.items():
+    for name, (setting, host, port) in _listening(settings).items():
         _require_free_port(setting, host, port)
         yield ServerProcess(
             name,
             [sys.executable, "-m", name],
             log_file=plan.log_file(name),
-            ready=partial(_is_ready, _local_url(host, port)),
+            ready=ReadinessProbe(name, _local_url(host, port), component_addresses(settings)),
             ready_timeout=_READY_SECONDS,
             stop_grace=_STOP_SECONDS,
             env=plan.environment,
             cwd=plan.folder,
         )
+
+
+def _listening(settings: Settings) -> dict[str, tuple[str, str, int]]:
+    """Return the setting, the host and the port of each service's endpoints."""
+    worker = settings.worker
+    return {
+        "processor": ("PROCESSOR_HEALTH_PORT", worker.processor_health_host, worker.processor_health_port),
+        "uploader": ("UPLOADER_HEALTH_PORT", worker.uploader_health_host, worker.uploader_health_port),
+        "api": ("API_PORT", settings.api.host, settings.api.port),
+    }
 
 
 def _require_free_port(setting: str, host: str, port: int) -> None:
@@ -218,15 +228,6 @@ def _local_url(host: str, port: int) -> str:
     if literal.is_unspecified:
         return f"http://127.0.0.1:{port}"
     return f"http://[{host}]:{port}" if literal.version == 6 else f"http://{host}:{port}"
-
-
-def _is_ready(url: str) -> bool:
-    with requests.Session() as session:
-        session.trust_env = False  # a proxy cannot reach the loopback of this machine
-        try:
-            return session.get(f"{url}/ready", timeout=_PROBE_SECONDS).ok
-        except requests.RequestException:
-            return False
 
 
 def _start_all(processes: Sequence[ServerProcess]) -> None:

@@ -6,8 +6,9 @@ import fcntl
 import json
 import os
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import IO
 from devstack.errors import DevstackError
 
 _POLL_SECONDS = 0.1
+#: Tries to read a state that is written at the same moment.
+_READS = 3
 #: Longest wait of a start for `status`, which holds the lock for a moment, s.
 _LOCK_SECONDS = 0.5
 #: Longest stop of the services and then of the servers, and a margin, s.
@@ -27,29 +30,51 @@ class Running:
     """A stack that runs in the foreground of a terminal."""
 
     pid: int
-    address: str | None
+    address: str | None = None
     """The URL of the API; None while the services start."""
+    broker: str | None = None
+    """The address of a Kafka broker that the stack has started itself."""
+    services: tuple[ServiceState, ...] = ()
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """A service or server of a stack."""
+
+    name: str
+    state: str
+    """running, waiting (for its restart) or starting"""
+    pid: int | None
+    url: str | None
+    """The URL of its health endpoints; None for a server."""
+    restarts: int
+    last_end: str | None
+    """How it ended the last time, such as "was killed by SIGKILL"; None if it never ended."""
 
 
 class Claim:
     """The exclusive right to run the services, held through a lock on an open file."""
 
-    def __init__(self, file: IO[str]) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.announce(None)
+        self._lock = threading.Lock()
+        self.announce()
 
-    def announce(self, address: str | None) -> None:
-        """Publish the URL of the API."""
-        self._file.truncate(0)
-        json.dump(asdict(Running(os.getpid(), address)), self._file)
-        self._file.flush()
+    def announce(
+        self, address: str | None = None, broker: str | None = None, services: Iterable[ServiceState] = ()
+    ) -> None:
+        """Publish the state of the stack. Thread-safe."""
+        content = json.dumps(asdict(Running(os.getpid(), address, broker, tuple(services)))).encode()
+        with self._lock:
+            # One write of a whole line. Bytes after the line, of a longer one, mean nothing.
+            os.pwrite(self._file.fileno(), content + b"\n", 0)
 
 
 @contextmanager
 def held_claim(path: Path, taken: str) -> Iterator[Claim]:
     """Claim the right to run the services. Raises DevstackError with the message `taken` if another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0) as file:
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
             try:
@@ -60,6 +85,7 @@ def held_claim(path: Path, taken: str) -> Iterator[Claim]:
                 if time.monotonic() > deadline:
                     raise DevstackError(taken) from None
                 time.sleep(_POLL_SECONDS)
+        file.truncate(0)
         try:
             yield Claim(file)
         finally:
@@ -73,11 +99,22 @@ def status(path: Path) -> Running | None:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                text = file.read()
-                # The file is empty just before the announcement and just before the end.
-                return Running(**json.loads(text)) if text else None
+                return _read(file)
     except FileNotFoundError:
         pass
+    return None
+
+
+def _read(file: IO[str]) -> Running | None:
+    """Return what the holder of the lock has announced; None just before its first announcement and its end."""
+    for _ in range(_READS):
+        file.seek(0)
+        try:
+            content = json.loads(file.readline())
+        except ValueError:  # empty, or read during the write
+            time.sleep(_POLL_SECONDS)
+            continue
+        return Running(**content | {"services": tuple(ServiceState(**state) for state in content["services"])})
     return None
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.messages import DEFAULT_PRIORITY, PRIORITIES
-from pipeline.transport.protocol import Topic
+from pipeline.transport.protocol import Right, Topic
 
 if TYPE_CHECKING:
     from config import Settings
@@ -83,6 +83,32 @@ class Topics:
     def retry_names(self) -> tuple[str, ...]:
         """Return the names of the retry topics."""
         return tuple(retry.name for retry in self.retries)
+
+    def used_by_api(self) -> Sequence[Topic]:
+        """Return the topics of the API, with the rights that it needs."""
+        return self._with_rights(reads=(), writes=(*self.jobs, self.events, self.pulse))
+
+    def used_by_worker(self, sources: Sequence[str]) -> Sequence[Topic]:
+        """Return the topics of a worker, with the rights that it needs. ``sources``: the topics with its new jobs.
+
+        A worker also writes to the topics that it reads: it publishes a message again whose log has vanished. The
+        uploader has jobs repeated whose stems are damaged.
+        """
+        reads = (*sources, *self.retry_names)
+        writes = (*reads, self.tasks[DEFAULT_PRIORITY], self.results, self.events, self.dead_letters)
+        return self._with_rights(reads, writes)
+
+    def used_by_dead_letters(self) -> Sequence[Topic]:
+        """Return the topics of ``pipeline.dead_letters``, with the rights that it needs."""
+        return self._with_rights([self.dead_letters], (*self.jobs, self.results, self.dead_letters))
+
+    def _with_rights(self, reads: Collection[str], writes: Collection[str]) -> Sequence[Topic]:
+        topics = []
+        for topic in self.to_create():
+            held = {Right.READ: topic.name in reads, Right.WRITE: topic.name in writes}
+            if any(held.values()):
+                topics.append(replace(topic, rights=frozenset(right for right, granted in held.items() if granted)))
+        return tuple(topics)
 
     def to_create(self) -> Sequence[Topic]:
         """Return all topics with their options for creation."""

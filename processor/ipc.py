@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import FiniteFloat, NonNegativeInt
+from pydantic import FiniteFloat, NonNegativeInt, SecretStr
 
 from config import DownloadSettings, LogSettings, ModelSettings
 from pipeline.errors import ErrorCode, ErrorKind
@@ -32,6 +32,8 @@ class ChildSettings:
     """Threads for networks on the CPU; None: the libraries' default."""
     device: DeviceOptions = field(default_factory=DeviceOptions)
     """Options for running networks."""
+    model_key: SecretStr | None = None
+    """The key of encrypted models, in base64: the child has no credentials for the command that prints it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,7 @@ Command = ChildSettings | Separate | Cancel
 JobReport = Started | ModelLoaded | Progress | Done | Failed | Fatal
 Report = Ready | SetupFailed | LoadedModels | JobReport
 
-COMMANDS = Schema[Command]("worker command", 1, ChildSettings, Separate, Cancel)
+COMMANDS = Schema[Command]("worker command", 2, ChildSettings, Separate, Cancel)
 REPORTS = Schema[Report](
     "worker report", 1, Ready, SetupFailed, LoadedModels, Started, ModelLoaded, Progress, Done, Failed, Fatal
 )

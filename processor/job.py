@@ -20,13 +20,14 @@ from pipeline.service.logs import get_logger
 from pipeline.service.workdir import WorkDir
 from pipeline.storage import ObjectStore
 from pipeline.storage.object_keys import handoff_key
-from processor.audio.decode import Mixture, decode, max_decoded_bytes
-from processor.audio.probe import Hints, probe
+from processor.audio.decode import Mixture, max_decoded_bytes
+from processor.audio.probe import Hints
 from processor.audio.resampler import resample_file, stem_rate
 from processor.cancellable import run_cancellable
 from processor.disk_budget import DiskBudget
 from processor.download_lanes import DownloadLanes
 from processor.ipc import Done, Stem
+from processor.sandbox.client import AudioSandbox
 from processor.workers.dispatcher import Lease
 from processor.workers.pool import WorkerPool
 from processor.workers.supervisor import WorkerSupervisor, WorkerUnavailableError
@@ -62,6 +63,7 @@ class SeparationHandler:
     """
 
     pool: WorkerPool
+    sandbox: AudioSandbox
     budget: DiskBudget
     handoff: ObjectStore
     guard: UrlGuard
@@ -167,12 +169,14 @@ class SeparationRun:
 
     def _decode(self, source: Downloaded) -> Mixture:
         max_seconds = self._handler.limits.max_seconds
-        with self._timed("decode"):
-            probe(source.path, max_seconds=max_seconds, hints=Hints(source.content_type, source.extension))
-        with self._timed("wait"):
-            self._reservation.request(source.bytes + max_decoded_bytes(max_seconds), self._cancel)
-        with self._timed("decode"):
-            self._mixture = mixture = decode(source.path, self._folder, max_seconds=max_seconds, cancel=self._cancel)
+        sandbox = self._handler.sandbox
+        with sandbox.open(self._folder, max_seconds=max_seconds, cancel=self._cancel) as decoder:
+            with self._timed("decode"):
+                decoder.probe(source.path, Hints(source.content_type, source.extension))
+            with self._timed("wait"):
+                self._reservation.request(source.bytes + max_decoded_bytes(max_seconds), self._cancel)
+            with self._timed("decode"):
+                self._mixture = mixture = decoder.decode(source.path)
         with local_errors():
             source.path.unlink(missing_ok=True)
             self._reservation.keep(mixture.path.stat().st_size)

@@ -49,7 +49,8 @@ def _settings() -> str:
     lines = [
         "Settings come from the environment or from a file `.env` in the working directory; the environment wins. An "
         "empty value means the default. A value that cannot be used ends the process with exit status 78 and a "
-        "sentence that names the variable. `python -m config` prints this list as `.env.example`.",
+        "sentence that names the variable. `python -m config` prints this list as `.env.example`. [Configure a "
+        "service](../how-to/configure.md) has the rules of `.env`, and what a service logs when it starts.",
         "",
         "Durations and sizes may have a unit, such as `500ms`, `20s`, `10m`, `2h`, `7d`, `64KiB`, `500MiB`, `4GiB`. A "
         "plain number has the unit that the description gives.",

@@ -5,12 +5,31 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import Annotated, Final
 
-from pydantic import Field, SecretStr, StringConstraints
+from pydantic import AfterValidator, Field
 
-from settings.types import ADVANCED, KIB, REQUIRED, Bytes, ConfigError, Count, Networks, Port, Seconds, Section
+from settings.types import (
+    ADVANCED,
+    KIB,
+    REQUIRED,
+    Bytes,
+    ConfigError,
+    Count,
+    Host,
+    Networks,
+    Port,
+    Seconds,
+    Secret,
+    Section,
+)
 
 #: Shortest password, characters. Guesses are throttled, and NIST SP 800-63B asks for as many beside that.
 SHORTEST_PASSWORD: Final = 8
+
+
+def _user_name(value: str) -> str:
+    if ":" in value:
+        raise ValueError("must not contain a colon, which ends the user name in HTTP basic authentication")
+    return value
 
 
 class ApiSettings(Section):
@@ -18,16 +37,16 @@ class ApiSettings(Section):
 
     title = "API"
 
-    host: str = Field("127.0.0.1", alias="API_HOST", description="Address that the API listens on.")
+    host: Host = Field("127.0.0.1", alias="API_HOST", description="Address that the API listens on.")
     port: Port = Field(8000, alias="API_PORT", description="Port that the API listens on.")
-    username: Annotated[str, StringConstraints(pattern="^[^:]*$")] | None = Field(
+    username: Annotated[str, AfterValidator(_user_name)] | None = Field(
         None,
         alias="BASIC_AUTH_USERNAME",
         description="User name of the API's clients (HTTP basic authentication). It must not contain a colon. "
         "The API does not start without it.",
         json_schema_extra=REQUIRED,
     )
-    password: SecretStr | None = Field(
+    password: Secret | None = Field(
         None,
         alias="BASIC_AUTH_PASSWORD",
         description=f"Password of the API's clients, at least {SHORTEST_PASSWORD} characters. The API does not start "
@@ -59,7 +78,7 @@ class ApiSettings(Section):
         description="Time after which a client may queue one more job at normal priority (seconds).",
     )
 
-    operations_host: str = Field(
+    operations_host: Host = Field(
         "127.0.0.1",
         alias="OPERATIONS_HOST",
         description="Address of the operators' port.",
@@ -126,14 +145,14 @@ class ApiSettings(Section):
 
         Every client could then read the network behind the service.
         """
-        if allow_private_networks and not _is_loopback(self.host):
+        if allow_private_networks and not is_loopback(self.host):
             raise ConfigError(
                 f"ALLOW_PRIVATE_NETWORKS must not be set while API_HOST={self.host} is open to other machines: set "
                 "API_HOST=127.0.0.1, or name the networks that are needed in URL_ALLOW_NETWORKS instead"
             )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Return whether only programs on this machine reach a server that listens on ``host``."""
     try:
         return ip_address(host).is_loopback

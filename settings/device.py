@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from settings.types import ADVANCED, Section
+from settings.types import ADVANCED, Choice, Section
 
 
-class Precision(StrEnum):
+class Precision(Choice):
     """Number format in which networks compute on a GPU."""
 
     AUTO = "auto"
@@ -21,7 +20,7 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
-class Compile(StrEnum):
+class Compile(Choice):
     """Compilation of torch networks when they are loaded."""
 
     NONE = "none"

@@ -13,7 +13,8 @@ from settings.types import PARSE_BYTES, PARSE_SECONDS, Section, format_bytes, fo
 _HEADER = """\
 Settings of UVR-API. Copy this file to .env and remove the "#" before each setting that you change. Settings that \
 stay commented out keep their defaults, which may change with an upgrade. The environment overrides .env, and an \
-empty value means the default.
+empty value means the default. Docker Compose reads this file in the same way: put a value with $, \\, quotes or \
+blanks around it into single quotes.
 
 Durations and sizes may have a unit: 500ms, 20s, 10m, 2h, 7d; 64KiB, 500MiB, 4GiB, 1MB. Without a unit, the \
 description gives the unit.

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from settings.types import ADVANCED, Count, Milliseconds, Seconds, Section
+from settings.types import ADVANCED, Choice, Count, Milliseconds, Seconds, Secret, Section
 
 #: An address of a broker: a host name, an IPv4 address or an IPv6 address in brackets, and a port.
-_ADDRESS = re.compile(r"(?:[^\s:/@\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+_ADDRESS = re.compile(r"(?:[^\s:/@\[\]]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 
 
-class SecurityProtocol(StrEnum):
+class SecurityProtocol(Choice):
     """Protocol of the connection to the broker, by Kafka's names."""
 
     PLAINTEXT = "PLAINTEXT"
@@ -24,7 +23,7 @@ class SecurityProtocol(StrEnum):
     SASL_SSL = "SASL_SSL"
 
 
-class SaslMechanism(StrEnum):
+class SaslMechanism(Choice):
     """Authentication mechanism, by Kafka's names."""
 
     PLAIN = "PLAIN"
@@ -135,7 +134,7 @@ class KafkaSettings(Section):
         alias="KAFKA_SASL_USERNAME",
         description="User name at the broker. Required with SASL_PLAINTEXT and SASL_SSL.",
     )
-    sasl_password: SecretStr | None = Field(
+    sasl_password: Secret | None = Field(
         None,
         alias="KAFKA_SASL_PASSWORD",
         description="Password at the broker. Required with SASL_PLAINTEXT and SASL_SSL.",
@@ -158,7 +157,7 @@ class KafkaSettings(Section):
         description="PEM file with the key of that certificate. Unset: the key is in KAFKA_SSL_CERT_FILE.",
         json_schema_extra=ADVANCED,
     )
-    ssl_key_password: SecretStr | None = Field(
+    ssl_key_password: Secret | None = Field(
         None,
         alias="KAFKA_SSL_KEY_PASSWORD",
         description="Password of that key, if it is encrypted.",
@@ -184,8 +183,13 @@ class KafkaSettings(Section):
     @field_validator("bootstrap_servers")
     @classmethod
     def _require_ports(cls, servers: str | None) -> str | None:
-        if servers is not None and not all(_ADDRESS.fullmatch(server.strip()) for server in servers.split(",")):
-            raise ValueError("must be host:port, or several of them with commas between them, such as kafka-1:9092")
+        for server in servers.split(",") if servers is not None else ():
+            address = _ADDRESS.fullmatch(server.strip())
+            if address is None or not 1 <= int(address[1]) <= 65535:
+                raise ValueError(
+                    "must be host:port, or several of them with commas between them, such as kafka-1:9092; a port is "
+                    "a number from 1 to 65535"
+                )
         return servers
 
     @model_validator(mode="after")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from settings.types import Section
+from settings.types import UPPER_CASE, Choice, Section
 
 
-class LogFormat(StrEnum):
+class LogFormat(Choice):
     """Format of log lines: ``json`` for programs, ``console`` for people; one event per line in both."""
 
     JSON = "json"
@@ -21,10 +21,14 @@ class LogSettings(Section):
 
     title = "Logging"
 
-    level: str = Field(
+    level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], UPPER_CASE] = Field(
         "INFO",
-        pattern="^(DEBUG|INFO|WARNING|ERROR)$",
         alias="LOG_LEVEL",
         description="Lowest level that is logged: DEBUG, INFO, WARNING or ERROR.",
     )
-    format: LogFormat = Field(LogFormat.JSON, alias="LOG_FORMAT", description="Format of log lines: json or console.")
+    format: LogFormat | None = Field(
+        None,
+        alias="LOG_FORMAT",
+        description="Format of log lines: json or console. Unset: console on a terminal, otherwise json. Colours "
+        "follow NO_COLOR and FORCE_COLOR.",
+    )

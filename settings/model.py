@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from settings.types import ADVANCED, Bytes, Section, Urls
 
@@ -16,20 +17,25 @@ def _split_commas(value: object) -> object:
     return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
+def _model_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ ()+-]{0,127}", value):
+        raise ValueError("must be the file name of a model, without a folder, such as UVR-MDX-NET-Inst_HQ_4.onnx")
+    return value
+
+
 class ModelSettings(Section):
     """The default model, the model folder, and the sources of model files."""
 
     title = "Models"
 
-    model_name: str = Field(
+    model_name: Annotated[str, AfterValidator(_model_name)] = Field(
         "UVR-MDX-NET-Inst_HQ_4.onnx",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._ ()+-]{0,127}$",
         alias="MODEL_NAME",
         description="File name of the model that is loaded at start. It is downloaded into MODEL_FILE_DIR if it is "
         "not there.",
     )
     model_dir: Path = Field(
-        Path("models"), alias="MODEL_FILE_DIR", description="Folder of model files and their JSON descriptions."
+        Path("models"), alias="MODEL_FILE_DIR", description="Folder of model files, and of lists that add models."
     )
     pool_bytes: Bytes | None = Field(
         None,
@@ -67,12 +73,12 @@ class ModelSettings(Section):
     key_command: str | None = Field(
         None,
         alias="MODEL_KEY_COMMAND",
-        description="Command that prints that key, such as the client of a key management service. Set this or "
-        "MODEL_KEY_FILE, not both.",
+        description="Command that prints that key, such as the client of a key management service. The processor runs "
+        "it at its start. Set this or MODEL_KEY_FILE, not both.",
         json_schema_extra=ADVANCED,
     )
     plain_dir: Path = Field(
-        Path("/dev/shm"),
+        Path("/dev/shm"),  # noqa: S108  each user has a folder of its own there
         alias="MODEL_PLAIN_DIR",
         description="Folder of decrypted model files while they are loaded. It should be in memory, not on a disk.",
         json_schema_extra=ADVANCED,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from ipaddress import ip_network
-from typing import Annotated, Any, ClassVar, Final
+from enum import StrEnum
+from ipaddress import ip_address, ip_network
+from typing import Annotated, Any, ClassVar, Final, Self
 
 import idna
 from pydantic import (
@@ -15,12 +16,17 @@ from pydantic import (
     ConfigDict,
     Field,
     HttpUrl,
+    SecretStr,
     TypeAdapter,
+    ValidationError,
     model_validator,
 )
 from pydantic.config import JsonDict
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
+
+#: Longest duration of a setting, s: longer than any use, and short enough for every timer.
+LONGEST: Final = 1_000_000_000
 
 #: Marks a setting that every deployment of the API must set.
 REQUIRED: Final[JsonDict] = {"required": True}
@@ -50,6 +56,14 @@ _WITH_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
 
 class ConfigError(Exception):
     """The settings cannot be used; the message names each variable and the remedy, but no value."""
+
+
+class Choice(StrEnum):
+    """Base of the settings with a few values. Their case does not matter."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        return next((choice for choice in cls if choice.value.lower() == str(value).lower()), None)
 
 
 class Section(BaseModel):
@@ -151,8 +165,38 @@ def _whole(number: Decimal, unit: str) -> int:
 
 def _http_url(value: str) -> str:
     """Check a URL and keep its spelling, without a trailing slash."""
-    TypeAdapter(HttpUrl).validate_python(value)
+    try:
+        url = TypeAdapter(HttpUrl).validate_python(value)
+    except ValidationError:
+        url = None
+    if url is None or url.port == 0:
+        raise ValueError(
+            "must be http:// or https:// with a host and, if need be, a port and a path, such as "
+            "https://example.org:9000"
+        )
     return value.rstrip("/")
+
+
+def _listening_host(value: str) -> str:
+    """Check an address to listen on: a host name or an IP address."""
+    try:
+        return str(ip_address(value))
+    except ValueError:
+        if not re.fullmatch(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?", value):
+            raise ValueError(
+                "must be an address of this machine without a port, such as 127.0.0.1, 0.0.0.0 or localhost"
+            ) from None
+    return value
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    """Check a key or a password: a blank around it or a line break in it is hardly a part of it."""
+    text = value.get_secret_value()
+    if text != text.strip():
+        raise ValueError("begins or ends with a blank: remove it")
+    if not all(sign.isprintable() for sign in text):
+        raise ValueError("contains a line break or another control character: remove it")
+    return value
 
 
 def _split(value: object) -> object:
@@ -174,6 +218,7 @@ def _network(value: str) -> str:
         raise ValueError("must be networks, such as 10.1.0.0/16 or fd12:3456::/32, or single addresses") from None
 
 
+UPPER_CASE: Final = BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)
 SPLIT: Final = BeforeValidator(_split)
 PARSE_SECONDS: Final = BeforeValidator(parse_seconds)
 PARSE_MILLISECONDS: Final = BeforeValidator(parse_milliseconds)
@@ -182,8 +227,10 @@ PARSE_BYTES: Final = BeforeValidator(parse_bytes)
 BaseUrl = Annotated[str, AfterValidator(_http_url)]
 Urls = Annotated[tuple[BaseUrl, ...], SPLIT]
 Count = Annotated[int, Field(ge=1)]
+Host = Annotated[str, AfterValidator(_listening_host)]
+Secret = Annotated[SecretStr, AfterValidator(_secret)]
 Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, PARSE_SECONDS, Field(gt=0)]
+Seconds = Annotated[float, PARSE_SECONDS, Field(gt=0, le=LONGEST, allow_inf_nan=False)]
 WholeSeconds = Annotated[int, PARSE_SECONDS]
 Milliseconds = Annotated[int, PARSE_MILLISECONDS, Field(ge=1000)]
 Delays = Annotated[tuple[Seconds, ...], SPLIT, AfterValidator(_increasing)]

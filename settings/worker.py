@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from settings.types import ADVANCED, GIB, SPLIT, Bytes, Count, Delays, Port, Seconds, Section
+from settings.types import ADVANCED, GIB, SPLIT, Bytes, Count, Delays, Host, Port, Seconds, Section
 
 
 def _device(value: str) -> str:
@@ -30,7 +30,7 @@ class WorkerSettings(Section):
 
     title = "Workers"
 
-    processor_health_host: str = Field(
+    processor_health_host: Host = Field(
         "127.0.0.1",
         alias="PROCESSOR_HEALTH_HOST",
         description="Address of the processor's endpoints /health, /ready and /metrics.",
@@ -40,7 +40,7 @@ class WorkerSettings(Section):
         alias="PROCESSOR_HEALTH_PORT",
         description="Port of the processor's endpoints. 0: any free port.",
     )
-    uploader_health_host: str = Field(
+    uploader_health_host: Host = Field(
         "127.0.0.1",
         alias="UPLOADER_HEALTH_HOST",
         description="Address of the uploader's endpoints /health, /ready and /metrics.",

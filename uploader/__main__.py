@@ -11,10 +11,13 @@ from pipeline.consuming.worker_process import HealthAddress, WorkerProcess
 from pipeline.download import ConnectionOptions, UrlGuard
 from pipeline.messages import SeparationResult
 from pipeline.progress import EventReporter
+from pipeline.service.arguments import parse_service_arguments
 from pipeline.service.run import run_service
 from pipeline.service.shutdown import ExitCode, StopSignal
+from pipeline.service.waiting import component_addresses
 from pipeline.service.workdir import WorkDir
 from pipeline.storage.factory import open_handoff, open_store
+from pipeline.storage.retention import Retention, Sweeper, sweeping
 from pipeline.topics import Topics
 from pipeline.transport.factory import open_transport
 from uploader.outcome_store import OutcomeStore
@@ -40,6 +43,8 @@ def _run(settings: Settings, stop: StopSignal) -> None:
             closing(open_transport(settings, max_poll_interval_ms=MAX_POLL_INTERVAL_MS))
         )
         handoff, store = open_handoff(settings), open_store(settings)
+        retention = Retention.from_settings(settings)
+        resources.enter_context(sweeping(Sweeper(store, handoff, retention), retention.pause))
         workdir = resources.enter_context(closing(WorkDir(settings.state.work_dir)))
         topics = Topics.from_settings(settings)
         handler = UploadHandler(
@@ -70,8 +75,10 @@ def _run(settings: Settings, stop: StopSignal) -> None:
             concurrency=worker.uploader_concurrency,
             health=HealthAddress(worker.uploader_health_host, worker.uploader_health_port, "UPLOADER_HEALTH_PORT"),
             checks={"handoff": handoff.check, "storage": store.check},
+            addresses=component_addresses(settings),
         ).run(stop)
 
 
 if __name__ == "__main__":
+    parse_service_arguments("uploader", "Run one uploader, which stores stems and calls webhooks, until SIGTERM.")
     sys.exit(main())

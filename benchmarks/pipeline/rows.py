@@ -178,7 +178,7 @@ def _sequential(stack: Stack, models: Path, folder: Path) -> Iterator[_Program]:
         **os.environ,
         "AWS_ACCESS_KEY_ID": options.access_key_id or "",
         "AWS_SECRET_ACCESS_KEY": options.secret_access_key or "",
-        "AWS_DEFAULT_REGION": options.region,
+        "AWS_DEFAULT_REGION": options.region or "us-east-1",
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
     }

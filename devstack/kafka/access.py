@@ -1,4 +1,4 @@
-"""Configure the access to a broker: TLS, client certificates, user names and passwords."""
+"""Configure the access to a broker: TLS, client certificates, passwords, access control lists."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _MODULES = {
     "SCRAM-SHA-512": "org.apache.kafka.common.security.scram.ScramLoginModule",
 }
 _LISTENER = "listener.name.client"
+_AUTHORIZER = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Access:
     mechanisms: Sequence[Mechanism] = ()
     users: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Passwords by user name, for each of `mechanisms`."""
+    has_acls: bool = False
+    """True if a client may do only what an access control list allows. The package's own clients may do everything."""
 
     @property
     def protocol(self) -> str:
@@ -49,8 +52,11 @@ class Access:
         return "SASL_PLAINTEXT" if self.tls is None else "SASL_SSL"
 
     def properties(self) -> dict[str, object]:
-        """Return the broker's properties for its listener `CLIENT`."""
+        """Return the broker's properties: those of its listener `CLIENT`, and of its authorizer."""
         properties: dict[str, object] = {}
+        if self.has_acls:
+            # Clients of the broker's own listeners have no login.
+            properties |= {"authorizer.class.name": _AUTHORIZER, "super.users": "User:ANONYMOUS"}
         if self.tls is not None:
             properties |= {
                 f"{_LISTENER}.ssl.keystore.type": "PEM",

@@ -23,7 +23,7 @@ def main() -> None:
         sys.exit("the parent process is gone")
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec would keep that
     try:
-        os.execvp(command[0], command)
+        os.execvp(command[0], command)  # noqa: S606  no shell is wanted
     except OSError as error:
         sys.exit(f"cannot run {command[0]}: {error.strerror}")
 

@@ -101,6 +101,19 @@ class ServerProcess:
         """The process id; None unless it runs."""
         return self._popen.pid if self._popen is not None and self._popen.poll() is None else None
 
+    @property
+    def exit_code(self) -> int | None:
+        """The exit status, negative after a signal; None if the process runs or was never started."""
+        return None if self._popen is None else self._popen.poll()
+
+    @property
+    def ending(self) -> str:
+        """Describe how the process ended, as the end of a sentence."""
+        code = self.exit_code
+        if code is not None and code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"ended with code {code}"
+
     def start(self) -> None:
         """Start the process and return when it answers; do nothing if it runs already.
 
@@ -163,15 +176,15 @@ class ServerProcess:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 reason = f"{self.name} did not answer within {self._ready_timeout:.0f} s"
-                raise ServerStartError(f"{reason}; {self._log_tail()}")
+                raise ServerStartError(f"{reason}; {self.log_tail()}")
             try:
-                code = popen.wait(min(_POLL_SECONDS, remaining))
+                popen.wait(min(_POLL_SECONDS, remaining))
             except subprocess.TimeoutExpired:
                 continue
-            raise ServerStartError(f"{self.name} ended with code {code} before it answered; {self._log_tail()}")
+            raise ServerStartError(f"{self.name} {self.ending} before it answered; {self.log_tail()}")
 
-    def _log_tail(self) -> str:
-        """Return the last lines that this run, not an earlier one, wrote."""
+    def log_tail(self) -> str:
+        """Return the last lines that this run, not an earlier one, wrote, as the end of a sentence."""
         with self.log_file.open("rb") as log:
             end = log.seek(0, 2)
             log.seek(max(self._log_start, end - _TAIL_BYTES))

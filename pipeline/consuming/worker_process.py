@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from pipeline.backoff import Backoff
 from pipeline.consuming.circuit_breaker import CircuitBreaker
-from pipeline.consuming.consumer import Consumer, raise_if_refused
+from pipeline.consuming.consumer import Consumer
 from pipeline.consuming.handler import JobHandler
 from pipeline.consuming.retry import RetryPolicy
-from pipeline.errors import InfrastructureError, PipelineError
+from pipeline.errors import CancelledError
 from pipeline.messages import TaskMessage, from_message, unread_failure
 from pipeline.service.health import Check, Detail, HealthServer
 from pipeline.service.logs import get_logger
 from pipeline.service.shutdown import StopSignal
+from pipeline.service.waiting import ComponentWait
 from pipeline.topics import Topics
-from pipeline.transport import Topic, Transport
+from pipeline.transport import Transport
 
 log = get_logger(__name__)
 
@@ -51,6 +50,10 @@ class WorkerProcess(Generic[Job]):
     health: HealthAddress
     checks: Mapping[str, Check]
     """Of the components without which it could do no job: it joins the group when all of them are ready."""
+    own_checks: Mapping[str, Check] = field(default_factory=dict)
+    """Of what ``prepare`` provides; the worker needs it as well when it rejoins."""
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    """Of the components, for the log."""
     details: Mapping[str, Detail] = field(default_factory=dict)
     """Further values in the answers of /health and /ready."""
     prepare: Callable[[], object] | None = None
@@ -64,15 +67,25 @@ class WorkerProcess(Generic[Job]):
         error of ``prepare``.
         """
         needed = {"broker": self.transport.check, **self.checks}
-        checks = {**needed, "consumption": self.breaker.check}
+        checks = {**needed, **self.own_checks, "consumption": self.breaker.check}
         with HealthServer(self.health.host, self.health.port, self.health.setting, checks, self.details):
-            if self.prepare is not None:
-                self.prepare()
-            if not ensure_topics(self.transport, self.topics.to_create(), self.policy.infrastructure, stop):
-                return
-            while not stop.is_set() and wait_until_ready(needed, self.policy.infrastructure, stop):
+            create = {"broker": lambda: self.transport.ensure_topics(self.topics.used_by_worker(self.sources))}
+            ready = self._wait({**needed, **create}, stop, self.prepare)
+            while ready:
                 self.breaker.rejoin()
                 self._consume(stop)
+                ready = self._wait({**needed, **self.own_checks}, stop)
+
+    def _wait(self, checks: Mapping[str, Check], stop: StopSignal, prepare: Callable[[], object] | None = None) -> bool:
+        """Wait until each check passes, while ``prepare`` runs; return False if ``stop`` is set first."""
+        with ComponentWait(checks, self.policy.infrastructure, stop, self.addresses) as components:
+            try:
+                if prepare is not None:
+                    prepare()
+            except CancelledError:
+                components.raise_if_failed()  # It has begun the shutdown, and so has cancelled ``prepare``.
+                raise
+            return components.wait() and not stop.is_set()
 
     def _consume(self, stop: StopSignal) -> None:
         """Join the group and consume until ``stop`` or until the circuit breaker gives up."""
@@ -91,38 +104,3 @@ class WorkerProcess(Generic[Job]):
             concurrency=self.concurrency,
             breaker=self.breaker,
         ).run()
-
-
-def wait_until_ready(checks: Mapping[str, Check], backoff: Backoff, stop: StopSignal) -> bool:
-    """Wait until each check passes; return False if ``stop`` is set first.
-
-    Raises InfrastructureError (code ``broker_refused``) if the broker rejects this service.
-    """
-    return all(_repeat(check, backoff, stop, "not_ready", component=name) for name, check in checks.items())
-
-
-def ensure_topics(transport: Transport, topics: Sequence[Topic], backoff: Backoff, stop: StopSignal) -> bool:
-    """Create the topics as soon as the broker is reachable; return False if ``stop`` is set first.
-
-    Raises InfrastructureError (code ``broker_refused``) if the broker rejects this service.
-    """
-    return _repeat(lambda: transport.ensure_topics(topics), backoff, stop, "topic_creation_failed")
-
-
-def _repeat(step: Callable[[], None], backoff: Backoff, stop: StopSignal, event: str, **context: str) -> bool:
-    """Call ``step`` until it raises no error; log ``event`` for each error. Return False if ``stop`` is set first."""
-    rng = random.Random()
-    failures = 0
-    while not stop.is_set():
-        try:
-            step()
-        except PipelineError as error:
-            if isinstance(error, InfrastructureError):
-                raise_if_refused(error)
-            failures += 1
-            delay = backoff.delay(failures, rng)
-            log.warning(event, error=error.message, retry_in_seconds=round(delay, 2), **context)
-            stop.wait(delay)
-        else:
-            return True
-    return False

@@ -1,7 +1,7 @@
 """``python -m pipeline.dead_letters``: list, show, replay and drop dead letters.
 
-Exit status: 0 for success or nothing to do; 1 if a requested letter does not exist or cannot be replayed; 2 for a
-wrong command line; else an ``ExitCode``.
+Exit status: 0 for success or nothing to do; 1 if a requested letter does not exist or cannot be replayed; else an
+``ExitCode``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipeline.dead_letters.commands import NOT_DONE, DeadLetterCommands
 from pipeline.dead_letters.filters import LetterFilter, duration
 from pipeline.dead_letters.letter import Position
 from pipeline.errors import ErrorCode, ErrorKind, InfrastructureError, PipelineError
+from pipeline.service.arguments import CommandParser
 from pipeline.service.command_line import run_command
 from pipeline.service.run import exit_code
 from pipeline.topics import Topics
@@ -48,9 +49,9 @@ def main(command_line: Sequence[str] | None = None) -> int:
 def parse(command_line: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line. ``run`` of the result takes ``DeadLetterCommands`` and the result itself.
 
-    Ends the process with status 2 if the command line is wrong.
+    Ends the process with status 64 if the command line is wrong.
     """
-    parser = argparse.ArgumentParser(prog="python -m pipeline.dead_letters", description="Dead letters, for operators.")
+    parser = CommandParser("pipeline.dead_letters", description="Dead letters, for operators.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     listing = commands.add_parser("list", help="list the letters")

@@ -15,10 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from config import ConfigError, Settings, load
+from config import ConfigError, Settings
 from pipeline.errors import PipelineError
-from pipeline.service.logs import configure_logging
-from pipeline.service.run import operator_message
+from pipeline.service.run import load_settings, operator_message
 from pipeline.service.shutdown import ExitCode
 
 #: Exit status of a command whose reader closed the pipe, as ``head`` does.
@@ -34,9 +33,7 @@ def run_command(
     ``failure_status(error)``; each prints one sentence on standard error. Other exceptions pass through.
     """
     try:
-        settings = load()
-        configure_logging(name, settings.log)
-        status = command(settings)
+        status = command(load_settings(name))
         sys.stdout.flush()
         return status
     except ConfigError as error:

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from pipeline.errors import ErrorCode, InfrastructureError, PipelineError
 from pipeline.service import metrics
+from pipeline.service.log_limit import ChangeLimit
 from pipeline.service.logs import get_logger
 
 log = get_logger(__name__)
@@ -92,6 +93,7 @@ class _Readiness:
         self._running = threading.Lock()
         self._latest: tuple[HTTPStatus, dict[str, object]] | None = None
         self._expires = 0.0
+        self._limit = ChangeLimit()
 
     def get(self) -> tuple[HTTPStatus, dict[str, object]]:
         """Return the status and the body of the answer."""
@@ -100,7 +102,7 @@ class _Readiness:
             return HTTPStatus.SERVICE_UNAVAILABLE, {"status": "unavailable", "components": components}
         try:
             if self._latest is None or time.monotonic() >= self._expires:
-                self._latest = readiness(self._checks)
+                self._latest = readiness(self._checks, self._limit)
                 reused_for = READY_FOR if self._latest[0] == HTTPStatus.OK else UNAVAILABLE_FOR
                 self._expires = time.monotonic() + reused_for
             return self._latest
@@ -195,16 +197,20 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing: probes arrive every few seconds."""
 
 
-def readiness(checks: Mapping[str, Check]) -> tuple[HTTPStatus, dict[str, object]]:
-    """Run the check of each component; return the status (503 if one is not ready) and the body of the answer."""
+def readiness(checks: Mapping[str, Check], limit: ChangeLimit) -> tuple[HTTPStatus, dict[str, object]]:
+    """Run the check of each component; return the status (503 if one is not ready) and the body of the answer.
+
+    ``limit``: for the log lines of checks that fail unexpectedly.
+    """
     components: dict[str, dict[str, str]] = {}
     for name, check in checks.items():
         try:
             check()
         except PipelineError as error:
             components[name] = {"status": "unavailable", "error": error.message}
-        except Exception:  # the boundary: a probe gets an answer whatever fails in a component
-            log.exception("check_failed", component=name)
+        except Exception as error:  # the boundary: a probe gets an answer whatever fails in a component
+            if limit.is_news(name, repr(error)):
+                log.exception("check_failed", component=name)
             components[name] = {"status": "unavailable", "error": "the check itself has failed"}
         else:
             components[name] = {"status": "ready"}

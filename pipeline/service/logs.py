@@ -6,6 +6,7 @@ Log lines of libraries that use the standard library's ``logging`` get the same 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,12 +47,12 @@ def configure_logging(service: str, settings: LogSettings) -> None:
     )
 
     renderers: list[structlog.typing.Processor]
-    if settings.format == "json":
+    if (settings.format or ("console" if sys.stderr.isatty() else "json")) == "json":
         renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
         # The renderer's default traceback prints the values of local variables, which may be secrets.
         plain = structlog.dev.plain_traceback
-        renderers = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+        renderers = [structlog.dev.ConsoleRenderer(colors=_wants_colours(), exception_formatter=plain)]
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
         processors=[
@@ -71,6 +72,15 @@ def configure_logging(service: str, settings: LogSettings) -> None:
     # kafka-python repeats an error ten times a second during an outage; the transport logs it once per try.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
+
+
+def _wants_colours() -> bool:
+    """Return whether to colour the log: on a terminal, unless NO_COLOR is set; with FORCE_COLOR everywhere."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def _cut_values(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

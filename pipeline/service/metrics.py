@@ -78,6 +78,12 @@ download_resumed_bytes = Counter(
 )
 
 
+swept_objects = Counter(
+    "uvr_swept_objects", "Stems, outcomes and leftovers removed after RESULT_RETENTION.", registry=REGISTRY
+)
+swept_bytes = Counter("uvr_swept_bytes", "Bytes of the objects removed after RESULT_RETENTION.", registry=REGISTRY)
+
+
 def exposition() -> tuple[bytes, str]:
     """Return the body of ``/metrics`` and its media type."""
     return generate_latest(REGISTRY), CONTENT_TYPE_LATEST

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from config import ConfigError, Settings, load
+from config import ConfigError, Settings, load, unknown_variables
 from pipeline.errors import CancelledError, ErrorCode, InfrastructureError, PipelineError, RefusedError
 from pipeline.service.logs import configure_logging, get_logger
 from pipeline.service.shutdown import ExitCode, StopSignal
@@ -22,8 +22,7 @@ def run_service(name: str, serve: Callable[[Settings, StopSignal], None]) -> Exi
     """
     os.umask(0o077)  # queue, stems and working files contain clients' URLs and songs
     try:
-        settings = load()
-        configure_logging(name, settings.log)
+        settings = load_settings(name)
         stop = StopSignal(settings.worker.shutdown_grace)
         stop.install()
         serve(settings, stop)
@@ -35,11 +34,26 @@ def run_service(name: str, serve: Callable[[Settings, StopSignal], None]) -> Exi
         return exit_code(error)
     except CancelledError:
         pass
+    except KeyboardInterrupt:  # before the signals have their handlers
+        return ExitCode.KILLED
     except Exception:  # the boundary: a defect has its own exit status
         log.exception("unexpected_error")
         return ExitCode.INTERNAL
     log.info("stopped")
     return ExitCode.OK
+
+
+def load_settings(name: str) -> Settings:
+    """Read the settings, configure the log of the process ``name``, and log the misspelt ones.
+
+    Raises ConfigError.
+    """
+    settings = load()
+    configure_logging(name, settings.log)
+    for unknown in unknown_variables():
+        hint = {"did_you_mean": unknown.nearest} if unknown.nearest else {}
+        log.warning("unknown_variable", name=unknown.name, place=unknown.place, **hint)
+    return settings
 
 
 def exit_code(error: PipelineError) -> ExitCode:

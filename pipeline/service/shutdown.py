@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
+import time
 from collections.abc import Callable
 from enum import IntEnum
 
 from pipeline.service.logs import get_logger
 
 log = get_logger(__name__)
+
+#: Time after the first signal in which further ones count as the same, s. Supervisors and ``timeout`` may signal a
+#: process and its group, so that one request to stop arrives as several signals.
+SAME_SIGNAL = 1.0
 
 
 class ExitCode(IntEnum):
@@ -25,7 +31,7 @@ class ExitCode(IntEnum):
 
 
 class StopSignal:
-    """The request to shut down: gracefully at the first signal, at once at the second.
+    """The request to shut down: gracefully at the first signal, at once at one that follows after ``SAME_SIGNAL``.
 
     ``grace`` s after the first signal the ``on_deadline`` listeners are called, so that jobs that are still in work
     can be released. Thread-safe.
@@ -56,6 +62,8 @@ class StopSignal:
         (first,) = os.read(read_end, 1)
         # A separate thread, so that no listener delays the second signal.
         threading.Thread(target=self.request, args=(signal.Signals(first).name,), daemon=True).start()
+        _discard_signals(read_end, SAME_SIGNAL)
+        log.info("stopping_gracefully", hint="another signal ends the process at once")
         os.read(read_end, 1)
         # No cleanup: the sender of a second signal wants the process to end. Unsettled jobs are delivered again.
         os._exit(ExitCode.KILLED)
@@ -111,3 +119,11 @@ class StopSignal:
             log.warning("shutdown_timeout", jobs_released=len(listeners))
         for listener in listeners:
             listener()
+
+
+def _discard_signals(read_end: int, seconds: float) -> None:
+    """Read and ignore the signals that arrive within ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while (remaining := deadline - time.monotonic()) > 0:
+        if select.select([read_end], [], [], remaining)[0]:
+            os.read(read_end, 1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
 
 from pipeline.storage.local.store import LocalStore
 from pipeline.storage.protocol import ObjectStore
@@ -22,31 +25,38 @@ def open_store(settings: Settings) -> ObjectStore:
     """
     if settings.storage.engine.value == "s3":
         return S3Store(s3_options(settings.storage))
-    host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(settings.api.host, settings.api.host)
+    host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(settings.api.host, settings.api.host)  # noqa: S104  links
     if ":" in host:  # an IPv6 address
         host = f"[{host}]"
     base_url = settings.storage.result_base_url or f"http://{host}:{settings.api.port}"
     signer = LinkSigner(load_or_create_key(settings.state.link_key_file))
-    return LocalStore(settings.state.stems_dir, base_url, signer, settings.storage.result_url_ttl)
+    return LocalStore(settings.state.stems_dir, base_url, signer, settings.storage.link_ttl)
 
 
 def open_handoff(settings: Settings) -> ObjectStore:
     """Open the store for stems in transit from processor to uploader; it serves no local links."""
     if settings.storage.handoff.value == "s3":
-        return S3Store(s3_options(settings.storage))
+        return S3Store(replace(s3_options(settings.storage), stems=False))
     return LocalStore(settings.state.handoff_dir)
 
 
 def s3_options(storage: StorageSettings) -> S3Options:
     """Return the S3 options of the settings, which guarantee a bucket if an engine is s3."""
     assert storage.s3_bucket is not None
-    key_id, key = storage.aws_access_key_id, storage.aws_secret_access_key
     return S3Options(
         bucket=storage.s3_bucket,
+        private_bucket=storage.s3_private_bucket,
         region=storage.aws_region,
         endpoint_url=storage.s3_endpoint_url,
-        access_key_id=None if key_id is None else key_id.get_secret_value(),
-        secret_access_key=None if key is None else key.get_secret_value(),
+        addressing_style=storage.s3_addressing_style,
+        access_key_id=_plain(storage.aws_access_key_id),
+        secret_access_key=_plain(storage.aws_secret_access_key),
+        session_token=_plain(storage.aws_session_token),
         public_domain=storage.s3_public_domain,
-        url_ttl=storage.result_url_ttl,
+        url_ttl=storage.link_ttl,
+        check_links=storage.s3_check_links,
     )
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()

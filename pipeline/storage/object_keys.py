@@ -8,6 +8,8 @@ store, as an S3 key and as the path of a link, and needs no quoting in any of th
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from enum import StrEnum
 from uuid import UUID
 
 from pipeline.errors import ErrorCode, PermanentError
@@ -19,7 +21,52 @@ from pipeline.stem_name import stem_segment
 MAX_KEY_LENGTH = 1024
 MAX_SEGMENT_LENGTH = 200
 
+#: Beginnings of the keys of objects that are for the services alone.
+PRIVATE_PREFIXES = ("outcomes/", "staged/", "handoff/")
+
+_TASK = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_OBJECT = re.compile(
+    rf"(?P<stem>{_TASK}_[^/]+)|staged/(?P<staged>{_TASK}_[^/]+)"
+    rf"|handoff/(?P<handoff>{_TASK}(_[^/]+)?)/[^/]+|outcomes/(?P<outcome>{_TASK}(_[^/]+)?)\.json"
+)
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
+
+
+class ObjectKind(StrEnum):
+    """Kind of an object of the service."""
+
+    STEM = "stem"
+    STAGED = "staged"
+    HANDOFF = "handoff"
+    OUTCOME = "outcome"
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedKey:
+    """The parts of the key of an object of the service."""
+
+    kind: ObjectKind
+    name: str
+    """Identifies the task and the run for an outcome and for a stem in transit."""
+
+    @property
+    def outcome(self) -> str:
+        """Return the key of the outcome of a stem in transit."""
+        return check_key(f"outcomes/{self.name}.json")
+
+
+def parse_key(key: str) -> ParsedKey | None:
+    """Return the parts of a key that this module has built, or None for any other key."""
+    match = _OBJECT.fullmatch(key)
+    if match is None:
+        return None
+    kind = ObjectKind(str(match.lastgroup))
+    return ParsedKey(kind, match[kind])
+
+
+def is_private(key: str) -> bool:
+    """Return whether the object is for the services alone, so that no client ever receives a link to it."""
+    return key.startswith(PRIVATE_PREFIXES)
 
 
 def stem_key(task_uuid: UUID, stem: str, format: OutputFormat) -> str:
@@ -62,6 +109,13 @@ def outcome_key(task_uuid: UUID, run: str) -> str:
     """Return the key of the single outcome of a task, or of a requested repeat: ``outcomes/{task_uuid}.json``."""
     task = f"{task_uuid}_{run}" if run else f"{task_uuid}"
     return check_key(f"outcomes/{task}.json")
+
+
+def check_public_key(key: str) -> str:
+    """Return ``key`` unchanged. Raises PermanentError unless it is well formed and that of an object for clients."""
+    if is_private(check_key(key)):
+        raise PermanentError("there are no links to this object", code=ErrorCode.STORAGE_REFUSED)
+    return key
 
 
 def check_key(key: str) -> str:

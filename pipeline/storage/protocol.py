@@ -55,7 +55,10 @@ class ObjectStore(Protocol):
         """
 
     def url(self, key: str) -> str:
-        """Return an HTTP(S) link that a client can fetch without credentials until the configured expiry."""
+        """Return an HTTP(S) link that a client can fetch without credentials until the configured expiry.
+
+        Raises PermanentError (code ``storage_refused``) for an object that is for the services alone.
+        """
 
     def delete(self, key: str) -> None:
         """Remove the object; a missing object is not an error."""

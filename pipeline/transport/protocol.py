@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from pipeline.cancellation import CancelToken
@@ -90,6 +91,13 @@ class StoredMessage:
     """s since the epoch"""
 
 
+class Right(StrEnum):
+    """What a program does with a topic, by Kafka's names of the operations."""
+
+    READ = "READ"
+    WRITE = "WRITE"
+
+
 @dataclass(frozen=True, slots=True)
 class Topic:
     """The definition of a topic to create."""
@@ -100,6 +108,8 @@ class Topic:
     keeps messages that a group has not settled yet, unless ``reports`` is True."""
     reports: bool = False
     """True if the messages are reports (see ``emit``), which may be dropped unread."""
+    rights: frozenset[Right] = frozenset()
+    """The rights that this program needs, if the broker has access control lists."""
 
 
 #: Maximum length of a message's value, bytes. Kafka's default limit is 1 MiB with key and headers. Larger content
@@ -147,7 +157,11 @@ class Transport(Protocol):
     """A connection to one broker. Thread-safe, except for the subscriptions that it creates."""
 
     def ensure_topics(self, topics: Sequence[Topic]) -> None:
-        """Create missing topics; existing topics are left unchanged. Raises InfrastructureError."""
+        """Create missing topics; existing topics are left unchanged.
+
+        Raises InfrastructureError, RefusedError if the broker does not grant a right that a topic names or the right
+        to create a missing topic.
+        """
 
     def publish(self, *messages: Message) -> None:
         """Store the messages; returns when they are durable.

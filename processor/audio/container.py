@@ -19,9 +19,22 @@ from processor.audio.formats.declared_size import declared_size, has_sound_after
 #: The allowlist of demuxers. Each of them reads one file only. Playlists and similar formats are not in it, because
 #: they make ffmpeg open the files or addresses that the source names.
 DEMUXERS = "wav,w64,aiff,au,caf,flac,mp3,ogg,aac,ac3,eac3,amr,ape,wv,tta,mov,matroska,asf,avi,mpegts,mpeg,flv"
-_OPTIONS = {"format_whitelist": DEMUXERS, "protocol_whitelist": "none"}
+#: The allowlist of decoders: those of the codecs that these containers carry. No pictures are decoded.
+_DECODERS = (
+    "aac,aac_latm,ac3,alac,als,amrnb,amrwb,libopencore_amrnb,libopencore_amrwb,ape,atrac3,atrac3al,"
+    "atrac3plus,atrac3plusal,cook,dca,eac3,evrc,flac,g722,g723_1,g726,g726le,g729,gsm,gsm_ms,iac,ilbc,"
+    "imc,libopus,mace3,mace6,mlp,mp1,mp1float,mp2,mp2float,mp3,mp3adu,mp3adufloat,mp3float,mp3on4,"
+    "mp3on4float,msnsiren,nellymoser,opus,qcelp,qdm2,qdmc,real_144,real_288,s302m,sipr,speex,truehd,"
+    "truespeech,tta,vorbis,wavpack,wmalossless,wmapro,wmav1,wmav2,wmavoice,adpcm_ima_dk3,adpcm_ima_dk4,"
+    "adpcm_ima_qt,adpcm_ima_wav,adpcm_ms,adpcm_swf,adpcm_yamaha,pcm_alaw,pcm_bluray,pcm_dvd,pcm_f32be,"
+    "pcm_f32le,pcm_f64be,pcm_f64le,pcm_mulaw,pcm_s16be,pcm_s16be_planar,pcm_s16le,pcm_s16le_planar,pcm_s24be,"
+    "pcm_s24le,pcm_s24le_planar,pcm_s32be,pcm_s32le,pcm_s32le_planar,pcm_s64be,pcm_s64le,pcm_s8,"
+    "pcm_s8_planar,pcm_u16be,pcm_u16le,pcm_u24be,pcm_u24le,pcm_u32be,pcm_u32le,pcm_u8"
+)
+DECODERS = frozenset(_DECODERS.split(","))
+_OPTIONS = {"format_whitelist": DEMUXERS, "codec_whitelist": _DECODERS, "protocol_whitelist": "none"}
 #: The largest single allocation, bytes. A file of a few kilobytes may declare enough samples for an index of gigabytes.
-#: This limit allows an index of ten million samples, and video frames of any size: ffmpeg decodes the first ones.
+#: This limit allows an index of ten million samples.
 _MAX_ALLOCATION = 256 * 1024**2
 
 

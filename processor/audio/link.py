@@ -12,6 +12,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from pipeline.cancellation import CancelToken
+from processor.audio.container import DECODERS
 from processor.audio.downmix import to_stereo
 from processor.audio.errors import no_audio_track, not_audio
 from processor.audio.formats.byte_ranges import size_of
@@ -75,7 +76,8 @@ class ChainLink:
         if not streams:
             raise no_audio_track(video=bool(container.streams.video))
         # If ffmpeg has no decoder, PyAV's stream has no codec context, although its type annotations promise one.
-        if getattr(streams[0], "codec_context", None) is None:
+        codec = getattr(streams[0], "codec_context", None)
+        if codec is None or codec.name not in DECODERS:
             raise not_audio("the source's audio is of a kind that cannot be decoded")
         self._file = file
         self._container = container

@@ -59,6 +59,7 @@ class PacketDecoder:
         self._bytes = 0
         self._seconds = 0.0
         self._frame_seconds = 0.0
+        self._codec.thread_count = 1  # the process that decodes may start no threads
         if self._codec.name in _CHECKED:
             self._codec.options = {"err_detect": "crccheck+explode"}
         if self._codec.name in _SKIPS_TOO_MUCH:

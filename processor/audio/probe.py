@@ -45,7 +45,17 @@ _GENERIC = frozenset({"application/octet-stream", "binary/octet-stream", "applic
 
 
 def probe(source: Path, *, max_seconds: float, hints: Hints = NO_HINTS) -> SampleFormat:
-    """Return the format that the file's header declares; log the hints that contradict it.
+    """Return the format that the file's header declares; log it, and the hints that contradict it.
+
+    Raises the errors of ``examine``.
+    """
+    form = examine(source, max_seconds=max_seconds)
+    log_format(form, hints)
+    return form
+
+
+def examine(source: Path, *, max_seconds: float) -> SampleFormat:
+    """Return the format that the file's header declares.
 
     The declared length may be wrong: ``decode`` enforces the limit again. Raises PermanentError, with one code for each
     kind of file that is not audio, and InfrastructureError if the file cannot be read.
@@ -60,9 +70,13 @@ def probe(source: Path, *, max_seconds: float, hints: Hints = NO_HINTS) -> Sampl
                 raise drm_protected(scheme)
         with open_track(source) as track:
             track.require_supported(max_seconds)
-            form = track.form
+            return track.form
     except OSError as error:
         raise disk_error(error) from error
+
+
+def log_format(form: SampleFormat, hints: Hints) -> None:
+    """Log the format of a source, and the hints that contradict it."""
     log.info(
         "probed",
         container=form.container,
@@ -74,7 +88,6 @@ def probe(source: Path, *, max_seconds: float, hints: Hints = NO_HINTS) -> Sampl
     for hint in (hints.extension, hints.content_type):
         if hint and _contradicts(hint, form.container):
             log.warning("source_mislabelled", hint=hint, container=form.container)
-    return form
 
 
 def _contradicts(hint: str, container: str) -> bool:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import errno
+import functools
+import io
+import os
+import stat
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +28,11 @@ SAMPLE_RATE = 44_100
 CONTAINER = "RF64"
 #: The frames of one block: 2 MiB of float32 for two channels.
 BLOCK_FRAMES = 1 << 18
+
+#: The offset of the three sizes in a header: of the file but eight bytes, of the samples, and the number of frames.
+_SIZES_AT, _SIZES = 20, struct.Struct("<QQQ")
+#: The bytes of a stereo frame.
+_STEREO_FRAME = 8
 
 #: libsndfile's error code for a failed malloc.
 _NO_MEMORY = 17
@@ -89,6 +99,34 @@ def write_wav(path: Path, blocks: Iterable[Samples], channels: int, rate: int = 
         for block in blocks:
             file.write(block)
     return file.written
+
+
+def is_working_file(path: Path, frames: int) -> bool:
+    """Return whether ``path`` is a stereo file as ``WavWriter`` writes it: a regular file with exactly its header.
+
+    Raises OSError.
+    """
+    data = frames * _STEREO_FRAME
+    header = bytearray(_empty_file())
+    size = len(header) + data
+    _SIZES.pack_into(header, _SIZES_AT, size - 8, data, frames)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return False
+        raise
+    with open(descriptor, "rb") as file:
+        about = os.fstat(descriptor)
+        is_regular = stat.S_ISREG(about.st_mode) and about.st_nlink == 1
+        return is_regular and about.st_size == size and file.read(len(header)) == header
+
+
+@functools.cache
+def _empty_file() -> bytes:
+    with io.BytesIO() as file:
+        soundfile.SoundFile(file, "w", SAMPLE_RATE, 2, subtype="FLOAT", format=CONTAINER).close()
+        return file.getvalue()
 
 
 def read_blocks(path: Path) -> Iterator[Samples]:

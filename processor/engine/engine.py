@@ -11,7 +11,8 @@ Runs in the child process only. The differences from audio-separator's own ``Sep
   with MDX and with all band layouts of VR but one; with Demucs except for the rounding of the song's mean; with MDX23C
   and Roformers except for what ``processor.separation.architectures.mdxc`` corrects;
 * when memory runs out, variants with less memory are tried before the job fails, see ``processor.engine.oom_fallback``;
-* model files pass through the model store, which adds files atomically, and decrypts encrypted ones.
+* models and their parameters are those of ``processor.models.catalogue``, and their files pass through the model store,
+  which verifies them, adds them atomically, and decrypts encrypted ones.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ from processor.engine.model_cache import ModelCache
 from processor.engine.oom_fallback import OomFallback
 from processor.engine.stem_files import StemFiles
 from processor.ipc import Separate, Stem
-from processor.models import ModelStore, load_errors, unknown_model
+from processor.models import ModelStore, load_errors
+from processor.models.catalogue import Model, read_catalogue
+from processor.models.model_lists import parameters
 from processor.models.presets import resolved
 from processor.separation.ensemble.separator import EnsembleSeparator
 from processor.separation.options import DeviceOptions
@@ -101,7 +104,9 @@ class SeparationEngine:
             normalization_threshold=1.0,
             amplification_threshold=0.0,
         )
-        self._upstream.download_file_if_not_exists = models.fetch
+        # audio-separator would read unverified lists from the network.
+        self._upstream.download_model_files = self._present_files
+        self._upstream.load_model_data_using_hash = self._parameters
         self.device = ""
         """The device of the last model or ensemble: ``cpu``, or the GPU's kind and name."""
         self.degraded: tuple[str, ...] = ()
@@ -129,14 +134,15 @@ class SeparationEngine:
         """Download the model's files if they are missing and return their bytes."""
         self._models.require_allowed(name)
         with load_errors(name):
-            files = self._files(name)
-            self._upstream.download_model_files(name)  # before the loading does, because new files may be encrypted
-            return sum(map(self._models.bytes, files))
+            files = self._model(name).files
+            for file in files:
+                self._models.pull(file)
+            return sum(self._models.bytes(file.name) for file in files)
 
     def _load(self, name: str) -> Separator:
         """Load the model from its files, which must be present."""
         with load_errors(name):
-            files = self._files(name)
+            files = tuple(file.name for file in self._model(name).files)
             with self._models.opened(files) as folder:
                 self._upstream.model_file_dir = str(folder)
                 try:
@@ -157,13 +163,27 @@ class SeparationEngine:
             )
         return separator
 
-    def _files(self, name: str) -> tuple[str, ...]:
-        """Return the names of the model's files. Raises PermanentError if there is no such model."""
-        models = self._upstream.list_supported_model_files()
-        for model in (model for group in models.values() for model in group.values()):
-            if name == model["filename"] or name in model["download_files"]:
-                return tuple(file.rsplit("/", 1)[-1] for file in model["download_files"])
-        raise unknown_model(name)
+    def _model(self, name: str) -> Model:
+        """Return the model of this name, or with this file. Raises PermanentError if there is none."""
+        return read_catalogue(self._models.folder).find(name)
+
+    def _present_files(self, name: str) -> tuple[str, str, str, str, str | None]:
+        """Return what audio-separator has to know of a model whose files are present.
+
+        Its name, architecture and title, its path, and the path of the YAML file of an MDXC model.
+        """
+        model, folder = self._model(name), Path(self._upstream.model_file_dir)
+        yaml = (str(folder / file.name) for file in model.files[1:] if file.name.endswith(".yaml"))
+        config = next(yaml, None) if model.architecture == "MDXC" else None
+        return model.name, model.architecture, model.title, str(folder / model.name), config
+
+    def _parameters(self, path: str) -> Any:
+        """Return the parameters of the MDX or VR model in the file ``path``. Raises ValueError if no list has them."""
+        digest = self._upstream.get_model_hash(path)
+        try:
+            return parameters(self._models.folder)[digest]
+        except KeyError:
+            raise ValueError(f"no list has the parameters of a model with the hash {digest}") from None
 
     def _run_upstream(self, model: Any, read_per_song: tuple[str, ...], mixture: Path) -> None:
         """Run audio-separator's own loops over a file."""

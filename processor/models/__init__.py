@@ -1,6 +1,7 @@
 """Models: the catalogue, the download and storage of their files, and their access by audio-separator.
 
-``catalogue``   the available models, their files and addresses (``model_lists``, ``published_hashes``, ``known.json``)
+``catalogue``   the available models, their files and addresses (``model_lists``, ``lists/``, ``published_hashes``,
+                ``known.json``)
 ``store``       the folder of files: each one downloaded once, complete or not at all, by one process (``file_lock``)
 ``download``    one file through the download engine
 ``lockfile``    the hash of each file when it was first downloaded
@@ -11,7 +12,7 @@
 """
 
 from processor.models.download import ModelDownloads
-from processor.models.errors import DecryptionError, NotServedError, OfflineError, load_errors, unknown_model
+from processor.models.errors import DecryptionError, NotServedError, OfflineError, load_errors
 from processor.models.store import ModelStore
 
 __all__ = [
@@ -21,5 +22,4 @@ __all__ = [
     "NotServedError",
     "OfflineError",
     "load_errors",
-    "unknown_model",
 ]

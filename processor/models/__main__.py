@@ -6,25 +6,17 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NoReturn
 
 from config import Settings
 from pipeline.errors import InfrastructureError, PipelineError
 from pipeline.files import local_errors
+from pipeline.service.arguments import CommandParser
 from pipeline.service.command_line import run_command
 from processor.models.catalogue import ARCHITECTURES
 from processor.models.commands import ModelCommands, ModelsExit
 from processor.models.display import progress_bars
 from processor.models.download import ModelDownloads
 from processor.models.store import ModelStore
-
-
-class _Parser(argparse.ArgumentParser):
-    """Exits with ``ModelsExit.USAGE`` if the command line is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(ModelsExit.USAGE, f"{self.prog}: {message}\n")
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
@@ -47,7 +39,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
 
 
 def _parse(command_line: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m processor.models", description="The models in MODEL_FILE_DIR.")
+    parser = CommandParser("processor.models", description="The models in MODEL_FILE_DIR.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     listing = commands.add_parser("list", help="list the known models and the state of their files")
@@ -61,6 +53,9 @@ def _parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     pull.add_argument("--all", dest="architecture", action="store_const", const=ARCHITECTURES, help="every model")
     pull.add_argument("--update", action="store_true", help="download present files again and trust the new content")
     pull.set_defaults(run=lambda run, a: run.pull(a.names, a.architecture, update=a.update), needs_choice=True)
+
+    lists = commands.add_parser("update-lists", help="download UVR's present lists, for models newer than this version")
+    lists.set_defaults(run=lambda run, _: run.update_lists())
 
     verify = commands.add_parser("verify", help="compare every byte of the files with the known hashes")
     verify.add_argument("names", nargs="*", metavar="MODEL", help="default: every present file")

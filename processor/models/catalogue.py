@@ -1,6 +1,7 @@
 """The catalogue of models: their files, the files' addresses, and their known sizes, hashes and licences.
 
-It has the same models, files and addresses as audio-separator's own list; a test compares them.
+It has the same models, files and addresses as audio-separator's own list; a test compares them. An operator's list in
+MODEL_FILE_DIR adds models to it, and never changes a bundled model or the address of one of its files.
 """
 
 from __future__ import annotations
@@ -32,9 +33,8 @@ _OWN_LISTS = {
     "MDX": ("mdx_download_list",),
     "MDXC": ("mdx23c_download_list", "roformer_download_list"),
 }
-_TITLES = {"VR Arch": "VR", "MDX-Net": "MDX", "Demucs v4": "Demucs", "MDX23C": "MDXC", "Roformer": "MDXC"}
 
-#: Valid names of files. The lists are downloaded: a name that leads out of the folder is rejected.
+#: Valid names of files. A list may be downloaded: a name that leads out of the folder is rejected.
 _PLAIN_NAME = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,254}")
 
 
@@ -65,11 +65,9 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """The models that the lists name, in their order."""
+    """The models that the lists name, in their order, the bundled ones first."""
 
     models: Mapping[str, Model]
-    has_uvr_list: bool
-    """False if UVR's list is not in the folder, so that only the bundled data were used."""
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self.models.values())
@@ -94,30 +92,20 @@ def list_file(name: str) -> ModelFile:
     return ModelFile(name, (model_lists.LISTS[name],))
 
 
-def lists_for(model: Model) -> tuple[ModelFile, ...]:
-    """Return the lists that audio-separator needs to load ``model``."""
-    needed = model_lists.LISTS if model.architecture in ("VR", "MDX") else (model_lists.UVR_LIST,)
-    return tuple(list_file(name) for name in needed)
-
-
 def read_catalogue(folder: Path) -> Catalogue:
-    """Return the models of the lists in ``folder`` and of the installed lists."""
-    uvr = model_lists.uvr_list(folder)
-    found: dict[str, Model] = {}
-    entries = _from_lists(uvr) if uvr is not None else [*_from_lists({}), *_from_scores()]
-    for architecture, title, parts in entries:
-        model = _model(architecture, title, parts)
-        if model is not None:
-            found.setdefault(model.name, model)
-    return Catalogue(found, has_uvr_list=uvr is not None)
+    """Return the bundled models, and those that the operator's list in ``folder`` adds."""
+    uvr, own = model_lists.pinned_list(model_lists.UVR_LIST), model_lists.upstream_data("models.json")
+    bundled = Catalogue(_models(_entries(uvr, own), known={}))
+    additions = _entries(model_lists.operator_list(folder, model_lists.UVR_LIST), {})
+    added = _models(additions, known=bundled.files())
+    return Catalogue({**bundled.models, **added, **bundled.models})
 
 
 _Entry = tuple[str, str, list[str]]
 """Architecture, title and parts: the names or addresses of files. The first part, or Demucs' YAML, names the model."""
 
 
-def _from_lists(uvr: Mapping[str, Any]) -> Iterator[_Entry]:
-    own = model_lists.bundled("models.json")
+def _entries(uvr: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[_Entry]:
     for architecture in ARCHITECTURES:
         if architecture == "Demucs":
             for title, files in _as_mapping(uvr.get("demucs_download_list")).items():
@@ -132,29 +120,28 @@ def _from_lists(uvr: Mapping[str, Any]) -> Iterator[_Entry]:
             yield architecture, title, [*parts, *parts.values()] if isinstance(parts, dict) else [parts]
 
 
-def _from_scores() -> Iterator[_Entry]:
-    """Yield UVR's models that audio-separator has measured and whose parts are known."""
-    parts = model_lists.known()["parts"]
-    for name, entry in model_lists.bundled("models-scores.json").items():
-        title = str(entry.get("model_name"))
-        architecture = next((kind for start, kind in _TITLES.items() if title.startswith(start)), None)
-        if architecture in ("VR", "MDX"):
-            yield architecture, title, [name]
-        elif architecture and name in parts:
-            yield architecture, title, parts[name]
+def _models(entries: Iterable[_Entry], known: Mapping[str, ModelFile]) -> dict[str, Model]:
+    """Return the models of the valid entries by name; of equal names, the first. The files in ``known`` are kept."""
+    found: dict[str, Model] = {}
+    for architecture, title, parts in entries:
+        files = tuple(_file(architecture, title, part) for part in dict.fromkeys(parts) if isinstance(part, str))
+        if not files or not all(_PLAIN_NAME.fullmatch(file.name) for file in files):
+            continue
+        name = files[0].name
+        if architecture == "Demucs":
+            name = next((file.name for file in files if file.name.endswith(".yaml")), "")
+        if name and name not in found:
+            files = tuple(known.get(file.name, file) for file in files)
+            found[name] = Model(name, title, architecture, files, _stems(name), _licence(title))
+    return found
 
 
-def _model(architecture: str, title: str, parts: Iterable[Any]) -> Model | None:
-    files = tuple(_file(architecture, title, part) for part in dict.fromkeys(parts) if isinstance(part, str))
-    if not files or not all(_PLAIN_NAME.fullmatch(file.name) for file in files):
-        return None
-    name = files[0].name
-    if architecture == "Demucs":
-        name = next((file.name for file in files if file.name.endswith(".yaml")), "")
-    scores = model_lists.bundled("models-scores.json").get(name, {})
-    licences = model_lists.known()["licences"]
-    licence = next((text for start, text in licences.items() if title.startswith(start)), None)
-    return Model(name, title, architecture, files, tuple(scores.get("stems") or ()), licence) if name else None
+def _stems(name: str) -> tuple[str, ...]:
+    return tuple(model_lists.upstream_data("models-scores.json").get(name, {}).get("stems") or ())
+
+
+def _licence(title: str) -> str | None:
+    return next((text for start, text in model_lists.known()["licences"].items() if title.startswith(start)), None)
 
 
 def _file(architecture: str, title: str, part: str) -> ModelFile:

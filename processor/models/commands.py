@@ -13,7 +13,7 @@ from processor.models import maintenance
 from processor.models.catalogue import Catalogue, Model, ModelFile, list_file, read_catalogue
 from processor.models.display import HEADINGS, listing, table_row
 from processor.models.errors import NotServedError, unknown_model
-from processor.models.model_lists import UVR_LIST
+from processor.models.model_lists import LISTS
 from processor.models.presets import expand_presets
 from processor.models.store import ModelStore
 
@@ -54,8 +54,6 @@ class ModelCommands:
             print_json(rows)
             return ModelsExit.OK
         print_table(map(table_row, rows), headings=HEADINGS)
-        if not catalogue.has_uvr_list:
-            print_error(f"{UVR_LIST} is not in MODEL_FILE_DIR: the list is incomplete without it")
         return ModelsExit.OK
 
     def pull(self, names: Sequence[str], architectures: Collection[str], *, update: bool) -> ModelsExit:
@@ -63,16 +61,16 @@ class ModelCommands:
 
         ``update`` downloads present files again and trusts the new content.
         """
-        outcomes, list_status = self._pull([list_file(UVR_LIST)], update=update)
         catalogue = read_catalogue(self.store.folder)
         models, unknown = _find(catalogue, names)
         models += [model for model in catalogue if model.architecture in architectures]
         _report_unknown(unknown)
-        files = maintenance.required_files(models)
-        files.pop(UVR_LIST, None)
-        file_outcomes, file_status = self._pull(files.values(), update=update)
-        self._report([*outcomes, *file_outcomes])
-        return file_status or list_status or (ModelsExit.UNKNOWN if unknown else ModelsExit.OK)
+        status = self._pull(maintenance.required_files(models).values(), update=update)
+        return status or (ModelsExit.UNKNOWN if unknown else ModelsExit.OK)
+
+    def update_lists(self) -> ModelsExit:
+        """Download UVR's present lists into the folder. Models that only they have are known from then on."""
+        return self._pull(map(list_file, LISTS), update=True)
 
     def seal(self, names: Sequence[str]) -> ModelsExit:
         """Encrypt the files of the named models in place."""
@@ -108,9 +106,6 @@ class ModelCommands:
         Only shows the files unless ``confirmed``.
         """
         catalogue = read_catalogue(self.store.folder)
-        if not catalogue.has_uvr_list:
-            print_error(f"{UVR_LIST} is not in MODEL_FILE_DIR: needed files cannot be determined, nothing is removed")
-            return ModelsExit.UNAVAILABLE
         models, unknown = _find(catalogue, [*keep, self.default] if keep else ())
         if unknown := [name for name in unknown if name != self.default or not keep]:
             print_error(f"there is no model named {', '.join(unknown)}: nothing is removed")
@@ -123,7 +118,7 @@ class ModelCommands:
             print_error("nothing is removed without --yes")
         return ModelsExit.OK
 
-    def _pull(self, files: Iterable[ModelFile], *, update: bool) -> tuple[Outcomes, ModelsExit]:
+    def _pull(self, files: Iterable[ModelFile], *, update: bool) -> ModelsExit:
         outcomes: Outcomes = []
         status = ModelsExit.OK
         for file in files:
@@ -133,7 +128,8 @@ class ModelCommands:
             except (NotServedError, TransientError) as error:
                 status = ModelsExit.UNAVAILABLE
                 outcomes.append({"file": file.name, "state": "failed", "detail": str(error)})
-        return outcomes, status
+        self._report(outcomes)
+        return status
 
     def _report(self, outcomes: Outcomes) -> None:
         if self.as_json:

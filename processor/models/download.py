@@ -62,11 +62,17 @@ def fetch_model_file(
 ) -> Record:
     """Download the model file with the name of ``target``, and return its record; resume an earlier attempt.
 
-    ``mirrors`` are tried first, but only if ``sha256`` is known: they need not be trusted. Raises NotServedError if a
-    retry cannot help, TransientError (``source_corrupt`` if the content is not the expected one), InfrastructureError
-    and CancelledError. The messages name the file and the address.
+    ``mirrors`` are tried first, but only if ``sha256`` is known: they need not be trusted. If it is not, plain http is
+    refused; a redirect from https to http always is. Raises NotServedError if a retry cannot help, TransientError
+    (``source_corrupt`` if the content is not the expected one), InfrastructureError and CancelledError. The messages
+    name the file and the address.
     """
     name = target.name
+    if not sha256 and not url.lower().startswith("https:"):
+        raise NotServedError(
+            f"the model file {name} is refused from {loggable_url(url)}: without a known SHA-256, only https will do",
+            ErrorCode.SOURCE_REFUSED,
+        )
     try:
         listener = partial(network.on_progress, name) if network.on_progress else None
         with watch_download("model", listener) as transfer:

@@ -13,7 +13,7 @@ from filelock import Timeout
 
 from pipeline.errors import PipelineError
 from pipeline.files import local_errors, sync_directory
-from processor.models.catalogue import Catalogue, Model, ModelFile, lists_for
+from processor.models.catalogue import Catalogue, Model, ModelFile
 from processor.models.encryption import SUFFIX
 from processor.models.errors import DecryptionError, NotServedError
 from processor.models.file_lock import exclusive_lock
@@ -54,7 +54,7 @@ class FileFinding:
 
 def required_files(models: Iterable[Model]) -> dict[str, ModelFile]:
     """Return every file that these models need, by name."""
-    return {file.name: file for model in models for file in (*lists_for(model), *model.files)}
+    return {file.name: file for model in models for file in model.files}
 
 
 def files_present(store: ModelStore, catalogue: Catalogue) -> dict[str, ModelFile]:

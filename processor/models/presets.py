@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from pipeline.model_choice import Ensemble
 from pipeline.service.logs import get_logger
-from processor.models.model_lists import bundled
+from processor.models.model_lists import upstream_data
 
 log = get_logger(__name__)
 
@@ -21,7 +21,7 @@ _FILE = "ensemble_presets.json"
 def presets() -> Mapping[str, Ensemble]:
     """Return the presets by name, without those that are invalid here."""
     found = {}
-    for name, preset in bundled(_FILE).get("presets", {}).items():
+    for name, preset in upstream_data(_FILE).get("presets", {}).items():
         try:
             found[name] = Ensemble.model_validate({**preset, "ensemble": preset.get("models")})
         except ValidationError:

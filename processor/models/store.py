@@ -30,11 +30,12 @@ INCOMING = ".incoming"
 class ModelStore:
     """The folder of models, MODEL_FILE_DIR, which must exist. Safe for several processes, not for several threads."""
 
-    def __init__(self, settings: ModelSettings, network: ModelDownloads) -> None:
+    def __init__(self, settings: ModelSettings, network: ModelDownloads, key: bytes | None = None) -> None:
+        """``key``: that of encrypted files; None: it is read from the settings when it is needed."""
         self.folder = settings.model_dir.absolute()
         self._settings = settings
         self.lock_file = LockFile(self.folder)
-        self.encrypted_files = EncryptedFiles(settings)
+        self.encrypted_files = EncryptedFiles(settings, key)
         self._network = network
 
     def plain_path(self, name: str) -> Path:
@@ -75,18 +76,6 @@ class ModelStore:
         if not self._settings.allows(name):
             raise PermanentError(f"the model {name} is not available on this service", code=ErrorCode.MODEL_NOT_ALLOWED)
 
-    def fetch(self, url: str, path: str) -> None:
-        """Download the file with the last name of ``path``. audio-separator calls this, with the addresses it knows.
-
-        Raises NotServedError if a retry at this address cannot help, TransientError, InfrastructureError.
-        """
-        target = Path(path)
-        self.pull(ModelFile(target.name, (url,)))
-        plain = self.plain_path(target.name)
-        if target.parent != self.folder and plain.is_file() and not target.exists():
-            with local_errors():
-                target.symlink_to(plain.absolute())
-
     def pull(self, file: ModelFile, *, again: bool = False, update: bool = False) -> bool:
         """Download ``file`` if it is missing. Return True if it was downloaded.
 
@@ -115,6 +104,8 @@ class ModelStore:
             self.lock_file.set(file.name, fetched)
             self._install(drafts / file.name, fetched.sha256)
         log.info("model_file_fetched", file=file.name, bytes=fetched.bytes, source=fetched.source)
+        if sha256 is None:
+            log.warning("model_file_trusted", file=file.name, sha256=fetched.sha256, source=fetched.source)
         return True
 
     def _download(self, file: ModelFile, target: Path, sha256: str | None) -> Record:
@@ -171,11 +162,11 @@ class ModelStore:
 
     @contextmanager
     def opened(self, names: Iterable[str]) -> Iterator[Path]:
-        """Yield a folder with the plain forms of these files and of the lists.
+        """Yield a folder with the plain forms of these files.
 
         Decrypted files are removed when the block ends. Raises DecryptionError and InfrastructureError.
         """
-        wanted = tuple(dict.fromkeys((*names, *LISTS)))
+        wanted = tuple(dict.fromkeys(names))
         sealed = [name for name in wanted if self.is_sealed(name)]
         if not sealed:
             yield self.folder

@@ -16,6 +16,8 @@ BASIC = (
     "LOGNAME",
     "SHELL",
     "TERM",
+    "NO_COLOR",
+    "FORCE_COLOR",
     "LANG",
     "LANGUAGE",
     "TZ",

@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cancellation import CancelToken
@@ -45,6 +44,7 @@ from processor.ipc import (
 )
 from processor.system import cpu
 from processor.system.channel import Channel, ProtocolError
+from processor.system.linux import prefer_for_oom_kill
 
 if TYPE_CHECKING:
     from processor.engine.engine import SeparationEngine
@@ -53,8 +53,6 @@ log = get_logger(__name__)
 
 #: The shortest time between two progress reports, s.
 PROGRESS_INTERVAL = 0.2
-#: Makes the kernel prefer this process to the consumer for an out-of-memory kill (see proc(5), oom_score_adj).
-OOM_SCORE = "500"
 
 
 class ParentConnection:
@@ -99,8 +97,7 @@ def main(descriptor: int) -> int:
     # service; if the child exited, the parent would blame the current job.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+    prefer_for_oom_kill()
     os.set_inheritable(descriptor, False)
     # No progress bars in the log of a service.
     os.environ.setdefault("TQDM_DISABLE", "1")
@@ -140,11 +137,12 @@ def _set_up(settings: ChildSettings, parent: ParentConnection) -> SeparationEngi
         # Imports and loading may take a minute. The reader thread runs by now, so that the parent's exit is noticed.
         from processor.engine.engine import SeparationEngine
         from processor.models import ModelDownloads, ModelStore
+        from processor.models.encryption.key import received_key
         from processor.system.memory import memory_in_use, pool_limit
 
         model = settings.model
         engine = SeparationEngine(
-            ModelStore(model, ModelDownloads.from_settings(settings.download)),
+            ModelStore(model, ModelDownloads.from_settings(settings.download), received_key(settings.model_key)),
             settings.scratch_dir,
             require_gpu=model.require_gpu,
             preferred=model.model_name,

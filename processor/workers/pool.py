@@ -75,7 +75,7 @@ class WorkerPool:
                 except InfrastructureError as error:
                     failures += 1
                     self._record_start(process, error)
-                    delay = RESTART_BACKOFF.delay(failures, random.Random())
+                    delay = RESTART_BACKOFF.delay(failures, random.Random())  # noqa: S311  jitter
                     about = {"on": process.device.label, "error": error.message, "code": error.code}
                     log.error("worker_unavailable", **about, retry_in_seconds=round(delay, 1))
                     cancel.wait(delay)

@@ -176,7 +176,7 @@ class WorkerSupervisor:
             except InfrastructureError as error:
                 if error.code is ErrorCode.DISK_FULL:
                     disk_failures += 1
-                    delay = DISK_FULL_BACKOFF.delay(disk_failures, random.Random())
+                    delay = DISK_FULL_BACKOFF.delay(disk_failures, random.Random())  # noqa: S311  jitter
                     log.warning("worker_start_delayed", error=error.message, retry_in_seconds=round(delay, 1))
                     cancel.wait(delay)
                     cancel.raise_if_set()

@@ -150,6 +150,20 @@ def test_a_correctly_signed_key_cannot_leave_the_store(service: Service) -> None
     assert answer.status == 404
 
 
+@pytest.mark.parametrize("folder", ["outcomes", "staged", "handoff"])
+def test_only_finished_stems_are_served_even_to_a_correct_signature(
+    service: Service, tmp_path: Path, folder: str
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(CONTENT)
+    service.store.put(f"{folder}/{KEY}", source, content_type="audio/wav")
+    signer = LinkSigner(load_or_create_key(service.settings.state.link_key_file))
+
+    answer = service.client.get(f"/files/{folder}/{KEY}?{signer.sign(f'{folder}/{KEY}', int(time.time()) + 60)}")
+
+    assert (answer.status, answer.json["error"]) == (404, "The file is not there any more")
+
+
 def test_the_route_does_not_exist_with_s3(make_settings: Callable[..., Settings]) -> None:
     settings = make_settings(STORAGE="s3", S3_BUCKET_NAME="stems", S3_ENDPOINT_URL="http://127.0.0.1:1")
 

@@ -7,7 +7,9 @@ import threading
 import time
 
 import pytest
+import structlog
 
+from api import health
 from api.health import Probe
 from pipeline.errors import ErrorCode, InfrastructureError
 from tests.api.conftest import Service
@@ -131,3 +133,28 @@ def test_a_check_reports_its_reason_and_a_broken_check_hides_internals() -> None
         assert (await Probe("broker", defective).component()).error == "the check itself failed"
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("error", "event"),
+    [
+        (InfrastructureError("the broker does not answer", code=ErrorCode.BROKER_UNAVAILABLE), "component_unavailable"),
+        (RuntimeError("a defect"), "check_failed"),
+    ],
+)
+def test_many_probes_log_a_fault_once(monkeypatch: pytest.MonkeyPatch, error: Exception, event: str) -> None:
+    faults = [error] * 20
+    monkeypatch.setattr(health, "UNAVAILABLE_FOR", 0.0)  # Each probe runs the check.
+
+    def check() -> None:
+        if faults:
+            raise faults.pop()
+
+    async def ask() -> None:
+        probe = Probe("broker", check)
+        while (await probe.component()).status != "ready":
+            pass
+
+    with structlog.testing.capture_logs() as lines:
+        asyncio.run(ask())
+    assert [line["event"] for line in lines] == [event, "component_available"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,9 +44,14 @@ class Dockerfile:
     """The stages of a Dockerfile, by name."""
 
     def __init__(self, text: str) -> None:
+        self.arguments: dict[str, str] = {}
+        """The ARGs before the first stage, which FROM may use, with their defaults."""
         self.stages: dict[str, Stage] = {}
         for instruction in _instructions(text):
-            if instruction.keyword == "FROM":
+            if instruction.keyword == "ARG" and not self.stages:
+                name, _, default = instruction.arguments.partition("=")
+                self.arguments[name] = default
+            elif instruction.keyword == "FROM":
                 base, _, name = instruction.arguments.partition(" AS ")
                 stage = self.stages[name] = Stage(name, base)
             else:
@@ -56,9 +61,11 @@ class Dockerfile:
     def read(cls, path: Path) -> Dockerfile:
         return cls(path.read_text(encoding="utf-8"))
 
-    @property
-    def base_images(self) -> set[str]:
-        return {stage.base for stage in self.stages.values()} - set(self.stages)
+    def base_images(self, given: Mapping[str, str]) -> set[str]:
+        """Return the images that the stages are based on, with the values ``given`` for the arguments."""
+        values = {**self.arguments, **given}
+        bases = {stage.base for stage in self.stages.values()} - set(self.stages)
+        return {re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], base) for base in bases}
 
     def lineage(self, name: str) -> list[Instruction]:
         """Return all instructions of the stage, after those of the stages that it is based on."""

@@ -18,7 +18,7 @@ from config import Settings, StorageEngine, load
 from tests.deploy.compose import ComposeFile, MissingVariableError, interpolate, variables_of
 from tests.deploy.conftest import REQUIRED, ROOT, SETTINGS
 from tests.deploy.dockerfile import Dockerfile
-from tests.deploy.test_dockerfile import IMAGES, PINNED
+from tests.deploy.test_dockerfile import IMAGES, PINNED, PINNED_BY_DIGEST
 
 SettingsOf = Callable[..., Settings]
 """``settings_of(service, **variables)``: returns the settings as the service in its container reads them."""
@@ -28,7 +28,7 @@ CREDENTIALS = set(REQUIRED)
 SECRETS = {name for name, field in SETTINGS.items() if SecretStr.__name__ in str(field.annotation)}
 BROKER_SECRETS = {"KAFKA_SASL_PASSWORD", "KAFKA_SSL_KEY_PASSWORD"}
 #: Secrets that are optional.
-OPTIONAL = BROKER_SECRETS | {"WEBHOOK_SECRET", "DOWNLOAD_PROXY"}
+OPTIONAL = BROKER_SECRETS | {"WEBHOOK_SECRET", "DOWNLOAD_PROXY", "AWS_SESSION_TOKEN"}
 #: Settings without effect here (of the embedded transport and the local store), or fixed by the image.
 FIXED = {
     *("API_HOST", "API_PORT", "OPERATIONS_HOST", "PROCESSOR_HEALTH_HOST", "PROCESSOR_HEALTH_PORT"),
@@ -66,7 +66,19 @@ def settings_of(compose: ComposeFile, dockerfile: Dockerfile) -> SettingsOf:
 def test_foreign_images_are_pinned_to_exact_versions(compose: ComposeFile) -> None:
     foreign = {name: service["image"] for name, service in compose.services.items() if "image" in service}
     assert set(foreign) | set(compose.built) == set(compose.services)
-    assert all(PINNED.fullmatch(image.replace(":v", ":")) for image in foreign.values()), foreign
+    versions = [interpolate(image, {}) for image in foreign.values()]
+    assert all(PINNED.fullmatch(image.replace(":v", ":")) for image in versions), versions
+
+
+def test_every_image_can_be_pinned_by_its_digest(compose: ComposeFile, dockerfile: Dockerfile) -> None:
+    names = {"KAFKA_IMAGE_DIGEST", "S3_IMAGE_DIGEST", *dockerfile.arguments}
+    digests = {name: f"@sha256:{position:064x}" for position, name in enumerate(sorted(names))}
+    for service in compose.services.values():
+        if "image" in service:
+            assert PINNED_BY_DIGEST.fullmatch(interpolate(service["image"], digests).replace(":v", ":"))
+        else:
+            given = {name: interpolate(value, digests) for name, value in service["build"]["args"].items()}
+            assert given == {name: digests[name] for name in dockerfile.arguments}
 
 
 def test_every_target_is_in_the_dockerfile(compose: ComposeFile, dockerfile: Dockerfile) -> None:
@@ -93,7 +105,7 @@ def test_services_receive_only_the_secrets_that_they_need(compose: ComposeFile) 
     assert holders.pop("DOWNLOAD_PROXY") == set(SERVICES) - {"api"}
     for secret in BROKER_SECRETS:
         assert holders.pop(secret) == set(SERVICES)
-    assert set(holders) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert set(holders) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
 
 
 def test_no_secret_has_a_default(compose: ComposeFile) -> None:
@@ -262,12 +274,27 @@ def test_gpu_processor_differs_only_in_its_gpu(compose: ComposeFile) -> None:
 
 
 def compose_command() -> list[str]:
-    """Return the command of Docker Compose, as a plugin or a program; skip the test if it is not installed."""
+    """Return the command of Docker Compose 2 or later; skip the test with the reason if it is not installed."""
+    found = "is not installed"
     for program, *rest in (["docker", "compose"], ["docker-compose"]):
         path = shutil.which(program)
-        if path and subprocess.run([path, *rest, "version"], capture_output=True).returncode == 0:
+        if path is None:
+            continue
+        version = subprocess.run([path, *rest, "version", "--short"], capture_output=True, text=True, check=False)
+        number = version.stdout.strip().removeprefix("v")
+        if version.returncode == 0 and not number.startswith("1."):
             return [path, *rest]
-    pytest.skip("Docker Compose is not installed: docker-compose.yml was read only by tests/deploy/compose.py")
+        if number:
+            found = f"is version {number}, and 2 is needed"
+    pytest.skip(f"Docker Compose {found}: docker-compose.yml was read only by tests/deploy/compose.py")
+
+
+def test_old_docker_compose_is_skipped_with_its_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "docker-compose").write_text("#!/bin/sh\necho 1.29.2\n")
+    (tmp_path / "docker-compose").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(pytest.skip.Exception, match=r"is version 1\.29\.2, and 2 is needed"):
+        compose_command()
 
 
 def test_docker_compose_reads_the_file_the_same_way(compose: ComposeFile, tmp_path: Path) -> None:

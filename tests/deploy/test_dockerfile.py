@@ -13,6 +13,7 @@ from tests.deploy.dockerfile import Dockerfile, Instruction
 
 IMAGES = ("api", "uploader", "processor-cpu", "processor-gpu")
 PINNED = re.compile(r"[a-z0-9./-]+:\d+\.\d+\.\d+(-[a-z0-9]+)*")
+PINNED_BY_DIGEST = re.compile(rf"{PINNED.pattern}@sha256:[0-9a-f]{{64}}")
 #: Variables of the images that are not settings.
 FOREIGN = re.compile(r"PATH|PYTHON\w+|NUMBA_CACHE_DIR|ORT_DISABLE_TELEMETRY|NVIDIA_\w+")
 
@@ -36,9 +37,18 @@ def copied(dockerfile: Dockerfile, stage: str) -> Iterator[str]:
 
 
 def test_base_images_are_pinned_to_exact_versions(dockerfile: Dockerfile) -> None:
-    assert all(PINNED.fullmatch(image) for image in dockerfile.base_images)
-    versions = {re.split(r"[:-]", image)[1] for image in dockerfile.base_images}
+    images = dockerfile.base_images({})
+    assert all(PINNED.fullmatch(image) for image in images)
+    versions = {re.split(r"[:-]", image)[1] for image in images}
     assert len(versions) == 1, "the environment is built with another Python than the one that runs it"
+
+
+def test_every_base_image_can_be_pinned_by_its_digest(dockerfile: Dockerfile) -> None:
+    assert set(dockerfile.arguments.values()) == {""}, "a digest in the file would not be renewed"
+    digests = {name: f"@sha256:{position:064x}" for position, name in enumerate(dockerfile.arguments)}
+    images = dockerfile.base_images(digests)
+    assert all(PINNED_BY_DIGEST.fullmatch(image) for image in images)
+    assert len({image.partition("@")[2] for image in images}) == len(dockerfile.base_images({}))
 
 
 @pytest.mark.parametrize("image", IMAGES)
@@ -94,7 +104,8 @@ def test_contains_one_service_only(dockerfile: Dockerfile, image: str) -> None:
 def test_environment_is_built_from_the_lock_files(dockerfile: Dockerfile, image: str, more: set[str]) -> None:
     locks = set(locks_of(dockerfile, image))
     assert locks == {"uv.lock", "service.lock"} | more  # uv is not part of the environment
-    assert all((ROOT / "requirements" / lock).is_file() for lock in locks)
+    # Without PyTorch's index, whose hashes it has, there is no torch-cpu.lock, and torch-cuda.lock is taken.
+    assert all((ROOT / "requirements" / lock).is_file() for lock in locks - {"torch-cpu.lock"})
 
 
 def test_installs_only_locked_packages(dockerfile: Dockerfile) -> None:
@@ -103,8 +114,7 @@ def test_installs_only_locked_packages(dockerfile: Dockerfile) -> None:
     assert installs
     for install in installs:
         assert " -r /requirements/" in install
-        # Only the CPU builds of torch have no hashes: they are other files than the locked ones.
-        assert ("--require-hashes" in install) != ("torch-cpu.lock" in install)
+        assert "--require-hashes" in install
 
 
 def test_downloads_nothing_by_url(dockerfile: Dockerfile) -> None:

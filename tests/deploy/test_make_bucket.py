@@ -45,6 +45,23 @@ def test_bucket_is_created_once_and_usable(s3_server: S3Server) -> None:
     for _ in range(2):
         result = make_bucket(S3_BUCKET_NAME=options.bucket, **account(s3_server))
         assert result.returncode == ExitCode.OK, result.stderr
+        # Neither VersityGW nor S3Proxy has lifecycle rules.
+        assert "the S3 server has no lifecycle rules" in result.stderr
+    S3Store(options).check()
+
+
+@pytest.mark.s3
+def test_both_buckets_are_created(s3_server: S3Server) -> None:
+    options = S3Options(
+        bucket="made-for-links",
+        private_bucket="made-for-services",
+        endpoint_url=s3_server.endpoint_url,
+        access_key_id=s3_server.access_key,
+        secret_access_key=s3_server.secret_key,
+    )
+    names = {"S3_BUCKET_NAME": "made-for-links", "S3_PRIVATE_BUCKET_NAME": "made-for-services"}
+    result = make_bucket(**names, **account(s3_server))
+    assert result.returncode == ExitCode.OK, result.stderr
     S3Store(options).check()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from devstack.environment import isolated_environment, server_settings, user_environment
+from devstack.environment import development_settings, isolated_environment, server_settings, user_environment
 
 
 @pytest.fixture
@@ -53,3 +53,11 @@ def test_only_named_servers_contribute_their_settings(env_file: Path, monkeypatc
     assert found["S3_BUCKET_NAME"] == "songs"
     assert found["STORAGE"] == "s3"
     assert "KAFKA_PARTITIONS" not in found
+
+
+@pytest.mark.parametrize(("host", "private"), [("", "true"), ("::1", "true"), ("localhost", "true"), ("0.0.0.0", None)])
+def test_private_networks_are_open_only_behind_loopback(
+    env_file: Path, monkeypatch: pytest.MonkeyPatch, host: str, private: str | None
+) -> None:
+    monkeypatch.setenv("API_HOST", host)
+    assert development_settings(env_file).get("ALLOW_PRIVATE_NETWORKS") == private

@@ -36,9 +36,15 @@ class Checkout:
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run `./start_local.sh arguments` to its end."""
-        command, env = self.command(arguments, environment)
+        return self.run_in(self.root, "./start_local.sh", *arguments, **environment)
+
+    def run_in(
+        self, folder: Path, script: str, *arguments: str, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `script arguments` in a folder to its end; `script` is a path of `start_local.sh`."""
+        _, env = self.command(arguments, environment)
         return subprocess.run(
-            command, env=env, cwd=self.root, capture_output=True, text=True, timeout=LIMIT, check=False
+            [script, *arguments], env=env, cwd=folder, capture_output=True, text=True, timeout=LIMIT, check=False
         )
 
     @contextmanager

@@ -22,6 +22,7 @@ from devstack.processes.process import ServerProcess, free_port
 from devstack.stack import Plan, Stack, running
 from tests.e2e.logs import read_log
 from tests.e2e.watcher import PATIENCE, Watcher
+from tests.support.separation_processes import separation_processes
 from tests.support.webhook_receiver import Received
 
 CREDENTIALS = ("tester", "a password of the tests")
@@ -79,7 +80,7 @@ class Service:
 
     def separation_process(self) -> psutil.Process:
         """Return the processor's child process, which owns the model."""
-        (child,) = self._process("processor").children()
+        (child,) = separation_processes(self._process("processor").pid)
         return child
 
     def jobs_in_progress(self, name: str) -> float:

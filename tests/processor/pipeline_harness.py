@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from pipeline.transport.embedded.transport import EmbeddedTransport
 from processor.disk_budget import DiskBudget
 from processor.download_lanes import DownloadLanes
 from processor.job import JobLimits, SeparationHandler
+from processor.sandbox.client import AudioSandbox
 from processor.workers.pool import WorkerPool
 from processor.workers.supervisor import WorkerSupervisor
 
@@ -82,6 +85,14 @@ class RunningProcessor:
         return {str(path.relative_to(self.root / "handoff")) for path in files}
 
 
+@functools.cache
+def shared_sandbox() -> AudioSandbox:
+    """Return the sandbox of all handlers of this process, because its server needs half a second to start."""
+    sandbox = AudioSandbox()
+    atexit.register(sandbox.close)
+    return sandbox
+
+
 def create_handler(
     supervisors: Sequence[WorkerSupervisor],
     transport: Transport,
@@ -92,10 +103,12 @@ def create_handler(
     prefetch_bytes: int = 10**9,
     limits: JobLimits = LIMITS,
     lanes: DownloadLanes | None = None,
+    sandbox: AudioSandbox | None = None,
 ) -> SeparationHandler:
     """Return the handler of a processor with these children and stores."""
     return SeparationHandler(
         pool=WorkerPool(supervisors, stop),
+        sandbox=sandbox or shared_sandbox(),
         budget=DiskBudget(prefetch_bytes, stop, len(supervisors)),
         handoff=handoff,
         guard=UrlGuard(allow_private=True),

@@ -63,6 +63,22 @@ def test_late_begin_and_slow_start_are_no_low_rate() -> None:
         lane.check(DownloadProgress(2 * MB, 50 * MB, 31.0 + GRACE))
 
 
+def test_source_that_stops_sending_ends_early() -> None:
+    clock = Clock()
+    sentence = "too slowly to be downloaded within 600 s"
+    with DownloadLanes(4, TIMEOUT).lane(clock) as lane, pytest.raises(TransientError, match=sentence) as caught:
+        report(lane, clock, [1 * MB] * 10, 5 * MB)
+    assert caught.value.code is ErrorCode.SOURCE_TIMEOUT
+
+
+def test_latest_rate_counts_even_between_reports_in_quick_succession() -> None:
+    clock = Clock()
+    with DownloadLanes(4, TIMEOUT).lane(clock) as lane:
+        report(lane, clock, [10, 20], 500 * MB, interval=GRACE - 0.1)
+        report(lane, clock, [2 * MB], 500 * MB, interval=0.5)
+        report(lane, clock, [100 * MB], 500 * MB, interval=0.0)
+
+
 def test_slow_downloads_leave_one_lane_free() -> None:
     """Each can finish within its limit, but takes longer than ``SLOW``."""
     lanes, slow = DownloadLanes(4, TIMEOUT), at_rate(100_000, GRACE + 4)
@@ -89,6 +105,14 @@ def test_download_that_becomes_quick_gives_its_place_to_another() -> None:
         report(first, clock, at_rate(100_000, GRACE + 4), 20 * MB)
         report(first, clock, [19 * MB], 20 * MB)
         report(second, other, at_rate(100_000, GRACE + 4), 20 * MB)
+
+
+def test_one_of_two_lanes_is_left_free() -> None:
+    lanes, clock, other = DownloadLanes(2, TIMEOUT), Clock(), Clock()
+    with lanes.lane(clock) as first, lanes.lane(other) as second:
+        report(first, clock, at_rate(100_000, GRACE + 4), 20 * MB)
+        with pytest.raises(DeferredError, match="other slow downloads have to end first"):
+            report(second, other, at_rate(100_000, GRACE + 4), 20 * MB)
 
 
 def test_single_lane_takes_slow_downloads() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
 import socket
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,16 +16,19 @@ import psutil
 import pytest
 
 from demo import tiny_models
-from demo.centre_model import DEMO_MODEL_NAME
+from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
 from pipeline.messages import SeparationResult, SeparationTask, from_message, to_message
 from pipeline.service.shutdown import ExitCode
 from pipeline.transport.embedded.transport import EmbeddedTransport
 from processor.__main__ import main
 from processor.system.cpu import usable_cores
+from tests.processor.models.model_source import store_in
+from tests.processor.models.models_in_memory import memory_folder
 from tests.processor.service_process import DEADLINE, ask, port_of, processor
 from tests.processor.source_files import noise, write_pcm
 from tests.processor.worker_threads import eventually
 from tests.support.log_lines import lines_until
+from tests.support.separation_processes import separation_processes
 from tests.support.source_server import SourceServer
 
 
@@ -38,6 +44,7 @@ def test_start_job_and_shutdown(tmp_path: Path, model_dir: Path) -> None:
         port = port_of(lines)
         ready, health = ask(port, "/ready"), ask(port, "/health")
         children = psutil.Process(running.pid).children(recursive=True)
+        (child,) = separation_processes(running.pid)
         transport = EmbeddedTransport(tmp_path / "data" / "broker.sqlite")
         transport.publish(to_message("uvr_tasks", task.model_copy(update={"audio": source.url("/song")})))
         results = transport.subscribe(["uvr_results"], "tests")
@@ -50,7 +57,9 @@ def test_start_job_and_shutdown(tmp_path: Path, model_dir: Path) -> None:
         status = running.wait(DEADLINE)
 
     assert from_message(SeparationResult, delivery.message).status == "success"
-    (child,) = children
+    protections = ready[1].pop("sandbox")
+    assert protections == health[1]["sandbox"]
+    assert protections["rlimits"]
     assert ready == (
         200,
         {
@@ -85,7 +94,7 @@ def test_start_job_and_shutdown(tmp_path: Path, model_dir: Path) -> None:
 def test_missing_model_prevents_the_start(tmp_path: Path) -> None:
     """A model that is neither on disk nor downloadable gives one error sentence, and no topic is consumed."""
     with socket.create_server(("127.0.0.1", 0)) as reserved:
-        closed_port = f"http://127.0.0.1:{reserved.getsockname()[1]}"
+        closed_port = f"https://127.0.0.1:{reserved.getsockname()[1]}"
     tiny_models.list_demucs(tmp_path / "models", "absent.yaml", "absent.th", closed_port)
     settings = {"MODEL_NAME": "absent.yaml", "MODEL_FILE_DIR": "models", "ALLOW_PRIVATE_NETWORKS": "true"}
     with processor(tmp_path, **settings) as running:
@@ -106,7 +115,7 @@ def test_signal_during_the_start_stops_it(tmp_path: Path, model_dir: Path) -> No
     settings = {"MODEL_NAME": DEMO_MODEL_NAME, "MODEL_FILE_DIR": str(model_dir)}
     with processor(tmp_path, **settings) as running:
         parent = psutil.Process(running.pid)
-        while not parent.children():
+        while not separation_processes(running.pid):
             assert running.poll() is None
         children = parent.children()
         running.send_signal(signal.SIGTERM)
@@ -202,7 +211,6 @@ def test_each_child_sees_one_device_and_ends_with_the_processor(
         shown = ask(port, "/ready")[1]["children"]
         children = [psutil.Process(each["pid"]) for each in shown]
         environments = [device_and_threads_of(child) for child in children]
-        variable = psutil.Process(running.pid).environ().get("CUDA_VISIBLE_DEVICES")
         running.send_signal(signal.SIGTERM)
         lines += lines_until(running, "stopped")
         assert running.wait(DEADLINE) == ExitCode.OK
@@ -210,7 +218,6 @@ def test_each_child_sees_one_device_and_ends_with_the_processor(
     share = str(max(1, usable_cores() // len(labels)))
     threads = os.environ.get("OMP_NUM_THREADS", share)
     assert environments == [(visible, threads) for visible in visible_devices]
-    assert variable == settings.get("CUDA_VISIBLE_DEVICES")
     (consuming,) = (line for line in lines if line["event"] == "consuming")
     assert consuming["concurrency"] == len(labels) + 3
     assert psutil.wait_procs(children, timeout=DEADLINE)[1] == []
@@ -231,3 +238,38 @@ def test_unusable_devices_give_the_exit_status(tmp_path: Path, settings: dict[st
         _, stderr = running.communicate(timeout=DEADLINE)
     assert running.returncode == ExitCode.CONFIG
     assert stderr.splitlines()[-1] == sentence
+
+
+# --- encrypted models ---
+
+#: Prints the key only to a process with the variable TOKEN, as the client of a key service needs credentials.
+KEY_PROGRAM = f"import os; print('{base64.b64encode(bytes(range(32))).decode()}' if 'TOKEN' in os.environ else '')"
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    yield from memory_folder()
+
+
+@pytest.mark.slow
+def test_key_command_runs_with_the_services_credentials(tmp_path: Path, memory: Path) -> None:
+    command = f'{sys.executable} -c "{KEY_PROGRAM}"'
+    write_demo_model(tmp_path / "models")
+    key = tmp_path / "key"
+    key.touch(mode=0o600)
+    key.write_text(bytes(range(32)).hex())
+    assert store_in(tmp_path / "models", key_file=key, plain_dir=memory).seal(DEMO_MODEL_NAME)
+    settings = {"MODEL_NAME": DEMO_MODEL_NAME, "MODEL_FILE_DIR": "models", "MODEL_PLAIN_DIR": str(memory)}
+    with processor(tmp_path, MODEL_KEY_COMMAND=command, TOKEN="1", **settings) as running:
+        lines = lines_until(running, "worker_ready")
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(DEADLINE) == ExitCode.OK
+    assert not any(bytes(range(32)).hex() in str(line) or "AAECAwQF" in str(line) for line in lines)
+
+
+def test_key_that_cannot_be_read_prevents_the_start(tmp_path: Path) -> None:
+    with processor(tmp_path, MODEL_KEY_COMMAND=f'{sys.executable} -c "{KEY_PROGRAM}"') as running:
+        _, stderr = running.communicate(timeout=DEADLINE)
+    assert running.returncode == ExitCode.UNAVAILABLE
+    (refusal,) = (line for line in map(json.loads, stderr.splitlines()) if line["event"] == "startup_failed")
+    assert refusal["error"] == "MODEL_KEY_COMMAND does not give 32 bytes in base64 or hexadecimal"

@@ -22,6 +22,7 @@ from tests.processor.service_process import DEADLINE, ask, port_of, processor
 from tests.processor.source_files import noise, write_pcm
 from tests.processor.worker_threads import eventually
 from tests.support.log_lines import lines_until
+from tests.support.separation_processes import separation_processes
 from tests.support.source_server import Exchange, SourceServer, silence
 
 pytestmark = pytest.mark.slow
@@ -56,7 +57,7 @@ class Scene:
             yield running
 
     def _found_children(self, running: subprocess.Popen[str]) -> bool:
-        self.children = psutil.Process(running.pid).children(recursive=True)
+        self.children = separation_processes(running.pid)
         return bool(self.children)
 
     def begun(self, job: int) -> None:
@@ -198,7 +199,7 @@ def kill(running: subprocess.Popen[str]) -> int:
 
 def send_two_signals(running: subprocess.Popen[str]) -> int:
     running.send_signal(signal.SIGTERM)
-    lines_until(running, "stopping")
+    lines_until(running, "stopping_gracefully")
     running.send_signal(signal.SIGINT)
     return ExitCode.KILLED
 
@@ -232,7 +233,7 @@ def test_crash_of_a_child_is_logged_with_its_job(scene: Scene) -> None:
     with scene.running("die_in_job", "finish_when_released_in_job") as running:
         at_work = lines_until(running, "worker_exited")[-1]
         scene.begun(2)
-        (child,) = psutil.Process(running.pid).children()
+        (child,) = separation_processes(running.pid)
         scene.signal_child("go-2")
         lines_until(running, "job_settled")
         child.kill()

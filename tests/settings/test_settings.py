@@ -160,12 +160,16 @@ class TestSecretFiles:
         message = error_of(**{f"{name}_FILE": str(tmp_path / SECRET)})
         assert message == f"{name}_FILE: the file cannot be read (No such file or directory)"
 
-    def test_only_one_newline_is_stripped(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+    def test_line_breaks_at_the_end_are_stripped(self, tmp_path: Path, end: str) -> None:
         file = tmp_path / "password"
-        file.write_text(" two words \n\n")
-        password = read(BASIC_AUTH_PASSWORD_FILE=str(file)).api.password
-        assert password is not None
-        assert password.get_secret_value() == " two words \n"
+        file.write_bytes(f"two words{end}".encode())
+        for password in (
+            read(BASIC_AUTH_PASSWORD_FILE=str(file)).api.password,
+            read(BASIC_AUTH_PASSWORD=f"two words{end}").api.password,
+        ):
+            assert password is not None
+            assert password.get_secret_value() == "two words"
 
     def test_value_and_file_together_are_an_error(self, tmp_path: Path) -> None:
         file, env_file = tmp_path / "secret", tmp_path / ".env"

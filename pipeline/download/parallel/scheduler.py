@@ -52,7 +52,7 @@ _MIN_READ: Final = 64 * KIB
 _MAX_READS: Final = 4 * MIB
 
 _BACKOFF: Final = Backoff(base=0.2, cap=10.0)
-_RANDOM: Final = random.Random()
+_RANDOM: Final = random.Random()  # noqa: S311  jitter of a delay
 #: Maximum time between two iterations, s.
 _TICK: Final = 0.02
 _ROOM_INTERVAL: Final = 2.0

@@ -8,13 +8,14 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
 from pipeline.files import local_errors, make_folders, replacing, sync_directory, sync_file
 from pipeline.storage.local import atomic
-from pipeline.storage.object_keys import check_key
+from pipeline.storage.object_keys import PRIVATE_PREFIXES, check_key, check_public_key
 from pipeline.storage.protocol import ObjectStore, StoredObject
 from pipeline.storage.signed_links import LinkSigner
 
@@ -24,6 +25,16 @@ _DRAFTS = "drafts~"
 _STALE = 86_400.0
 #: Maximum number of attempts of ``put_new`` when a concurrent delete removes the object before it is read back.
 _MAX_DELETE_RACES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class LocalObject:
+    """An object in the local store, as it was found."""
+
+    key: str
+    bytes: int
+    modified: float
+    """Time at which it was stored, s since the epoch."""
 
 
 class LocalStore:
@@ -103,7 +114,7 @@ class LocalStore:
 
     def url(self, key: str) -> str:
         """Return a signed link to the API's ``/files`` endpoint. Raises PermanentError without ``links``."""
-        check_key(key)
+        check_public_key(key)
         if self._links is None:
             raise PermanentError("this store serves no links", code=ErrorCode.INTERNAL)
         expires = int(time.time()) + self._ttl
@@ -126,6 +137,46 @@ class LocalStore:
     def path_of(self, key: str) -> Path | None:
         """Return the file that contains the object, for serving it; None if there is none."""
         return None if self.stat(key) is None else self._root / check_key(key)
+
+    def objects(self) -> Iterator[LocalObject]:
+        """Yield the objects at the top and in the folders of the services; other folders are not the store's."""
+        with local_errors():
+            folders = [self._root, *self._private_folders()]
+            for folder in folders:
+                for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                    with suppress(FileNotFoundError):
+                        status = path.lstat()
+                        if stat.S_ISREG(status.st_mode):
+                            key = path.relative_to(self._root).as_posix()
+                            yield LocalObject(key, status.st_size, status.st_mtime)
+
+    def remove_unchanged(self, found: LocalObject) -> bool:
+        """Remove the object unless it has been replaced or removed since it was found; return whether it was removed.
+
+        The object is moved out of sight before it is compared: no other process can replace it then.
+        """
+        path = self._root / check_key(found.key)
+        with local_errors(), self._draft() as draft:
+            try:
+                os.rename(path, draft)
+            except FileNotFoundError:
+                return False
+            if draft.stat().st_mtime != found.modified:
+                atomic.publish_draft(draft, path, atomic.rename_if_absent)
+                return False
+        return True
+
+    def remove_empty_folders(self) -> None:
+        """Remove the empty folders of the services."""
+        with local_errors():
+            for folder in self._private_folders():
+                atomic.prune_empty_folders(folder, self._root)
+
+    def _private_folders(self) -> Iterator[Path]:
+        """Yield the folders of objects that are for the services alone, the deepest first."""
+        for prefix in PRIVATE_PREFIXES:
+            for folder, _, _ in os.walk(self._root / prefix, topdown=False):
+                yield Path(folder)
 
     def _store(
         self,
@@ -162,9 +213,13 @@ class LocalStore:
 
 
 def _link_or_copy(source: Path, draft: Path) -> None:
-    """Link the files if possible: objects are replaced, never modified, so two names may share one file."""
+    """Link the files if possible: objects are replaced, never modified, so two names may share one file.
+
+    The copy is as old as the copying, which counts for its retention.
+    """
     try:
         os.link(source, draft)
+        os.utime(draft)
     except FileNotFoundError:
         raise _missing() from None
     except OSError:  # another file system, or one without hard links

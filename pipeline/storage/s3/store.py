@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import uuid4
+from typing import Any
 
-import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
 from pipeline.files import local_errors, replacing
-from pipeline.storage.object_keys import check_key
+from pipeline.storage.object_keys import check_key, check_public_key, is_private
 from pipeline.storage.protocol import ObjectStore, StoredObject
-from pipeline.storage.s3.client import open_client
-from pipeline.storage.s3.errors import CONDITION_FAILED, NOT_SUPPORTED, error_code, s3_errors
+from pipeline.storage.retention import Retention
+from pipeline.storage.s3.check import StoreCheck
+from pipeline.storage.s3.client import DEFAULT_REGION, AddressingStyle, open_client, open_session
+from pipeline.storage.s3.errors import CONDITION_FAILED, error_code, s3_errors
+from pipeline.storage.s3.lifecycle import LifecycleResult, private_rules, set_rules, stem_rules
 
 MIB, GIB = 1024**2, 1024**3
 
@@ -32,6 +35,8 @@ _TRANSFER = TransferConfig(
 _MAX_SINGLE_COPY = 5 * GIB
 #: Maximum number of attempts of ``put_new`` when other writes or deletions interfere.
 _MAX_PUT_RACES = 5
+#: Time for which a complete check is valid, s. In between, checks only write, read and delete an object.
+_FULL_CHECK_INTERVAL = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +47,22 @@ class S3Options:
     """
 
     bucket: str
-    region: str = "us-east-1"
+    private_bucket: str | None = None
+    """The bucket of the objects that are for the services alone; None: the same."""
+    region: str | None = None
+    """None: the region that boto3 finds."""
     endpoint_url: str | None = None
+    addressing_style: AddressingStyle = "auto"
     access_key_id: str | None = None
     secret_access_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    """For temporary keys."""
     public_domain: str | None = None
     """Links are ``public_domain/key``; None: presigned links."""
+    stems: bool = True
+    """False: the hand-off store, which has no links and no outcomes."""
+    check_links: bool = True
+    """Whether ``check`` fetches a link."""
     url_ttl: int = 86_400
     """Lifetime of presigned links, s."""
 
@@ -55,52 +70,67 @@ class S3Options:
 class S3Store:
     """An ``ObjectStore`` (see ``pipeline.storage.protocol``) in an S3 bucket. Thread-safe.
 
-    A process that is killed during the upload of a large object leaves invisible parts; a lifecycle rule of the bucket
-    (AbortIncompleteMultipartUpload) removes them.
+    A process that is killed during the upload of a large object leaves invisible parts; ``set_lifecycle`` lets the
+    server remove them.
     """
 
     def __init__(self, options: S3Options) -> None:
         self._options = options
-        self._bucket = options.bucket
+        self._public_domain = options.public_domain.rstrip("/") if options.public_domain else None
+        self._private_bucket = options.private_bucket or options.bucket
         with s3_errors():
             # Threads may share clients, but not sessions: this session creates two clients and is discarded.
-            session = boto3.session.Session(
-                aws_access_key_id=options.access_key_id,
-                aws_secret_access_key=options.secret_access_key,
-                region_name=options.region,
+            session = open_session(
+                options.access_key_id, options.secret_access_key, options.session_token, options.region
             )
-            self._client = open_client(session, options.endpoint_url, attempts=3, timeouts=(5.0, 30.0))
+            self._client = self._open_client(session, attempts=3, timeouts=(5.0, 30.0))
             # ``check`` must report an outage quickly, so its client has short timeouts and no retries.
-            self._check_client = open_client(session, options.endpoint_url, attempts=1, timeouts=(2.0, 5.0))
+            check_client = self._open_client(session, attempts=1, timeouts=(2.0, 5.0))
+        self._check = StoreCheck(
+            check_client,
+            bucket=options.bucket,
+            private_bucket=self._private_bucket,
+            link=self.url if options.check_links else None,
+            public_domain=self._public_domain if options.check_links else None,
+        )
+        self._verified_until = 0.0
+
+    def _open_client(self, session: Any, *, attempts: int, timeouts: tuple[float, float]) -> Any:
+        options = self._options
+        return open_client(
+            session,
+            options.endpoint_url,
+            addressing_style=options.addressing_style,
+            attempts=attempts,
+            timeouts=timeouts,
+        )
 
     def put(self, key: str, source: Path, *, content_type: str) -> StoredObject:
         """Upload the file; large files in parts."""
-        check_key(key)
+        location = self._locate(key)
         with s3_errors():
             size = source.stat().st_size
             extra = {"ContentType": content_type}
-            self._client.upload_file(str(source), self._bucket, key, ExtraArgs=extra, Config=_TRANSFER)
+            self._client.upload_file(**location, Filename=str(source), ExtraArgs=extra, Config=_TRANSFER)
         return StoredObject(key, size)
 
     def get(self, key: str, target: Path) -> None:
         """Download the object to ``target``; large objects in parts."""
-        check_key(key)
+        location = self._locate(key)
         try:
             with s3_errors(), replacing(target) as partial:
-                self._client.download_file(self._bucket, key, str(partial), Config=_TRANSFER)
+                self._client.download_file(**location, Filename=str(partial), Config=_TRANSFER)
         except PermanentError:
             # boto3 may start a download with a HEAD request, whose 404 may mean a missing bucket.
-            self._require_bucket()
+            self._require_bucket(key)
             raise
 
     def put_new(self, key: str, content: bytes, *, content_type: str) -> bytes:
         """Store ``content`` unless an object exists; the server decides which writer is first (``If-None-Match``).
 
-        On a server without conditional writes, all callers that find no object write theirs: the last content remains,
-        and an earlier caller may have received its own.
+        A server that refuses conditional writes is an InfrastructureError; ``check`` detects one that ignores them.
         """
-        check_key(key)
-        request = {"Bucket": self._bucket, "Key": key, "Body": content, "ContentType": content_type}
+        request = {**self._locate(key), "Body": content, "ContentType": content_type}
         for _ in range(_MAX_PUT_RACES):
             with suppress(PermanentError):
                 return self.read(key)
@@ -108,10 +138,7 @@ class S3Store:
                 try:
                     self._client.put_object(**request, IfNoneMatch="*")
                 except ClientError as error:
-                    code = error_code(error)
-                    if code in NOT_SUPPORTED:
-                        self._client.put_object(**request)
-                    elif code not in CONDITION_FAILED:
+                    if error_code(error) not in CONDITION_FAILED:
                         raise
         raise InfrastructureError(
             "an object of the S3 store is created and deleted repeatedly", code=ErrorCode.STORAGE_UNAVAILABLE
@@ -119,26 +146,25 @@ class S3Store:
 
     def read(self, key: str) -> bytes:
         """Download the object into memory."""
-        check_key(key)
+        location = self._locate(key)
         # ``closing``: as a context manager, a body of boto3 yields the raw stream, whose exceptions are not translated.
-        with s3_errors(), closing(self._client.get_object(Bucket=self._bucket, Key=key)["Body"]) as body:
+        with s3_errors(), closing(self._client.get_object(**location)["Body"]) as body:
             return bytes(body.read())
 
     def stat(self, key: str) -> StoredObject | None:
         """Request the object's size; None if the object is missing from an existing bucket."""
-        check_key(key)
+        location = self._locate(key)
         try:
             with s3_errors():
-                head = self._client.head_object(Bucket=self._bucket, Key=key)
+                head = self._client.head_object(**location)
         except PermanentError:
-            self._require_bucket()
+            self._require_bucket(key)
             return None
         return StoredObject(key, int(head["ContentLength"]))
 
     def copy_from(self, other: ObjectStore, source_key: str, key: str, *, content_type: str) -> StoredObject:
         """Copy an object; within one S3 server and account the server copies it, otherwise through a local file."""
-        check_key(key)
-        options = self._options
+        target, options = self._locate(key), self._options
         # The server can copy between buckets of the same server that the same account may access.
         if not isinstance(other, S3Store) or (options.endpoint_url, options.access_key_id) != (
             other._options.endpoint_url,
@@ -151,57 +177,78 @@ class S3Store:
         found = other.stat(source_key)
         if found is None:
             raise PermanentError("there is no such object in the store", code=ErrorCode.OBJECT_MISSING)
-        source = {"Bucket": other._bucket, "Key": source_key}
+        source = other._locate(source_key)
         extra = {"ContentType": content_type, "MetadataDirective": "REPLACE"}
         with s3_errors():
             if found.bytes <= _MAX_SINGLE_COPY:
-                self._client.copy_object(Bucket=self._bucket, Key=key, CopySource=source, **extra)
+                self._client.copy_object(**target, CopySource=source, **extra)
             else:
-                self._client.copy(source, self._bucket, key, ExtraArgs=extra, Config=_TRANSFER)
+                self._client.copy(source, **target, ExtraArgs=extra, Config=_TRANSFER)
         return StoredObject(key, found.bytes)
 
     def url(self, key: str) -> str:
         """Return a link on the public domain, or a presigned link."""
-        check_key(key)
-        if self._options.public_domain is not None:
-            return f"{self._options.public_domain.rstrip('/')}/{key}"
+        check_public_key(key)
+        if self._public_domain is not None:
+            return f"{self._public_domain}/{key}"
         with s3_errors():
             return str(
                 self._client.generate_presigned_url(
-                    "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=self._options.url_ttl
+                    "get_object", Params=self._locate(key), ExpiresIn=self._options.url_ttl
                 )
             )
 
     def delete(self, key: str) -> None:
         """Delete the object; S3 accepts a missing one."""
-        check_key(key)
+        location = self._locate(key)
         with s3_errors():
-            self._client.delete_object(Bucket=self._bucket, Key=key)
+            self._client.delete_object(**location)
 
     def check(self) -> None:
-        """Write, read and delete an object, and verify that missing objects are reported as missing."""
-        # A unique key, so that concurrent checks do not delete each other's object.
-        location = {"Bucket": self._bucket, "Key": f"check/{uuid4().hex}"}
+        """Make every kind of call and fetch a link; for a while after a success, write, read and delete an object."""
+        # A check that fails makes the next one complete.
+        verified_until, self._verified_until = self._verified_until, 0.0
         with s3_errors():
-            self._check_client.put_object(**location, Body=b"check")
-            self._check_client.get_object(**location)["Body"].close()
-            self._check_client.delete_object(**location)
-        with suppress(PermanentError), s3_errors():
-            # Without the permission to list the bucket, S3 reports a missing object as forbidden, which raises.
-            self._check_client.get_object(**location)["Body"].close()
+            if time.monotonic() < verified_until:
+                self._check.check_writing()
+            else:
+                self._check.check_all(stems=self._options.stems)
+                verified_until = time.monotonic() + _FULL_CHECK_INTERVAL
+        self._verified_until = verified_until
 
     def ensure_bucket(self) -> None:
-        """Create the bucket if it does not exist: for local development. Raises InfrastructureError."""
-        region = self._options.region
+        """Create the buckets that do not exist: for local development. Raises InfrastructureError."""
+        region = self._client.meta.region_name
         # AWS rejects the name of its first region here.
-        configuration = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
-        with s3_errors():
-            try:
-                self._client.create_bucket(Bucket=self._bucket, **configuration)
-            except (self._client.exceptions.BucketAlreadyOwnedByYou, self._client.exceptions.BucketAlreadyExists):
-                self._client.head_bucket(Bucket=self._bucket)  # raises unless this account may access it
+        configuration = (
+            {} if region == DEFAULT_REGION else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        )
+        exceptions = self._client.exceptions
+        for bucket in {self._options.bucket, self._private_bucket}:
+            with s3_errors():
+                try:
+                    self._client.create_bucket(Bucket=bucket, **configuration)
+                except (exceptions.BucketAlreadyOwnedByYou, exceptions.BucketAlreadyExists):
+                    self._client.head_bucket(Bucket=bucket)  # raises unless this account may access it
 
-    def _require_bucket(self) -> None:
-        """Raise InfrastructureError if the bucket is missing; the 404 of a HEAD request does not show this."""
+    def set_lifecycle(self, retention: Retention) -> dict[str, LifecycleResult]:
+        """Set the lifecycle rules of the buckets; return the result for each. Raises InfrastructureError."""
+        public, private = self._options.bucket, self._private_bucket
+        folders, stems = private_rules(retention), stem_rules(retention)
         with s3_errors():
-            self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
+            if public == private:
+                return {public: set_rules(self._client, public, folders, stems)}
+            return {
+                public: set_rules(self._client, public, [], stems),
+                private: set_rules(self._client, private, folders, []),
+            }
+
+    def _locate(self, key: str) -> dict[str, str]:
+        """Return the bucket and the key of an object. Raises PermanentError unless the key is well formed."""
+        bucket = self._private_bucket if is_private(check_key(key)) else self._options.bucket
+        return {"Bucket": bucket, "Key": key}
+
+    def _require_bucket(self, key: str) -> None:
+        """Raise InfrastructureError if the key's bucket is missing; the 404 of a HEAD request does not show this."""
+        with s3_errors():
+            self._client.list_objects_v2(Bucket=self._locate(key)["Bucket"], MaxKeys=1)

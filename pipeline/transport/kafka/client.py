@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError
 from kafka.protocol.metadata import MetadataRequest
 from kafka.structs import TopicPartition
 
@@ -21,6 +21,7 @@ from pipeline.transport.kafka.assignor import StickyAssignor
 from pipeline.transport.kafka.network import create_client
 from pipeline.transport.kafka.refusal import BrokerRefusedError, describe_login, refusal_from
 from pipeline.transport.kafka.security import KafkaSecurity
+from pipeline.transport.protocol import Right
 
 #: A poll returns all fetched records. In kafka-python 3.0.12, a partition that is paused while the client still holds
 #: records of it can stay silent after it is resumed, so no record may remain in the client.
@@ -152,8 +153,13 @@ def last_refusal(
     refusals: list[BrokerRefusedError] = list(network._manager.refusals.values())
     if refusals:
         return refusals[-1]
-    servers = ", ".join(client.config["bootstrap_servers"])
-    return refusal_from(error, f"the broker {servers}", describe_login(client.config))
+    right = {KafkaProducer: Right.WRITE, KafkaConsumer: Right.READ}.get(type(client), "a right")
+    return refusal_from(error, *connection_in_words(client), right)
+
+
+def connection_in_words(client: KafkaProducer | KafkaConsumer | KafkaAdminClient) -> tuple[str, str]:
+    """Return the configured brokers and the login of the client, for advice."""
+    return f"the broker {', '.join(client.config['bootstrap_servers'])}", describe_login(client.config)
 
 
 def has_coordinator(consumer: KafkaConsumer) -> bool:
@@ -193,9 +199,32 @@ def current_position(consumer: KafkaConsumer, topic_partition: TopicPartition) -
     return None if state is None or state._position is None else int(state._position.offset)
 
 
-def has_topic(consumer: KafkaConsumer, topic: str) -> bool:
-    """Return True if ``topic`` exists in the client's last metadata."""
-    return bool(consumer._client.cluster.partitions_for_topic(topic))
+def known_partitions(consumer: KafkaConsumer, topic: str) -> set[int]:
+    """Return the partitions of ``topic`` in the client's last metadata; empty if it does not exist there.
+
+    Raises TopicAuthorizationFailedError if the broker does not show the topic to this client.
+    """
+    cluster = consumer._client.cluster
+    if topic in cluster.unauthorized_topics:
+        raise TopicAuthorizationFailedError({topic})
+    return set(cluster.partitions_for_topic(topic) or ())
+
+
+def request_partitions(consumer: KafkaConsumer, topics: Iterable[str]) -> list[set[int]]:
+    """Request the partitions of each topic; empty for a topic that does not exist.
+
+    Raises kafka-python's exceptions, among them TopicAuthorizationFailedError as ``known_partitions``. The consumer's
+    own method does not request a topic by its name, and so does not distinguish a hidden topic from a missing one.
+    """
+    names = tuple(topics)
+    cluster = consumer._cluster
+    in_flight = bool(cluster.metadata_refresh_in_progress)
+    for topic in names:
+        cluster.add_topic(topic)
+    for _ in range(1 + in_flight):  # a request that was sent before does not name the topics
+        with suppress(UnknownTopicOrPartitionError):
+            consumer._net.run(consumer._manager.wait_for, cluster.request_update(), REQUEST_MS)
+    return [known_partitions(consumer, topic) for topic in names]
 
 
 def topics_unknown_to(admin: KafkaAdminClient, broker_id: int, topics: Iterable[str]) -> set[str]:

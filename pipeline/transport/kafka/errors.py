@@ -31,6 +31,10 @@ _NO_RESPONSE = (
 )
 
 
+class BrokerUnreachableError(kafka_errors.KafkaTimeoutError):  # type: ignore[misc]
+    """No connection to a broker could be opened until the timeout. The message is the reason, in words."""
+
+
 class BrokerDisconnectedError(kafka_errors.KafkaTimeoutError):  # type: ignore[misc]
     """The broker accepted the connection, then closed it or replied with invalid data, until the timeout.
 
@@ -63,7 +67,8 @@ def translate_kafka_error(error: Exception) -> PipelineError:
             "the broker does not know a topic of this service", code=ErrorCode.BROKER_UNAVAILABLE
         )
     if isinstance(error, _NO_RESPONSE):
-        return InfrastructureError(f"the broker does not answer ({name})", code=ErrorCode.BROKER_UNAVAILABLE)
+        reason = error.args[0] if isinstance(error, BrokerUnreachableError) else name
+        return InfrastructureError(f"the broker does not answer ({reason})", code=ErrorCode.BROKER_UNAVAILABLE)
     return InfrastructureError(f"the broker cannot execute the request ({name})", code=ErrorCode.BROKER_UNAVAILABLE)
 
 

@@ -27,9 +27,10 @@ from pipeline.transport.kafka.client import (
     current_position,
     finish_interrupted_join,
     has_coordinator,
-    has_topic,
     is_joining,
+    known_partitions,
     last_refusal,
+    request_partitions,
     topic_id,
 )
 from pipeline.transport.kafka.errors import CLIENT_ERRORS, translate_kafka_error
@@ -154,7 +155,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
                 if not self._consumer.subscription():
                     # A group leader that joins before it knows the partitions assigns none, and may not notice later
                     # that there are some (kafka-python 3.0.12): the group then stalls.
-                    if not all(self._consumer.partitions_for_topic(topic) for topic in self._topics):
+                    if not all(request_partitions(self._consumer, self._topics)):
                         self._assignment.set_fault(self._missing_topics(self._consumer))
                         self._closing.wait(ERROR_PAUSE)
                         continue
@@ -231,7 +232,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def _missing_topics(self, consumer: KafkaConsumer) -> InfrastructureError | None:
         """Return an error if a topic does not exist; None also for a while after its creation, or its deletion."""
-        missing = [topic for topic in self._topics if not has_topic(consumer, topic)]
+        missing = [topic for topic in self._topics if not known_partitions(consumer, topic)]
         if not missing:
             self._missing_since = None
             return None

@@ -7,7 +7,6 @@ carries no cause. This module records the causes, so that they can be reported.
 from __future__ import annotations
 
 import ssl
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -19,16 +18,15 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaTCPTransport
 
+from pipeline.service.log_limit import ChangeLimit
 from pipeline.service.logs import get_logger
-from pipeline.transport.kafka.errors import BrokerDisconnectedError
+from pipeline.transport.kafka.errors import BrokerDisconnectedError, BrokerUnreachableError
 from pipeline.transport.kafka.refusal import BrokerRefusedError, describe_login, refusal_from
 
 log = get_logger(__name__)
 
 #: Age of an unfinished attempt to connect from which on it is reported when its client is closed, s.
 _SILENT_AFTER = 1.0
-#: Interval at which the same reason for an unreachable broker is logged again, s.
-_REPEAT_AFTER = 60.0
 #: kafka-python's message for a connection that the other side has closed.
 _DISCONNECTED = "socket disconnected"
 
@@ -39,8 +37,8 @@ def create_client(client_class: Callable[..., ClientT], **settings: Any) -> Clie
     """Create a client of kafka-python, and release its resources if the constructor fails.
 
     A constructor of kafka-python that finds no broker leaks its thread and four file descriptors: a service that waits
-    an hour for its broker would run out of them. Raises kafka-python's exceptions, BrokerRefusedError and
-    BrokerDisconnectedError.
+    an hour for its broker would run out of them. Raises kafka-python's exceptions, BrokerRefusedError,
+    BrokerDisconnectedError and BrokerUnreachableError.
     """
     networks: list[NetworkClient] = []
 
@@ -55,6 +53,9 @@ def create_client(client_class: Callable[..., ClientT], **settings: Any) -> Clie
             network.close()
         if isinstance(error, KafkaTimeoutError) and any(network._manager.disconnected for network in networks):
             raise BrokerDisconnectedError(str(error)) from error
+        reasons = [network._manager.unreachable for network in networks if network._manager.unreachable]
+        if isinstance(error, KafkaTimeoutError) and reasons:
+            raise BrokerUnreachableError(reasons[-1]) from error
         raise
 
 
@@ -84,26 +85,19 @@ class _UnreachableLog:
     """Logs which broker cannot be reached and why: once for all clients of the process. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._logged: dict[str, tuple[str, float]] = {}
-        """The last logged reason and its time on the monotonic clock, s, by address."""
+        self._limit = ChangeLimit()
 
     def failed(self, address: str, error: Exception, *, advertised: bool) -> None:
         """Log the reason, unless it was logged already. ``advertised``: the address is not from the settings."""
-        reason, now = describe_failure(error), time.monotonic()
-        with self._lock:
-            known, logged_at = self._logged.get(address, ("", 0.0))
-            if known == reason and now - logged_at < _REPEAT_AFTER:
-                return
-            self._logged[address] = reason, now
+        reason = describe_failure(error)
+        if not self._limit.is_news(address, reason):
+            return
         check = "advertised.listeners of the broker, which names this address" if advertised else _BOOTSTRAP_SETTING
         log.warning("broker_unreachable", address=address, reason=reason, check=check)
 
     def succeeded(self, address: str) -> None:
         """Log that a broker that could not be reached responds."""
-        with self._lock:
-            known = self._logged.pop(address, None)
-        if known is not None:
+        if self._limit.forget(address):
             log.info("broker_reached", address=address)
 
 
@@ -123,7 +117,7 @@ def describe_failure(error: Exception) -> str:
 #: Parts of the messages of kafka-python and the operating system, and the reasons that they stand for.
 _REASONS = (
     ("DNS Resolution failure", "the host name is unknown (DNS)"),
-    ("timed out", "no answer"),
+    ("timed out", "timeout"),
     ("ECONNREFUSED", "connection refused"),
     ("Connection refused", "connection refused"),
     (
@@ -142,6 +136,8 @@ class _ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]
         self.refusals: dict[object, BrokerRefusedError] = {}
         #: True if a broker accepted a connection, then closed it or replied with invalid data.
         self.disconnected = False
+        #: The last reason why a broker could not be reached, in words; empty if there is none.
+        self.unreachable = ""
         #: The brokers to which a connection is being opened, with the start on the monotonic clock, s, by node.
         self._connecting: dict[object, tuple[Any, float]] = {}
 
@@ -153,6 +149,7 @@ class _ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]
                 self._report(node, KafkaTimeoutError("timed out"))
 
     def _report(self, node: Any, error: Exception) -> None:
+        self.unreachable = describe_failure(error)
         _unreachable.failed(f"{node.host}:{node.port}", error, advertised=not self.cluster.is_bootstrap(node.node_id))
 
     async def _connect(self, node: Any, conn: KafkaConnection, **options: Any) -> None:

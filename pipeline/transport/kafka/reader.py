@@ -10,6 +10,7 @@ from kafka import KafkaConsumer
 from kafka.errors import KafkaTimeoutError
 from kafka.structs import TopicPartition
 
+from pipeline.transport.kafka.client import request_partitions
 from pipeline.transport.kafka.partitions import HeldMessage
 from pipeline.transport.protocol import Message, StoredMessage
 
@@ -31,7 +32,7 @@ def find_missing(consumer: KafkaConsumer, held: Sequence[HeldMessage], timeout: 
     """
     missing = []
     for topic_partition, messages in _by_partition(held).items():
-        known = consumer.partitions_for_topic(topic_partition.topic)
+        (known,) = request_partitions(consumer, [topic_partition.topic])
         if not known:
             return None
         records: dict[int, Message] = {}
@@ -77,7 +78,8 @@ def read_topic(consumer: KafkaConsumer, topic: str, timeout: float) -> Iterator[
 
     Raises kafka-python's exceptions, among them KafkaTimeoutError if no message arrives for ``timeout`` s.
     """
-    partitions = [TopicPartition(topic, partition) for partition in consumer.partitions_for_topic(topic) or ()]
+    (known,) = request_partitions(consumer, [topic])
+    partitions = [TopicPartition(topic, partition) for partition in known]
     if not partitions:
         return
     consumer.assign(partitions)

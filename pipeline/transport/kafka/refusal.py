@@ -7,7 +7,7 @@ network or never answered is not a refusal, whatever its cause may be.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kafka import errors as kafka_errors
@@ -31,12 +31,12 @@ _REFUSALS: tuple[tuple[type[Exception], str, str], ...] = (
         "{broker} does not accept logins with a password: check KAFKA_SECURITY_PROTOCOL, and the port in "
         "KAFKA_BOOTSTRAP_SERVERS",
     ),
-    (
-        kafka_errors.AuthorizationError,
-        "the broker does not grant a permission that this service needs",
-        "{broker} does not grant {login} a permission that it needs ({error}): check the access control lists",
-    ),
 )
+#: The resources of access control lists, by the exception that names them.
+_RESOURCES = {
+    kafka_errors.TopicAuthorizationFailedError: "topic",
+    kafka_errors.GroupAuthorizationFailedError: "group",
+}
 #: OpenSSL's reasons for alerts with which a broker rejects the client's certificate.
 _CERTIFICATE_ALERTS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")
 #: Reasons for alerts of a broker that has no TLS version or cipher in common with the client.
@@ -58,14 +58,17 @@ class BrokerRefusedError(kafka_errors.KafkaError):  # type: ignore[misc]
 
 
 def refusal_from(
-    error: BaseException | None, broker: str = "the broker", login: str = "this service"
+    error: BaseException | None, broker: str = "the broker", login: str = "this service", topic_right: str = "a right"
 ) -> BrokerRefusedError | None:
     """Return the refusal that an exception of kafka-python shows; None if a retry may help.
 
-    ``broker`` and ``login`` describe the connection in the advice, as far as they are known.
+    ``broker`` and ``login`` describe the connection in the advice, and ``topic_right`` what the client does with
+    topics, as far as they are known.
     """
     if isinstance(error, BrokerRefusedError):
         return error
+    if isinstance(error, kafka_errors.AuthorizationError):
+        return right_missing([_missing_right(error, topic_right)], broker, login)
     for kind, message, advice in _REFUSALS:
         if isinstance(error, kind):
             return BrokerRefusedError(message, advice.format(broker=broker, login=login, error=error))
@@ -75,6 +78,25 @@ def refusal_from(
     wrapped = (error.__context__, *error.args)
     tls_error = next((candidate for candidate in wrapped if isinstance(candidate, ssl.SSLError)), None)
     return None if tls_error is None else _tls_refusal(tls_error, broker)
+
+
+def right_missing(rights: Iterable[str], broker: str, login: str) -> BrokerRefusedError:
+    """Return the refusal of a broker whose access control lists do not grant ``rights`` ("READ on the topic x")."""
+    return BrokerRefusedError(
+        "the broker does not grant a permission that this service needs",
+        f"{broker} does not grant {login} {', '.join(rights)}: change its access control lists "
+        "(python -m deploy.kafka_acls prints the commands)",
+    )
+
+
+def _missing_right(error: kafka_errors.AuthorizationError, topic_right: str) -> str:
+    """Return the right in words. kafka-python names the topics as a set or as a text."""
+    resource = _RESOURCES.get(type(error))
+    if resource is None or not error.args:
+        return f"a permission that it needs ({error})"
+    names = error.args[0]
+    listed = ", ".join(sorted(names)) if isinstance(names, set | frozenset) else str(names)
+    return f"{topic_right if resource == 'topic' else 'READ'} on the {resource} {listed}"
 
 
 def describe_login(settings: Mapping[str, Any]) -> str:

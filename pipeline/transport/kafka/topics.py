@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
@@ -18,13 +19,15 @@ from kafka.errors import (
     NoError,
     PolicyViolationError,
     TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
     for_code,
 )
 
 from pipeline.errors import ErrorCode, InfrastructureError, RefusedError
 from pipeline.service.logs import get_logger
-from pipeline.transport.kafka.client import topics_unknown_to
+from pipeline.transport.kafka.client import connection_in_words, topics_unknown_to
+from pipeline.transport.kafka.refusal import right_missing
 from pipeline.transport.protocol import Topic
 
 log = get_logger(__name__)
@@ -56,22 +59,79 @@ class TopicLayout:
         return {"retention.ms": str(retention_ms), "min.insync.replicas": str(min_insync_replicas)}
 
 
+@dataclass(frozen=True, slots=True)
+class _FoundTopic:
+    """A topic as the broker describes it to this client."""
+
+    name: str
+    partitions: Sequence[Mapping[str, Any]]
+    """Empty if the topic does not exist."""
+    operations: Set[str] | None
+    """What the access control lists allow this client, by Kafka's names; None if the broker does not say."""
+
+    @property
+    def exists(self) -> bool:
+        return bool(self.partitions)
+
+    def missing_rights(self, operations: Iterable[str]) -> Iterator[str]:
+        """Yield those of the operations that the broker does not allow, in words."""
+        for operation in sorted(operations):
+            if self.operations is not None and operation not in self.operations:
+                yield f"{operation} on the topic {self.name}"
+
+    def require(self, admin: KafkaAdminClient, *operations: str) -> None:
+        """Raise BrokerRefusedError unless the broker allows all of the operations."""
+        missing = list(self.missing_rights(operations))
+        if missing:
+            raise right_missing(missing, *connection_in_words(admin))
+
+
+def _described(admin: KafkaAdminClient, topics: Sequence[Topic]) -> Sequence[_FoundTopic]:
+    """Return the topics as the broker describes them, in the given order.
+
+    Raises kafka-python's exceptions, and BrokerRefusedError if the broker does not grant the rights that they name.
+    """
+    descriptions = {found["name"]: found for found in admin.describe_topics([topic.name for topic in topics])}
+    found = [_found_topic(descriptions[topic.name]) for topic in topics]
+    # A right to a topic can be granted before the topic exists.
+    missing = [
+        right
+        for topic, candidate in zip(topics, found, strict=True)
+        for right in candidate.missing_rights(topic.rights or {"DESCRIBE"})
+    ]
+    if missing:
+        raise right_missing(missing, *connection_in_words(admin))
+    return found
+
+
+def _found_topic(description: Mapping[str, Any]) -> _FoundTopic:
+    operations = description["authorized_operations"]
+    if description["error_code"] == TopicAuthorizationFailedError.errno:
+        operations = ()
+    return _FoundTopic(
+        description["name"], description["partitions"], None if operations is None else frozenset(operations)
+    )
+
+
 def create_missing_topics(admin: KafkaAdminClient, layout: TopicLayout, topics: Sequence[Topic]) -> None:
     """Create the topics that do not exist, and wait until every broker knows all of them.
 
-    Existing topics are left unchanged. Raises kafka-python's exceptions, RefusedError if the broker can never accept a
-    topic, and InfrastructureError if the cluster has too few brokers for the replicas.
+    Existing topics are left unchanged. Raises kafka-python's exceptions, BrokerRefusedError if the broker does not
+    grant a right to a topic, RefusedError if it can never accept a topic, and InfrastructureError if the cluster has
+    too few brokers for the replicas.
     """
-    existing = set(admin.list_topics())
-    for topic in topics:
-        if topic.name not in existing:
+    for topic, found in zip(topics, _described(admin, topics), strict=True):
+        if not found.exists:
             _create(admin, layout, topic)
     _wait_until_known(admin, {topic.name for topic in topics})
 
 
-def require_topics(admin: KafkaAdminClient, names: Set[str]) -> None:
-    """Raise InfrastructureError if a topic does not exist. Raises kafka-python's exceptions."""
-    missing = sorted(set(names) - set(admin.list_topics())) if names else []
+def require_topics(admin: KafkaAdminClient, topics: Sequence[Topic]) -> None:
+    """Raise InfrastructureError if a topic does not exist.
+
+    Raises kafka-python's exceptions, BrokerRefusedError if the broker does not grant a right to a topic.
+    """
+    missing = sorted(found.name for found in _described(admin, topics) if not found.exists)
     if missing:
         raise InfrastructureError(
             f"the broker has no topic {', '.join(missing)}: deleted topics are created by a restart of the service or "
@@ -84,10 +144,10 @@ def reconcile_topic(admin: KafkaAdminClient, layout: TopicLayout, topic: Topic, 
     """Create ``topic`` or add its missing partitions; with ``align`` also update its configuration.
 
     Returns one line with the changes made, and those that the operator has to make. Nothing is removed. Raises
-    kafka-python's exceptions.
+    kafka-python's exceptions, and BrokerRefusedError with the right that is missing.
     """
-    (found,) = admin.describe_topics([topic.name])
-    partitions = found["partitions"]
+    (found,) = _described(admin, [topic])
+    partitions = found.partitions
     wanted, replication_factor = layout.partitions, layout.replication_factor
     if not partitions:
         _create(admin, layout, topic)
@@ -96,6 +156,7 @@ def reconcile_topic(admin: KafkaAdminClient, layout: TopicLayout, topic: Topic, 
     changes = []
     present = len(partitions)
     if present < wanted:
+        found.require(admin, "ALTER")
         admin.create_partitions({topic.name: wanted})
         changes.append(f"{wanted - present} partitions added to {present}")
     elif present > wanted:
@@ -106,6 +167,7 @@ def reconcile_topic(admin: KafkaAdminClient, layout: TopicLayout, topic: Topic, 
             f"keeps its {replicas} replicas, {replication_factor} were requested: "
             "change them with kafka-reassign-partitions"
         )
+    found.require(admin, "DESCRIBE_CONFIGS", *(["ALTER_CONFIGS"] if align else []))
     changes.extend(_reconcile_config(admin, layout, topic, align))
     return "; ".join(changes) or "up to date"
 
@@ -118,6 +180,8 @@ def _create(admin: KafkaAdminClient, layout: TopicLayout, topic: Topic) -> None:
     }
     (result,) = admin.create_topics({topic.name: description}, raise_errors=False)["topics"]
     error = for_code(result["error_code"])
+    if error is TopicAuthorizationFailedError:
+        raise right_missing([f"CREATE on the topic {topic.name}, which does not exist"], *connection_in_words(admin))
     if error is NoError:
         log.info("topic_created", topic=topic.name, **description)
     elif error is not TopicAlreadyExistsError:  # another service that starts at the same time may have created it

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaConsumer
 
 from pipeline.transport.kafka.client import KafkaClientFactory, last_refusal
 from pipeline.transport.kafka.errors import CLIENT_ERRORS, translate_kafka_error, translated_kafka_errors
@@ -50,8 +50,8 @@ class KafkaTransport:
         self._layout = TopicLayout(partitions, replication_factor, min_insync_replicas)
         self._producer = Producer(self._clients)
         self._reports = ReportSender(self._producer)
-        #: The topics that must exist, once they were created.
-        self._required_topics: frozenset[str] = frozenset()
+        #: The topics that must exist, once they were created, by name.
+        self._required_topics: dict[str, Topic] = {}
         self._admin: KafkaAdminClient | None = None
         self._admin_lock = threading.Lock()
         self._subscriptions: list[KafkaSubscription] = []
@@ -60,7 +60,7 @@ class KafkaTransport:
         """Create missing topics with the layout of this transport; existing topics are left unchanged."""
         with self._connected_admin() as admin:
             create_missing_topics(admin, self._layout, topics)
-            self._required_topics |= {topic.name for topic in topics}
+            self._required_topics |= {topic.name: topic for topic in topics}
 
     def reconcile_topic(self, topic: Topic, *, align: bool) -> str:
         """Create ``topic`` or add its missing partitions; with ``align`` also update its configuration.
@@ -99,31 +99,33 @@ class KafkaTransport:
 
     def browse(self, topic: str) -> Iterator[StoredMessage]:
         """Read the topic with a consumer without a group, up to the end offsets of its first request."""
-        with translated_kafka_errors():
-            reader = self._clients.reader()
-        try:
-            with translated_kafka_errors():
-                yield from read_topic(reader, topic, self._clients.publish_timeout)
-        finally:
-            reader.close(autocommit=False)
+        with self._reader() as reader:
+            yield from read_topic(reader, topic, self._clients.publish_timeout)
 
     def _find_missing(self, held: Sequence[HeldMessage]) -> list[Message] | None:
+        with self._reader() as reader:
+            return find_missing(reader, held, self._clients.publish_timeout)
+
+    @contextmanager
+    def _reader(self) -> Iterator[KafkaConsumer]:
+        """Yield a consumer without a group, whose errors are raised in their classified form."""
         with translated_kafka_errors():
             reader = self._clients.reader()
         try:
-            with translated_kafka_errors():
-                return find_missing(reader, held, self._clients.publish_timeout)
+            yield reader
+        except CLIENT_ERRORS as error:
+            raise translate_kafka_error(last_refusal(reader, error) or error) from error
         finally:
             reader.close(autocommit=False)
 
     def check(self) -> None:
         """Request a description of the cluster, and the topics that ``ensure_topics`` has created.
 
-        Raises InfrastructureError if one of them was deleted.
+        Raises InfrastructureError if one of them was deleted, RefusedError if a right to one was revoked.
         """
         with self._connected_admin() as admin:
             admin.describe_cluster()
-            require_topics(admin, self._required_topics)
+            require_topics(admin, tuple(self._required_topics.values()))
 
     def close(self) -> None:
         """Leave all groups, send buffered messages, and close all connections."""

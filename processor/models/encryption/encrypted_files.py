@@ -17,10 +17,10 @@ from processor.models.errors import DecryptionError
 
 
 class EncryptedFiles:
-    """Encrypts and decrypts files. The key is read when the first file needs it, and kept in memory."""
+    """Encrypts and decrypts files. Unless ``key`` is given, it is read when the first file needs it, and kept."""
 
-    def __init__(self, settings: ModelSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: ModelSettings, key: bytes | None = None) -> None:
+        self._settings, self._given_key = settings, key
         self._plain_dir = settings.plain_dir.absolute()
 
     def encrypt(self, source: Path, target: Path, name: str) -> None:
@@ -95,7 +95,7 @@ class EncryptedFiles:
 
     @cached_property
     def _key(self) -> bytes:
-        return read_key(self._settings)
+        return self._given_key or read_key(self._settings)
 
     @cached_property
     def _folder(self) -> decrypted_dir.DecryptedDir:

@@ -11,7 +11,10 @@ import stat
 import subprocess
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from config import ModelSettings
+from pipeline.errors import InfrastructureError
 from pipeline.files import system_reason
 from processor.models.errors import DecryptionError
 
@@ -31,6 +34,24 @@ def read_key(settings: ModelSettings) -> bytes:
     if settings.key_file:
         return _decode(_read(settings.key_file), "MODEL_KEY_FILE")
     raise DecryptionError("a sealed model needs its key: set MODEL_KEY_FILE or MODEL_KEY_COMMAND")
+
+
+def key_for_child(settings: ModelSettings) -> SecretStr | None:
+    """Return the key for a process that cannot read it, in base64; None if no key is set.
+
+    Raises InfrastructureError if it cannot be read.
+    """
+    if not settings.encrypts:
+        return None
+    try:
+        return SecretStr(base64.b64encode(read_key(settings)).decode())
+    except DecryptionError as error:
+        raise InfrastructureError(error.message, code=error.code) from error
+
+
+def received_key(key: SecretStr | None) -> bytes | None:
+    """Return the key that ``key_for_child`` has encoded."""
+    return base64.b64decode(key.get_secret_value()) if key else None
 
 
 def _read(path: Path) -> bytes:

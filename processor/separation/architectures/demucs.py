@@ -103,7 +103,7 @@ class DemucsSeparator(BaseSeparator):
         with open_mixture(mixture) as file:
             song = NormalisedMixture(file)
             block = max(member.block for member in self._members)
-            rng = random.Random(0)
+            rng = random.Random(0)  # noqa: S311  shifts of the signal, repeatable
             # Every member draws its random numbers, in order, even if it is not run.
             parts = [MemberSeparation(member, song, block, rng) for member in self._members]
             parts = [part for part in parts if part.weights]

@@ -12,8 +12,10 @@ from fastapi import FastAPI
 
 from api.errors import install_error_handlers
 from api.files import files_router
+from pipeline.errors import ErrorCode, PermanentError
 from pipeline.storage import ObjectStore
 from pipeline.storage.local.store import LocalStore
+from pipeline.storage.object_keys import PRIVATE_PREFIXES
 from tests.api.http_client import serving
 from tests.conformance.storage.backends import SIGNER, StoreLocation, local_location
 from tests.conformance.storage.test_promises import MakeFile
@@ -54,6 +56,13 @@ def test_link_is_valid_for_one_object_only(store: ObjectStore, make_file: MakeFi
     parts = urlsplit(store.url(KEY))
     assert fetch(urlunsplit(parts._replace(query=""))).status_code == 403
     assert fetch(urlunsplit(parts._replace(path=parts.path.replace(KEY, other)))).status_code == 403
+
+
+@pytest.mark.parametrize("folder", PRIVATE_PREFIXES)
+def test_no_link_leads_to_an_object_for_the_services(store: ObjectStore, folder: str) -> None:
+    with pytest.raises(PermanentError) as caught:
+        store.url(f"{folder}{KEY}")
+    assert caught.value.code is ErrorCode.STORAGE_REFUSED
 
 
 def test_link_of_a_missing_object_returns_404(store: ObjectStore) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -15,8 +14,8 @@ from pipeline.backoff import Backoff
 from pipeline.consuming.circuit_breaker import CircuitBreaker
 from pipeline.consuming.handler import JobContext, Outcome
 from pipeline.consuming.retry import RetryPolicy
-from pipeline.consuming.worker_process import HealthAddress, WorkerProcess, ensure_topics
-from pipeline.errors import ErrorCode, InfrastructureError, PipelineError, RefusedError
+from pipeline.consuming.worker_process import HealthAddress, WorkerProcess
+from pipeline.errors import ErrorCode, InfrastructureError, PipelineError
 from pipeline.messages import SeparationTask, to_message
 from pipeline.service.shutdown import StopSignal
 from pipeline.topics import RetryTopic, Topics
@@ -177,15 +176,3 @@ def test_worker_that_waits_for_its_store_stops_at_once(group: Group) -> None:
     wait(worker.store.checked, 1)
     worker.close()
     assert worker.done == []
-
-
-class RefusingTransport(EmbeddedTransport):
-    """A broker that answers and rejects the service."""
-
-    def ensure_topics(self, topics: Sequence[Topic]) -> None:
-        raise RefusedError("the broker rejects this service", advice="check the user")
-
-
-def test_waiting_for_the_topics_ends_when_the_broker_rejects_the_service(tmp_path: Path) -> None:
-    with closing(RefusingTransport(tmp_path / "broker.sqlite")) as transport, pytest.raises(RefusedError):
-        ensure_topics(transport, TOPICS.to_create(), Backoff(base=0.01, cap=0.02), StopSignal(1.0))

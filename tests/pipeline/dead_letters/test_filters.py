@@ -82,11 +82,11 @@ def test_each_filter_selects(command: str, filters: str, selected_offsets: list[
         "list --limit two",
     ],
 )
-def test_a_wrong_command_line_exits_with_status_2(command_line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_line_exits_with_status_64(command_line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(command_line.split())
 
-    assert ended.value.code == 2
+    assert ended.value.code == 64
     assert "error: " in capsys.readouterr().err
 
 

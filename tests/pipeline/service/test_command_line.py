@@ -26,6 +26,7 @@ def on_a_terminal(program: str, **variables: str) -> str:
         [sys.executable, "-c", program],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "60", **variables},
         stdout=terminal,
+        stderr=terminal,
     )
     os.close(terminal)
     output = b""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.service.log_limit import LogLimit
+from pipeline.service.log_limit import ChangeLimit, LogLimit
 
 
 def test_lines_beyond_the_burst_are_left_out_and_counted() -> None:
@@ -29,3 +29,30 @@ def test_lines_beyond_the_burst_are_left_out_and_counted() -> None:
         limit.write(write, "refused", number=number)
     assert [line["number"] for line in lines[4:]] == [12, 13, 14]
     assert lines[4]["left_out"] == 1
+
+
+class TestChangeLimit:
+    def test_state_is_news_once_after_each_change_and_every_interval(self) -> None:
+        now = 0.0
+        limit = ChangeLimit(60.0, clock=lambda: now)
+        seen = []
+        for state in ("refused", "refused", "unknown name", "refused", "refused"):
+            now += 1.0
+            seen.append(limit.is_news("broker", state))
+        assert seen == [True, False, True, True, False]
+        now += 59.0
+        assert limit.is_news("broker", "refused")
+        assert not limit.is_news("broker", "refused")
+
+    def test_subjects_are_independent(self) -> None:
+        limit = ChangeLimit()
+        assert limit.is_news("broker", "refused")
+        assert limit.is_news("storage", "refused")
+
+    def test_forgotten_state_is_news_again(self) -> None:
+        limit = ChangeLimit()
+        assert not limit.forget("broker")
+        limit.is_news("broker", "refused")
+        assert limit.forget("broker")
+        assert not limit.forget("broker")
+        assert limit.is_news("broker", "refused")

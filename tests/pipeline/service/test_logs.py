@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.service.logs import loggable_origin, loggable_url
+from tests.pipeline.service.test_command_line import on_a_terminal
 
 ROOT = Path(__file__).parents[3]
 TASK = "6f1c3e0a-8a55-4c43-a8f0-0a4a3e3f0d11"
@@ -29,13 +31,13 @@ log = get_logger("pipeline.somewhere")
 """
 
 
-def lines(script: str, *, level: str = "INFO", form: str = "json") -> list[str]:
+def lines(script: str, *, level: str = "INFO", form: str = "json", **variables: str) -> list[str]:
     """Run ``script`` in a process and return its lines on standard error; standard output must stay empty."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("LOG_")}
+    inherited = {name: value for name, value in os.environ.items() if not re.match("LOG_|(NO|FORCE)_COLOR", name)}
     run = subprocess.run(
         [sys.executable, "-c", PREAMBLE + script, level, form],
         cwd=ROOT,
-        env=environment,
+        env={**inherited, **variables},
         capture_output=True,
         text=True,
         check=True,
@@ -160,6 +162,40 @@ except ValueError:
         assert "job_settled" in line
         assert "seconds=1.5" in line
         assert "\x1b" not in line
+
+
+#: Logs one line with the default settings.
+ONE_LINE = """
+from config import LogSettings
+from pipeline.service.logs import configure_logging, get_logger
+configure_logging("tester", LogSettings())
+get_logger("pipeline.somewhere").info("job_settled", seconds=1.5)
+"""
+
+
+class TestColours:
+    """Colours are for terminals; see https://no-color.org."""
+
+    @pytest.mark.parametrize(
+        ("variables", "coloured"),
+        [
+            ({}, True),
+            ({"NO_COLOR": ""}, True),
+            ({"NO_COLOR": "1"}, False),
+            ({"NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
+            ({"TERM": "dumb"}, False),
+        ],
+    )
+    def test_on_a_terminal_lines_are_for_people(self, variables: dict[str, str], coloured: bool) -> None:
+        shown = on_a_terminal(ONE_LINE, **variables)
+        assert "job_settled" in shown
+        assert not shown.startswith("{")
+        assert ("\x1b[" in shown) == coloured
+
+    @pytest.mark.parametrize(("variables", "coloured"), [({}, False), ({"FORCE_COLOR": "1"}, True)])
+    def test_in_a_pipe(self, variables: dict[str, str], coloured: bool) -> None:
+        (line,) = lines('log.info("job_settled")', form="console", **variables)
+        assert ("\x1b[" in line) == coloured
 
 
 class TestLoggableUrls:

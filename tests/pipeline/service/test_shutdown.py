@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.service.shutdown import ExitCode, StopSignal
+from tests.support.log_lines import lines_until
 
 ROOT = Path(__file__).parents[3]
 DEADLINE = 20.0
@@ -42,6 +43,9 @@ if how == "finishes":
     stop.wait(60)
     stop.discard_on_deadline("job")
     report("finished")
+elif how == "finishes-slowly":
+    sys.stdin.readline()
+    report("finished")
 elif how == "hangs":
     released.wait(60)
     report("released")
@@ -65,14 +69,20 @@ class Worker:
         self.process = subprocess.Popen(
             [sys.executable, "-c", WORKER, how, str(grace)],
             cwd=ROOT,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
         )
 
     def next_word(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
+
+    def tell(self, word: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
 
     def exit_status(self) -> int:
         return self.process.wait(DEADLINE)
@@ -117,12 +127,22 @@ class TestFirstSignal:
 
 
 class TestSecondSignal:
+    def test_signals_within_a_moment_are_one(self, start: type[Worker]) -> None:
+        worker = start("finishes-slowly", 60.0)
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            worker.process.send_signal(number)
+        lines_until(worker.process, "stopping_gracefully")  # From now on, a signal would end it.
+        worker.tell("finish")
+        assert worker.next_word() == "finished"
+        assert worker.exit_status() == ExitCode.OK
+
     @pytest.mark.parametrize("how", ["hangs", "blocks-the-listeners"])
     @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
     def test_process_ends_at_once(self, start: type[Worker], how: str, second: signal.Signals) -> None:
         worker = start(how, 60.0)
         worker.process.send_signal(signal.SIGTERM)
         assert worker.next_word() == "requested"
+        lines_until(worker.process, "stopping_gracefully")
         worker.process.send_signal(second)
         assert worker.exit_status() == ExitCode.KILLED
         assert worker.next_word() == ""

@@ -1,11 +1,14 @@
-"""A gateway to a real S3 server that replaces some responses, as other servers or a faulty network would."""
+"""A gateway to a real S3 server that replaces some responses, as other servers or a faulty network would.
+
+It can be the endpoint of a client or its proxy.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -18,7 +21,10 @@ class Request:
     """A request; header names are in lower case."""
 
     method: str
+    path: str
+    """With the query, and in a request to a proxy with scheme and host."""
     headers: Mapping[str, str]
+    body: bytes
     status: int | None
     """The status of the server's response; None before the request is forwarded."""
 
@@ -26,18 +32,26 @@ class Request:
     def is_conditional(self) -> bool:
         return self.method == "PUT" and "if-none-match" in self.headers
 
+    @property
+    def is_copy(self) -> bool:
+        return "x-amz-copy-source" in self.headers
+
 
 @dataclass(frozen=True)
 class Refusal:
     """A response that replaces the server's."""
 
     status: int
-    code: str
+    code: str = ""
+    content: bytes | None = None
+    """Replaces the description of the error."""
     withheld: int = 0
     """Bytes that are announced in Content-Length and never sent."""
 
     @property
     def body(self) -> bytes:
+        if self.content is not None:
+            return self.content
         return f"<Error><Code>{self.code}</Code><Message>refused by a test</Message></Error>".encode()
 
 
@@ -75,22 +89,23 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = self.rfile.read(int(headers.get("content-length", "0")))
-        refusal = self.server.rule(Request(self.command, headers, None))
+        request = Request(self.command, self.path, headers, body, None)
+        refusal = self.server.rule(request)
         if refusal is not None:
             self._refuse(refusal)
             return
         with closing(HTTPConnection(self.server.target, timeout=20)) as connection:
             # The Host header is forwarded unchanged, because the client has signed it.
-            connection.request(self.command, self.path, body, headers)
+            connection.request(self.command, self.path.removeprefix(f"http://{headers['host']}"), body, headers)
             answer = connection.getresponse()
             content, described = answer.read(), dict(answer.getheaders())
-        refusal = self.server.rule(Request(self.command, headers, answer.status))
+        refusal = self.server.rule(replace(request, status=answer.status))
         if refusal is not None:
             self._refuse(refusal)
         else:
             self._answer(answer.status, described, content)
 
-    do_GET = do_PUT = do_HEAD = do_DELETE = _serve  # noqa: N815 - the base class looks for them
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve  # noqa: N815 - the base class looks for them
 
     def _refuse(self, refusal: Refusal) -> None:
         self.close_connection = bool(refusal.withheld)

@@ -158,4 +158,4 @@ def test_link_is_signed_and_expires(root: Path) -> None:
 
 def test_store_without_a_signer_has_no_links(store: LocalStore) -> None:
     with pytest.raises(PermanentError, match="serves no links"):
-        store.url(KEY)
+        store.url("task_vocals.wav")

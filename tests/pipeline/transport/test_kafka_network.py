@@ -134,5 +134,5 @@ def test_reason_for_an_unreachable_broker_is_logged_once() -> None:
 def test_broker_that_does_not_answer_is_logged() -> None:
     over = threading.Event()
     with listening(lambda _: over.wait(30)) as address:
-        assert unreachable(address, 1200) == [(address, "no answer", "KAFKA_BOOTSTRAP_SERVERS")]
+        assert unreachable(address, 1200) == [(address, "timeout", "KAFKA_BOOTSTRAP_SERVERS")]
         over.set()

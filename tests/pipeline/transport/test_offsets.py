@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
+import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -175,6 +178,25 @@ class TestMetadata:
         tracker = OffsetTracker(CommitMetadata({}, (range(2, 4),)))
         assert [offset for offset in (1, 2, 3, 4) if tracker.receive(offset)] == [1, 4]
 
+    def test_new_owner_skips_them_although_those_before_are_settled(self) -> None:
+        tracker = OffsetTracker(CommitMetadata({}, (range(2, 4),)))
+        tracker.receive(1)
+        tracker.settle(1)
+        assert [offset for offset in (2, 3, 4) if tracker.receive(offset)] == [4]
+
+    def test_topic_and_time_of_the_commit_are_recorded(self) -> None:
+        before = int(time.time())
+        committed = parse_metadata(OffsetTracker(CommitMetadata(), "a topic").metadata)
+        assert committed.topic_id == "a topic"
+        assert committed.written_at is not None
+        assert before <= committed.written_at <= time.time()
+
+    @pytest.mark.parametrize(
+        "text", [None, "", '{"topic": 5, "at": 1}', '{"topic": "x", "at": "y"}', '{"topic": "x", "at": 1.5}']
+    )
+    def test_metadata_with_another_type_of_topic_or_time_is_ignored(self, text: str | None) -> None:
+        assert parse_metadata(text) == CommitMetadata()
+
     def test_expired_message_is_not_listed(self) -> None:
         tracker = OffsetTracker(CommitMetadata({7: 1}))
         tracker.receive(9)
@@ -204,6 +226,31 @@ class TestMetadata:
             tracker.settle(offset)
         assert METADATA_LIMIT / 2 < len(tracker.metadata) <= METADATA_LIMIT < BROKER_LIMIT
         assert parse_metadata(tracker.metadata).attempts == {10**9: 1}
+
+
+class TestAttempts:
+    def test_message_is_suspect_after_an_attempt_without_an_outcome(self) -> None:
+        tracker = OffsetTracker(CommitMetadata({8: 1}))
+        assert [tracker.is_suspect(offset) for offset in (7, 8)] == [False, True]
+        tracker.receive(7)
+        tracker.begin(7)
+        assert tracker.is_suspect(7)
+        tracker.undo_attempt(7)
+        assert not tracker.is_suspect(7)
+
+    def test_attempt_that_was_never_begun_can_be_undone(self) -> None:
+        tracker = OffsetTracker(CommitMetadata())
+        tracker.receive(7)
+        tracker.undo_attempt(7)
+        assert (tracker.begin(7), tracker.low_water) == (1, 7)
+
+    def test_settled_messages_take_no_memory(self) -> None:
+        tracker = OffsetTracker(CommitMetadata())
+        for offset in range(10_000):
+            tracker.receive(offset)
+            tracker.begin(offset)
+            tracker.settle(offset)
+        assert len(pickle.dumps(tracker)) < 1000
 
 
 class TestLowWater:

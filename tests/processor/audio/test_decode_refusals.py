@@ -94,6 +94,15 @@ def test_wav_with_unsupported_format_is_refused(tmp_path: Path, position: int, v
     assert (error.code, error.message) == (ErrorCode.NOT_AUDIO, sentence)
 
 
+def test_codec_that_is_not_in_the_allowlist_is_refused(tmp_path: Path) -> None:
+    """FFmpeg has a decoder for it."""
+    error = refusal(write_av(tmp_path / "song", noise(0.5), "dfpwm", "wav"))
+    assert (error.code, error.message) == (
+        ErrorCode.NOT_AUDIO,
+        "the source's audio is of a kind that cannot be decoded",
+    )
+
+
 # --- empty ---
 
 

@@ -17,7 +17,7 @@ from pipeline.errors import ErrorCode, ErrorKind
 from processor.audio.decode import Mixture
 from processor.models.lockfile import LOCK_FILE
 from processor.models.model_lists import LISTS
-from tests.processor.models.model_source import served, store_in, visible
+from tests.processor.models.model_source import record_hashes, served, store_in, visible
 from tests.processor.models.models_in_memory import memory_folder
 from tests.processor.separation import upstream_calls as calls
 from tests.processor.separation.upstream_calls import Refusal
@@ -84,10 +84,12 @@ def test_downloaded_model_is_encrypted_and_works(
     origin, plain_dir, sealed_dir = (tmp_path / name for name in ("origin", "plain", "sealed"))
     origin.mkdir()
     name, weights = harness.call(tiny_models.write_demucs, origin)
-    for file in (name, weights):
-        source.add(f"/{file}", served((origin / file).read_bytes()))
+    contents = {file: (origin / file).read_bytes() for file in (name, weights)}
+    for file, content in contents.items():
+        source.add(f"/{file}", served(content))
     for folder in (plain_dir, sealed_dir):
         tiny_models.list_demucs(folder, name, weights, source.url(""))
+        record_hashes(folder, contents)
 
     expected = harness.separate(plain_dir, name)
     assert harness.separate(sealed_dir, name, **encryption) == expected

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from pipeline.errors import ErrorCode, PermanentError, TransientError
 from processor.engine.model_cache import ModelCache
-from processor.models import unknown_model
+from processor.models.errors import unknown_model
 from processor.separation.separator import OnProgress, ReducedSeparator, Separator, Write
 from processor.system.memory import DeviceMemory, MainMemory, main_memory, pool_limit
 from tests.processor.engine import model_calls

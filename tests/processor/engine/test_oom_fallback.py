@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from structlog.testing import capture_logs
 
 from demo import tiny_models
@@ -57,6 +58,27 @@ class ReducibleSeparator:
 
     def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
         raise NotImplementedError
+
+
+class RecordingSeparator(ReducibleSeparator):
+    """Records the lengths of the songs that it separates, s."""
+
+    def __init__(self, *steps: str) -> None:
+        super().__init__(*steps)
+        self.seconds: list[float] = []
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        return self._steps
+
+    def reduce_memory(self) -> ReducedSeparator | None:
+        return ReducedSeparator(self._steps[0], RecordingSeparator(*self._steps[1:])) if self._steps else None
+
+    def separate(self, mixture: Path, write: Write, on_progress: OnProgress) -> None:
+        with soundfile.SoundFile(mixture) as song:
+            self.seconds.append(song.frames / SAMPLE_RATE)
+            for block in song.blocks(SAMPLE_RATE, dtype="float32", always_2d=True):
+                write("vocals", block)
 
 
 class Attempts:
@@ -108,9 +130,41 @@ def test_same_step_is_retried_after_memory_was_freed() -> None:
 
 
 def test_error_after_the_last_step() -> None:
-    with pytest.raises(TransientError) as caught:
+    with pytest.raises(TransientError, match="not enough memory to separate this song") as caught:
         OomFallback(lambda: False).run(ReducibleSeparator("batch_1"), LONG, Attempts(100))
     assert caught.value.code is ErrorCode.OUT_OF_MEMORY
+
+
+def test_each_step_runs_its_own_separator(tmp_path: Path) -> None:
+    song = noise_of(tmp_path, 40).path
+    plain, reduced, long, short = (step.separator for step in fallback_steps(RecordingSeparator("batch_1"), LONG))
+    for separator in (plain, reduced, long, short):
+        separator.separate(song, lambda _name, _block: None, lambda _share: None)
+    assert isinstance(plain, RecordingSeparator)
+    assert isinstance(reduced, RecordingSeparator)
+    assert (plain.steps, plain.seconds) == (("batch_1",), [40.0])
+    # The chunks are run by the separator with the least memory.
+    in_chunks = {seconds: reduced.seconds.count(seconds) for seconds in (40.0, 30.0, 10.0)}
+    assert (reduced.steps, in_chunks) == ((), {40.0: 1, 30.0: 2, 10.0: 5})
+
+
+def test_reductions_of_all_models_of_a_job_are_reported() -> None:
+    fallback = OomFallback(lambda: False)
+    for step in ("batch_1", "segment_half", "batch_1"):
+        fallback.run(ReducibleSeparator(step), LONG, Attempts(2))
+    assert fallback.reductions == ("batch_1", "segment_half")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"), [(MemoryError("x" * 300), "x" * 200), (MemoryError(), "MemoryError")], ids=["long", "empty"]
+)
+def test_lack_of_memory_is_logged_with_a_short_reason(error: MemoryError, text: str) -> None:
+    def attempt(_separator: object) -> None:
+        raise error
+
+    with capture_logs() as lines, pytest.raises(TransientError):
+        OomFallback(lambda: False).run(ReducibleSeparator(), SAMPLE_RATE, attempt)
+    assert [line["error"] for line in lines] == [text]
 
 
 def test_chunks_are_only_for_longer_songs() -> None:

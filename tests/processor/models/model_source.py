@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import ssl
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import trustme
+
 from config import ModelSettings
-from pipeline.download import UrlGuard
+from pipeline.download import ConnectionOptions, UrlGuard
 from processor.models import ModelDownloads, ModelStore
-from tests.support.source_server import Behaviour, Exchange
+from processor.models.lockfile import LockFile, record
+from tests.support.source_server import Behaviour, Exchange, SourceServer
 
 ANYWHERE = UrlGuard(allow_private=True)
 DEADLINE = 20.0
@@ -21,6 +27,35 @@ DEADLINE = 20.0
 def store_in(folder: Path, **settings: Any) -> ModelStore:
     """Return a store that may download from this machine."""
     return ModelStore(ModelSettings(model_dir=folder, **settings), ModelDownloads(ANYWHERE))
+
+
+class SecureSource(SourceServer):
+    """A server with TLS, as models without a known hash require, and stores that trust it."""
+
+    def __init__(self, ca_bundle: Path) -> None:
+        """``ca_bundle``: the file for the certificate of its authority."""
+        authority = trustme.CA()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        authority.cert_pem.write_to_path(str(ca_bundle))
+        self.ca_bundle = ca_bundle
+        super().__init__(tls=context)
+
+    def store(self, folder: Path, **settings: Any) -> ModelStore:
+        """Return a store that may download from this server."""
+        return secure_store(folder, self.ca_bundle, **settings)
+
+
+def secure_store(folder: Path, ca_bundle: Path, **settings: Any) -> ModelStore:
+    """Return a store that may download from the ``SecureSource`` with this certificate."""
+    downloads = ModelDownloads(ANYWHERE, ConnectionOptions(ca_bundle=ca_bundle))
+    return ModelStore(ModelSettings(model_dir=folder, **settings), downloads)
+
+
+def record_hashes(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Record the hashes of files, by name, so that a server without TLS may serve them."""
+    for name, content in contents.items():
+        LockFile(folder).set(name, record(hashlib.sha256(content).hexdigest(), len(content), "elsewhere"))
 
 
 def visible(folder: Path) -> list[str]:

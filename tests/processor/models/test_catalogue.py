@@ -5,43 +5,26 @@ from __future__ import annotations
 import json
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from demo.tiny_models import write_list
 from pipeline.errors import ErrorCode, PermanentError
-from processor.models.catalogue import ARCHITECTURES, lists_for, read_catalogue
-from processor.models.model_lists import LISTS, UVR_LIST, known
+from processor.models.catalogue import ARCHITECTURES, read_catalogue
+from processor.models.model_lists import UVR_LIST, known, parameters, pinned_list
 from processor.models.published_hashes import contradicts_name, published
 from tests.processor.separation import upstream_calls as calls
-
-#: One model of each kind, and entries that lists from the network may contain.
-UVR: dict[str, Any] = {
-    "vr_download_list": {"VR Arch Single Model v5: 1_HP-UVR": "1_HP-UVR.pth"},
-    "mdx_download_list": {"MDX-Net Model: Kim Vocal 2": "Kim_Vocal_2.onnx"},
-    "mdx_download_vip_list": {"MDX-Net Model VIP: UVR-MDX-NET_Main_340": "UVR-MDX-NET_Main_340.onnx"},
-    "demucs_download_list": {
-        "Demucs v4: htdemucs": {
-            "955717e8-8726e21a.th": "https://dl.fbaipublicfiles.com/demucs/hybrid_transformer/955717e8-8726e21a.th",
-            "htdemucs.yaml": "https://dl.fbaipublicfiles.com/somewhere/htdemucs.yaml",
-        },
-        "Demucs v3: mdx": {"mdx.yaml": "https://example.org/mdx.yaml"},
-    },
-    "mdx23c_download_vip_list": {"MDX23C Model VIP: MDX23C_D1581": {"MDX23C_D1581.ckpt": "model_2_stem_061321.yaml"}},
-    "roformer_download_list": {"Roformer Model: mine": {"mine.ckpt": "shared.yaml"}},
-}
 
 
 @pytest.mark.slow
 def test_catalogue_equals_audio_separators_list(upstream_process: ProcessPoolExecutor, tmp_path: Path) -> None:
-    write_list(tmp_path / "models", **UVR)
+    write_list(tmp_path / "models", **pinned_list(UVR_LIST))
     theirs = upstream_process.submit(calls.listed, tmp_path / "models", tmp_path).result(60)
     ours = read_catalogue(tmp_path / "models")
     requested = upstream_process.submit(calls.requested_urls, tmp_path / "models", tmp_path, list(theirs)).result(60)
 
-    assert ours.has_uvr_list
     assert list(ours.models) == list(theirs)
+    assert {model.architecture for model in ours} == set(ARCHITECTURES)
     for model in ours:
         title, architecture, files, stems = theirs[model.name]
         assert (model.title, model.architecture, model.stems) == (title, architecture, stems)
@@ -49,14 +32,45 @@ def test_catalogue_equals_audio_separators_list(upstream_process: ProcessPoolExe
         assert tuple(url for file in model.files for url in file.urls) == requested[model.name]
 
 
-def test_catalogue_without_uvrs_list_has_bundled_models(tmp_path: Path) -> None:
+def test_catalogue_needs_no_file_in_the_folder(tmp_path: Path) -> None:
     catalogue = read_catalogue(tmp_path)
-    assert not catalogue.has_uvr_list
-    assert {model.architecture for model in catalogue} == set(ARCHITECTURES)
-    assert len(catalogue.models) > 150
+    assert len(catalogue.models) == 169
     ft = catalogue.find("htdemucs_ft.yaml")
     assert len(ft.files) == 5
     assert set(ft.stems) == {"vocals", "drums", "bass", "other"}
+    assert all(url.startswith("https://") for file in catalogue.files().values() for url in file.urls)
+
+
+def test_operators_list_adds_models_and_changes_none(tmp_path: Path) -> None:
+    """Neither the address of a bundled file nor the files of a bundled model."""
+    elsewhere = "https://elsewhere.example"
+    weights, of_bag = "955717e8-8726e21a.th", "MDX23C-8KFFT-InstVoc_HQ.ckpt"
+    lists = {
+        "mdx_download_list": {"MDX-Net Model: mine": "mine.onnx"},
+        "demucs_download_list": {
+            "Demucs v4: htdemucs": {"x.th": f"{elsewhere}/x.th", "htdemucs.yaml": f"{elsewhere}/htdemucs.yaml"},
+            "Demucs v4: mine": {weights: f"{elsewhere}/{weights}", "mine.yaml": f"{elsewhere}/mine.yaml"},
+        },
+        "roformer_download_list": {"Roformer Model: mine": {f"{elsewhere}/{of_bag}": "mine.yaml"}},
+    }
+    bundled = read_catalogue(tmp_path)
+    (tmp_path / UVR_LIST).write_text(json.dumps(lists))
+    catalogue = read_catalogue(tmp_path)
+
+    assert list(catalogue.models)[: len(bundled.models)] == list(bundled.models)
+    assert [catalogue.models[name] for name in bundled.models] == list(bundled)
+    assert list(catalogue.models)[len(bundled.models) :] == ["mine.onnx", "mine.yaml"]
+    assert catalogue.find("mine.yaml").files[0] == bundled.files()[weights]
+    assert catalogue.files()["mine.yaml"].urls == (f"{elsewhere}/mine.yaml",)
+
+
+def test_operators_parameters_add_to_the_bundled_ones(tmp_path: Path) -> None:
+    hq_4 = "0f2a6bc5b49d87d64728ee40e23bceb1"
+    bundled = parameters(tmp_path)
+    assert bundled[hq_4]["compensate"] == 1.019
+    (tmp_path / "mdx_model_data.json").write_text(json.dumps({hq_4: {"compensate": 7}, "new": {"compensate": 1}}))
+    (tmp_path / "vr_model_data.json").write_text("damaged")
+    assert parameters(tmp_path) == bundled | {"new": {"compensate": 1}}
 
 
 def test_model_is_found_by_any_of_its_files(tmp_path: Path) -> None:
@@ -74,9 +88,11 @@ def test_catalogue_has_published_hashes(tmp_path: Path) -> None:
     assert [url.split("/")[3] for url in file.urls] == ["TRvlvr", "nomadkaraoke"]
 
 
-def test_known_json_is_well_formed() -> None:
+def test_known_json_is_well_formed(tmp_path: Path) -> None:
+    files = read_catalogue(tmp_path).files()
+    assert len(known()["files"]) == 108
     for name, entry in known()["files"].items():
-        assert entry.keys() == {"bytes", "sha256"}
+        assert (files[name].sha256, files[name].bytes) == (entry["sha256"], entry["bytes"])
         assert len(bytes.fromhex(entry["sha256"])) == 32
         assert not contradicts_name(name, entry["sha256"])
     assert contradicts_name("955717e8-8726e21a.th", "0" * 64)
@@ -97,11 +113,3 @@ def test_names_outside_the_folder_are_rejected(tmp_path: Path, name: object) -> 
 def test_damaged_list_is_ignored(tmp_path: Path, content: str) -> None:
     (tmp_path / UVR_LIST).write_text(content)
     assert read_catalogue(tmp_path).models
-
-
-def test_required_lists_of_a_model(tmp_path: Path) -> None:
-    catalogue = read_catalogue(tmp_path)
-    needed = {
-        name: [file.name for file in lists_for(catalogue.find(name))] for name in ("htdemucs.yaml", "1_HP-UVR.pth")
-    }
-    assert needed == {"htdemucs.yaml": [UVR_LIST], "1_HP-UVR.pth": list(LISTS)}

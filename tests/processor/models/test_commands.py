@@ -24,9 +24,8 @@ from processor.models.file_lock import exclusive_lock
 from processor.models.lockfile import LOCK_FILE, LockFile
 from processor.models.model_lists import LISTS, UVR_LIST
 from processor.models.store import INCOMING
-from tests.processor.models.model_source import served, store_in, visible
+from tests.processor.models.model_source import SecureSource, served, visible
 from tests.processor.models.models_in_memory import memory_folder
-from tests.support.source_server import SourceServer
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 WEIGHTS = os.urandom(100_000)
@@ -37,12 +36,10 @@ MODEL = "tiny.yaml"
 VOCAL_FULL = ("bs_roformer_vocals_revive_v3e_unwa", "mel_band_roformer_vocals_becruily")
 
 
-@pytest.fixture
-def source() -> Iterator[SourceServer]:
-    with SourceServer() as server:
-        server.add(f"/{WEIGHTS_NAME}", served(WEIGHTS))
-        server.add(f"/{MODEL}", served(YAML))
-        yield server
+@pytest.fixture(autouse=True)
+def _serve(source: SecureSource) -> None:
+    source.add(f"/{WEIGHTS_NAME}", served(WEIGHTS))
+    source.add(f"/{MODEL}", served(YAML))
 
 
 @pytest.fixture
@@ -51,7 +48,7 @@ def memory() -> Iterator[Path]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, source: SourceServer) -> Path:
+def folder(tmp_path: Path, source: SecureSource) -> Path:
     """Return a folder with a list of one model, whose files are on the server."""
     list_demucs(tmp_path, MODEL, WEIGHTS_NAME, source.url(""))
     return tmp_path
@@ -62,10 +59,11 @@ class Terminal:
     """Runs commands and reads their output."""
 
     folder: Path
+    source: SecureSource
     capture: pytest.CaptureFixture[str]
 
     def commands(self, *, as_json: bool = True, **options: Any) -> ModelCommands:
-        return ModelCommands(store_in(self.folder, **options), MODEL, as_json)
+        return ModelCommands(self.source.store(self.folder, **options), MODEL, as_json)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the JSON output of the last command, which follows the lines of the log."""
@@ -79,8 +77,8 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> Terminal:
-    return Terminal(folder, capsys)
+def terminal(folder: Path, source: SecureSource, capsys: pytest.CaptureFixture[str]) -> Terminal:
+    return Terminal(folder, source, capsys)
 
 
 def pull(terminal: Terminal, **options: Any) -> ModelsExit:
@@ -93,9 +91,9 @@ def verify(terminal: Terminal, *names: str, repair: bool = False, adopt: bool = 
 
 def test_pull_list_and_verify(terminal: Terminal) -> None:
     assert pull(terminal) is ModelsExit.OK
-    assert terminal.states() == {UVR_LIST: "present", MODEL: "fetched", WEIGHTS_NAME: "fetched"}
+    assert terminal.states() == {MODEL: "fetched", WEIGHTS_NAME: "fetched"}
     assert pull(terminal) is ModelsExit.OK
-    assert terminal.states() == {UVR_LIST: "present", MODEL: "present", WEIGHTS_NAME: "present"}
+    assert terminal.states() == {MODEL: "present", WEIGHTS_NAME: "present"}
 
     terminal.commands().list(["Demucs"], present=True)
     (row,) = terminal.rows()
@@ -103,20 +101,21 @@ def test_pull_list_and_verify(terminal: Terminal) -> None:
     assert {file["known_from"] for file in row["files"]} == {LOCK_FILE}
 
     assert verify(terminal, MODEL) is ModelsExit.OK
-    assert terminal.states() == {UVR_LIST: "unknown", MODEL: "ok", WEIGHTS_NAME: "ok"}
+    assert terminal.states() == {MODEL: "ok", WEIGHTS_NAME: "ok"}
 
 
 def test_list_as_a_table(terminal: Terminal) -> None:
     assert terminal.commands(as_json=False).list(["Demucs"], present=False) is ModelsExit.OK
-    assert terminal.capture.readouterr().out.splitlines() == [
-        "NAME       KIND    SIZE  STATE   LICENCE       STEMS",
-        "tiny.yaml  Demucs  -     absent  MIT (Demucs)  -",
-    ]
+    heading, *_, last = terminal.capture.readouterr().out.splitlines()
+    assert heading == "NAME              KIND    SIZE      STATE   LICENCE       STEMS"
+    assert last == "tiny.yaml         Demucs  -         absent  MIT (Demucs)  -"
 
 
 def test_all_models_of_an_architecture_are_pulled(terminal: Terminal) -> None:
-    assert terminal.commands().pull([], ["Demucs"], update=False) is ModelsExit.OK
-    assert set(terminal.states()) == {UVR_LIST, MODEL, WEIGHTS_NAME}
+    assert terminal.commands(offline=True).pull([], ["Demucs"], update=False) is ModelsExit.UNAVAILABLE
+    states = terminal.states()
+    assert {MODEL, WEIGHTS_NAME, "htdemucs.yaml", "955717e8-8726e21a.th"} <= states.keys()
+    assert set(states.values()) == {"failed"}
 
 
 def test_unknown_model_is_reported_and_the_others_are_pulled(terminal: Terminal) -> None:
@@ -133,7 +132,7 @@ def test_preset_is_expanded_to_its_models(terminal: Terminal) -> None:
     assert {states[f"{name}.ckpt"] for name in VOCAL_FULL} == {"missing"}
 
 
-def test_missing_file_is_reported_and_the_others_are_pulled(terminal: Terminal, source: SourceServer) -> None:
+def test_missing_file_is_reported_and_the_others_are_pulled(terminal: Terminal, source: SecureSource) -> None:
     source.add(f"/{WEIGHTS_NAME}", lambda exchange: exchange.respond(404))
     assert pull(terminal) is ModelsExit.UNAVAILABLE
     rows = {row["file"]: row for row in terminal.rows()}
@@ -151,14 +150,14 @@ def test_damaged_and_missing_files_are_repaired(terminal: Terminal) -> None:
     terminal.states()
 
     assert verify(terminal, MODEL) is ModelsExit.DAMAGED
-    assert terminal.states() == {UVR_LIST: "unknown", MODEL: "missing", WEIGHTS_NAME: "damaged"}
+    assert terminal.states() == {MODEL: "missing", WEIGHTS_NAME: "damaged"}
     assert verify(terminal, MODEL, repair=True) is ModelsExit.OK
-    assert terminal.states() == {UVR_LIST: "unknown", MODEL: "repaired", WEIGHTS_NAME: "repaired"}
+    assert terminal.states() == {MODEL: "repaired", WEIGHTS_NAME: "repaired"}
     assert weights.read_bytes() == WEIGHTS
     assert verify(terminal) is ModelsExit.OK
 
 
-def test_failed_repair_keeps_the_file(terminal: Terminal, source: SourceServer) -> None:
+def test_failed_repair_keeps_the_file(terminal: Terminal, source: SecureSource) -> None:
     pull(terminal)
     (terminal.folder / MODEL).write_bytes(b"models: []")
     source.add(f"/{MODEL}", served(b"models: [other]"))
@@ -179,20 +178,30 @@ def test_manually_installed_file_can_be_recorded(terminal: Terminal) -> None:
     assert verify(terminal) is ModelsExit.DAMAGED
 
 
-def test_update_accepts_new_content(terminal: Terminal, source: SourceServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_update_accepts_new_content(terminal: Terminal, source: SecureSource) -> None:
     pull(terminal)
     terminal.states()
-    lists = json.loads((terminal.folder / UVR_LIST).read_bytes())
-    source.add(f"/{UVR_LIST}", served(json.dumps(lists | {"new": True}).encode()))
-    monkeypatch.setattr("processor.models.model_lists.LISTS", {name: source.url(f"/{name}") for name in LISTS})
     source.add(f"/{MODEL}", served(YAML + b"# new"))
 
     assert terminal.commands().pull([MODEL], (), update=True) is ModelsExit.OK
 
     assert set(terminal.states().values()) == {"fetched"}
     assert (terminal.folder / MODEL).read_bytes() == YAML + b"# new"
-    assert "new" in json.loads((terminal.folder / UVR_LIST).read_bytes())
     assert verify(terminal) is ModelsExit.OK
+
+
+def test_lists_are_downloaded_on_request_only(
+    terminal: Terminal, source: SecureSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("processor.models.commands.LISTS", {UVR_LIST: ""})
+    monkeypatch.setattr("processor.models.model_lists.LISTS", {UVR_LIST: source.url(f"/{UVR_LIST}")})
+    lists = {"vr_download_list": {"VR Arch Single Model v5: new": "new.pth"}}
+    source.add(f"/{UVR_LIST}", served(json.dumps(lists).encode()))
+    assert terminal.commands().pull(["new.pth"], (), update=False) is ModelsExit.UNKNOWN
+    assert source.connections == 0
+
+    assert terminal.commands().update_lists() is ModelsExit.OK
+    assert terminal.commands(offline=True).pull(["new.pth"], (), update=False) is ModelsExit.UNAVAILABLE
 
 
 # --- prune ---
@@ -246,12 +255,6 @@ def test_prune_with_an_unknown_name_removes_nothing(littered: Terminal) -> None:
     assert sorted(os.listdir(littered.folder)) == before
 
 
-def test_prune_without_uvrs_list_removes_nothing(littered: Terminal) -> None:
-    (littered.folder / UVR_LIST).unlink()
-    assert littered.commands().prune((), confirmed=True) is ModelsExit.UNAVAILABLE
-    assert (littered.folder / "old.onnx").exists()
-
-
 # --- encryption ---
 
 
@@ -277,7 +280,6 @@ def test_downloads_are_encrypted_with_a_key(terminal: Terminal, key_options: dic
     with terminal.commands(**key_options).store.opened([WEIGHTS_NAME, MODEL]) as opened:
         assert (opened / WEIGHTS_NAME).read_bytes() == WEIGHTS
         assert (opened / MODEL).read_bytes() == YAML
-        assert (opened / UVR_LIST).is_file()
     assert list(opened.iterdir()) == []
 
 
@@ -332,16 +334,21 @@ def test_seal_without_a_key_changes_nothing(terminal: Terminal) -> None:
 # --- the program ---
 
 
-def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def environment(folder: Path, source: SecureSource) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "MODEL_FILE_DIR": str(folder),
+        "ALLOW_PRIVATE_NETWORKS": "true",
+        "CA_BUNDLE": str(source.ca_bundle),
+    }
+
+
+def run(environment: dict[str, str], *arguments: str, **others: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "processor.models", *arguments],
         cwd=REPOSITORY,
-        env={
-            "PATH": os.environ["PATH"],
-            "MODEL_FILE_DIR": str(folder),
-            "ALLOW_PRIVATE_NETWORKS": "true",
-            **environment,
-        },
+        env=environment | others,
         capture_output=True,
         text=True,
         timeout=60,
@@ -349,33 +356,27 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
     )
 
 
-def test_program_pulls_a_model(folder: Path) -> None:
-    done = run(folder, "pull", MODEL)
+def test_program_pulls_a_model(folder: Path, environment: dict[str, str]) -> None:
+    done = run(environment, "pull", MODEL)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0].split() == [UVR_LIST, "present"]
+    assert done.stdout.splitlines()[0].split() == [WEIGHTS_NAME, "fetched"]
     assert (folder / WEIGHTS_NAME).read_bytes() == WEIGHTS
 
 
-def test_program_has_an_exit_status_per_error(folder: Path) -> None:
-    done = run(folder, "pull", MODEL, MODEL_OFFLINE="true")
+def test_program_has_an_exit_status_per_error(folder: Path, environment: dict[str, str]) -> None:
+    done = run(environment, "pull", MODEL, MODEL_OFFLINE="true")
     assert done.returncode == ModelsExit.UNAVAILABLE
     assert f"/{WEIGHTS_NAME}: put it there" in done.stdout
-    assert run(folder, "pull").returncode == ModelsExit.USAGE
-    assert run(folder / UVR_LIST, "list").returncode == ModelsExit.STORAGE
+    assert run(environment, "pull").returncode == ModelsExit.USAGE
+    assert run(environment, "list", MODEL_FILE_DIR=str(folder / UVR_LIST)).returncode == ModelsExit.STORAGE
 
 
-def test_a_terminal_shows_the_progress_of_downloads(folder: Path) -> None:
+def test_a_terminal_shows_the_progress_of_downloads(environment: dict[str, str]) -> None:
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "processor.models", "pull", MODEL],
         cwd=REPOSITORY,
-        env={
-            "PATH": os.environ["PATH"],
-            "TERM": "xterm",
-            "COLUMNS": "120",
-            "MODEL_FILE_DIR": str(folder),
-            "ALLOW_PRIVATE_NETWORKS": "true",
-        },
+        env=environment | {"TERM": "xterm", "COLUMNS": "120"},
         stdout=subprocess.DEVNULL,
         stderr=terminal,
     )

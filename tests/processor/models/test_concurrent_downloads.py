@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from filelock import Timeout
 
+from processor.models.catalogue import ModelFile
 from processor.models.file_lock import exclusive_lock
 from processor.models.lockfile import LOCK_FILE, LockFile, record
-from tests.processor.models.model_source import DEADLINE, Ranged, served, store_in, visible, wait_for_pieces
-from tests.support.source_server import SourceServer
+from tests.processor.models.model_source import DEADLINE, Ranged, SecureSource, served, visible, wait_for_pieces
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 MODEL = os.urandom(4 * 1024**2)
@@ -25,34 +25,28 @@ MODEL = os.urandom(4 * 1024**2)
 FETCH = """
 import sys
 from pathlib import Path
-from tests.processor.models.model_source import store_in
+from processor.models.catalogue import ModelFile
+from tests.processor.models.model_source import secure_store
 path = Path(sys.argv[2])
-store_in(path.parent).fetch(sys.argv[1], str(path))
+secure_store(path.parent, Path(sys.argv[3])).pull(ModelFile(path.name, (sys.argv[1],)))
 """
 
 
-@pytest.fixture
-def source() -> Iterator[SourceServer]:
-    with SourceServer() as server:
-        yield server
-
-
 @contextmanager
-def fetching(url: str, target: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(
-        [sys.executable, "-c", FETCH, url, str(target)], cwd=REPOSITORY, stdout=subprocess.PIPE
-    ) as process:
+def fetching(source: SecureSource, target: Path) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-c", FETCH, source.url("/model.onnx"), str(target), str(source.ca_bundle)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def test_download_of_a_killed_process_is_resumed(tmp_path: Path, source: SourceServer) -> None:
+def test_download_of_a_killed_process_is_resumed(tmp_path: Path, source: SecureSource) -> None:
     behaviour = Ranged(MODEL, hold_after=3 * 1024**2)
     source.add("/model.onnx", behaviour)
-    url, target = source.url("/model.onnx"), tmp_path / "model.onnx"
-    with fetching(url, target) as process:
+    target = tmp_path / "model.onnx"
+    with fetching(source, target) as process:
         known = wait_for_pieces(tmp_path / ".incoming" / "model.onnx")
         process.kill()
         assert process.wait(DEADLINE) == -signal.SIGKILL
@@ -60,20 +54,20 @@ def test_download_of_a_killed_process_is_resumed(tmp_path: Path, source: SourceS
     behaviour.release()
     behaviour.sent = 0
 
-    store_in(tmp_path).fetch(url, str(target))
+    source.store(tmp_path).pull(ModelFile("model.onnx", (source.url("/model.onnx"),)))
 
     assert target.read_bytes() == MODEL
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", LOCK_FILE]
     assert behaviour.sent <= len(MODEL) - known
 
 
-def test_two_processes_download_a_file_once(tmp_path: Path, source: SourceServer) -> None:
+def test_two_processes_download_a_file_once(tmp_path: Path, source: SecureSource) -> None:
     behaviour = Ranged(MODEL, hold_after=1024**2)
     source.add("/model.onnx", behaviour)
-    url, target = source.url("/model.onnx"), tmp_path / "model.onnx"
-    with fetching(url, target) as first:
+    target = tmp_path / "model.onnx"
+    with fetching(source, target) as first:
         source.wait_for_requests(1)
-        with fetching(url, target) as second:
+        with fetching(source, target) as second:
             wait_until_blocked(second)
             first.kill()  # releases the lock
             behaviour.release()
@@ -88,12 +82,12 @@ def wait_until_blocked(process: subprocess.Popen[bytes]) -> None:
     assert any(b"model_file_awaited" in line for line in process.stdout)
 
 
-def test_waiting_process_uses_the_other_s_file(tmp_path: Path, source: SourceServer) -> None:
+def test_waiting_process_uses_the_other_s_file(tmp_path: Path, source: SecureSource) -> None:
     source.add("/model.onnx", served(MODEL))
-    url, target = source.url("/model.onnx"), tmp_path / "model.onnx"
+    target = tmp_path / "model.onnx"
     with ExitStack() as holder:
         holder.enter_context(exclusive_lock(tmp_path / ".incoming" / "model.onnx.lock"))
-        with fetching(url, target) as process:
+        with fetching(source, target) as process:
             wait_until_blocked(process)
             target.write_bytes(b"by another process")
             holder.close()

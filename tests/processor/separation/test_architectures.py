@@ -11,6 +11,7 @@ import pytest
 from demo import tiny_models
 from pipeline.errors import ErrorCode, ErrorKind
 from processor.audio.decode import Mixture
+from tests.processor.models.model_source import record_hashes
 from tests.processor.separation import upstream_calls as calls
 from tests.processor.separation.upstream_calls import Refusal
 from tests.processor.source_files import decoded, noise, write_pcm
@@ -92,8 +93,10 @@ def test_listed_model_is_downloaded_with_all_its_files(
     served.mkdir()
     name, weights = upstream_process.submit(tiny_models.write_demucs, served).result(60)
     tiny_models.list_demucs(model_dir, name, weights, source.url(""))
-    for file in (name, weights):
-        source.serve_bytes(f"/{file}", (served / file).read_bytes())
+    contents = {file: (served / file).read_bytes() for file in (name, weights)}
+    record_hashes(model_dir, contents)
+    for file, content in contents.items():
+        source.serve_bytes(f"/{file}", content)
 
     runs = [
         upstream_process.submit(calls.run, model_dir, tmp_path, song, tmp_path, model=name).result(60) for _ in range(2)
@@ -120,6 +123,7 @@ def test_failed_model_download_has_a_clear_error(
     source.otherwise(answer(status))
     model_dir = tmp_path / "models"
     tiny_models.list_demucs(model_dir, "tiny.yaml", "tiny.th", source.url(""))
+    record_hashes(model_dir, {"tiny.th": b"", "tiny.yaml": b""})
 
     refusal = upstream_process.submit(calls.load, model_dir, tmp_path, "tiny.yaml").result(60)
 
@@ -142,6 +146,7 @@ def test_complete_file_is_not_downloaded_again(
     tiny_models.list_demucs(model_dir, name, weights, source.url(""))
     source.serve_bytes(f"/{weights}", (served / weights).read_bytes())
     content = (served / name).read_bytes()
+    record_hashes(model_dir, {name: content, weights: (served / weights).read_bytes()})
     source.add(f"/{name}", sequence(answer(503), answer(200, {}, content)))
 
     first, second = (upstream_process.submit(calls.load, model_dir, tmp_path, name).result(60) for _ in range(2))

@@ -24,7 +24,7 @@ from processor.audio.wav import SAMPLE_RATE, Samples, write_wav
 from processor.ipc import Stem
 from processor.models import presets
 from processor.models.catalogue import read_catalogue
-from processor.models.model_lists import bundled
+from processor.models.model_lists import upstream_data
 from processor.separation.ensemble.combine import BLOCK_FRAMES, combine_stems
 from processor.separation.ensemble.separator import EnsembleSeparator
 from processor.separation.ensemble.stem_names import common_names
@@ -424,7 +424,7 @@ def test_declared_stem_that_is_missing_is_an_error(tmp_path: Path, mixture: Path
 
 def test_all_upstream_presets_are_available(tmp_path: Path) -> None:
     catalogue = read_catalogue(tmp_path)
-    upstream = bundled("ensemble_presets.json")["presets"]
+    upstream = upstream_data("ensemble_presets.json")["presets"]
     ours = presets.presets()
     assert upstream.keys() == ours.keys()
     assert len(ours) >= 9

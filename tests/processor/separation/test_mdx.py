@@ -122,6 +122,12 @@ def test_larger_batches_give_nearly_equal_stems(networks: MdxHarness) -> None:
         assert noise == 0.0 or 20 * np.log10(deviation(samples) / noise) > 90
 
 
+def test_steps_with_less_memory_end(harness: MdxHarness) -> None:
+    """Batches have several segments on a GPU only."""
+    steps = harness.call(calls.memory_steps, harness.models, harness.scratch, DEMO_MODEL_NAME, 4)
+    assert steps == ((), ("batch_1",))
+
+
 def test_stems_sum_to_the_mixture_with_compensation(networks: MdxHarness) -> None:
     mixture = networks.noise(5 * SAMPLE_RATE)
     stems = networks.streamed(mixture, "n_fft 4096")

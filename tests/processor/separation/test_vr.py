@@ -165,6 +165,12 @@ def test_options_that_need_the_whole_song_use_upstream(harness: VrHarness, optio
     )
 
 
+def test_steps_with_less_memory_end(harness: VrHarness) -> None:
+    """Batches have several windows on a GPU only."""
+    steps = harness.call(calls.memory_steps, harness.models, harness.scratch, f"{ONE}.pth", 4)
+    assert steps == ((), ("batch_1",), ("batch_1", "window_320"))
+
+
 def test_larger_batches_give_nearly_equal_stems(harness: VrHarness) -> None:
     """Three windows in batches of two, as on a GPU. The last batch is smaller."""
     mixture = harness.mixture(noise((2 * STEP + 9) * 1024))

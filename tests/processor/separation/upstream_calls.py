@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +174,26 @@ def stream_mdxc(
     )
 
 
+def memory_steps(model_dir: Path, scratch: Path, model: str, batch: int) -> tuple[tuple[str, ...], ...]:
+    """Return the reductions of each step for a short song, ten steps at most.
+
+    ``batch``: segments in a batch before the first step, as on a GPU.
+    """
+    from processor.engine.oom_fallback import fallback_steps
+    from processor.separation.architectures.mdx import MdxSeparator
+    from processor.separation.architectures.vr import VrSeparator
+
+    upstream = upstream_separator(model_dir, scratch)
+    upstream.load_model(model)
+    if model.endswith(".onnx"):
+        mdx = MdxSeparator(upstream.model_instance)
+        mdx._batch = batch
+        return tuple(step.reductions for step in islice(fallback_steps(mdx, 1), 10))
+    vr = VrSeparator(upstream.model_instance)
+    vr.batch = batch
+    return tuple(step.reductions for step in islice(fallback_steps(vr, 1), 10))
+
+
 def peaks(model_dir: Path, scratch: Path, mixtures: list[Mixture], folder: Path, models: Iterable[str]) -> list[int]:
     """Return the peak resident set size of this process, bytes, while all models separate each of the songs."""
     found = []
@@ -271,7 +292,7 @@ def load(model_dir: Path, scratch: Path, model: str, *, require_gpu: bool = Fals
 
 def listed(model_dir: Path, scratch: Path) -> dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
     """Return audio-separator's list: title, architecture, files and stems of each model, by name."""
-    upstream = cached_engine(model_dir, scratch)._upstream
+    upstream = upstream_separator(model_dir, scratch)
     models: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {}
     for architecture, group in upstream.list_supported_model_files().items():
         for title, model in group.items():
@@ -282,7 +303,7 @@ def listed(model_dir: Path, scratch: Path) -> dict[str, tuple[str, str, tuple[st
 
 def requested_urls(model_dir: Path, scratch: Path, names: list[str]) -> dict[str, tuple[str, ...]]:
     """Return the URLs that audio-separator requests for each model's files, in order, if only the last one works."""
-    upstream = cached_engine(model_dir, scratch)._upstream
+    upstream = upstream_separator(model_dir, scratch)
     requested: list[str] = []
 
     def fetch(url: str, path: str) -> None:

@@ -1,0 +1,1 @@
+"""Measure what the disposable process of each source costs."""

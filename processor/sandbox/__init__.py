@@ -1,0 +1,1 @@
+"""Untrusted audio is probed and decoded in a disposable process without credentials, network or foreign files."""
