@@ -315,6 +315,9 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
                     # Another member is leaving at the same time. The fetched messages are dropped.
                     self._consumer.poll(timeout_ms=JOIN_POLL_MS)
                     offsets = self._assignment.cancel_open(self._assignment.topic_partitions)
+            if self._consumer is not None and self._assignment.to_verify():
+                # A client that is closed while it connects again leaves a socket behind.
+                self._consumer.poll(timeout_ms=JOIN_POLL_MS)
         self._discard_client()
 
     def _discard_client(self) -> None:

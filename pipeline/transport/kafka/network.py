@@ -165,7 +165,6 @@ class _ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]
             _unreachable.succeeded(f"{node.host}:{node.port}")
             self.refusals.pop(node.node_id, None)
             # A broker that requires a login accepts a connection without one, and closes it on the first request.
-            conn.close_future.add_errback(self._on_disconnect)
             conn.close_future.add_errback(self._on_loss)
             return
         self._on_disconnect(error)
@@ -197,8 +196,9 @@ class _ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]
         transport._sock_recv = receive_all
         return transport
 
-    def _on_loss(self, _error: Exception) -> None:
+    def _on_loss(self, error: Exception) -> None:
         self.losses += 1
+        self._on_disconnect(error)
 
     def _on_disconnect(self, error: Exception) -> None:
         if isinstance(error, KafkaConnectionError):

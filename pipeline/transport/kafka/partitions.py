@@ -189,8 +189,14 @@ class PartitionAssignment:
         with self._changed:
             return [(owned.last, owned.doubt) for owned in self._owned.values() if owned.doubt and owned.last]
 
-    def set_verified(self, doubts: Iterable[tuple[HeldMessage, int]], *, missing: Collection[Message]) -> None:
-        """End these doubts, unless others have come since. The partitions of ``missing`` messages must begin anew."""
+    def set_verified(
+        self, doubts: Iterable[tuple[HeldMessage, int]], *, missing: Collection[Message]
+    ) -> list[AssignedPartition]:
+        """End these doubts, unless others have come since. The partitions of ``missing`` messages must begin anew.
+
+        Returns the partitions that are verified. Their last commit may have gone back although the log has not.
+        """
+        verified = []
         with self._changed:
             for held, doubt in doubts:
                 partition = self._owned.get(held.topic_partition)
@@ -200,6 +206,10 @@ class PartitionAssignment:
                     self._replaced.add(partition)
                 else:
                     partition.doubt = 0
+                    verified.append(partition)
+        return [
+            partition for partition in verified if partition.commit_read and partition.offsets.low_water is not None
+        ]
 
     def requeue(self, partition: AssignedPartition, delivery: Delivery, *, count_attempt: bool) -> None:
         """Return a delivery to its place in the buffer, if this member still owns it."""

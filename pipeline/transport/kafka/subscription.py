@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from kafka import KafkaConsumer
 from kafka.structs import TopicPartition
@@ -92,8 +93,10 @@ class KafkaSubscription:
         with self._verifying:
             doubts = self._assignment.to_verify()
             missing = self._find_missing([held for held, _ in doubts]) if doubts else None
-            if missing is not None:
-                self._assignment.set_verified(doubts, missing=missing)
+            verified = [] if missing is None else self._assignment.set_verified(doubts, missing=missing)
+        for partition in verified:
+            with suppress(CancelledError):
+                self._member.commit(partition)
 
     def _restore_vanished(self) -> None:
         """Publish the messages again that this member holds without an outcome and whose log has vanished.

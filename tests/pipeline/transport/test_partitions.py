@@ -311,7 +311,7 @@ class TestDoubt:
         with pytest.raises(UnverifiedLogError):
             assignment.committable(partition)
         assert assignment.cancel_open([TOPIC_PARTITIONS[0]]) == {}
-        assignment.set_verified([(held, doubt)], missing=[])
+        assert assignment.set_verified([(held, doubt)], missing=[]) == [partition]
         assert assignment.committable(partition).offset == 0
         assert (assignment.to_verify(), assignment.take_replaced()) == ([], [])
 
@@ -319,7 +319,7 @@ class TestDoubt:
         assignment, partition, _ = begun(self.ONE, self.TWO)
         assignment.distrust(1)
         doubts = assignment.to_verify()
-        assignment.set_verified(doubts, missing=[self.TWO])
+        assert assignment.set_verified(doubts, missing=[self.TWO]) == []
         with pytest.raises(UnverifiedLogError):
             assignment.committable(partition)
         assert assignment.take_replaced() == [TOPIC_PARTITIONS[0]]
