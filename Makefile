@@ -9,7 +9,7 @@ SOURCES := config.py settings api processor uploader pipeline demo devstack depl
 # Cached byte code saves seconds at every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install lint mypy prose secrets audit sbom docs reference audio-table format test test-fast test-kafka chaos bench-download bench-separate bench-quality bench-gpu bench-pipeline bench-front bench-resampling bench-sandbox demo lock
+.PHONY: help install lint mypy prose secrets audit sbom docs reference audio-table format test test-fast test-kafka chaos chaos-destructive bench-download bench-separate bench-quality bench-gpu bench-pipeline bench-front bench-resampling bench-sandbox demo lock mutate
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -69,8 +69,15 @@ test-kafka: install ## run the tests that need a real Kafka or a real S3 server
 
 SEED ?= 1
 MINUTES ?= 30
+MUTATE_MINUTES ?= 60
 chaos: install ## kill, pause and disconnect all parts for half an hour, then check that no job was lost
 	$(PYTHON) -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --faults 19 --jobs 14 --crashes 8
+
+chaos-destructive: install ## destroy logs and working files under load, then check that no job is gone that a member held
+	$(PYTHON) -m tests.chaos --destructive --seed $(SEED) --minutes $(MINUTES) --faults 8 --jobs 40 --crashes 3
+
+mutate: install ## test the tests of the core with mutants of it, for an hour (MUTATE_MINUTES=, MUTATE_GROUPS=); a later run goes on
+	$(PYTHON) -m scripts.mutate --minutes $(MUTATE_MINUTES) $(MUTATE_GROUPS)
 
 bench-download: install ## compare the download engine with curl, wget, axel, aria2c and others; writes docs/BENCHMARKS.md (15 minutes)
 	-$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --target .local/bench -r requirements/bench.lock

@@ -34,8 +34,8 @@ __all__ = [
     "GIB", "KIB", "MIB", "SECRETS", "SECTIONS", "ApiSettings", "Compile", "ConfigError", "DeviceSettings",
     "DownloadSettings", "KafkaSettings", "LogFormat", "LogSettings", "ModelSettings", "Precision", "SaslMechanism",
     "Section", "SecurityProtocol", "Settings", "StateSettings", "StorageEngine", "StorageSettings",
-    "UnknownVariable", "WebhookSettings", "WorkerSettings", "env_example", "load", "unknown_variables",
-    "variable_names",
+    "UnknownVariable", "WebhookSettings", "WorkerSettings", "env_example", "load", "read_env_file",
+    "unknown_variables", "variable_names",
 ]  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def load(env_file: Path | None = Path(".env"), environment: Mapping[str, str] | 
     Raises ConfigError naming each variable that cannot be used, and the unknown ones that may be the cause.
     """
     environment = os.environ if environment is None else environment
-    of_file = _read_env_file(env_file, environment)
+    of_file = read_env_file(env_file, environment)
     values: dict[str, str] = {}
     for source in (of_file, environment):
         values |= {name.upper(): value for name, value in source.items() if value}
@@ -120,7 +120,7 @@ def unknown_variables(
 ) -> tuple[UnknownVariable, ...]:
     """Return the variables that ``load`` ignores although they look like settings. Raises ConfigError as ``load``."""
     environment = os.environ if environment is None else environment
-    return _unknown(_read_env_file(env_file, environment), environment)
+    return _unknown(read_env_file(env_file, environment), environment)
 
 
 def _unknown(of_file: Mapping[str, str], environment: Mapping[str, str]) -> tuple[UnknownVariable, ...]:
@@ -135,8 +135,12 @@ def _unknown(of_file: Mapping[str, str], environment: Mapping[str, str]) -> tupl
     )
 
 
-def _read_env_file(path: Path | None, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of the file; none if there is no file. Raises ConfigError."""
+def read_env_file(path: Path | None, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of the file; none if there is no file, or no path.
+
+    ``environment``: for references such as ``${HOME}`` in the file. Raises ConfigError if the file cannot be read, or
+    if Docker Compose would read it differently.
+    """
     if path is None:
         return {}
     try:

@@ -6,14 +6,15 @@ need. Topics and groups have the names of the settings. Nothing is sent to the b
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import shlex
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-from config import ConfigError, Settings, load
+from config import ConfigError, Settings
+from pipeline.service.arguments import CommandParser
+from pipeline.service.run import load_settings
 from pipeline.service.shutdown import ExitCode
 from pipeline.topics import Topics
 from pipeline.transport import Topic
@@ -26,14 +27,14 @@ _WIDTH = 110
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:
     """Print the commands."""
-    parser = argparse.ArgumentParser(
-        prog="python -m deploy.kafka_acls",
+    parser = CommandParser(
+        "deploy.kafka_acls",
         description="Print the kafka-acls commands that grant each program the rights that it needs.",
     )
     parser.add_argument("--prefix", default="uvr-", help="first part of the principals' names; default: uvr-")
     options = parser.parse_args(arguments)
     try:
-        settings = load()
+        settings = load_settings("kafka_acls")
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return ExitCode.CONFIG

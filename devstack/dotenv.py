@@ -8,7 +8,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from dotenv import dotenv_values
+from config import read_env_file
 
 _HEADER = (
     "# Written by start_local.sh for this checkout only. .env.example lists every setting.\n"
@@ -24,7 +24,10 @@ def complete_env_file(path: Path) -> None:
     A secret that is read from a file (`NAME_FILE`) counts as set. Only the owner can read the file.
     """
     present = {
-        name.removesuffix("_FILE") for source in (dotenv_values(path), os.environ) for name in source if source[name]
+        name.removesuffix("_FILE")
+        for source in (read_env_file(path, os.environ), os.environ)
+        for name in source
+        if source[name]
     }
     added: dict[str, str] = {}
     if "BASIC_AUTH_PASSWORD" not in present:

@@ -6,9 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from dotenv import dotenv_values
-
-from config import SECTIONS, KafkaSettings, Section, StorageSettings, variable_names
+from config import SECTIONS, KafkaSettings, Section, StorageSettings, read_env_file, variable_names
 from devstack.processes.process import free_port
 from settings.api import is_loopback
 
@@ -37,7 +35,7 @@ def isolated_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 def explicit_settings(names: Iterable[str], env_file: Path) -> dict[str, str]:
     """Return the settings among `names` that the environment or `env_file` sets; the environment overrides the file."""
-    found = _without_empty(dotenv_values(env_file)) | _without_empty(os.environ)
+    found = _without_empty(read_env_file(env_file, os.environ)) | _without_empty(os.environ)
     return {name: found[name] for name in names if name in found}
 
 

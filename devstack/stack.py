@@ -12,9 +12,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 
-from dotenv import dotenv_values
-
-from config import Settings, load
+from config import Settings, load, read_env_file
 from demo.centre_model import DEMO_MODEL_NAME, write_demo_model
 from devstack.errors import DevstackError, ServerStartError
 from devstack.kafka.broker import KafkaBroker, fetch_kafka
@@ -66,7 +64,7 @@ class Plan:
 
     def sets(self, name: str) -> bool:
         """Return True if a setting is given; the other settings need not be valid."""
-        return bool(self.environment.get(name) or (self.env_file and dotenv_values(self.env_file).get(name)))
+        return bool(self.environment.get(name) or read_env_file(self.env_file, self.environment).get(name))
 
     def log_file(self, name: str) -> Path:
         """Return the log file of a service or server."""

@@ -90,6 +90,8 @@ class ErrorCode(StrEnum):
     MESSAGE_NEWER = "message_newer"
     RECEIVER_BUSY = "receiver_busy"
     SOURCE_SLOW = "source_slow"
+    # A cleaner removed working files of a running job.
+    WORK_FILES_LOST = "work_files_lost"
 
 
 class PipelineError(Exception):

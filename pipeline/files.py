@@ -55,6 +55,15 @@ def replacing(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def make_folders(folder: Path) -> None:
+    """Create the folder and its parents; those that are created survive a power failure."""
+    if folder.is_dir():
+        return
+    make_folders(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_directory(folder.parent)
+
+
 def sync_file(path: Path) -> None:
     """Wait until the content of the file is on the disk."""
     _sync(path, os.O_RDONLY)

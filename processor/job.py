@@ -17,7 +17,7 @@ from pipeline.files import file_sha256, local_errors
 from pipeline.messages import SeparationResult, SeparationTask, SourceAudio, StemFile, TaskState, to_message
 from pipeline.progress import EventReporter
 from pipeline.service.logs import get_logger
-from pipeline.service.workdir import WorkDir
+from pipeline.service.workdir import WorkDir, files_kept
 from pipeline.storage import ObjectStore
 from pipeline.storage.object_keys import handoff_key
 from processor.audio.decode import Mixture, max_decoded_bytes
@@ -108,7 +108,11 @@ class SeparationRun:
         """Duration of each stage, s, summed over its tries."""
 
     def handle(self) -> Outcome:
-        """Run the stages that are not done yet. Raises the errors of the stages."""
+        """Run the stages that are not done yet. Raises the errors of the stages, and as ``files_kept`` does."""
+        with files_kept(self._folder):
+            return self._run_stages()
+
+    def _run_stages(self) -> Outcome:
         source = self._source or self._fetch()
         mixture = self._mixture or self._decode(source)
         separated = self._separated or self._separate(mixture)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+#: Time limit of the comparison, s.
+_TIMEOUT = 300.0
 #: Vulnerabilities without an effect here, each with the reason.
 ACCEPTED: dict[str, str] = {}
 
@@ -30,9 +32,11 @@ def audit(files: Sequence[Path]) -> list[dict[str, Any]] | None:
     ignored = [f"--ignore-vuln={name}" for name in ACCEPTED]
     names = [word for file in files for word in ("-r", str(file))]
     command = [sys.executable, "-m", "pip_audit", *options, *ignored, "--format=json", *names]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
         entries: list[dict[str, Any]] = json.loads(result.stdout)["dependencies"]
+    except subprocess.TimeoutExpired:
+        return None
     except ValueError:
         sys.stderr.write("".join(result.stderr.splitlines(keepends=True)[-1:]))
         return None

@@ -59,6 +59,10 @@ CODES = {
     ErrorCode.STORAGE_UNAVAILABLE: ("infrastructure", "The store cannot be reached."),
     ErrorCode.STORAGE_REFUSED: ("infrastructure", "The store refuses the credentials or the request."),
     ErrorCode.DISK_FULL: ("infrastructure", "A local disk is full."),
+    ErrorCode.WORK_FILES_LOST: (
+        "infrastructure",
+        "Working files in `TEMP_DIR` were removed while the job used them. It begins again.",
+    ),
     ErrorCode.WEBHOOK_FAILED: ("transient", "The receiver of the webhook did not answer 2xx."),
     ErrorCode.WEBHOOK_GONE: ("permanent", "The receiver of the webhook answered 410."),
     ErrorCode.BROKER_UNAVAILABLE: ("infrastructure", "The broker cannot be reached, or does not answer in time."),

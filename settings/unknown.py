@@ -10,6 +10,7 @@ COMPOSE_VARIABLES = frozenset(
     {
         *("API_BIND", "S3_BIND", "KAFKA_BIND", "S3_HOST", "S3_PORT", "KAFKA_HOST", "KAFKA_PORT"),
         *("PROCESSORS", "GPU_DEVICE", "STOP_GRACE_PERIOD", "SHM_SIZE"),
+        *("BUILD_DIGEST", "RUNTIME_DIGEST", "KAFKA_IMAGE_DIGEST", "S3_IMAGE_DIGEST"),
     }
 )
 #: Beginnings of the names that other programs read, such as boto3 and Docker Compose.

@@ -56,7 +56,7 @@ def waiting_row(tree: Path, folder: Path, count: int, seconds: float = 3.0) -> l
     ]
 
 
-def purge_row(tree: Path, folder: Path, count: int, seconds: float = 3.0) -> list[str]:
+def purge_row(tree: Path, folder: Path, count: int, seconds: float = 10.0) -> list[str]:
     """Measure a publisher while another process purges ``count`` messages."""
     path = folder / "purge.sqlite"
     _result(_start(tree, "fill", path, count, seconds))

@@ -233,8 +233,7 @@ class _Processing(Generic[Job]):
                     self._breaker.close(self._delivery.position)
                     return self._after_failure(error, decision)
                 self._breaker.open(self._delivery.position, error, self._give_back)
-                if error.code is ErrorCode.DISK_FULL:
-                    # Another job may need the disk space of this one to finish.
+                if error.code in _BEGIN_AGAIN:
                     self._close_run()
                 self._cancel.wait(decision.delay or 0.0)
 
@@ -345,6 +344,10 @@ class _Processing(Generic[Job]):
         log.warning(event, error=fault.message, retry_in_seconds=round(delay, 2))
         self._breaker.open(self._delivery.position, fault, self._give_back)
         return self._cancel.wait(delay)
+
+
+#: Faults after which the run begins again: another job may need its disk space to finish, or its files are gone.
+_BEGIN_AGAIN = frozenset({ErrorCode.DISK_FULL, ErrorCode.WORK_FILES_LOST})
 
 
 class _OutageLog:

@@ -42,14 +42,14 @@ class JobRun(Protocol):
         """Do the remaining work. Raises PipelineErrors; must be safe to repeat."""
 
     def close(self) -> None:
-        """Release files and reservations. Called once: at the end of the delivery, or when the disk is full."""
+        """Release files and reservations. Called once: at the end of the delivery, or when the run must begin again."""
 
 
 class JobHandler(Protocol[JobIn]):
     """The work of a service on its jobs. Thread-safe: all worker threads share it."""
 
     def begin(self, job: JobIn, context: JobContext) -> JobRun:
-        """Start the work on a delivery; called once per delivery, and again after a full disk. Raises PipelineErrors.
+        """Start the work on a delivery; called once per delivery, and again after ``close``. Raises PipelineErrors.
 
         An implementation that raises releases what it has acquired by then.
         """

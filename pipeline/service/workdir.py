@@ -5,19 +5,22 @@ from __future__ import annotations
 import fcntl
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from pipeline.errors import ErrorCode, InfrastructureError
-from pipeline.files import disk_error, system_reason
+from pipeline.errors import CancelledError, ErrorCode, InfrastructureError
+from pipeline.files import disk_error, local_errors, system_reason
 from pipeline.service.logs import get_logger
 
 log = get_logger(__name__)
 
 _PREFIX = "job-files-"
 _LOCK = "lock"
+#: A file beside those of a job. If it is gone, something has removed files of the job as well.
+_MARKER = "in-use"
 #: Held while a process cleans up and creates its own folder, which another one could otherwise find unlocked.
 _ROOT_LOCK = ".job-files.lock"
 
@@ -29,6 +32,8 @@ class WorkDir:
     """
 
     def __init__(self, root: Path) -> None:
+        self._root = root
+        self._restoring = threading.Lock()
         try:
             root.mkdir(parents=True, exist_ok=True)
             with _lock(root / _ROOT_LOCK, wait=True):
@@ -46,20 +51,57 @@ class WorkDir:
 
     @contextmanager
     def job(self) -> Iterator[Path]:
-        """Yield a new empty folder; leaving the block deletes it. Callers use only their own file names in it."""
+        """Yield a new empty folder; leaving the block deletes it. Raises as ``files_kept`` does."""
         try:
+            self._restore()
             folder = Path(tempfile.mkdtemp(prefix="job-", dir=self.path))
         except OSError as error:
             raise disk_error(error) from error
+        files = folder / "files"
         try:
-            yield folder
+            with local_errors():
+                files.mkdir()
+                (folder / _MARKER).touch()
+            with files_kept(files):
+                yield files
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _restore(self) -> None:
+        """Create and lock the folder again if a cleaner of temporary files, for example, has removed it."""
+        with self._restoring:
+            if self._lock.closed or (self.path / _LOCK).exists():
+                return
+            log.warning("workdir_removed", folder=self.path.name)
+            self._root.mkdir(parents=True, exist_ok=True)
+            with _lock(self._root / _ROOT_LOCK, wait=True):
+                self.path.mkdir(mode=0o700, exist_ok=True)
+                lock = _lock(self.path / _LOCK)
+            self._lock.close()
+            self._lock = lock
 
     def close(self) -> None:
         """Delete the folder and release its lock."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
+
+
+@contextmanager
+def files_kept(folder: Path) -> Iterator[None]:
+    """Raise InfrastructureError (code ``work_files_lost``) for an error of the block if files were removed meanwhile.
+
+    ``folder``: of a job. Neither the job nor the disk is the cause then.
+    """
+    try:
+        yield
+    except CancelledError:
+        raise
+    except Exception as error:
+        if (folder.parent / _MARKER).exists():
+            raise
+        raise InfrastructureError(
+            "working files were removed while a job used them", code=ErrorCode.WORK_FILES_LOST
+        ) from error
 
 
 def _lock(path: Path, *, wait: bool = False) -> IO[str]:

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from uuid import uuid4
 
 from pipeline.errors import ErrorCode, InfrastructureError
-from pipeline.files import local_errors, sync_directory
+from pipeline.files import local_errors, make_folders, sync_directory
 
 KEY_BYTES = 32
 
@@ -54,7 +54,7 @@ def load_or_create_key(path: Path) -> bytes:
     """
     with local_errors():
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(path.parent)
             draft = path.with_name(f".{uuid4().hex}.key")
             try:
                 descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -79,9 +79,12 @@ class AudioSandbox:
         self._process, self._requests = self._start()
 
     def check(self, folder: Path) -> None:
-        """Start a process, and log what confines it. Raises InfrastructureError and TransientError."""
-        with self.open(folder, max_seconds=1, cancel=CancelToken()) as decoder:
-            self._protections = decoder.protections
+        """Start a process, and log what confines it. Raises InfrastructureError if it cannot confine itself."""
+        try:
+            with self.open(folder, max_seconds=1, cancel=CancelToken()) as decoder:
+                self._protections = decoder.protections
+        except (PermanentError, TransientError) as error:
+            raise _not_started(error.message) from error
         log.info("sandbox_ready", **asdict(self._protections))
 
     def status(self) -> dict[str, Any] | None:
@@ -96,8 +99,8 @@ class AudioSandbox:
         TransientError and CancelledError.
         """
         with ExitStack() as resources:
-            channel_end, their_channel = Pipe()
-            control_end, their_control = Pipe()
+            with local_errors():  # too many open files
+                (channel_end, their_channel), (control_end, their_control) = Pipe(), Pipe()
             channel = resources.enter_context(
                 Channel[SandboxCommand, SandboxReply](channel_end, sends=SANDBOX_COMMANDS, receives=SANDBOX_REPLIES)
             )
@@ -106,10 +109,14 @@ class AudioSandbox:
             )
             with their_channel, their_control:
                 self._request(their_channel.fileno(), their_control.fileno())
-            decoder = SandboxedDecoder(channel, control, folder, max_seconds, cancel)
+            with local_errors():
+                decoder = SandboxedDecoder(channel, control, folder, max_seconds, cancel)
             resources.callback(decoder.close)
             cancel.on_cancel(decoder.kill)
             decoder.confine()
+            if self._protections not in (None, decoder.protections):
+                log.error("sandbox_incomplete", **asdict(decoder.protections))
+                raise _not_started("it is confined less than at the start of the service")
             yield decoder
 
     def close(self) -> None:

@@ -141,6 +141,7 @@ def _set_up(settings: ChildSettings, parent: ParentConnection) -> SeparationEngi
         from processor.system.memory import memory_in_use, pool_limit
 
         model = settings.model
+        settings.scratch_dir.mkdir(parents=True, exist_ok=True)  # a cleaner of temporary files may have removed it
         engine = SeparationEngine(
             ModelStore(model, ModelDownloads.from_settings(settings.download), received_key(settings.model_key)),
             settings.scratch_dir,

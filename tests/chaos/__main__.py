@@ -21,7 +21,7 @@ from tests.chaos.audit.audit import problems
 from tests.chaos.audit.ledger import Command, Entry, Ledger, read
 from tests.chaos.audit.report import page
 from tests.chaos.run import Run
-from tests.chaos.schedule import Schedule, plan
+from tests.chaos.schedule import BROKERS, Schedule, plan
 from tests.chaos.system.disk import in_namespace
 from tests.chaos.system.settings import changed_settings
 from tests.chaos.system.system import SystemOptions
@@ -32,7 +32,13 @@ _MODULE = "tests.chaos"
 def main() -> int:
     """Run the command."""
     options = _options()
-    schedule = plan(options.seed, options.minutes, faults_per_minute=options.faults, jobs_per_minute=options.jobs)
+    schedule = plan(
+        options.seed,
+        options.minutes,
+        faults_per_minute=options.faults,
+        jobs_per_minute=options.jobs,
+        destructive=options.destructive,
+    )
     if options.schedule:
         _print(*schedule.lines())
         return 0
@@ -60,7 +66,8 @@ def _run(schedule: Schedule, options: argparse.Namespace, folder: Path, *, small
         f"seed {schedule.seed}, schedule {schedule.digest}: {len(schedule.faults)} faults, {len(schedule.jobs)} jobs"
     )
     _print(f"ledger, schedule and logs are in {folder}")
-    changed = changed_settings(options.crashes)
+    brokers = BROKERS[:1] if options.destructive else BROKERS  # the log of one of three could not be destroyed
+    changed = changed_settings(options.crashes, len(brokers))
     line = shlex.join(["python", "-m", _MODULE, *sys.argv[1:]])
     with Ledger(folder / "ledger.jsonl") as ledger:
         ledger.add(
@@ -72,7 +79,7 @@ def _run(schedule: Schedule, options: argparse.Namespace, folder: Path, *, small
                 settings=changed,
             )
         )
-        system_options = SystemOptions(folder / "system", tools_folder(LOCAL / "tools"), changed, small_disks)
+        system_options = SystemOptions(folder / "system", tools_folder(LOCAL / "tools"), changed, small_disks, brokers)
         Run(system_options, ledger, _print).execute(schedule, drain=options.drain)
         return _report(ledger.entries, options.report or folder / "report.md")
 
@@ -94,6 +101,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--drain", type=float, default=240.0, metavar="S", help="maximum wait for the last jobs, s")
     parser.add_argument(
         "--crashes", type=int, default=6, metavar="N", help="MAX_CRASHES: crashes until poison is quarantined"
+    )
+    parser.add_argument(
+        "--destructive",
+        action="store_true",
+        help="destroy logs and working files; jobs that were only in a destroyed log may be lost",
     )
     parser.add_argument("--folder", type=Path, help="folder for ledger, logs and data; default: a new one")
     parser.add_argument("--report", type=Path, help="file to which the report is also written")

@@ -13,7 +13,8 @@ from typing import Protocol
 import psutil
 
 from tests.chaos.audit.ledger import FaultBegan, FaultEnded, FaultSkipped, RunFailed
-from tests.chaos.schedule import BROKERS, Fault, Kind, Schedule
+from tests.chaos.destruction import back_up, recreate_topic, restore, truncate_topic
+from tests.chaos.schedule import BROKERS, DESTRUCTIVE, Fault, Kind, Schedule
 from tests.chaos.system.proxy import Mode
 from tests.chaos.system.system import System
 
@@ -139,6 +140,8 @@ class Injector:
             if not disk.small:
                 raise _NotInjectableError("no small disk could be mounted")
             return _FaultActions(disk.fill, disk.free, repeat=disk.fill)
+        if fault.kind in DESTRUCTIVE:
+            return self._destructive_actions(fault)
         if fault.target.startswith("child"):
             return self._child_actions(fault)
         return _process_actions(fault.kind, self._target(fault.target))
@@ -156,6 +159,16 @@ class Injector:
                 proxy.set(Mode.PASS)
 
         return _FaultActions(inject, recover)
+
+    def _destructive_actions(self, fault: Fault) -> _FaultActions:
+        system, number = self._system, fault.number
+        if fault.kind is Kind.REAPED:
+            empty = system.services[fault.target].disk.empty
+            return _FaultActions(empty, _nothing, repeat=empty)
+        if fault.kind is Kind.RESTORED:
+            return _FaultActions(lambda: back_up(system), lambda: restore(system, number))
+        destroy = recreate_topic if fault.kind is Kind.RECREATED else truncate_topic
+        return _FaultActions(lambda: destroy(system, number, fault.target), _nothing)
 
     def _child_actions(self, fault: Fault) -> _FaultActions:
         child = self._system.services[fault.target.replace("child", "processor")].child()
@@ -178,9 +191,9 @@ def _process_actions(kind: Kind, process: _Controllable) -> _FaultActions:
 
 def held_resource(fault: Fault) -> str:
     """Return the resource that the fault locks until it has recovered."""
-    if fault.kind is Kind.DISK_FULL:
+    if fault.kind in (Kind.DISK_FULL, Kind.REAPED):
         return f"{fault.target} disk"
-    if fault.target in (*BROKERS, "cluster"):
+    if fault.target in (*BROKERS, "cluster") or fault.kind in DESTRUCTIVE:
         return "brokers"
     if fault.target == "api" and fault.kind in _MODES:
         return "api proxy"

@@ -44,6 +44,16 @@ class Kind(StrEnum):
     RESET = "reset"
     UNAVAILABLE = "503"
     DISK_FULL = "disk full"
+    RECREATED = "recreated"
+    TRUNCATED = "truncated"
+    RESTORED = "restored from a copy"
+    REAPED = "emptied"
+
+
+#: The faults that destroy what services rely on outside their memory. Jobs may be lost, and the ledger names them.
+DESTRUCTIVE = frozenset({Kind.RECREATED, Kind.TRUNCATED, Kind.RESTORED, Kind.REAPED})
+#: The topics that are destroyed, as their settings name them by default.
+DESTROYED_TOPICS = ("uvr_tasks", "uvr_tasks_p5", "uvr_tasks_bulk", "uvr_results", "uvr_retry_1s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +117,16 @@ class _FaultTemplate:
     """Additional time for which they stay locked, s: the time to recover."""
 
 
+def _destructive_templates() -> Iterator[_FaultTemplate]:
+    """Yield destructive faults. No process dies while one lasts: it would take what it holds with it."""
+    for topic in DESTROYED_TOPICS:
+        for kind in (Kind.RECREATED, Kind.TRUNCATED):
+            yield _FaultTemplate(kind, topic, 2, 0.0, 3.0, ("brokers",), 20.0)
+    yield _FaultTemplate(Kind.RESTORED, BROKERS[0], 4, 5.0, 15.0, ("brokers",), 40.0)
+    for name in (*PROCESSORS, *UPLOADERS):
+        yield _FaultTemplate(Kind.REAPED, name, 2, 0.0, 3.0, (f"{name} disk",), 2.0)
+
+
 def _templates() -> Iterator[_FaultTemplate]:
     yield from _services()
     yield from _brokers()
@@ -159,13 +179,16 @@ def _network(target: str, weight: int, locks: str = "") -> Iterator[_FaultTempla
     yield _FaultTemplate(Kind.RESET, target, weight, 0.0, 1.0, held, 1.5)
 
 
-def plan(seed: int, minutes: float, *, faults_per_minute: float, jobs_per_minute: float) -> Schedule:
-    """Return the schedule of a run."""
+def plan(
+    seed: int, minutes: float, *, faults_per_minute: float, jobs_per_minute: float, destructive: bool = False
+) -> Schedule:
+    """Return the schedule of a run. ``destructive``: its faults are those of ``DESTRUCTIVE``, and no others."""
     seconds = minutes * 60
+    templates = tuple(_destructive_templates() if destructive else _templates())
     return Schedule(
         seed=seed,
         seconds=seconds,
-        faults=tuple(_faults(random.Random(f"{seed} faults"), seconds, 60 / faults_per_minute)),
+        faults=tuple(_faults(random.Random(f"{seed} faults"), templates, seconds, 60 / faults_per_minute)),
         jobs=tuple(_jobs(random.Random(f"{seed} jobs"), seconds, 60 / jobs_per_minute)),
     )
 
@@ -177,12 +200,14 @@ def _times(rng: random.Random, seconds: float, interval: float) -> Iterator[floa
         at += interval * rng.uniform(*_JITTER)
 
 
-def _faults(rng: random.Random, seconds: float, interval: float) -> Iterator[Fault]:
+def _faults(
+    rng: random.Random, templates: Sequence[_FaultTemplate], seconds: float, interval: float
+) -> Iterator[Fault]:
     free_at: dict[str, float] = {}
     deck: list[_FaultTemplate] = []
     number = 0
     for at in _times(rng, seconds, interval):
-        template = _draw(deck, rng, at, free_at)
+        template = _draw(deck, templates, rng, at, free_at)
         if template is None:
             continue
         number += 1
@@ -194,12 +219,16 @@ def _faults(rng: random.Random, seconds: float, interval: float) -> Iterator[Fau
 
 
 def _draw(
-    deck: list[_FaultTemplate], rng: random.Random, at: float, free_at: dict[str, float]
+    deck: list[_FaultTemplate],
+    templates: Sequence[_FaultTemplate],
+    rng: random.Random,
+    at: float,
+    free_at: dict[str, float],
 ) -> _FaultTemplate | None:
     """Return the first possible template of a shuffled deck, so that every kind is drawn."""
     for refilled in (False, True):
         if refilled:
-            fresh = [template for template in _templates() for _ in range(template.weight)]
+            fresh = [template for template in templates for _ in range(template.weight)]
             rng.shuffle(fresh)
             deck.extend(fresh)
         for position, template in enumerate(deck):

@@ -9,7 +9,19 @@ from collections import Counter
 
 import pytest
 
-from tests.chaos.schedule import BROKERS, MISSING, POISON, SONGS, Fault, Kind, Schedule, plan
+from tests.chaos.schedule import (
+    BROKERS,
+    DESTROYED_TOPICS,
+    DESTRUCTIVE,
+    MISSING,
+    POISON,
+    SONGS,
+    Fault,
+    Kind,
+    Schedule,
+    plan,
+)
+from tests.chaos.system.settings import topics
 
 SEEDS = (1, 2, 3)
 
@@ -39,8 +51,19 @@ def test_schedule_does_not_depend_on_the_process() -> None:
 def test_long_run_has_more_than_500_faults_of_every_kind(seed: int) -> None:
     faults = long(seed).faults
     assert len(faults) > 500
-    assert {fault.kind for fault in faults} == set(Kind)
+    assert {fault.kind for fault in faults} == set(Kind) - DESTRUCTIVE
     assert min(Counter(fault.kind for fault in faults).values()) >= 10
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_destructive_run_has_every_destruction_and_nothing_else(seed: int) -> None:
+    faults = plan(seed, 30, faults_per_minute=8, jobs_per_minute=20, destructive=True).faults
+    assert {fault.kind for fault in faults} == DESTRUCTIVE
+    assert {fault.target for fault in faults if fault.kind is Kind.RECREATED} == set(DESTROYED_TOPICS)
+
+
+def test_destroyed_topics_exist() -> None:
+    assert set(DESTROYED_TOPICS) <= {topic.name for topic in topics().to_create()}
 
 
 @pytest.mark.parametrize("seed", SEEDS)

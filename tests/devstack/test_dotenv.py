@@ -6,9 +6,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from dotenv import dotenv_values
 
-from config import env_example, load
+from config import env_example, load, read_env_file
 from devstack.dotenv import complete_env_file
 
 NAMES = ("BASIC_AUTH_USERNAME", "BASIC_AUTH_PASSWORD", "WEBHOOK_SECRET")
@@ -28,7 +27,7 @@ def mode(path: Path) -> int:
 def test_new_file_is_private_and_valid(env_file: Path) -> None:
     complete_env_file(env_file)
     assert mode(env_file) == 0o600
-    assert tuple(dotenv_values(env_file)) == NAMES
+    assert tuple(read_env_file(env_file, {})) == NAMES
     assert load(env_file, {}).webhook.secret is not None
 
 
@@ -36,7 +35,7 @@ def test_every_file_has_different_secrets(env_file: Path, tmp_path: Path) -> Non
     complete_env_file(env_file)
     complete_env_file(tmp_path / "other")
     for name in ("BASIC_AUTH_PASSWORD", "WEBHOOK_SECRET"):
-        assert dotenv_values(env_file)[name] != dotenv_values(tmp_path / "other")[name]
+        assert read_env_file(env_file, {})[name] != read_env_file(tmp_path / "other", {})[name]
 
 
 def test_second_run_changes_nothing(env_file: Path) -> None:
@@ -51,7 +50,7 @@ def test_existing_content_is_kept(env_file: Path) -> None:
     env_file.write_text(own)
     env_file.chmod(0o644)
     complete_env_file(env_file)
-    values = dotenv_values(env_file)
+    values = read_env_file(env_file, {})
     assert env_file.read_text().startswith(f"{own}\n")
     assert (values["BASIC_AUTH_USERNAME"], values["MODEL_NAME"], "MODEL_FILE_DIR" in values) == (
         "me",
@@ -66,15 +65,15 @@ def test_variables_of_the_environment_are_not_written(env_file: Path, monkeypatc
     monkeypatch.setenv("BASIC_AUTH_PASSWORD", "from outside")
     monkeypatch.setenv("WEBHOOK_SECRET", "")  # empty: not set
     complete_env_file(env_file)
-    assert "BASIC_AUTH_PASSWORD" not in dotenv_values(env_file)
-    assert dotenv_values(env_file)["WEBHOOK_SECRET"]
+    assert "BASIC_AUTH_PASSWORD" not in read_env_file(env_file, {})
+    assert read_env_file(env_file, {})["WEBHOOK_SECRET"]
 
 
 def test_secrets_that_are_read_from_files_are_not_written(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env_file.write_text("BASIC_AUTH_USERNAME=me\nBASIC_AUTH_PASSWORD_FILE=password\n")
     monkeypatch.setenv("WEBHOOK_SECRET_FILE", "secret")
     complete_env_file(env_file)
-    assert dotenv_values(env_file).keys() & {"BASIC_AUTH_PASSWORD", "WEBHOOK_SECRET"} == set()
+    assert read_env_file(env_file, {}).keys() & {"BASIC_AUTH_PASSWORD", "WEBHOOK_SECRET"} == set()
 
 
 def test_a_copy_of_the_example_is_completed(env_file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -253,9 +254,22 @@ def test_only_the_stems_are_kept_until_the_hand_off(bench: Opener) -> None:
     job = at.job()
     job.failure()
     (folder,) = at.work_folders()
-    files = {path.name for path in (at.handler.workdir.path / folder).iterdir()}
+    files = {path.name for path in (at.handler.workdir.path / folder / "files").iterdir()}
     assert files == {"vocals.wav", "instrumental.wav"}
     assert at.handler.budget.held == 0
+
+
+def test_job_whose_files_are_removed_begins_again_instead_of_failing(bench: Opener) -> None:
+    at = bench("work")
+    (at.root / "handoff").write_text("a file in place of the folder")
+    job = at.job()
+    job.failure()
+    (at.root / "handoff").unlink()
+    shutil.rmtree(at.handler.workdir.path)
+    error = job.failure()
+    assert (type(error), error.code) == (InfrastructureError, ErrorCode.WORK_FILES_LOST)
+    job.close()
+    assert job.separate().status == "success"
 
 
 def test_failed_result_contains_the_task(bench: Opener) -> None:

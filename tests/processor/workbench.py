@@ -81,7 +81,7 @@ class Job:
         return self.bench.threads.start(try_once)
 
     def close(self) -> None:
-        """Close the run, as the consumer loop does at the end of the delivery and when the disk is full."""
+        """Close the run, as the consumer loop does at the end of the delivery and when the run must begin again."""
         run, self.run = self.run, None
         assert run is not None
         run.close()

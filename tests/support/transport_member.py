@@ -4,6 +4,7 @@ Takes one JSON argument; reports on standard output, one JSON object per line; r
 
 mode ``hold``: receives one message, reports it, then settles it on a command or waits to be killed.
 mode ``hold-first``: receives two messages, settles the second, reports, then waits to be killed.
+mode ``release``: receives one message, releases it uncounted, reports, then waits to be killed.
 mode ``drain``: receives and settles until a command.
 mode ``work-on-all``: receives all messages, reports each, and settles none.
 mode ``work``: runs the consumer loop with a handler that reports the start of a job and never finishes it.
@@ -75,6 +76,12 @@ def hold_first(subscription: Subscription, job: dict[str, Any]) -> None:
     receive_quietly(subscription)
     subscription.settle(receive_quietly(subscription))
     report(event="settled")
+    threading.Event().wait()
+
+
+def release(subscription: Subscription, job: dict[str, Any]) -> None:
+    subscription.release(receive_quietly(subscription), count_attempt=False)
+    report(event="released")
     threading.Event().wait()
 
 
@@ -192,6 +199,7 @@ MODES = {
     "serve": serve,
     "hold": hold,
     "hold-first": hold_first,
+    "release": release,
     "drain": drain,
     "work": work,
     "work-on-all": work_on_all,

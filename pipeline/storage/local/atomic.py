@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import ErrorCode, PermanentError
-from pipeline.files import sync_directory
+from pipeline.files import make_folders, sync_directory
 
 #: Maximum number of attempts when a concurrent delete prunes the folder that has just been created.
 _MAX_PRUNE_RACES = 100
@@ -39,7 +39,7 @@ def publish_draft(draft: Path, path: Path, rename: Callable[[Path, Path], None])
     renamed = False
     for _ in range(_MAX_PRUNE_RACES):
         try:
-            _make_folders(path.parent)
+            make_folders(path.parent)
             rename(draft, path)
             renamed = True
             sync_directory(path.parent)
@@ -67,12 +67,3 @@ def prune_empty_folders(folder: Path, root: Path) -> None:
                 return
             raise
         folder = folder.parent
-
-
-def _make_folders(folder: Path) -> None:
-    """Create the folder and its parents durably."""
-    if folder.is_dir():
-        return
-    _make_folders(folder.parent)
-    folder.mkdir(exist_ok=True)
-    sync_directory(folder.parent)

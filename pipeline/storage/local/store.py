@@ -13,7 +13,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError
-from pipeline.files import local_errors, replacing, sync_directory, sync_file
+from pipeline.files import local_errors, make_folders, replacing, sync_directory, sync_file
 from pipeline.storage.local import atomic
 from pipeline.storage.object_keys import PRIVATE_PREFIXES, check_key, check_public_key
 from pipeline.storage.protocol import ObjectStore, StoredObject
@@ -198,7 +198,7 @@ class LocalStore:
 
         The first call also removes stale drafts.
         """
-        self._drafts.mkdir(parents=True, exist_ok=True)
+        make_folders(self._drafts)
         if not self._swept:
             self._swept = True
             for stale in self._drafts.iterdir():

@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline.errors import ErrorCode, InfrastructureError
+from pipeline.files import make_folders
 from pipeline.service.logs import get_logger
 
 log = get_logger(__name__)
@@ -103,9 +104,10 @@ class Database:
             self._lock.release()
 
     def _open(self, patience: float) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(self._path.parent)
         connection = sqlite3.connect(self._path, timeout=patience, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has an effect on new files only
+        if _auto_vacuum(connection) == 0:  # for a new file, or for VACUUM
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         _set_wal(connection, time.monotonic() + patience)
         # FULL: a commit is on the disk when it returns. NORMAL: a power failure may lose it, but never corrupts it.
         connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
@@ -119,7 +121,7 @@ class Database:
 
         Takes seconds for each GB, once. If it fails, the file works as before, and the next start tries again.
         """
-        if self._connection.execute("PRAGMA auto_vacuum").fetchone() != (0,):
+        if _auto_vacuum(self._connection) != 0:
             return
         before = self._path.stat().st_size
         try:
@@ -141,7 +143,7 @@ class Database:
         """Continue with the file at the path of today, if it is not the one that is open."""
         if self._connection.in_transaction or self._is_current():
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(self._path.parent)
         with FileLock(self._path.with_name(self._path.name + ".lock"), timeout=self._busy_timeout):
             # SQLite would apply the log of the old file to the new one.
             for name in self._files[1:]:
@@ -210,6 +212,11 @@ def _create_schema(connection: sqlite3.Connection) -> None:
         if earlier is not None:
             _run_script(connection, "upgrade.sql")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _auto_vacuum(connection: sqlite3.Connection) -> int:
+    (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+    return int(mode)
 
 
 def _schema_version(connection: sqlite3.Connection) -> int:

@@ -49,7 +49,7 @@ _FIRST_READY = " UNION ALL ".join(
 )
 _HEAD = f"SELECT seq, attempts FROM ({_FIRST_READY}) ORDER BY seq LIMIT 1"
 _WORK = f"""
-SELECT {_ANY_READY}, EXISTS (SELECT 1 FROM messages m WHERE m.topic = p.topic AND m.seq >= p.seq)
+SELECT p.topic, {_ANY_READY}, EXISTS (SELECT 1 FROM messages m WHERE m.topic = p.topic AND m.seq >= p.seq)
 FROM positions p WHERE p.grp = :grp AND p.topic IN (SELECT value FROM json_each(:topics))
 """
 _POSITION = "(SELECT seq FROM positions WHERE topic = :topic AND grp = :grp)"
@@ -88,13 +88,14 @@ class GroupDeliveries:
             [(topic, self.group) for topic in topics],
         )
 
-    def look(self, database: Database, topics: Sequence[str], open_offsets: Collection[int]) -> tuple[bool, bool]:
-        """Return whether a message is ready, and whether a topic without a ready message has unscheduled ones.
+    def look(self, database: Database, topics: Sequence[str], open_offsets: Collection[int]) -> tuple[list[str], bool]:
+        """Return the topics that have messages to take or to schedule, and whether one has only the latter.
 
         Takes no lock, so that idle members do not wait for writers. Raises InfrastructureError.
         """
         rows = database.query(_WORK, {**self._clocks(open_offsets), "topics": json.dumps(topics)})
-        return any(ready for ready, _ in rows), any(unscheduled and not ready for ready, unscheduled in rows)
+        work = [topic for topic, ready, unscheduled in rows if ready or unscheduled]
+        return work, any(unscheduled and not ready for _, ready, unscheduled in rows)
 
     def head(self, connection: sqlite3.Connection, topic: str, open_offsets: Collection[int]) -> ReadyMessage | None:
         """Return the next ready message of ``topic``. If none is, schedule some messages and look once more.

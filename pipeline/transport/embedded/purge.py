@@ -48,7 +48,7 @@ def purge(database: Database, stop: threading.Event) -> None:
                 break  # another process is faster
             dropped += count
             values["after"] = rows[count - 1][1]
-            stop.wait(_PAUSE)
+            _pause(database, stop)
     released = _release_space(database, stop)
     if dropped or released:
         log.info("queue_purged", messages=dropped, bytes_released=released)
@@ -84,8 +84,14 @@ def _release_space(database: Database, stop: threading.Event) -> int:
         if free >= before:
             break  # a file that cannot shrink, or others drop more than this releases
         released += before - free
-        stop.wait(_PAUSE)
+        _pause(database, stop)
     return released * int(page_size)
+
+
+def _pause(database: Database, stop: threading.Event) -> None:
+    """Let others write. Applies the log first, which otherwise the commit of another process would have to do."""
+    database.query("PRAGMA wal_checkpoint(PASSIVE)", {})
+    stop.wait(_PAUSE)
 
 
 def _free_pages(database: Database) -> int:

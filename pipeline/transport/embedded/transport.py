@@ -40,8 +40,8 @@ log = get_logger(__name__)
 POLL_INTERVAL = 0.05
 #: Maximum wait for the write of a report, s.
 REPORT_TIMEOUT = 1.0
-#: Maximum wait of the purge for a transaction of another process, s.
-PURGE_TIMEOUT = 1.0
+#: Maximum wait of the purge for the transactions of others, and pause before it is tried again, s.
+PURGE_TIMEOUT = 5.0
 #: Pause between two transactions that schedule messages, in which others can write, s.
 SCHEDULE_PAUSE = 0.01
 
@@ -133,12 +133,13 @@ class EmbeddedTransport:
     def _purge_until_closed(self) -> None:
         pause = self._lease / 4
         while not self._closed.wait(pause):
-            pause = PURGE_INTERVAL
             try:
                 with closing(Database(self._path, durable=False, busy_timeout=PURGE_TIMEOUT)) as database:
                     purge(database, self._closed)
+                pause = PURGE_INTERVAL
             except InfrastructureError as error:
                 log.warning("purge_failed", error=error.message)
+                pause = PURGE_TIMEOUT
 
 
 class EmbeddedSubscription:
@@ -167,8 +168,8 @@ class EmbeddedSubscription:
         while not self._closed.is_set():
             with self._take_lock:
                 self._follow_database()
-                ready, unscheduled = self._deliveries.look(self._database, self._topics, self._open_offsets())
-                delivery = self._take() if ready or unscheduled else None
+                topics, unscheduled = self._deliveries.look(self._database, self._topics, self._open_offsets())
+                delivery = self._take(topics) if topics else None
             if delivery is not None:
                 return delivery
             remaining = deadline - time.monotonic()
@@ -223,13 +224,13 @@ class EmbeddedSubscription:
             self._forget(delivery)
             delivery.cancel.cancel(ErrorCode.DELIVERY_LOST)
 
-    def _take(self) -> Delivery | None:
-        """Lease the next ready message, or return None."""
+    def _take(self, topics: Sequence[str]) -> Delivery | None:
+        """Lease the next ready message of the topics, or return None."""
         with self._database.transaction() as connection:
             if self._database.generation != self._generation:
                 return None  # in another file, the offsets of open deliveries name other messages
             offsets = self._open_offsets()
-            found = {topic: self._deliveries.head(connection, topic, offsets) for topic in self._topics}
+            found = {topic: self._deliveries.head(connection, topic, offsets) for topic in topics}
             heads = {topic: head for topic, head in found.items() if head is not None}
             if not heads:
                 return None

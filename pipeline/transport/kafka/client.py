@@ -199,6 +199,11 @@ def current_position(consumer: KafkaConsumer, topic_partition: TopicPartition) -
     return None if state is None or state._position is None else int(state._position.offset)
 
 
+def connection_losses(consumer: KafkaConsumer) -> int:
+    """Return how many connections to brokers were lost. Another broker process, with another log, may answer next."""
+    return int(consumer._client._manager.losses)
+
+
 def known_partitions(consumer: KafkaConsumer, topic: str) -> set[int]:
     """Return the partitions of ``topic`` in the client's last metadata; empty if it does not exist there.
 

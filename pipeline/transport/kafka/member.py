@@ -24,6 +24,7 @@ from pipeline.errors import ErrorCode, InfrastructureError, PipelineError
 from pipeline.service import metrics
 from pipeline.service.logs import get_logger
 from pipeline.transport.kafka.client import (
+    connection_losses,
     current_position,
     finish_interrupted_join,
     has_coordinator,
@@ -93,6 +94,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
         self._last_response = self._last_step = time.monotonic()
         self._stall_logged = False
         self._missing_since: float | None = None
+        self._known_losses = 0
         self._thread = threading.Thread(target=self._run, name="kafka-member", daemon=True)
         self._thread.start()
 
@@ -151,7 +153,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
             self._last_step, self._stall_logged = time.monotonic(), False
             try:
                 if self._consumer is None:
-                    self._consumer = self._connect()
+                    self._consumer, self._known_losses = self._connect(), 0
                 if not self._consumer.subscription():
                     # A group leader that joins before it knows the partitions assigns none, and may not notice later
                     # that there are some (kafka-python 3.0.12): the group then stalls.
@@ -168,6 +170,9 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
     def _step(self, consumer: KafkaConsumer) -> None:
         """Send requested commits, poll once, read the commits of new partitions, and update the fault."""
         self._run_commits(consumer, pause=0.0 if is_joining(consumer) else POLL_PAUSE)
+        self._distrust_after_loss(consumer)
+        for key in self._assignment.take_replaced():
+            self._restart(consumer, key)
         # Partitions are assigned and revoked only while this thread polls, so the assignment cannot change here.
         buffered, paused = self._assignment.buffered & consumer.assignment(), consumer.paused()
         consumer.pause(*(buffered - paused))
@@ -194,6 +199,17 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
             fault = InfrastructureError("the broker does not answer", code=ErrorCode.BROKER_UNAVAILABLE)
         self._assignment.set_fault(fault)
 
+    def _distrust_after_loss(self, consumer: KafkaConsumer) -> None:
+        """Have all partitions verified if a connection was lost: the broker may have been restored from a copy.
+
+        The new log may be as long as the old one, and have the same leader epochs, so that nothing else shows it.
+        """
+        losses = connection_losses(consumer)
+        if losses != self._known_losses:
+            self._known_losses = losses
+            for idle in self._assignment.distrust(losses):
+                self._begin_anew(consumer, idle)
+
     def _went_back(self, consumer: KafkaConsumer, partition: AssignedPartition) -> bool:
         """Return True if the client reads again, or skips, offsets that were fetched before."""
         position = current_position(consumer, partition.topic_partition)
@@ -203,6 +219,9 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
         """Begin anew with a partition whose log went back or was replaced."""
         log.warning("log_restarted", partition=_names([topic_partition])[0])
         metrics.log_restarts.labels(topic_partition.topic).inc()
+        self._begin_anew(consumer, topic_partition)
+
+    def _begin_anew(self, consumer: KafkaConsumer, topic_partition: TopicPartition) -> None:
         self._assignment.restart(topic_partition, topic_id(consumer, topic_partition.topic))
         consumer.seek_to_beginning(topic_partition)
 
@@ -251,6 +270,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
             while True:
                 if done.set_running_or_notify_cancel():
                     try:
+                        self._distrust_after_loss(consumer)
                         offset = self._assignment.committable(partition)
                         consumer.commit({partition.topic_partition: offset}, timeout_ms=REQUEST_MS)
                     except Exception as error:  # noqa: BLE001  raised again in the thread that waits for the result

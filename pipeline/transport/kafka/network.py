@@ -138,6 +138,8 @@ class _ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]
         self.disconnected = False
         #: The last reason why a broker could not be reached, in words; empty if there is none.
         self.unreachable = ""
+        #: The number of connections that were established and then lost.
+        self.losses = 0
         #: The brokers to which a connection is being opened, with the start on the monotonic clock, s, by node.
         self._connecting: dict[object, tuple[Any, float]] = {}
 
@@ -164,6 +166,7 @@ class _ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]
             self.refusals.pop(node.node_id, None)
             # A broker that requires a login accepts a connection without one, and closes it on the first request.
             conn.close_future.add_errback(self._on_disconnect)
+            conn.close_future.add_errback(self._on_loss)
             return
         self._on_disconnect(error)
         if self.connection_delay(node.node_id) == 0:
@@ -193,6 +196,9 @@ class _ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]
 
         transport._sock_recv = receive_all
         return transport
+
+    def _on_loss(self, _error: Exception) -> None:
+        self.losses += 1
 
     def _on_disconnect(self, error: Exception) -> None:
         if isinstance(error, KafkaConnectionError):

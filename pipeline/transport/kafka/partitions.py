@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kafka.errors import KafkaConnectionError
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from pipeline.cancellation import CancelToken
@@ -18,6 +19,10 @@ from pipeline.transport.protocol import Delivery, Message, blocked_by_isolation,
 
 #: Maximum wait of ``take`` without a notification, s.
 _MAX_WAIT = 3600.0
+
+
+class UnverifiedLogError(KafkaConnectionError):  # type: ignore[misc]
+    """A connection was lost, and it is not known yet whether the log behind the new one is the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,12 @@ class AssignedPartition:
     """Start times of the open deliveries on the monotonic clock, s, by offset."""
     published: set[int] = field(default_factory=set)
     """Offsets of open deliveries whose outputs are durable while their offset is not committed yet."""
+    last: HeldMessage | None = None
+    """The last message that was fetched."""
+    doubt: int = 0
+    """The number of the lost connection since which the log may be another one of the same name; 0: it is verified.
+
+    No offset is committed while there is doubt."""
     overcounted: bool = False
     """True if the committed metadata may contain an attempt that has been taken back since."""
 
@@ -71,8 +82,11 @@ class AssignedPartition:
 
     @property
     def held(self) -> list[HeldMessage]:
-        """The messages in memory without a durable outcome."""
-        begun = [(offset, item.message) for offset, item in self.open.items() if offset not in self.published]
+        """The messages in memory that are not settled.
+
+        Outputs that are durable may vanish with the same log: their messages are held until the offset is durable.
+        """
+        begun = [(offset, item.message) for offset, item in self.open.items()]
         waiting = [(buffered.offset, buffered.message) for buffered in self.buffer]
         return [HeldMessage(self.topic_partition, offset, message) for offset, message in [*begun, *waiting]]
 
@@ -100,6 +114,7 @@ class PartitionAssignment:
         self._scheduler = StrideScheduler(weights)
         self._owned: dict[TopicPartition, AssignedPartition] = {}
         self._unverified: list[HeldMessage] = []
+        self._replaced: set[AssignedPartition] = set()
         self._fault: PipelineError | None = None
 
     # --- called by the worker thread ---
@@ -169,6 +184,23 @@ class PartitionAssignment:
         with self._changed:
             self._unverified.extend(held)
 
+    def to_verify(self) -> list[tuple[HeldMessage, int]]:
+        """Return the last message, and the doubt, of each partition whose log may have been replaced."""
+        with self._changed:
+            return [(owned.last, owned.doubt) for owned in self._owned.values() if owned.doubt and owned.last]
+
+    def set_verified(self, doubts: Iterable[tuple[HeldMessage, int]], *, missing: Collection[Message]) -> None:
+        """End these doubts, unless others have come since. The partitions of ``missing`` messages must begin anew."""
+        with self._changed:
+            for held, doubt in doubts:
+                partition = self._owned.get(held.topic_partition)
+                if partition is None or partition.doubt != doubt:
+                    continue
+                if held.message in missing:
+                    self._replaced.add(partition)
+                else:
+                    partition.doubt = 0
+
     def requeue(self, partition: AssignedPartition, delivery: Delivery, *, count_attempt: bool) -> None:
         """Return a delivery to its place in the buffer, if this member still owns it."""
         with self._changed:
@@ -193,10 +225,15 @@ class PartitionAssignment:
     # --- called by the client's threads ---
 
     def committable(self, partition: AssignedPartition) -> OffsetAndMetadata:
-        """Return the offset to commit for the partition. Raises CancelledError if this member no longer owns it."""
+        """Return the offset to commit for the partition.
+
+        Raises CancelledError if this member no longer owns it, UnverifiedLogError if its log may be another one.
+        """
         with self._changed:
             if self._owned.get(partition.topic_partition) is not partition:
                 raise delivery_lost()
+            if partition.doubt:
+                raise UnverifiedLogError
             partition.overcounted = False
             return partition.committable
 
@@ -213,6 +250,23 @@ class PartitionAssignment:
             for topic_partition in topic_partitions:
                 topic_id = (topic_ids or {}).get(topic_partition.topic)
                 self._owned.setdefault(topic_partition, AssignedPartition(topic_partition, topic_id))
+
+    def distrust(self, loss: int) -> list[TopicPartition]:
+        """Doubt each log, since the connection with this number was lost.
+
+        Returns the partitions of which nothing was fetched, so that nothing can be compared: they must begin anew.
+        """
+        with self._changed:
+            for partition in self._owned.values():
+                if partition.last is not None:
+                    partition.doubt = loss
+            return [key for key, owned in self._owned.items() if owned.last is None and owned.commit_read]
+
+    def take_replaced(self) -> list[TopicPartition]:
+        """Return, and forget, the owned partitions that must begin anew."""
+        with self._changed:
+            replaced, self._replaced = self._replaced, set()
+            return [owned.topic_partition for owned in self._owned.values() if owned in replaced]
 
     def restart(self, topic_partition: TopicPartition, topic_id: str | None) -> None:
         """Give up everything known of a partition, because its log went back or was replaced."""
@@ -237,6 +291,8 @@ class PartitionAssignment:
                 return True
             if partition.commit_read and messages and partition.offsets.is_known(messages[0].offset):
                 return False
+            if messages:
+                partition.last = HeldMessage(topic_partition, messages[-1].offset, messages[-1].message)
             for buffered in messages:
                 if partition.commit_read:
                     new = partition.offsets.receive(buffered.offset)
@@ -292,10 +348,10 @@ class PartitionAssignment:
             partitions = [self._owned[key] for key in topic_partitions if key in self._owned]
             deliveries = [(partition, delivery) for partition in partitions for delivery in partition.open.values()]
             for partition, delivery in deliveries:
-                if delivery.offset not in partition.published:
-                    self._unverified.append(HeldMessage(partition.topic_partition, delivery.offset, delivery.message))
+                self._unverified.append(HeldMessage(partition.topic_partition, delivery.offset, delivery.message))
                 partition.close(delivery, count_attempt=False)
-            commits = {owned.topic_partition: owned.committable for owned in partitions if owned.overcounted}
+            overcounted = [owned for owned in partitions if owned.overcounted and not owned.doubt]
+            commits = {owned.topic_partition: owned.committable for owned in overcounted}
             self._changed.notify_all()
         # Cancelled outside the lock, because the listeners are the worker's code.
         for _, delivery in deliveries:

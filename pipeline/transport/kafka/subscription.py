@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -37,10 +38,12 @@ class KafkaSubscription:
         self._publish = publish
         self._find_missing = find_missing
         self._assignment = PartitionAssignment(weights)
+        self._verifying = threading.Lock()
         self._member = GroupMember(lambda: connect(self._assignment.busy), topics, self._assignment, commit_timeout)
 
     def receive(self, timeout: float) -> Delivery | None:
         """Return the next delivery, after its attempt has been committed. Raises InfrastructureError."""
+        self._verify_logs()
         self._restore_vanished()
         deadline = time.monotonic() + timeout
         while True:
@@ -66,6 +69,7 @@ class KafkaSubscription:
         if delivery.offset not in partition.published:
             self._publish(*outputs)
             partition.published.add(delivery.offset)
+        self._verify_logs()
         self._assignment.settle(partition, delivery)
         self._member.commit(partition)
         self._assignment.finish(partition, delivery)
@@ -79,6 +83,17 @@ class KafkaSubscription:
                 self._member.commit(partition)
         except CancelledError:
             pass  # another member owns it already
+
+    def _verify_logs(self) -> None:
+        """Compare the last message of each partition with its log, if the broker may have been replaced.
+
+        Raises InfrastructureError.
+        """
+        with self._verifying:
+            doubts = self._assignment.to_verify()
+            missing = self._find_missing([held for held, _ in doubts]) if doubts else None
+            if missing is not None:
+                self._assignment.set_verified(doubts, missing=missing)
 
     def _restore_vanished(self) -> None:
         """Publish the messages again that this member holds without an outcome and whose log has vanished.

@@ -2,14 +2,16 @@
 
 Problems, which make the run fail:
 
-* a loss: a job with a 202 for which no webhook was delivered (2xx);
+* a loss: a job with a 202 for which no webhook was delivered (2xx), unless its message was in a log that was destroyed
+  before a member had begun it;
 * a webhook for a job that was never requested, or that was rejected permanently;
 * a task with two different outcomes (webhook or event), two webhook ids, or two bodies under one id;
 * an outcome that is not the expected one: the stems of the reference run, bit for bit and as stored, or ``failed`` for
   a missing source and for poison;
 * a dead letter that is not poison, an unsigned webhook, a 503 without Retry-After;
 * a failure of the run itself: a server that did not restart, jobs that did not finish;
-* leftovers: working files, objects of the hand-off or of no job, unsettled messages, processes.
+* leftovers: working files, objects of the hand-off or of no job (except those of jobs lost with a log), unsettled
+  messages, processes.
 
 Counted, but not problems: repeated webhooks and separations, and jobs that were created although the client received
 no 202. If the response was lost, the client cannot detect this. If it was 503, the broker had stored the message but
@@ -57,6 +59,9 @@ class Figures:
     notified: int
     """Accepted jobs with a delivered webhook"""
     lost: int
+    expendable: int
+    """Accepted jobs that may be lost with a destroyed log"""
+    lost_with_log: int
     webhooks_repeated: int
     separations_repeated: int
     contradictions: int
@@ -100,6 +105,8 @@ def figures(entries: Sequence[Entry]) -> Figures:
         accepted=len(index.accepted),
         notified=len(index.delivered.keys() & index.accepted.keys()),
         lost=len(list(_lost_jobs(index))),
+        expendable=len(index.expendable & index.accepted.keys()),
+        lost_with_log=len(index.lost & index.expendable),
         webhooks_repeated=delivered - len(index.delivered),
         separations_repeated=sum(separated.values()) - len(separated),
         contradictions=len(list(_contradictions(index))),
@@ -119,7 +126,7 @@ def _run_failures(index: LedgerIndex) -> Iterator[str]:
 
 def _lost_jobs(index: LedgerIndex) -> Iterator[str]:
     for task, post in index.accepted.items():
-        if task not in index.delivered:
+        if task in index.lost - index.expendable:
             yield f"lost: {task} ({index.requests[post].song}) has a 202, and no webhook was delivered"
 
 
@@ -197,7 +204,10 @@ def _objects(index: LedgerIndex) -> Iterator[str]:
         for task, webhooks in index.webhooks.items()
         for stem in body_of(webhooks[0]).get("stems") or ()
     }
+    lost = index.lost & index.expendable
     for key in index.objects:
+        if any(task in key for task in lost):
+            continue  # its result was in a destroyed log, so no uploader deletes its stems
         if key.startswith(_HANDOFF):
             yield f"left in the hand-off: {key}"
         elif key not in finished and not key.startswith(_OUTCOMES):

@@ -34,7 +34,7 @@ def drain(system: System, timeout: float) -> bool:
 
 def _open_jobs(system: System) -> set[str]:
     index = LedgerIndex(system.ledger.entries)
-    return index.accepted.keys() - index.delivered.keys()
+    return set(index.lost - index.expendable)
 
 
 def _lags(system: System) -> bool:

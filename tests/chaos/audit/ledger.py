@@ -105,6 +105,18 @@ class FaultSkipped(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogDestroyed(Entry):
+    """A log is about to be destroyed, at a moment at which all services stand still."""
+
+    number: int
+    """The number of the fault."""
+    expendable: list[str]
+    """The tasks with an unfinished message in the log that no member has begun: they may be lost."""
+    held: list[str]
+    """The tasks with an unfinished message that a member has begun. They may not be lost."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServiceExited(Entry):
     """A service exited unexpectedly; it was restarted."""
 
@@ -198,6 +210,7 @@ _TYPES: dict[str, type[Entry]] = {
             FaultBegan,
             FaultEnded,
             FaultSkipped,
+            LogDestroyed,
             ServiceExited,
             RunFailed,
         ),

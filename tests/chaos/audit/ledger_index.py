@@ -10,7 +10,15 @@ from functools import cached_property
 from http import HTTPStatus
 from typing import Any, TypeVar
 
-from tests.chaos.audit.ledger import Entry, ObjectFound, Reference, RequestSent, ResponseReceived, WebhookReceived
+from tests.chaos.audit.ledger import (
+    Entry,
+    LogDestroyed,
+    ObjectFound,
+    Reference,
+    RequestSent,
+    ResponseReceived,
+    WebhookReceived,
+)
 
 EntryT = TypeVar("EntryT", bound=Entry)
 
@@ -46,6 +54,16 @@ class LedgerIndex:
             for post, entry in self.responses.items()
             if entry.status == ACCEPTED and entry.task_uuid
         }
+
+    @cached_property
+    def expendable(self) -> frozenset[str]:
+        """The tasks that may be lost, since a log with their message was destroyed before a member began them."""
+        return frozenset(task for entry in self.of(LogDestroyed) for task in entry.expendable)
+
+    @property
+    def lost(self) -> frozenset[str]:
+        """The tasks with a 202 for which no webhook was delivered."""
+        return frozenset(self.accepted.keys() - self.delivered.keys())
 
     @cached_property
     def webhooks(self) -> dict[str, list[WebhookReceived]]:

@@ -40,6 +40,7 @@ def _run(entries: Sequence[Entry], found_problems: Sequence[str]) -> Iterator[st
             ("jobs accepted (202)", f"{counted.accepted}"),
             ("… with a delivered webhook", f"{counted.notified}"),
             ("**losses**", f"**{counted.lost}**"),
+            ("only in a destroyed log: may be lost, are lost", f"{counted.expendable}, {counted.lost_with_log}"),
             ("**contradictory outcomes**", f"**{counted.contradictions}**"),
             ("repeated webhooks", f"{counted.webhooks_repeated}"),
             ("repeated separations", f"{counted.separations_repeated}"),

@@ -15,6 +15,7 @@ from tests.chaos.audit.ledger import (
     Entry,
     Lag,
     Leftover,
+    LogDestroyed,
     ObjectFound,
     PoisonBegan,
     Reference,
@@ -115,6 +116,18 @@ def test_figures_of_a_valid_run() -> None:
 def test_repeated_separation_is_counted() -> None:
     again = StepLogged(service="processor-2", task_uuid="t2", step="separated")
     assert figures([*valid_run(), again]).separations_repeated == 1
+
+
+def test_job_in_a_destroyed_log_may_be_lost_unless_a_member_has_begun_it() -> None:
+    run = [*without(WebhookReceived, "t3"), ObjectFound(key="handoff/t3/vocals-aa.wav", sha256="aa", bytes=1)]
+    assert [problem[:14] for problem in problems([*run, LogDestroyed(number=1, expendable=["t2"], held=["t3"])])] == [
+        "lost: t3 (miss",
+        "left in the ha",
+    ]
+    spared = [*run, LogDestroyed(number=1, expendable=["t2", "t3"], held=[])]
+    assert problems(spared) == []
+    counted = figures(spared)
+    assert (counted.lost, counted.expendable, counted.lost_with_log) == (0, 2, 1)
 
 
 def test_job_without_a_webhook_is_lost() -> None:

@@ -70,6 +70,14 @@ class Disk:
         """Free the space again."""
         (self.folder / _FILLER).unlink(missing_ok=True)
 
+    def empty(self) -> None:
+        """Remove everything, as a cleaner of temporary files does."""
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
     def files(self) -> list[str]:
         """Return the relative paths of all files except locks, which belong to no job."""
         found = (path for path in self.folder.rglob("*") if path.suffix != ".lock")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -13,10 +13,13 @@ from kafka.admin import OffsetSpec
 from kafka.errors import KafkaError
 
 from devstack.kafka.cluster import KafkaCluster
+from pipeline.consuming.retry_headers import ORIGINAL_TOPIC
+from pipeline.transport.offsets import parse_metadata
 from tests.chaos.audit.ledger import DeadLetter, Lag, StateReported
 from tests.chaos.system.settings import PROCESSOR_GROUP, UPLOADER_GROUP, topics
 
 _LOOK_SECONDS = 0.5
+_GROUPS = (PROCESSOR_GROUP, UPLOADER_GROUP)
 _TERMINAL = {"success", "failed", "cancelled"}
 
 
@@ -33,7 +36,7 @@ class KafkaView:
             PROCESSOR_GROUP: (*named.jobs, *named.retry_names),
             UPLOADER_GROUP: (named.results, *named.retry_names),
         }
-        with closing(self._admin()) as admin:
+        with closing(self.admin()) as admin:
             return [lag for group, names in of_groups.items() for lag in _lags(admin, group, names)]
 
     def wait_in_sync(self, timeout: float) -> bool:
@@ -57,7 +60,26 @@ class KafkaView:
         for record in self._records(topics().dead_letters):
             yield DeadLetter(key=record.key.decode(), code=dict(record.headers)["error-code"].decode())
 
-    def _records(self, topic: str) -> Iterator[Any]:
+    def unfinished(self, names: Iterable[str]) -> tuple[set[str], set[str]]:
+        """Return the tasks with an unfinished message in the topics: waiting ones, and those that a member has begun.
+
+        Raises KafkaError.
+        """
+        with closing(self.admin()) as admin:
+            commits = {group: admin.list_group_offsets({group: None})[group] for group in _GROUPS}
+        waiting: set[str] = set()
+        begun: set[str] = set()
+        for record in self._records(*names):
+            original = dict(record.headers).get(ORIGINAL_TOPIC, record.topic.encode()).decode()
+            group = UPLOADER_GROUP if original == topics().results else PROCESSOR_GROUP
+            committed = commits[group].get(TopicPartition(record.topic, record.partition))
+            metadata = parse_metadata(committed.metadata if committed else None)
+            is_settled = any(record.offset in offsets for offsets in metadata.settled)
+            if committed is None or (record.offset >= committed.offset and not is_settled):
+                (begun if metadata.attempts.get(record.offset) else waiting).add(record.key.decode())
+        return waiting, begun
+
+    def _records(self, *names: str) -> Iterator[Any]:
         consumer = KafkaConsumer(
             bootstrap_servers=self._cluster.bootstrap_servers.split(","),
             group_id=None,
@@ -65,7 +87,9 @@ class KafkaView:
             enable_auto_commit=False,
         )
         with closing(consumer):
-            partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
+            partitions = [
+                TopicPartition(name, number) for name in names for number in consumer.partitions_for_topic(name) or ()
+            ]
             consumer.assign(partitions)
             ends = consumer.end_offsets(partitions)
             while any(consumer.position(partition) < end for partition, end in ends.items()):
@@ -74,14 +98,15 @@ class KafkaView:
 
     def _in_sync(self) -> bool:
         try:
-            with closing(self._admin()) as admin:
+            with closing(self.admin()) as admin:
                 topics = admin.describe_topics()
         except KafkaError:
             return False
         partitions = [partition for topic in topics for partition in topic["partitions"]]
         return all(set(each["isr_nodes"]) == set(each["replica_nodes"]) for each in partitions)
 
-    def _admin(self) -> KafkaAdminClient:
+    def admin(self) -> KafkaAdminClient:
+        """Open a client of the first broker that responds. Raises KafkaError if none does."""
         for broker in self._cluster.brokers:
             if broker.running:
                 try:

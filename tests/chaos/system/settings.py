@@ -19,11 +19,10 @@ BUCKET = "uvr"
 CREDENTIALS = ("chaos", "a password of the tests")
 PROCESSOR_GROUP, UPLOADER_GROUP = "uvr_processors", "uvr_uploaders"
 
-#: Settings that differ from the defaults, except MAX_CRASHES. They are part of the report.
+#: Settings that differ from the defaults, except MAX_CRASHES and the number of replicas. They are part of the report.
 CHANGED_SETTINGS: Mapping[str, str] = {
     "KAFKA_SESSION_TIMEOUT_MS": "6000",
     "KAFKA_PARTITIONS": "4",
-    "KAFKA_REPLICATION_FACTOR": "3",
     "RETRY_DELAYS": "1,3,10",
     # Many faults must not exhaust the attempts of a job.
     "MAX_ATTEMPTS": "50",
@@ -38,13 +37,13 @@ CHANGED_SETTINGS: Mapping[str, str] = {
 }
 
 
-def changed_settings(max_crashes: int) -> dict[str, str]:
+def changed_settings(max_crashes: int, brokers: int) -> dict[str, str]:
     """Return the settings that differ from the defaults.
 
     ``max_crashes``: number of children that poison kills, each of which takes seconds. It must be so high that no other
-    job is likely to crash as often by chance.
+    job is likely to crash as often by chance. ``brokers``: the number of brokers, and so of replicas.
     """
-    return {**CHANGED_SETTINGS, "MAX_CRASHES": str(max_crashes)}
+    return {**CHANGED_SETTINGS, "MAX_CRASHES": str(max_crashes), "KAFKA_REPLICATION_FACTOR": str(brokers)}
 
 
 def common(cluster: KafkaCluster, store: S3Server, s3_url: str, changed: Mapping[str, str]) -> dict[str, str]:

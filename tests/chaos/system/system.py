@@ -44,6 +44,8 @@ class SystemOptions:
     """Settings of the services that differ from the defaults."""
     small_disks: bool
     """True if working files are on their own disks, which can be filled."""
+    brokers: tuple[str, ...] = BROKERS
+    """The names of the brokers of the cluster."""
 
 
 class System:
@@ -54,8 +56,11 @@ class System:
         self.ledger = ledger
         self._options = options
         self._cleanup = ExitStack()
-        ports = [free_port() for _ in BROKERS]
-        self.cluster = KafkaCluster(options.tools, options.folder / "kafka", advertised_ports=ports)
+        ports = [free_port() for _ in options.brokers]
+        folder = options.folder / "kafka"
+        self.cluster = KafkaCluster(options.tools, folder, size=len(ports), advertised_ports=ports)
+        #: The folder of the first broker.
+        self.broker_folder = folder / "broker-1"
         self.store = S3Server(options.tools, options.folder / "s3")
         self.source = Source(songs)
         self.receiver = Receiver(ledger)
@@ -77,7 +82,7 @@ class System:
 
     @property
     def brokers(self) -> dict[str, KafkaBroker]:
-        return dict(zip(BROKERS, self.cluster.brokers, strict=True))
+        return dict(zip(self._options.brokers, self.cluster.brokers, strict=True))
 
     def processor_of(self, child_port: int) -> tuple[Service, psutil.Process] | None:
         """Return the processor and the child with a connection from this port."""

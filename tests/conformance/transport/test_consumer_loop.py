@@ -149,13 +149,16 @@ class TestCircuitBreaker:
         stage.outputs(1)
         assert (events, handler.closed) == (["separated", []], ["one"])
 
-    def test_run_of_a_held_job_begins_anew_after_a_full_disk(self, stage: Stage) -> None:
+    @pytest.mark.parametrize("code", [ErrorCode.DISK_FULL, ErrorCode.WORK_FILES_LOST])
+    def test_run_of_a_held_job_begins_anew_when_its_files_must_go_or_are_gone(
+        self, code: ErrorCode, stage: Stage
+    ) -> None:
         stage.publish(b"one")
         events: list[object] = []
 
         def first(run: ScriptedRun) -> None:
             run.kept.append("separated")
-            raise InfrastructureError("the disk is full", code=ErrorCode.DISK_FULL)
+            raise InfrastructureError("the job must begin again", code=code)
 
         def second(run: ScriptedRun) -> None:
             events.extend([*run.kept, list(run.handler.closed)])

@@ -283,6 +283,17 @@ class TestAttempts:
         assert receive(backend.open().subscribe([topic], group)).attempt == 1
 
     @pytest.mark.slow
+    def test_uncounted_release_survives_the_death_of_its_process(
+        self, backend: Backend, topic: str, group: str
+    ) -> None:
+        backend.open().publish(*jobs(topic, "a"))
+        member = backend.member(topic, group, mode="release")
+        member.read_report()
+        member.end()
+
+        assert receive(backend.open().subscribe([topic], group)).attempt == 1
+
+    @pytest.mark.slow
     def test_attempt_count_survives_the_death_of_every_process(self, backend: Backend, topic: str, group: str) -> None:
         backend.open().publish(*jobs(topic, "a"))
 

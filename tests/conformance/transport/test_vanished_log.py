@@ -236,7 +236,10 @@ def test_broker_restored_from_an_older_copy_loses_nothing_that_is_held_or_comes_
             shutil.copytree(tmp_path / "copy", tmp_path / "kafka")
             broker.start()
 
-            publish(transport, "jobs", *names("after", 5))
-            settle_all(subscription, {*names("lost", 12)[4:], *names("after", 5)}, in_hand)
+            # Before the member connects again, the new log is longer than the old one, with the same leader epochs.
+            after = names("after", 20)
+            connect().publish(*(Message("jobs", name, name.encode()) for name in after))
+            publish(transport, "jobs", "last")
+            settle_all(subscription, {*names("lost", 12)[4:], *after, "last"}, in_hand)
     finally:
         broker.kill()

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 PROGRAMS = (
     *("api", "processor", "uploader", "processor.models", "pipeline.dead_letters"),
-    *("deploy.make_bucket", "deploy.make_topics", "deploy.probe"),
+    *("deploy.kafka_acls", "deploy.make_bucket", "deploy.make_topics", "deploy.probe"),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ErrorCode, InfrastructureError
+from pipeline.errors import CancelledError, ErrorCode, InfrastructureError
 from pipeline.files import disk_error
 from pipeline.service.workdir import WorkDir
 
@@ -170,3 +171,48 @@ UNUSABLE = "a local file cannot be read or written"
 def test_disk_errors_name_the_reason_and_no_path(error: OSError, code: ErrorCode, sentence: str) -> None:
     classified = disk_error(error)
     assert (classified.code, classified.message) == (code, sentence)
+
+
+def test_folder_that_a_cleaner_removed_is_created_and_locked_again(tmp_path: Path) -> None:
+    workdir = WorkDir(tmp_path)
+    shutil.rmtree(workdir.path)
+    with workdir.job() as folder:
+        (folder / "song.wav").write_bytes(b"x")
+        WorkDir(tmp_path).close()  # a process that starts removes what is not locked
+        assert (folder / "song.wav").read_bytes() == b"x"
+    workdir.close()
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+def test_folder_whose_content_a_cleaner_removed_is_locked_again(tmp_path: Path) -> None:
+    workdir = WorkDir(tmp_path)
+    (workdir.path / "lock").unlink()
+    with workdir.job() as folder:
+        WorkDir(tmp_path).close()
+        assert folder.is_dir()
+    workdir.close()
+
+
+def fail_without_files(workdir: WorkDir, error: Exception) -> None:
+    with workdir.job():
+        shutil.rmtree(workdir.path)
+        raise error
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("song.wav"), ValueError("a decoder's"), ZeroDivisionError()])
+def test_error_of_a_job_whose_files_were_removed_is_not_its_own(tmp_path: Path, error: Exception) -> None:
+    workdir = WorkDir(tmp_path)
+    with pytest.raises(InfrastructureError) as raised:
+        fail_without_files(workdir, error)
+    assert raised.value.code is ErrorCode.WORK_FILES_LOST
+    assert raised.value.__cause__ is error
+    with pytest.raises(type(error)), workdir.job():
+        raise error
+    workdir.close()
+
+
+def test_cancellation_is_none_of_lost_files(tmp_path: Path) -> None:
+    workdir = WorkDir(tmp_path)
+    with pytest.raises(CancelledError):
+        fail_without_files(workdir, CancelledError("cancelled", code=ErrorCode.SHUTTING_DOWN))
+    workdir.close()

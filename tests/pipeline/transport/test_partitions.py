@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Callable
 
 import pytest
 from hypothesis import settings
@@ -16,8 +17,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from kafka.structs import TopicPartition
 
 from pipeline.errors import CancelledError, ErrorCode
-from pipeline.transport.kafka.partitions import AssignedPartition, BufferedMessage, PartitionAssignment
-from pipeline.transport.offsets import parse_metadata
+from pipeline.transport.kafka.partitions import (
+    AssignedPartition,
+    BufferedMessage,
+    PartitionAssignment,
+    UnverifiedLogError,
+)
+from pipeline.transport.offsets import CommitMetadata, parse_metadata
 from pipeline.transport.protocol import Delivery, Message
 
 TOPIC_PARTITIONS = (TopicPartition("jobs", 0), TopicPartition("jobs", 1), TopicPartition("retries", 0))
@@ -239,3 +245,96 @@ class TestAssignment:
         assignment.set_fault(CancelledError("lost", code=ErrorCode.DELIVERY_LOST))
         with pytest.raises(CancelledError):
             assignment.take(0)
+
+
+def begun(*messages: Message) -> tuple[PartitionAssignment, AssignedPartition, Delivery]:
+    """Return the assignment of one partition with these messages, of which the first has begun."""
+    assignment = PartitionAssignment({})
+    assignment.assign([TOPIC_PARTITIONS[0]])
+    assignment.set_committed(assignment.owned[0], CommitMetadata())
+    assignment.add_fetched(
+        TOPIC_PARTITIONS[0], [BufferedMessage(offset, message) for offset, message in enumerate(messages)]
+    )
+    taken = assignment.take(0)
+    assert taken is not None
+    return assignment, *taken
+
+
+def restarted(assignment: PartitionAssignment, topic_partition: TopicPartition) -> None:
+    assignment.restart(topic_partition, "another log")
+
+
+def revoked(assignment: PartitionAssignment, topic_partition: TopicPartition) -> None:
+    assignment.cancel_open([topic_partition])
+    assignment.drop([topic_partition])
+
+
+@pytest.mark.parametrize("lose", [restarted, revoked])
+@pytest.mark.parametrize("committed", [False, True])
+def test_message_is_held_until_its_offset_is_durable(
+    lose: Callable[[PartitionAssignment, TopicPartition], None], committed: bool
+) -> None:
+    """A broker restored from an older copy loses the outputs and the message alike."""
+    topic_partition, message = TOPIC_PARTITIONS[0], Message("jobs", "k", b"job")
+    assignment, partition, delivery = begun(message)
+    partition.published.add(delivery.offset)
+    assignment.settle(partition, delivery)
+    if committed:
+        assignment.finish(partition, delivery)
+    lose(assignment, topic_partition)
+    assert [held.message for held in assignment.take_unverified()] == ([] if committed else [message])
+
+
+def test_attempt_that_was_taken_back_is_committed_again_after_a_failed_commit() -> None:
+    """Otherwise the next owner would count a crash that has not happened."""
+    assignment, partition, delivery = begun(Message("jobs", "k", b"job"))
+    assert parse_metadata(assignment.committable(partition).metadata).attempts == {0: 1}
+    assignment.requeue(partition, delivery, count_attempt=False)
+    assignment.committable(partition)
+    assignment.commit_failed(partition)
+    ((_, commit),) = assignment.cancel_open([TOPIC_PARTITIONS[0]]).items()
+    assert parse_metadata(commit.metadata).attempts == {}
+    assignment.committable(partition)
+    assert assignment.cancel_open([TOPIC_PARTITIONS[0]]) == {}
+
+
+class TestDoubt:
+    """After a lost connection, another log of the same name may be behind the next one."""
+
+    ONE, TWO = Message("jobs", "one", b"1"), Message("jobs", "two", b"2")
+
+    def test_nothing_is_committed_until_the_log_is_verified(self) -> None:
+        assignment, partition, _ = begun(self.ONE, self.TWO)
+        assert assignment.distrust(1) == []
+        ((held, doubt),) = assignment.to_verify()
+        assert (held.offset, held.message, doubt) == (1, self.TWO, 1)
+        with pytest.raises(UnverifiedLogError):
+            assignment.committable(partition)
+        assert assignment.cancel_open([TOPIC_PARTITIONS[0]]) == {}
+        assignment.set_verified([(held, doubt)], missing=[])
+        assert assignment.committable(partition).offset == 0
+        assert (assignment.to_verify(), assignment.take_replaced()) == ([], [])
+
+    def test_partition_of_another_log_begins_anew(self) -> None:
+        assignment, partition, _ = begun(self.ONE, self.TWO)
+        assignment.distrust(1)
+        doubts = assignment.to_verify()
+        assignment.set_verified(doubts, missing=[self.TWO])
+        with pytest.raises(UnverifiedLogError):
+            assignment.committable(partition)
+        assert assignment.take_replaced() == [TOPIC_PARTITIONS[0]]
+
+    def test_loss_during_the_verification_is_a_new_doubt(self) -> None:
+        assignment, partition, _ = begun(self.ONE)
+        assignment.distrust(1)
+        doubts = assignment.to_verify()
+        assignment.distrust(2)
+        assignment.set_verified(doubts, missing=[])
+        with pytest.raises(UnverifiedLogError):
+            assignment.committable(partition)
+
+    def test_partition_without_messages_begins_anew(self) -> None:
+        assignment = PartitionAssignment({})
+        assignment.assign(TOPIC_PARTITIONS[:2])
+        assignment.set_committed(assignment.owned[0], CommitMetadata())
+        assert assignment.distrust(1) == [TOPIC_PARTITIONS[0]], "the other one has not read its commit yet"

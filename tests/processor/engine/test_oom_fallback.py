@@ -130,7 +130,7 @@ def test_same_step_is_retried_after_memory_was_freed() -> None:
 
 
 def test_error_after_the_last_step() -> None:
-    with pytest.raises(TransientError) as caught:
+    with pytest.raises(TransientError, match="not enough memory to separate this song") as caught:
         OomFallback(lambda: False).run(ReducibleSeparator("batch_1"), LONG, Attempts(100))
     assert caught.value.code is ErrorCode.OUT_OF_MEMORY
 

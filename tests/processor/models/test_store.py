@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import fcntl
 import hashlib
@@ -16,8 +17,9 @@ from pipeline.download import UrlGuard
 from pipeline.errors import ErrorCode, InfrastructureError, PermanentError, PipelineError, TransientError
 from processor.models import ModelDownloads, ModelStore, NotServedError, OfflineError
 from processor.models.catalogue import ModelFile
-from processor.models.lockfile import LOCK_FILE, record
+from processor.models.lockfile import LOCK_FILE, Record, record
 from tests.processor.models.model_source import SecureSource, record_hashes, served, store_in, visible
+from tests.support.durability import recorded_syncs
 from tests.support.source_server import SourceServer, announced, answer, redirect, reset_after, sequence
 
 MODEL = bytes(range(256)) * 8192
@@ -43,6 +45,43 @@ def test_file_is_downloaded_once(tmp_path: Path, source: SecureSource) -> None:
     assert (tmp_path / "model.onnx").read_bytes() == MODEL
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", LOCK_FILE]
     assert len(source.requests) == 1
+
+
+def test_file_and_its_record_are_durable(tmp_path: Path, source: SecureSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    with recorded_syncs(monkeypatch) as syncs:
+        source.store(tmp_path).pull(model_at(source))
+        syncs.assert_durable(tmp_path / "model.onnx")
+        syncs.assert_durable(tmp_path / LOCK_FILE)
+
+
+def test_record_is_durable_before_the_file_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with recorded_syncs(monkeypatch) as syncs:
+        store_in(tmp_path).lock_file.set("model.onnx", Record(SHA256, len(MODEL), "https://models.test", "2026"))
+        syncs.assert_durable(tmp_path / LOCK_FILE)
+
+
+def test_sealed_file_is_durable_before_the_plain_one_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(base64.b64encode(bytes(32)))
+    key.chmod(0o600)
+    plain = tmp_path / "models" / "model.onnx"
+    plain.parent.mkdir()
+    plain.write_bytes(MODEL)
+    store = store_in(plain.parent, key_file=key)
+    unlink = Path.unlink
+
+    def checked(path: Path, *, missing_ok: bool = False) -> None:
+        if path == plain:
+            syncs.assert_durable(store.sealed_path(plain.name))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", checked)
+    with recorded_syncs(monkeypatch) as syncs:
+        assert store.seal(plain.name)
+        syncs.assert_removal_durable(plain)
+    assert not plain.exists()
 
 
 def test_file_has_the_default_permissions(tmp_path: Path, source: SecureSource) -> None:

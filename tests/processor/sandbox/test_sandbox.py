@@ -298,6 +298,14 @@ def test_server_that_cannot_be_started_is_an_infrastructure_error() -> None:
     assert caught.value.message == "no decoding process can be started: No such file or directory"
 
 
+def test_server_that_ends_at_once_is_an_infrastructure_error(folder: Path) -> None:
+    sandbox = AudioSandbox((sys.executable, "-c", "pass"))
+    with pytest.raises(InfrastructureError) as caught:
+        sandbox.check(folder)
+    sandbox.close()
+    assert caught.value.code is ErrorCode.WORKER_DIED
+
+
 # --- what it reports ---
 
 
