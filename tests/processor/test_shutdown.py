@@ -110,7 +110,12 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 def ready_store_that_stores_nothing(exchange: Exchange) -> None:
     """Behave as an S3 server that passes the readiness check and never answers other requests."""
-    if "/check/" in exchange.request.path:
+    target = exchange.request.target
+    if target.endswith("?uploads"):
+        exchange.respond(200, b"<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>")
+    elif "list-type=2" in target:
+        exchange.respond(200, b"<ListBucketResult/>")
+    elif "_check.json" in target:
         exchange.respond(200, b"check" if exchange.request.method == "GET" else b"")
     else:
         exchange.hold()
