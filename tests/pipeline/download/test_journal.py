@@ -60,6 +60,14 @@ def test_pieces_survive_reopening(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_file_is_for_its_owner_and_may_be_gone_when_it_is_removed(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    assert (tmp_path / "j").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "j").unlink()
+    journal.remove()
+    journal.close()
+
+
 def test_documented_lines_are_written(tmp_path: Path) -> None:
     begun(tmp_path / "j", *PIECES)
     assert (tmp_path / "j").read_text().splitlines() == [
