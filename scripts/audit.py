@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Time limit of the comparison, s.
-_TIMEOUT = 300.0
+_TIMEOUT = 120.0
 #: Vulnerabilities without an effect here, each with the reason.
 ACCEPTED: dict[str, str] = {}
 

@@ -109,7 +109,8 @@ class Bench:
 
     def _stem(self, task: SeparationTask, name: str, samples: np.ndarray) -> StemFile:
         path = self.folder / "processor.wav"
-        soundfile.write(path, samples.astype(np.float32), RATE, subtype="FLOAT")
+        # RF64, as the processor writes it: libsndfile's plain WAV contains the time of day.
+        soundfile.write(path, samples.astype(np.float32), RATE, subtype="FLOAT", format="RF64")
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         key = handoff_key(task.task_uuid, task.run, name, sha256)
         stored = self.handoff.put(key, path, content_type="audio/wav")
