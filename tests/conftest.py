@@ -112,6 +112,14 @@ def _restored_logging() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _restored_umask() -> Iterator[None]:
+    """Restore the umask, which services set for this process when a test calls their main function."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture(autouse=True)
 def _collect_after_kafka(request: pytest.FixtureRequest) -> None:
     """Close the sockets of Kafka's client before the next test."""
     if request.node.get_closest_marker("kafka"):
