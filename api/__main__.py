@@ -21,6 +21,7 @@ from pipeline.service.shutdown import ExitCode, StopSignal
 from pipeline.service.waiting import ComponentWait, component_addresses
 from pipeline.storage.factory import open_store
 from pipeline.topics import Topics
+from pipeline.transport import Transport
 from pipeline.transport.factory import open_transport
 
 #: Required by Kafka's clients. The API consumes nothing.
@@ -46,14 +47,23 @@ def _serve(settings: Settings, stop: StopSignal) -> None:
         store = open_store(settings)
         app = create_app(settings, transport, store, guard)
         operations = create_operations_app(settings, app, transport, store)
-        topics = Topics.from_settings(settings).used_by_api()
-        checks = {"broker": lambda: transport.ensure_topics(topics), "storage": store.check}
+        topics = Topics.from_settings(settings)
+        checks = {"broker": lambda: _prepare_queue(transport, topics), "storage": store.check}
         # The server starts while the broker is down. An error that no wait resolves stops the server.
         with ComponentWait(checks, RetryPolicy().infrastructure, stop, component_addresses(settings)) as components:
             _run(app, operations, settings, stop)
             components.raise_if_failed()
     finally:
         transport.close()
+
+
+def _prepare_queue(transport: Transport, topics: Topics) -> None:
+    """Create the topics, and connect the producer: the first request should not have to wait for that.
+
+    Raises InfrastructureError.
+    """
+    transport.ensure_topics(topics.used_by_api())
+    transport.publish_probed(probe=topics.probe)
 
 
 def _run(app: FastAPI, operations: FastAPI | None, settings: Settings, stop: StopSignal) -> None:

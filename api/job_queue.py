@@ -13,7 +13,7 @@ from pipeline.messages import SeparationTask, TaskState, to_message
 from pipeline.progress import EventReporter
 from pipeline.service.logs import get_logger
 from pipeline.topics import Topics
-from pipeline.transport import Message, Transport
+from pipeline.transport import Transport
 
 log = get_logger(__name__)
 
@@ -60,7 +60,7 @@ class JobQueue:
         with self._rate_limit.reserve(client) as within_limit:
             topic = self._topics.tasks[task.priority] if within_limit else self._topics.bulk
             try:
-                self._transport.publish_probed(to_message(topic, task), probe=Message(self._topics.pulse, "pulse", b""))
+                self._transport.publish_probed(to_message(topic, task), probe=self._topics.probe)
             except InfrastructureError as error:
                 raise _not_queued(error) from error
             except PermanentError as error:

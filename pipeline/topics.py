@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.messages import DEFAULT_PRIORITY, PRIORITIES
-from pipeline.transport.protocol import Right, Topic
+from pipeline.transport.protocol import Message, Right, Topic
 
 if TYPE_CHECKING:
     from config import Settings
@@ -83,6 +83,11 @@ class Topics:
     def retry_names(self) -> tuple[str, ...]:
         """Return the names of the retry topics."""
         return tuple(retry.name for retry in self.retries)
+
+    @property
+    def probe(self) -> Message:
+        """Return the message without a meaning that precedes each job."""
+        return Message(self.pulse, "pulse", b"")
 
     def used_by_api(self) -> Sequence[Topic]:
         """Return the topics of the API, with the rights that it needs."""

@@ -50,10 +50,15 @@ def services(folder: Path, models: Path, overrides: Mapping[str, str]) -> Iterat
 
 
 def post(stack: Stack, audio: str, hook_url: str, model: str) -> str:
-    """Post a job; return its task id. Raises the errors of requests."""
+    """Post a job, again if the queue was too slow to accept it; return its task id. Raises the errors of requests."""
     body = {"audio": audio, "hook_url": hook_url, "model": model}
+    deadline = time.monotonic() + _TIMEOUT
     with _direct() as session:
-        answer = session.post(f"{stack.api_url}/generate", json=body, auth=CREDENTIALS, timeout=_TIMEOUT)
+        while True:
+            answer = session.post(f"{stack.api_url}/generate", json=body, auth=CREDENTIALS, timeout=_TIMEOUT)
+            if answer.status_code != requests.codes.unavailable or time.monotonic() > deadline:
+                break
+            time.sleep(float(answer.headers.get("Retry-After", "1")))
     answer.raise_for_status()
     return str(answer.json()["task_uuid"])
 

@@ -33,7 +33,7 @@ BOTH_ENGINES = ["embedded", pytest.param("kafka-1", marks=NEEDS_KAFKA)]
 #: Short, so that a crash is detected within a test's timeout; services use 30 s and 10 min.
 SESSION_TIMEOUT_MS = 2000
 MAX_POLL_INTERVAL_MS = 3000
-LEASE = 1.0
+LEASE = 2.0
 #: Longer than every timeout above, s: a job of this length loses its membership unless it is kept alive.
 LONG_JOB = 4.0
 
