@@ -90,6 +90,19 @@ def subscribed_events(settings: Settings) -> Iterator[Subscription]:
         transport.close()
 
 
+def progress_printer(line_of: Callable[[str, str, float], str]) -> Callable[[str, str, float], None]:
+    """Return a function that prints `line_of(task, status, progress)` when the line of the task has changed."""
+    printed: dict[str, str] = {}
+
+    def report(task: str, status: str, progress: float) -> None:
+        line = line_of(task, status, progress)
+        if printed.get(task) != line:
+            printed[task] = line
+            print(line, flush=True)  # noqa: T201  a person follows the progress
+
+    return report
+
+
 def fetch_stems(stems: Iterable[dict[str, Any]], folder: Path) -> list[Path]:
     """Fetch every stem by its link into `folder`, and check its hash against the webhook. Raises ClientError."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 
 from config import Settings
-from demo.client import ClientError, LocalClient, fetch_stems, subscribed_events
+from demo.client import ClientError, LocalClient, fetch_stems, progress_printer, subscribed_events
 from demo.listener import Listener, Received, signing_secret
 from demo.sdr import sdr_db
 from demo.song import Song, render_song, write_song
@@ -35,7 +35,9 @@ def run_demo(settings: Settings, api_url: str, folder: Path, *, watch: Callable[
         client = LocalClient(settings, api_url, listener, events, _with_time_limit(watch))
         task_uuid = client.post(audio=listener.url(mixture.name), metadata={"from": "demo"})
         _say(f"accepted     task {task_uuid}")
-        (received,) = client.follow([task_uuid], _progress_printer())
+        (received,) = client.follow(
+            [task_uuid], progress_printer(lambda _, status, progress: f"{status:<12} {progress:4.0%}")
+        )
     _check_webhook(received, signed=settings.webhook.secret is not None)
     stems = folder / "result" / task_uuid
     fetch_stems(received.body["stems"], stems)
@@ -54,20 +56,6 @@ def _with_time_limit(watch: Callable[[], None]) -> Callable[[], None]:
             raise ClientError(f"no valid webhook arrived within {TIMEOUT:.0f} s")
 
     return limited
-
-
-def _progress_printer() -> Callable[[str, str, float], None]:
-    """Return a function that prints each step of progress once."""
-    printed = ""
-
-    def report(_task: str, status: str, progress: float) -> None:
-        nonlocal printed
-        line = f"{status:<12} {progress:4.0%}"
-        if line != printed:
-            _say(line)
-            printed = line
-
-    return report
 
 
 def _check_webhook(received: Received, *, signed: bool) -> None:

@@ -174,13 +174,12 @@ def _user_plan(real_servers: bool) -> stack.Plan:
 def _announce(claim: state.Claim, services: stack.Stack, supervisor: ServiceSupervisor) -> None:
     """Publish the state of the services for `status`, `stop` and `separate`."""
     broker = services.settings().kafka.bootstrap_servers if "kafka" in services.servers else None
+    urls = services.health_urls()
     claim.announce(
-        services.api_url,
+        urls["api"],
         broker,
         [
-            state.ServiceState(
-                name, member.state, member.process.pid, services.health_url(name), member.restarts, member.last_end
-            )
+            state.ServiceState(name, member.state, member.process.pid, urls.get(name), member.restarts, member.last_end)
             for name, member in supervisor.members.items()
         ],
     )
@@ -273,18 +272,21 @@ def _status(_real_servers: bool) -> int:
 
 def _describe(service: state.ServiceState) -> str:
     """Return the state of a service in words."""
-    words = [service.state]
-    if service.state == "running" and service.url is not None:
-        missing = missing_components(service.url)
-        words = (
-            ["does not answer"] if missing is None else [f"not ready. {'; '.join(missing)}"] if missing else ["ready"]
-        )
-    words.append(f"process {service.pid}")
+    asked = service.url if service.state == "running" else None
+    words = [_readiness(asked) if asked else service.state, f"process {service.pid}"]
     if service.restarts:
         words.append(f"{service.restarts} restart{'s' * (service.restarts > 1)}")
     if service.last_end:
         words.append(f"the last time it {service.last_end}")
     return ", ".join(words)
+
+
+def _readiness(url: str) -> str:
+    """Return in words whether the service at `url` is ready."""
+    missing = missing_components(url)
+    if missing is None:
+        return "does not answer"
+    return f"not ready. {'; '.join(missing)}" if missing else "ready"
 
 
 def _stop(_real_servers: bool) -> int:

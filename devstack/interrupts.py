@@ -6,21 +6,20 @@ import signal
 import time
 from types import FrameType
 
-#: Signals that arrive so soon after the first one are the same wish, s: some programs send two.
-SAME_WISH_SECONDS = 1.0
+from pipeline.service.shutdown import SAME_SIGNAL
 
 
 def handle_signals() -> None:
-    """Raise KeyboardInterrupt on SIGINT, SIGTERM and SIGHUP, but not again within `SAME_WISH_SECONDS`.
+    """Raise KeyboardInterrupt on SIGINT, SIGTERM and SIGHUP, but not again within `SAME_SIGNAL` s.
 
     An ignored signal (nohup) stays ignored.
     """
-    last = -SAME_WISH_SECONDS
+    last = -SAME_SIGNAL
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= SAME_WISH_SECONDS:
+        if now - last >= SAME_SIGNAL:
             last = now
             raise KeyboardInterrupt
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from config import Settings
 from demo.centre_model import DEMO_MODEL_NAME
-from demo.client import ClientError, LocalClient, fetch_stems, subscribed_events
+from demo.client import ClientError, LocalClient, fetch_stems, progress_printer, subscribed_events
 from demo.listener import Listener, Received, signing_secret
 from pipeline.messages import OutputFormat
 from pipeline.service.command_line import print_error, printable
@@ -97,7 +97,11 @@ def separate(request: SeparationRequest, settings: Settings, api_url: str, *, wa
         tasks, refused = _post_all(client, request)
         folders = _folders(request.output, tasks)
         failed = 0
-        for received in client.follow(tasks, _progress_printer(tasks)):
+
+        def line_of(task: str, status: str, progress: float) -> str:
+            return f"{printable(tasks[task].name)}: {status} {int(progress * 10) / 10:.0%}"
+
+        for received in client.follow(tasks, progress_printer(line_of)):
             task = str(received.body["task_uuid"])
             failed += not _finish(received, tasks[task], folders[task])
     return refused + failed
@@ -126,19 +130,6 @@ def _folders(output: Path, tasks: Mapping[str, SongArgument]) -> dict[str, Path]
             folder, number = output / f"{song.name} ({number})", number + 1
         folders[task] = folder
     return folders
-
-
-def _progress_printer(tasks: Mapping[str, SongArgument]) -> Callable[[str, str, float], None]:
-    """Return a function that prints the progress of a song when its stage or its tenth of the way changes."""
-    printed: dict[str, str] = {}
-
-    def report(task: str, status: str, progress: float) -> None:
-        step = f"{status} {int(progress * 10) / 10:.0%}"
-        if printed.get(task) != step:
-            printed[task] = step
-            print(f"{printable(tasks[task].name)}: {step}", flush=True)
-
-    return report
 
 
 def _finish(received: Received, song: SongArgument, folder: Path) -> bool:

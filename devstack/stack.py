@@ -84,18 +84,16 @@ class Stack:
     @property
     def api_url(self) -> str:
         """The URL of the API on this machine."""
-        settings = self.plan.settings()
-        return _local_url(settings.api.host, settings.api.port)
+        return self.health_urls()["api"]
 
     @property
     def processes(self) -> dict[str, ServerProcess | LocalServer]:
         """The services and servers."""
         return {**self.services, **self.servers}
 
-    def health_url(self, name: str) -> str | None:
-        """Return the URL of a service's health endpoints; None for a server."""
-        place = _listening(self.plan.settings()).get(name)
-        return None if place is None else _local_url(place[1], place[2])
+    def health_urls(self) -> dict[str, str]:
+        """Return the URL of each service's health endpoints."""
+        return {name: _local_url(host, port) for name, (_, host, port) in _listening(self.settings()).items()}
 
     def settings(self) -> Settings:
         """Read the settings as the services read them."""
